@@ -1,0 +1,46 @@
+# `make demo` and `make test` are the two commands; whichever comes first makes the virtual environment.
+# Needs Python >= 3.11 and pip. Another interpreter: `make test PYTHON=python3.12`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-slow check format bench clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo       train hopper, export it, evaluate the exported file, film it (about five minutes)"
+	@echo "make test       the default tests (under ten minutes on two cores); what CI runs"
+	@echo "make check      format, lint, types, quick tests (about a minute)"
+	@echo "make test-slow  the rest: learning, the wheel in an empty environment, the second engine"
+	@echo "make bench      the measurements behind benchmarks/RESULTS.md"
+	@echo "make format     let ruff format and mend what it can"
+
+# One stamp for each set of extras: made once, and again when the requirements change.
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing robokit[$*] into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("robokit needs Python >= 3.11, and $(PYTHON) is %d.%d; name another: make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -m venv $(VENV)
+
+test: $(VENV)/test.stamp
+	$(PYTEST) -n 2 --dist loadscope
+
+test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp
+	$(PYTEST) -m slow
+
+check: $(VENV)/test.stamp $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(PYTEST) -n 2 --dist loadscope -m "not slow and not medium"
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
