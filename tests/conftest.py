@@ -1,9 +1,9 @@
-"""One thread everywhere: small networks are fastest so, and sums come out in the same order on every machine."""
+"""One thread everywhere: small networks are fastest so, and sums come out in the same order each time."""
 
 import os
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # before numpy and torch read them; child processes inherit them
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch and numpy read them; child processes inherit them
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import torch
 
