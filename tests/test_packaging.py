@@ -1,0 +1,140 @@
+"""What a user installs: the wheel, the command, the shipped tasks, and the one file a robot needs."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+from shutil import copy, copytree, ignore_patterns
+
+import pytest
+
+import robokit
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOADED = "import sys; print(sorted(m for m in sys.modules if m.split('.')[0] in {names}))"
+
+
+def python(code: str, cwd: Path, executable: str | Path = sys.executable) -> str:
+    run = subprocess.run([executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def name_only(requirement: str) -> str:
+    """The name a requirement and a pin share: gymnasium[mujoco]>=1.0 -> gymnasium."""
+    bare = requirement.split("[")[0].split(">")[0].split("=")[0]
+    return bare.strip().lower().replace("_", "-")
+
+
+def test_the_controller_needs_nothing_of_robokit_nor_torch_nor_mujoco(tmp_path: Path):
+    names = {"robokit", "torch", "mujoco", "gymnasium", "onnx", "rich", "tyro"}
+    loaded = python("import robokit.controller;" + LOADED.format(names=names), tmp_path)
+    assert loaded == "['robokit', 'robokit.controller']"
+
+
+def test_the_controller_runs_as_a_single_copied_file(tmp_path: Path):
+    copy(ROOT / "robokit/controller.py", tmp_path)
+    names = {"robokit", "controller", "torch", "mujoco"}
+    assert python("import controller;" + LOADED.format(names=names), tmp_path) == "['controller']"
+
+
+def test_every_public_name_is_where_the_package_says():
+    for name in robokit.__all__:
+        assert getattr(robokit, name).__name__ == name
+    assert set(robokit.__all__) <= set(dir(robokit))
+    with pytest.raises(AttributeError, match="no attribute 'mak'"):
+        robokit.mak  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_public_name_hides_no_module():
+    modules = {path.stem for path in (ROOT / "robokit").iterdir()}
+    assert modules.isdisjoint(robokit.__all__)
+
+
+def test_every_package_is_in_the_wheel():
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "robokit").rglob("*.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert packages | {"robokit._tasks"} == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_requirement_has_a_tested_version():
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all("==" in pin and "+" not in pin for pin in pins)
+    wanted = [*PROJECT["project"]["dependencies"]]
+    wanted += [name for extra in PROJECT["project"]["optional-dependencies"].values() for name in extra]
+    assert {name_only(requirement) for requirement in wanted} <= {name_only(pin) for pin in pins}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution of a copy of the tree, so that both are whole."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    for folder in ("robokit", "tasks"):
+        copytree(ROOT / folder, tree / folder, ignore=ignore_patterns("__pycache__", "runs"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        copy(ROOT / file, tree)
+    build = "from setuptools import build_meta as b; b.build_{kind}({out!r})"
+    python(build.format(kind="sdist", out=str(out)), tree)
+    [archive] = out.glob("*.tar.gz")
+    subprocess.run(["tar", "xzf", archive, "-C", out], check=True)
+    python(build.format(kind="wheel", out=str(out)), out / archive.name.removesuffix(".tar.gz"))
+    [built] = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bin/ of an environment that has the wheel, and robokit's requirements from this one."""
+    home = tmp_path_factory.mktemp("venv")
+    venv.create(home, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python"), "install"]
+    subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    [site] = home.glob("lib/python*/site-packages")
+    (site / "requirements.pth").write_text(sysconfig.get_path("purelib"))  # no editable install comes along
+    return home / "bin"
+
+
+def command(installed: Path, cwd: Path, *words: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    run = subprocess.run(
+        [installed / "robokit", *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.medium
+def test_the_wheel_holds_the_library_the_tasks_and_nothing_else(wheel: Path):
+    names = zipfile.ZipFile(wheel).namelist()
+    code = [name for name in names if ".dist-info/" not in name]
+    assert {name.split("/")[0] for name in code} == {"robokit"}
+    shipped = {
+        path for path in (ROOT / "tasks").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {f"robokit/_tasks/{path.relative_to(ROOT / 'tasks')}" for path in shipped} <= set(code)
+    assert "robokit/py.typed" in code
+    assert not [name for name in code if "__pycache__" in name]
+    assert [name for name in names if name.endswith("licenses/LICENSE")]
+
+
+@pytest.mark.medium
+def test_the_installed_command_lists_the_tasks_from_an_empty_folder(installed: Path, tmp_path: Path):
+    assert "hopper" in command(installed, tmp_path, "tasks")
+    where = (
+        "import robokit.task, importlib.util as u; print(u.find_spec('tasks'), robokit.task.shipped_folder())"
+    )
+    module, folder = python(where, tmp_path, installed / "python").split()
+    assert module == "None"
+    assert Path(folder).is_relative_to(installed.parent)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_installed_command_trains_in_an_empty_folder(installed: Path, tmp_path: Path):
+    command(installed, tmp_path, "train", "hopper", "--steps", "20_000")
+    assert (tmp_path / "runs/hopper/latest/config.json").is_file()
