@@ -1,0 +1,129 @@
+"""The task contract at its border: what a task's functions return, checked once before anything runs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from robokit.errors import TaskError, did_you_mean
+from robokit.sim import Sim
+from robokit.task import Task, Terms
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the columns of obs, terms, cost and metrics are called, in order."""
+
+    obs: dict[str, int]  # name -> width
+    privileged: dict[str, int]
+    rewards: tuple[str, ...]
+    costs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    booleans: frozenset[str]  # metrics that are true or false
+
+
+def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
+    """Run every function of the task once, on a fresh generator: binds what it reads, learns what it returns.
+
+    Raises TaskError naming the function, the term, the rule and what was got. Leaves `sim` reset.
+    """
+    n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
+    action = torch.zeros(n, sim.model.nu, device=sim.device)
+    values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
+    if not nominal:
+        values |= _model_values(task, call(task, "randomize", sim, rng), sim)
+    sim.reset(torch.ones(n, dtype=torch.bool, device=sim.device), values)
+    seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
+    seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
+    for kind, terms in seen.items():
+        for name, value in terms.items():
+            _check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
+    if not seen["observe"]:
+        raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
+    terminated = call(task, "terminated", sim)
+    _check_shape(task, "terminated", "terminated", terminated, (n,))
+    if terminated.dtype != torch.bool:
+        raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
+    remembered = call(task, "remember", sim, action)
+    _check_known(task, "remember", remembered, task.memory)
+    _state_values(task, "remember", remembered, sim)
+    _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
+    _check_weights(task, seen["rewards"])
+    return Names(
+        obs={k: v.shape[1] for k, v in seen["observe"].items()},
+        privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
+        rewards=tuple(task.weights),
+        costs=tuple(seen["costs"]),
+        metrics=tuple(seen["metrics"]),
+        booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
+    )
+
+
+def check_finite(task: Task, sim: Sim) -> None:
+    """NaN in what a task returns right after a reset is the author's mistake, not the simulation's."""
+    action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
+    seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
+    seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
+    for kind, terms in seen.items():
+        for name, value in terms.items():
+            if not bool(torch.isfinite(value).all()):
+                raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
+
+
+def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
+    """Raise TaskError when a function returns other names than at first."""
+    if values.keys() != set(names):
+        raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
+
+
+def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
+    """A task function's value, or TaskError when it is not of the kind the contract asks for."""
+    values = getattr(task, function)(*arguments)
+    expected = Tensor if function == "terminated" else dict
+    if not isinstance(values, expected):
+        got = type(values).__name__
+        raise TaskError(f"{type(task).__name__}.{function} must return a {expected.__name__}, got {got}")
+    return values
+
+
+def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
+    """ "d" in `expected` stands for any width."""
+    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
+    if not isinstance(value, Tensor) or not fits:
+        rule = f"({', '.join(map(str, expected))}{',' * (len(expected) == 1)})"
+        raise TaskError(f"{type(task).__name__}.{kind} {name!r} must be a tensor of shape {rule}, got {got}")
+
+
+def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> None:
+    for name in values:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise TaskError(f"{type(task).__name__}.{kind} writes {name!r}, which is not in memory{hint}")
+
+
+def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
+    for name, value in values.items():
+        _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+    return values
+
+
+def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
+    for name, value in values.items():
+        _check_shape(task, "randomize", name, value, (sim.num_envs, *sim.nominal(name).shape))
+    return values
+
+
+def _check_weights(task: Task, terms: Terms) -> None:
+    for name in task.weights:
+        if name not in terms:
+            raise TaskError(
+                f"weights name {name!r}, which rewards does not return{did_you_mean(name, terms)}"
+            )
+    for name in terms:
+        if name not in task.weights:
+            raise TaskError(
+                f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
+            )

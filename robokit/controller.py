@@ -1,0 +1,304 @@
+"""Runs an exported policy on a robot: numpy, onnxruntime, the standard library; one file that may be copied.
+
+    policy = Controller("hopper.onnx", robot="hopper", control_dt=0.008)
+    policy.reset()
+    while running():  # every control_dt seconds
+        write(policy.step({"position": q, "velocity": dq}))
+
+What bites:
+
+- `step` takes what the sensors say, in the contract's units and order: `python controller.py hopper.onnx` lists
+  it. Normalisation, history, previous action and the scaling to actuator units are inside the file.
+- `step` returns actuator targets in MuJoCo's actuator order, not the joint order of a driver or a message.
+- The policy remembers: `step` belongs once in every control period, `reset` at the start of an episode.
+- A refused observation (ObservationError) changes nothing: go on with the next good one, or stop the robot.
+  What the actuators do meanwhile is the caller's decision.
+- A command outside the range that was trained is clipped to it and counted in `clipped`.
+- Time stamps are optional: `step(obs, stamps={"imu": t})` refuses what is older than the contract's `max_age`,
+  or without one than a control period. Stamps and `now` share a clock: time.monotonic() if `now` is not given.
+- A Controller serves one robot, from one thread.
+"""
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+SCHEMA = 1  # of the contract
+METADATA_KEY = "robokit.contract"
+OUTPUTS = ["ctrl", "carry_next"]
+KEPT_TIMINGS = 1 << 16  # 20 minutes at 50 Hz
+
+Array = npt.NDArray[np.float32]
+Contract = dict[str, Any]
+
+
+class ContractError(ValueError):
+    """A file that is damaged, is no exported policy, or belongs to another robot or rate."""
+
+
+class ObservationError(ValueError):
+    """An observation the policy must not act on: missing, unknown, misshaped, not finite or stale."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long `step` took, in seconds; the percentiles are over the last 65536 steps."""
+
+    count: int
+    p50: float
+    p99: float
+    max: float
+    missed: int  # steps that took longer than the deadline
+
+
+class Controller:
+    """A policy on a robot: named observations in, actuator targets out, once a control period.
+
+    `robot` and `control_dt` (s), where given, must be those of the contract. A step that takes longer than
+    `deadline` (s, at first a control period) counts as missed in `timing()`.
+
+    Raises ContractError for a damaged, foreign or unsuitable file.
+    """
+
+    def __init__(
+        self, path: str | Path, *, robot: str | None = None, control_dt: float | None = None
+    ) -> None:
+        self._session, self.contract = load(path, robot, control_dt)
+        self.control_dt = float(self.contract["control_dt"])  # s
+        self.deadline = self.control_dt  # s
+        self.inputs: dict[str, int] = {i["name"]: i["size"] for i in self.contract["inputs"]}
+        self.clipped = dict.fromkeys(self.contract["commands"], 0)  # steps in which a command was clipped
+        self._max_age = {i["name"]: i.get("max_age") or self.control_dt for i in self.contract["inputs"]}
+        self._bounds = {
+            name: (np.asarray(c["low"], np.float32), np.asarray(c["high"], np.float32))
+            for name, c in self.contract["commands"].items()
+        }
+        self._obs = np.zeros(sum(self.inputs.values()), np.float32)  # (O,): finite or not in one look
+        ends = np.cumsum([*self.inputs.values()])
+        self._parts = {
+            n: self._obs[end - d : end] for (n, d), end in zip(self.inputs.items(), ends, strict=True)
+        }
+        self._durations = np.zeros(KEPT_TIMINGS)
+        self._count, self._missed, self._longest = 0, 0, 0.0
+        self.reset()
+        for _ in range(10):
+            self._run()  # the first runs of a session allocate: not in a control period
+
+    def reset(self) -> None:
+        """Begin an episode: the next step forgets the previous action and all history."""
+        self._carry = np.zeros((1, self.contract["carry"]["size"]), np.float32)
+        self._first = np.ones(1, np.bool_)
+
+    def step(
+        self,
+        obs: Mapping[str, npt.ArrayLike],
+        stamps: Mapping[str, float] | None = None,
+        now: float | None = None,
+    ) -> Array:
+        """Actuator targets, (A,), in the contract's units and order.
+
+        obs: name -> (size,), exactly the `inputs`. stamps: when some or all of them were measured, s.
+
+        Raises ObservationError; the policy is then as it was before the call.
+        """
+        start = time.perf_counter()
+        if stamps is not None:
+            self._check_age(stamps, time.monotonic() if now is None else now)
+        self._read(obs)
+        ctrl, carry = self._run()
+        if not (np.isfinite(carry).all() and np.isfinite(ctrl).all()):
+            raise ObservationError("these finite observations lead to an output that is not finite; refused")
+        self._carry, self._first = carry, np.zeros(1, np.bool_)
+        self._time(time.perf_counter() - start)
+        return ctrl[0]
+
+    def timing(self) -> Timing:
+        """Durations of the steps that succeeded so far; zeros before the first."""
+        kept = self._durations[: self._count] if self._count else np.zeros(1)
+        p50, p99 = (float(p) for p in np.percentile(kept, (50, 99)))
+        return Timing(self._count, p50, p99, self._longest, self._missed)
+
+    def describe(self) -> str:
+        """What the robot must supply and what it receives, as text."""
+        return describe(self.contract)
+
+    def _run(self) -> tuple[Array, Array]:
+        if not np.isfinite(self._carry).all():  # a fused GRU would swallow the NaN
+            raise ObservationError("the carried state is not finite; reset() begins a new episode")
+        feed = {name: part[None] for name, part in self._parts.items()}
+        ctrl, carry = self._session.run(OUTPUTS, {**feed, "carry": self._carry, "reset": self._first})
+        return np.asarray(ctrl), np.asarray(carry)
+
+    def _read(self, obs: Mapping[str, npt.ArrayLike]) -> None:
+        if obs.keys() != self._parts.keys():
+            raise ObservationError(_wrong_names(obs, self.inputs))
+        with np.errstate(over="ignore"):  # too large for float32 becomes inf, and inf is refused
+            for name, part in self._parts.items():
+                part[:] = _array(name, obs[name], part.shape)
+        if not np.isfinite(self._obs).all():
+            bad = next(name for name, part in self._parts.items() if not np.isfinite(part).all())
+            raise ObservationError(f"observation {bad!r} is not finite in float32: {obs[bad]}")
+        for name, (low, high) in self._bounds.items():
+            part = self._parts[name]
+            if ((part < low) | (part > high)).any():
+                self.clipped[name] += 1
+                np.clip(part, low, high, out=part)
+
+    def _check_age(self, stamps: Mapping[str, float], now: float) -> None:
+        for name, stamp in stamps.items():
+            if name not in self._max_age:
+                raise ObservationError(f"a time stamp for no input: {_wrong_names([name], self.inputs)}")
+            age, limit = now - stamp, self._max_age[name]
+            if not age <= limit:  # so written that NaN is refused
+                raise ObservationError(f"observation {name!r} is stale: {age} s old, at most {limit} s")
+            if age < -limit:
+                raise ObservationError(
+                    f"observation {name!r} is {-age} s ahead: are stamps on the clock of now?"
+                )
+
+    def _time(self, duration: float) -> None:
+        self._durations[self._count % KEPT_TIMINGS] = duration
+        self._count += 1
+        self._missed += duration > self.deadline
+        self._longest = max(self._longest, duration)
+
+
+def load(
+    path: str | Path, robot: str | None = None, control_dt: float | None = None
+) -> tuple[ort.InferenceSession, Contract]:
+    """The session and contract of an exported policy whose sha256, contract and graph agree.
+
+    For batches: session.run(OUTPUTS, {name: (B, size) float32, ..., "carry": (B, S) float32, "reset": (B,) bool})
+    gives ctrl (B, A) and carry_next (B, S).
+
+    Raises ContractError that names what is missing, damaged or different.
+    """
+    path = Path(path)
+    session = _session(path, _verified(path))
+    contract = _contract(path, session)
+    _check_graph(path, session, contract)
+    if robot is not None and robot != contract["robot"]:
+        raise ContractError(f"{path} was trained for robot {contract['robot']!r}, not {robot!r}")
+    if control_dt is not None and not math.isclose(control_dt, contract["control_dt"], rel_tol=1e-6):
+        raise ContractError(f"{path} has a control_dt of {contract['control_dt']} s, not {control_dt} s")
+    return session, contract
+
+
+def describe(contract: Contract) -> str:
+    """A contract as text: what the robot supplies by name, and what it receives in which order."""
+    lines = [f"{contract['task']} for robot {contract['robot']}, every {contract['control_dt']} s", "supply:"]
+    for i in contract["inputs"]:
+        facts = [f"{key} {i[key]}" for key in ("unit", "frame", "max_age") if i.get(key) is not None]
+        if command := contract["commands"].get(i["name"]):
+            facts.append(f"clipped to {command['low']} .. {command['high']}")
+        lines.append(f"  {i['name']:<20} ({i['size']},)  {', '.join(facts)}")
+    lines.append("receive, in this order:")
+    rows = [(a["name"], a.get("low"), a.get("high"), a.get("unit") or "") for a in contract["actuators"]]
+    return "\n".join([*lines, *(f"  {name:<20} {low} .. {high} {unit}" for name, low, high, unit in rows)])
+
+
+def main(arguments: list[str]) -> int:
+    """`python controller.py FILE.onnx`: verify the file and say what the robot must supply."""
+    if len(arguments) != 1:
+        print("usage: controller.py FILE.onnx", file=sys.stderr)
+        return 2
+    try:
+        print(describe(load(arguments[0])[1]))
+    except ContractError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _verified(path: Path) -> bytes:
+    listing = Path(f"{path}.sha256")
+    try:
+        data, listed = path.read_bytes(), listing.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"a policy is {path} with {listing.name} beside it: {error}") from error
+    if (digest := hashlib.sha256(data).hexdigest()) not in listed:
+        raise ContractError(
+            f"{path} was damaged or changed: sha256 {digest} is not in {listing.name}: {listed}"
+        )
+    return data
+
+
+def _session(path: Path, data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    for pool in ("intra", "inter"):  # a spinning thread burns its core between two steps
+        options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise ContractError(f"onnxruntime {ort.__version__} cannot run {path}: {error}") from error
+
+
+def _contract(path: Path, session: ort.InferenceSession) -> Contract:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ContractError(f"{path} has no {METADATA_KEY!r} in its metadata: not exported by robokit")
+    try:
+        contract = json.loads(text)
+        if contract["schema"] != SCHEMA:
+            raise ContractError(f"{path} has contract schema {contract['schema']!r}; known here: {SCHEMA}")
+        if not (0 < contract["control_dt"] < math.inf and isinstance(contract["robot"], str)):
+            raise TypeError(f"robot {contract['robot']!r}, control_dt {contract['control_dt']!r}")
+        size = {i["name"]: i["size"] for i in contract["inputs"]}
+        for name, command in contract["commands"].items():
+            if not len(command["low"]) == len(command["high"]) == size[name]:
+                raise TypeError(f"command {name!r}: {command}")
+        _signature(contract)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError(f"{path} has a malformed contract: {type(error).__name__} {error}") from error
+    return contract
+
+
+def _signature(contract: Contract) -> dict[str, tuple[str, list[int]]]:
+    carry = ("tensor(float)", [contract["carry"]["size"]])
+    terms = {i["name"]: ("tensor(float)", [i["size"]]) for i in contract["inputs"]}
+    ctrl = ("tensor(float)", [len([a["name"] for a in contract["actuators"]])])
+    return {**terms, "carry": carry, "reset": ("tensor(bool)", []), "ctrl": ctrl, "carry_next": carry}
+
+
+def _check_graph(path: Path, session: ort.InferenceSession, contract: Contract) -> None:
+    nodes = [*session.get_inputs(), *session.get_outputs()]
+    found = {n.name: (n.type, n.shape[1:]) for n in nodes}
+    if found != _signature(contract):
+        raise ContractError(f"{path} has graph {found}, its contract says {_signature(contract)}")
+
+
+def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ObservationError(f"observation {name!r} is no array of numbers: {error}") from error
+    if array.shape != shape:
+        raise ObservationError(f"observation {name!r} must have shape {shape}, got {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise ObservationError(f"observation {name!r} must be real numbers, got {array.dtype}")
+    return array
+
+
+def _wrong_names(given: Iterable[str], expected: Iterable[str]) -> str:
+    missing, extra = set(expected) - set(given), sorted(set(given) - set(expected), key=str)
+    if not extra:
+        return f"observation {sorted(missing)[0]!r} is missing; the policy takes {list(expected)}"
+    close = get_close_matches(str(extra[0]), missing, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"the policy has no input {extra[0]!r}{hint}; it takes {list(expected)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,269 @@
+"""N simulations of a task, stepped together: control periods, commands, restarts.
+
+    env = robokit.make("hopper", num_envs=64, seed=0)
+    obs = env.reset()                                # (N, O)
+    step = env.step(torch.zeros(64, env.act_dim))    # actions in [-1, 1], (N, A)
+
+One `step` is, in this order: clip, map to ctrl, disturb, physics, bad simulations found, rewards and
+costs and metrics (memory and command as the policy acted on them), remember, final_obs, commands
+redrawn, restarts, obs. `Step.final_obs` is always what the action led to, so a time-out bootstraps
+with V(final_obs) and a termination with 0.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robokit.contract import check_finite, read_names, same_names
+from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.sim import load, make_sim
+from robokit.task import Task, Terms, ctrl_limits, load_task
+
+OWN_MEMORY = ("action", "age")  # beside the task's and the commands' own
+
+
+@dataclass
+class Step:
+    """What one control period of N simulations led to; float32 on the environment's device."""
+
+    obs: Tensor  # (N, O) to act on next: of the new episode where one ended
+    state: Tensor  # (N, S) what the critic may see: the observation and the privileged terms
+    reward: Tensor  # (N,)
+    cost: Tensor  # (N, K)
+    terminated: Tensor  # (N,) bool: ended for good
+    truncated: Tensor  # (N,) bool: the time limit came first
+    final_obs: Tensor  # (N, O) before any restart
+    final_state: Tensor  # (N, S) before any restart
+    bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
+    terms: Tensor  # (N, R) the reward's terms, before their weights
+    metrics: Tensor  # (N, M)
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
+
+
+class Env:
+    """See the module. Raises TaskError when the task breaks its contract, before anything runs.
+
+    device: where the tensors go that leave it (physics may sit elsewhere). threads: physics threads on
+    the CPU, 0 for all. compile: torch.compile the task's functions. nominal: no randomisation, no pushes.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int = 1,
+        *,
+        seed: int = 0,
+        sim: str = "cpu",
+        device: str | torch.device = "cpu",
+        threads: int = 0,
+        compile: bool = False,
+        nominal: bool = False,
+    ) -> None:
+        if num_envs < 1:
+            raise OptionError(f"num_envs must be at least 1, got {num_envs}")
+        for name in ("model", "control_dt", "time_limit", "weights"):
+            if not hasattr(task, name):
+                raise TaskError(f"{type(task).__name__} must define {name!r}")
+        self.task, self.num_envs, self.nominal = task, num_envs, nominal
+        self.device, self.seed = torch.device(device), seed
+        spec = load(task.model)
+        options: dict[str, Any] = {"lag": task.lag, "threads": threads}
+        options["device"] = str(device) if sim == "gpu" else "cpu"
+        self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
+        self.act_dim = int(self.sim.model.nu)
+        self.nstep = _substeps(task.control_dt, self.sim.timestep)
+        self.max_age = _periods(task)
+        self.action_center, self.action_half = task.action.affine(self.sim)
+        self.action_low, self.action_high = ctrl_limits(self.sim)
+        self.rng = torch.Generator(self.sim.device).manual_seed(seed)
+        self.names = read_names(task, self.sim, seed, nominal)
+        self.obs_dim = sum(self.names.obs.values())
+        self.state_dim = self.obs_dim + sum(self.names.privileged.values())
+        weights = [float(task.weights[k]) for k in self.names.rewards]
+        self._weights = torch.tensor(weights, device=self.sim.device)
+        wrap: Callable[..., Any] = (lambda f: torch.compile(f, fullgraph=True)) if compile else (lambda f: f)
+        self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
+        self._pushes = type(task).disturb is not Task.disturb and not nominal
+        self.reset()
+        check_finite(task, self.sim)
+
+    # -- what happens in one control period ------------------------------------------------------
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `control_dt` s with actions (N, A), clipped to [-1, 1]; ended episodes restart."""
+        sim = self.sim
+        action = action.detach().to(sim.device).clamp(-1.0, 1.0)
+        ctrl = self.action_center + self.action_half * action.to(sim.ctrl.dtype)
+        if self._pushes:
+            for name, value in self.task.disturb(sim, self.rng).items():
+                sim.written(name).copy_(value)
+        sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
+        bad = sim.bad()
+        reward, terms, cost, terminated, metrics, memory = self._judge(sim, action)
+        keep = ~bad
+        self._remember(memory, action)
+        obs, state = self._observe()
+        final_obs, final_state = self._last_good(bad, obs, state)
+        terminated = terminated | bad
+        truncated = (sim.memory["age"][:, 0] >= self.max_age) & ~terminated
+        done = terminated | truncated
+        moved = self._redraw_commands()
+        restarting = sim.device.type != "cpu" or bool(done.any())  # on a GPU asking would cost more
+        if restarting:
+            self._restart(done)
+        self.obs, self.state = self._observe() if restarting or moved else (obs, state)
+        out = (self.obs, self.state, *self._out(reward * keep, cost * keep[:, None], terminated, truncated))
+        return Step(
+            *out, final_obs, final_state, *self._out(bad, terms * keep[:, None], metrics * keep[:, None])
+        )
+
+    def reset(self, stagger: bool = False) -> Tensor:
+        """Restart every simulation and return obs (N, O). `stagger` draws ages, so that time-outs spread."""
+        age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
+        self._restart(torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device))
+        if stagger:
+            self.sim.memory["age"].copy_(age.floor())
+        self.obs, self.state = self._observe()
+        return self.obs
+
+    def terms(self) -> dict[str, Tensor]:
+        """The observation's named terms, (N, d) each, as they stand in `obs`."""
+        return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
+
+    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[Any, ...]:
+        task, names = self.task, self.names
+        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards")
+        reward = (terms * self._weights).sum(-1)
+        cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
+        metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
+        return reward, terms, cost, task.terminated(sim), metrics, task.remember(sim, action)
+
+    def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
+        obs = _concatenate(self.task.observe(sim), self.names.obs, "observe")
+        if not self.names.privileged:
+            return obs, obs
+        more = _concatenate(self.task.privileged(sim), self.names.privileged, "privileged")
+        return obs, torch.cat((obs, more), -1)
+
+    def _observe(self) -> tuple[Tensor, Tensor]:
+        obs, state = self._look(self.sim)
+        return self._out(obs)[0], self._out(state)[0]
+
+    def _out(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.to(self.device) for t in tensors)
+
+    def _last_good(self, bad: Tensor, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        broken = bad.to(self.device)[:, None]
+        return torch.where(broken, self.obs, obs), torch.where(broken, self.state, state)
+
+    def _remember(self, memory: Terms, action: Tensor) -> None:
+        for name, value in memory.items():
+            self.sim.memory[name].copy_(value)
+        self.sim.memory["action"].copy_(action)
+        self.sim.memory["age"].add_(1)
+
+    # -- restarts and commands -------------------------------------------------------------------
+
+    def _restart(self, mask: Tensor) -> None:
+        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
+        if not self.nominal:
+            values |= self.task.randomize(self.sim, self.rng)
+        self.sim.reset(mask, values)
+
+    def _new_commands(self) -> Terms:
+        drawn: Terms = {}
+        for name, command in self.task.commands.items():
+            drawn[name] = self._uniform(command.low, command.high)
+            if command.every is not None:
+                drawn[_left(name)] = torch.ceil(self._uniform(*command.every) / self.task.control_dt)
+        return drawn
+
+    def _uniform(self, low: float | tuple[float, ...], high: float | tuple[float, ...]) -> Tensor:
+        a, b = (
+            torch.as_tensor(x, dtype=torch.float64, device=self.sim.device).reshape(-1) for x in (low, high)
+        )
+        unit = torch.rand(self.num_envs, len(a), generator=self.rng, device=self.sim.device)
+        return (a + (b - a) * unit).to(self.sim.qpos.dtype)
+
+    def _redraw_commands(self) -> bool:
+        """New commands where their time is up; whether any command can have moved."""
+        timed = [name for name, command in self.task.commands.items() if command.every is not None]
+        if not timed:
+            return False
+        drawn, memory = self._new_commands(), self.sim.memory
+        for name in timed:
+            memory[_left(name)].sub_(1)
+            due = memory[_left(name)] <= 0
+            for key in (name, _left(name)):
+                memory[key].copy_(torch.where(due, drawn[key], memory[key]))
+        return True
+
+    # -- save and continue -----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything a bit-equal continuation needs."""
+        sim = {f"sim.{k}": v for k, v in self.sim.state_dict().items()}
+        return {**sim, "rng": self.rng.get_state(), "obs": self.obs.clone(), "state": self.state.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of an Env of the same task, num_envs and engine."""
+        if state["obs"].shape != self.obs.shape:
+            expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
+            raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
+        self.sim.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("sim.")})
+        self.rng.set_state(state["rng"])
+        self.obs, self.state = self._out(state["obs"].clone(), state["state"].clone())
+
+
+def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
+    """An Env of a task given by name, path (`file.py:Class`), class or object; options as Env's."""
+    return Env(load_task(task), num_envs, **options)
+
+
+def _left(command: str) -> str:
+    return f"{command}.left"  # control periods until the command is redrawn
+
+
+def _memory(task: Task, act_dim: int) -> dict[str, int]:
+    widths = {"action": act_dim, "age": 1}
+    for name, command in task.commands.items():
+        widths[name] = len(command.low)
+        if command.every is not None:
+            widths[_left(name)] = 1
+    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
+    if taken:
+        raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
+    return {**widths, **task.memory}
+
+
+def _substeps(control_dt: float, timestep: float) -> int:
+    nstep = round(control_dt / timestep)
+    if nstep < 1 or abs(nstep * timestep - control_dt) > 1e-6 * control_dt:
+        raise TaskError(f"control_dt ({control_dt} s) must be a multiple of the timestep ({timestep} s)")
+    return nstep
+
+
+def _periods(task: Task) -> int:
+    if not task.time_limit >= task.control_dt:
+        raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
+    return round(task.time_limit / task.control_dt)
+
+
+def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
+    """(N, len(names)) float32."""
+    same_names(values, names, kind)
+    if not names:
+        return torch.zeros(sim.num_envs, 0, device=sim.device)
+    return torch.stack([values[k].float() for k in names], -1)
+
+
+def _concatenate(values: Terms, names: dict[str, int], kind: str) -> Tensor:
+    same_names(values, names, kind)
+    return torch.cat([values[k].float() for k in names], -1)

@@ -1,0 +1,187 @@
+"""What every engine gives a task: N simulations of one model as live tensors, read by name.
+
+    sim = make_sim("cpu", model.load("hopper.xml"), num_envs=64, memory={"action": 3})
+    sim.reset(torch.ones(64, dtype=torch.bool), {"qpos": qpos})
+    sim.step(ctrl, nstep=4)
+    sim.qpos, sim.sensor("gyro"), sim.body("torso").xpos
+
+Tensors keep their storage for the life of the Sim and have the engine's precision (float64 on the
+CPU, float32 on Warp): a value read before a step is overwritten by it. Only Env and Sim write.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokit.errors import ModelError, did_you_mean
+from robokit.sim.model import index, names, nominal
+
+STATE = ("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
+_OF_BODY = ("xpos", "xquat", "xmat", "xipos", "ximat", "cvel", "cacc", "cfrc_int", "cfrc_ext", "xfrc_applied")
+_FIELDS = {
+    "body": {f: f for f in (*_OF_BODY, "subtree_com", "subtree_linvel", "subtree_angmom")},
+    "geom": {"xpos": "geom_xpos", "xmat": "geom_xmat"},
+    "site": {"xpos": "site_xpos", "xmat": "site_xmat"},
+}
+_OF_JOINT = ("qpos", "qvel", "qacc", "qfrc_actuator", "qfrc_applied", "qfrc_constraint", "qfrc_passive")
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """One keyframe of the model: qpos (nq,), qvel (nv,), ctrl (A,)."""
+
+    qpos: Tensor
+    qvel: Tensor
+    ctrl: Tensor
+
+
+class Named:
+    """One body, geom, site or joint in all simulations; attributes are MjData's, (N, ...), live."""
+
+    def __init__(self, sim: "Sim", kind: str, name: str) -> None:
+        self._sim, self._kind, self._name = sim, kind, name
+        self._id = index(sim.model, kind, name)
+
+    def __getattr__(self, attribute: str) -> Tensor:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        known = _OF_JOINT if self._kind == "joint" else _FIELDS[self._kind]
+        if attribute not in known:
+            hint = did_you_mean(attribute, known)
+            raise ModelError(f"a {self._kind} has no {attribute!r}{hint}; it has {sorted(known)}")
+        value = self._joint(attribute) if self._kind == "joint" else self._row(attribute)
+        self.__dict__[attribute] = value  # found without this method from now on
+        return value
+
+    def _row(self, attribute: str) -> Tensor:
+        return self._sim.field(_FIELDS[self._kind][attribute])[:, self._id]
+
+    def _joint(self, attribute: str) -> Tensor:
+        model, free_or_ball = self._sim.model, {0: (7, 6), 1: (4, 3)}
+        nq, nv = free_or_ball.get(int(model.jnt_type[self._id]), (1, 1))
+        in_qpos = attribute == "qpos"
+        start = int((model.jnt_qposadr if in_qpos else model.jnt_dofadr)[self._id])
+        return self._sim.field(attribute)[:, start : start + (nq if in_qpos else nv)]
+
+
+class Sim(ABC):
+    """N simulations of one model; the engines differ only in the abstract methods."""
+
+    qpos: Tensor  # (N, nq)
+    qvel: Tensor  # (N, nv)
+    ctrl: Tensor  # (N, A), actuator order
+
+    def __init__(self, model: mujoco.MjModel, num_envs: int, memory: Mapping[str, int], device: torch.device):
+        self.model = model
+        self.num_envs = num_envs
+        self.device = device
+        self.timestep = float(model.opt.timestep)  # s
+        self._named: dict[tuple[str, str], Named] = {}
+        self._nominal: dict[str, Tensor] = {}
+        self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
+        userdata, sensordata = self.field("userdata"), self.field("sensordata")
+        stops = np.cumsum([0, *memory.values()]).tolist()
+        self.memory: dict[str, Tensor] = {  # (N, d) each; zero after a restart unless the task says otherwise
+            name: userdata[:, start:stop] for name, start, stop in zip(memory, stops, stops[1:], strict=False)
+        }
+        self._sensors: dict[str, Tensor] = {}
+        for i, name in enumerate(names(model, "sensor")):
+            start = int(model.sensor_adr[i])
+            self._sensors[name] = sensordata[:, start : start + int(model.sensor_dim[i])]
+
+    def sensor(self, name: str) -> Tensor:
+        """Readings of one sensor, (N, dim), units and frame as MuJoCo defines its type."""
+        if name not in self._sensors:
+            index(self.model, "sensor", name)  # raises, and says what there is
+        return self._sensors[name]
+
+    def body(self, name: str) -> Named:
+        return self._view("body", name)
+
+    def geom(self, name: str) -> Named:
+        return self._view("geom", name)
+
+    def site(self, name: str) -> Named:
+        return self._view("site", name)
+
+    def joint(self, name: str) -> Named:
+        return self._view("joint", name)
+
+    def _view(self, kind: str, name: str) -> Named:
+        if (kind, name) not in self._named:
+            self._named[kind, name] = Named(self, kind, name)
+        return self._named[kind, name]
+
+    def nominal(self, field: str) -> Tensor:
+        """The model's own value of an MjModel field, to randomise around (without the N dimension)."""
+        if field not in self._nominal:
+            value = torch.as_tensor(np.array(nominal(self.model, field)), device=self.device)
+            self._nominal[field] = value.to(self.qpos.dtype) if value.is_floating_point() else value
+        return self._nominal[field]
+
+    def keyframe(self, name: str) -> Keyframe:
+        """A keyframe of the model, on the simulation's device."""
+        row = index(self.model, "key", name)
+        return Keyframe(*(self.nominal(f"key_{f}")[row] for f in ("qpos", "qvel", "ctrl")))
+
+    def written(self, name: str) -> Tensor:
+        """The live tensor behind a name that reset, randomize or disturb may return: state or memory."""
+        if name in self.memory:
+            return self.memory[name]
+        if name not in STATE:
+            known = (*STATE, *self.memory)
+            raise ModelError(
+                f"no state or memory {name!r} to write{did_you_mean(name, known)}; it has {known}"
+            )
+        return self.field(name)
+
+    @abstractmethod
+    def field(self, name: str) -> Tensor:
+        """A live (N, ...) view of an MjData field; a derived one is zero until the next call."""
+
+    @abstractmethod
+    def step(self, ctrl: Tensor, nstep: int) -> None:
+        """Hold `ctrl` (N, A) for `nstep` timesteps."""
+
+    @abstractmethod
+    def reset(self, mask: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Restart the simulations of `mask` (N,): engine reset, `values` (N, ...) written, full forward.
+
+        A name in `values` is a state field, a memory name, or else a model field.
+        """
+
+    @abstractmethod
+    def bad(self) -> Tensor:
+        """(N,) bool: simulations that went wrong (not finite, or an engine error) since their last reset."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything a bit-equal continuation needs."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of a Sim of the same model and size."""
+
+
+def model_field_names() -> frozenset[str]:
+    """MjModel fields whose change needs mj_setConst before the next forward."""
+    return frozenset(mujoco.MjModel._setconst_inputs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
+    """A Sim on engine `kind`: "cpu" (mujoco.batch) or "gpu" (mujoco_warp; on CUDA, or Warp's CPU device)."""
+    if kind == "cpu":
+        from robokit.sim.cpu import CpuSim
+
+        return CpuSim(spec, num_envs, memory, **options)
+    if kind == "gpu":
+        from robokit.sim.gpu import GpuSim
+
+        return GpuSim(spec, num_envs, memory, **options)
+    raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")

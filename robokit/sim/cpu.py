@@ -1,0 +1,104 @@
+"""N simulations on CPU threads: `mujoco.batch` behind the tensors of `robokit.sim.base`.
+
+Results are those of a loop over one MjData per simulation, bit for bit, at any thread count.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import mujoco
+import numpy as np
+import torch
+from mujoco.batch import Batch, SimulationError
+from torch import Tensor
+
+from robokit.errors import ModelError, did_you_mean
+from robokit.sim.base import STATE, Sim, model_field_names
+from robokit.sim.model import compile_model
+
+BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}")) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
+PERSISTENT_LIMIT = 1024  # simulations; beyond it one MjData each costs more memory than it saves time
+
+
+class CpuSim(Sim):
+    """See `Sim`. `lag=True` leaves derived fields one substep old after a step, as `mj_step` does."""
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num_envs: int,
+        memory: Mapping[str, int],
+        threads: int = 0,
+        lag: bool = False,
+        device: str | None = None,
+    ) -> None:
+        if device not in (None, "cpu"):
+            raise ModelError(f"sim='cpu' computes on the CPU, not on {device!r}")
+        model = compile_model(spec, sum(memory.values()))
+        persistent = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4 and num_envs <= PERSISTENT_LIMIT
+        self._batch = Batch(model, num_envs, threads, persistent=persistent)
+        self.threads = self._batch.nthread
+        self._stage = mujoco.mjtStage.mjSTAGE_NONE if lag else mujoco.mjtStage.mjSTAGE_VEL
+        self._failed = torch.zeros(num_envs, dtype=torch.bool)
+        self._bound: dict[str, Tensor] = {}
+        self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
+        super().__init__(model, num_envs, memory, torch.device("cpu"))
+        self._batch.reset()
+
+    def field(self, name: str) -> Tensor:
+        if name not in self._bound:
+            try:
+                array = self._batch.bind(name)
+            except (ValueError, AttributeError, KeyError) as error:
+                raise ModelError(str(error)) from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # derived fields are read-only, and nobody writes them
+                self._bound[name] = torch.from_numpy(array)
+        return self._bound[name]
+
+    def step(self, ctrl: Tensor, nstep: int) -> None:
+        self.ctrl.copy_(ctrl)
+        try:
+            self._batch.step(nstep=nstep, stage=int(self._stage))
+        except SimulationError as error:
+            self._failed[torch.from_numpy(error.ids).long()] = True
+
+    def bad(self) -> Tensor:
+        return torch.from_numpy(self._batch.warning[:, BAD, 1].any(1)) | self._failed
+
+    def reset(self, mask: Tensor, values: Mapping[str, Tensor]) -> None:
+        rows = torch.nonzero(mask).squeeze(-1)
+        ids = rows.to(torch.int32).numpy()
+        self._batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+        self._failed[rows] = False
+        for name, value in values.items():
+            target = (
+                self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
+            )
+            target[rows] = value[rows].to(target.dtype)
+        if not model_field_names().isdisjoint(values):
+            self._batch.set_const(ids)
+        self._batch.forward(ids)
+
+    def _field_of_model(self, name: str) -> Tensor:
+        if name not in self._fields:
+            try:
+                self._fields[name] = torch.from_numpy(self._batch.expand(name))
+            except (ValueError, AttributeError, KeyError) as error:
+                known = (*STATE, *self.memory, *dir(self.model))
+                message = f"reset or randomize cannot write {name!r}{did_you_mean(name, known)}"
+                raise ModelError(message) from error
+        return self._fields[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
+        return {"state": torch.from_numpy(np.array(self._batch.state)), **fields}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, value in state.items():
+            if name.startswith("field."):
+                self._field_of_model(name.removeprefix("field.")).copy_(value)
+        if not model_field_names().isdisjoint(self._fields):
+            self._batch.set_const()
+        self._batch.state[:] = state["state"].numpy()
+        self._batch.forward()

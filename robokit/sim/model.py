@@ -1,0 +1,110 @@
+"""One MuJoCo model: loaded from MJCF or an MjSpec, checked before anything runs, and read by name."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from robokit.errors import ModelError, did_you_mean
+
+MAX_TIMESTEP = 0.1  # s
+MAX_REPLICAS = 100_000  # copies that nested <replicate> may ask for
+
+Source = Path | str | mujoco.MjSpec
+
+# MuJoCo writes MUJOCO_LOG.TXT into the current folder unless somebody else takes its warnings
+mujoco.set_mju_user_warning(lambda message: None)
+
+
+def load(source: Source) -> mujoco.MjSpec:
+    """An editable copy of the model in an MJCF file or an MjSpec.
+
+    Raises ModelError for a missing or malformed file, an <include> that leaves the model's
+    folder, or nested <replicate> that would build more than MAX_REPLICAS copies.
+    """
+    if isinstance(source, mujoco.MjSpec):
+        return source.copy()
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f"no model file {path}")
+    _scan(path, path.resolve().parent, 1, ())
+    try:
+        return mujoco.MjSpec.from_file(str(path))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid MJCF: {error}") from error
+
+
+def _scan(path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]) -> None:
+    if path in parents:
+        raise ModelError(f"{path} includes itself")
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not XML: {error}") from error
+    _scan_element(root, path, folder, replicas, (*parents, path))
+
+
+def _scan_element(
+    element: ElementTree.Element, path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]
+) -> None:
+    count = element.get("count", "1") if element.tag == "replicate" else "1"
+    replicas *= int(count) if count.isdigit() else 1
+    if replicas > MAX_REPLICAS:
+        raise ModelError(f"{path}: nested <replicate> asks for {replicas} copies; at most {MAX_REPLICAS}")
+    if element.tag in ("include", "model") and (file := element.get("file")):
+        target = (folder / file).resolve()
+        if not target.is_relative_to(folder):
+            raise ModelError(f"{path}: <{element.tag} file={file!r}> leaves the model's folder {folder}")
+        if element.tag == "include" and target.is_file():
+            _scan(target, folder, replicas, parents)
+    for child in element:
+        _scan_element(child, path, folder, replicas, parents)
+
+
+def compile_model(spec: mujoco.MjSpec, userdata: int = 0) -> mujoco.MjModel:
+    """The checked model, with `userdata` numbers of memory for every simulation of it.
+
+    Raises ModelError for what MuJoCo refuses, and for what it loads in silence: a timestep outside
+    (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
+    """
+    spec.nuserdata = userdata
+    try:
+        model = spec.compile()
+    except ValueError as error:
+        raise ModelError(f"the model does not compile: {error}") from error
+    if not 0.0 < model.opt.timestep <= MAX_TIMESTEP:
+        raise ModelError(f"timestep must be in (0, {MAX_TIMESTEP}] s, got {model.opt.timestep}")
+    for field in ("body_mass", "body_inertia", "body_pos", "geom_pos", "qpos0", "opt.gravity"):
+        values = nominal(model, field)
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            owner = model.body(row).name if field.startswith("body") else row
+            raise ModelError(f"{field} of {owner!r} is not finite: {values[row]}")
+    model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
+    return model
+
+
+def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
+    """The model's own value of an MjModel or `opt.` field, by MuJoCo's name."""
+    owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)
+    value = getattr(owner, name, None)
+    if value is None or callable(value):
+        known = [n for n in dir(owner) if not n.startswith("_")]
+        raise ModelError(f"no model field {field!r}{did_you_mean(name, known)}")
+    return np.asarray(value)
+
+
+def names(model: mujoco.MjModel, kind: str) -> list[str]:
+    """Names of all `kind` ("body", "joint", "sensor", "actuator", "geom", "site", "key"), in MuJoCo's order."""
+    obj = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
+    count = getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
+    return [mujoco.mj_id2name(model, obj, i) or "" for i in range(count)]
+
+
+def index(model: mujoco.MjModel, kind: str, name: str) -> int:
+    """The number of the `kind` called `name`, else ModelError that lists what there is."""
+    known = names(model, kind)
+    if name not in known:
+        raise ModelError(f"no {kind} {name!r} in the model{did_you_mean(name, known)}; it has {known}")
+    return known.index(name)

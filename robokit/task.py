@@ -1,0 +1,222 @@
+"""What an author writes: a task as one class in one file.
+
+    class Balance(Task):
+        model = Path(__file__).with_suffix(".xml")
+        control_dt = 0.02  # s
+        time_limit = 5.0  # s
+        weights = {"upright": 1.0}
+
+        def observe(self, sim):
+            return {"slide": sim.sensor("slide"), "hinge": sim.sensor("hinge")}
+
+        def rewards(self, sim, action):
+            return {"upright": tolerance(torch.cos(sim.qpos[:, 1]), 0.98, 1.0, margin=0.5)}
+
+A task is pure: it reads `sim` and returns tensors for all N simulations at once; only Env and Sim write.
+Random draws always have size N and come from the generator handed in.
+"""
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from robokit.errors import TaskError, did_you_mean
+from robokit.sim import Sim, Source
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Ctrl:
+    """Actions in [-1, 1] map affinely onto each actuator's ctrlrange."""
+
+    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
+        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action."""
+        limited, low, high = _ctrlrange(sim)
+        if not limited.all():
+            names = [sim.model.actuator(int(i)).name for i in torch.nonzero(~limited)]
+            raise TaskError(f"Ctrl() needs a ctrlrange on every actuator; {names} have none: use Around")
+        return (low + high) / 2, (high - low) / 2
+
+
+@dataclass(frozen=True)
+class Around:
+    """Actions in [-1, 1] are offsets of at most `scale` (units of ctrl) from a keyframe's ctrl."""
+
+    keyframe: str
+    scale: float | tuple[float, ...]  # one for all actuators, or one each
+
+    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
+        center = sim.keyframe(self.keyframe).ctrl
+        scale = torch.as_tensor(self.scale, dtype=center.dtype, device=center.device)
+        if scale.shape not in ((), center.shape) or not bool((scale > 0).all()):
+            raise TaskError(f"Around.scale must be > 0, one or {len(center)} numbers; got {self.scale}")
+        return center, scale.expand_as(center)
+
+
+def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:
+    """(limited, low, high), (A,) each; an actuator without a range has infinite ones."""
+    limited = sim.nominal("actuator_ctrllimited").bool()
+    low, high = sim.nominal("actuator_ctrlrange").unbind(-1)
+    infinity = torch.full_like(low, torch.inf)
+    return limited, torch.where(limited, low, -infinity), torch.where(limited, high, infinity)
+
+
+def ctrl_limits(sim: Sim) -> tuple[Tensor, Tensor]:
+    """(low, high), (A,) each: what ctrl is clipped to; infinite where an actuator has no range."""
+    return _ctrlrange(sim)[1:]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A goal drawn uniformly from [low, high], at a restart and then every `every` seconds (a range)."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    every: tuple[float, float] | None = None  # s; None: one command an episode
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or any(a > b for a, b in zip(self.low, self.high, strict=True)):
+            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
+        if self.every is not None and not 0 < self.every[0] <= self.every[1]:
+            raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
+
+
+class Task:
+    """Constants as class attributes, then one short method per question. See docs/tasks.md."""
+
+    model: Source  # MJCF file, or an MjSpec (then a property that builds it)
+    control_dt: float  # s between two actions; a whole number of timesteps
+    time_limit: float  # s; a longer episode is truncated
+    action: Ctrl | Around = Ctrl()
+    commands: ClassVar[Mapping[str, Command]] = {}
+    memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
+    weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
+    lag: bool = False  # True: derived fields one timestep old, as mj_step leaves them
+
+    def reset(self, sim: Sim, rng: Generator) -> Terms:
+        """New values (N, ...) by MuJoCo's state names or memory names; Env writes those that restart."""
+        return {}
+
+    def randomize(self, sim: Sim, rng: Generator) -> Terms:
+        """New model fields (N, ...) by MuJoCo's names, nominal times a factor; drawn at every restart."""
+        return {}
+
+    def disturb(self, sim: Sim, rng: Generator) -> Terms:
+        """State (N, ...) to write before every control step: pushes."""
+        return {}
+
+    def observe(self, sim: Sim) -> Terms:
+        """(N, d) each: what the robot itself can supply; "action" among them is the previous action."""
+        raise NotImplementedError
+
+    def privileged(self, sim: Sim) -> Terms:
+        """(N, d) each: what only a critic may see besides the observation."""
+        return {}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        """(N,) each, one per weight; `action` (N, A) in [-1, 1] led here, memory["action"] came before."""
+        raise NotImplementedError
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        """(N,) each, >= 0; never folded into the reward."""
+        return {}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        """(N,) bool: the episode ended for good; the time limit is not told here."""
+        return torch.zeros(sim.num_envs, dtype=torch.bool, device=sim.device)
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        """Memory (N, d) after this control step."""
+        return {}
+
+    def metrics(self, sim: Sim) -> Terms:
+        """(N,) each: what `evaluate` reports; `success` where it has a meaning."""
+        return {}
+
+
+def packaged(package: str, file: str) -> Path:
+    """A data file inside an installed package: packaged("gymnasium", "envs/mujoco/assets/hopper.xml")."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise TaskError(f"the model lies in the package {package!r}, which is not installed")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def shipped_folder() -> Path:
+    """Where robokit's own task files are: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "_tasks"
+    return installed if installed.is_dir() else here.parent / "tasks"
+
+
+def known_tasks() -> dict[str, Path]:
+    """Task name -> file, of the shipped tasks and those in ./tasks/, which come first."""
+    folders = (shipped_folder(), Path("tasks"))
+    files = [f for folder in folders if folder.is_dir() for f in sorted(folder.glob("*.py"))]
+    return {f.stem: f.resolve() for f in files if not f.stem.startswith("_")}
+
+
+def find_task(name: str | Path) -> tuple[Path, str | None]:
+    """The file and class of `path.py`, `path.py:Class`, `task` or `task:Class`."""
+    text, _, cls = str(name).partition(":")
+    path = Path(text)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise TaskError(f"no task file {text}")
+        return path.resolve(), cls or None
+    known = known_tasks()
+    if text not in known:
+        hint = did_you_mean(text, known)
+        raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
+    return known[text], cls or None
+
+
+def load_task(task: "str | Path | type[Task] | Task") -> Task:
+    """A Task from a name, a path, a class, or as it is.
+
+    Raises TaskError when the file is missing, does not import, has no Task, or has several of which
+    neither is named nor carries the file's own name (hopper.py: Hopper).
+    """
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, type):
+        return task()
+    path, cls = find_task(task)
+    return _choose(_classes(path), path, cls)()
+
+
+def _classes(path: Path) -> dict[str, type[Task]]:
+    module_name = f"_robokit_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # inspect and dataclasses look a class's module up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TaskError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    members = inspect.getmembers(module, inspect.isclass)
+    return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module_name}
+
+
+def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:
+    if not classes:
+        raise TaskError(f"{path} has no class derived from Task")
+    if name is None:
+        own = path.stem.replace("_", "").lower()
+        named = [c for n, c in classes.items() if n.lower() == own or len(classes) == 1]
+        if not named:
+            raise TaskError(f"{path} has several tasks, {sorted(classes)}: name one, as {path.name}:Class")
+        return named[0]
+    if name not in classes:
+        raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")
+    return classes[name]
