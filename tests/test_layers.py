@@ -18,6 +18,7 @@ LAYERS = (
     "rewards returns constraint sensing belief policy optim dynamics",
     "sim",
     "task",
+    "contract",
     "env",
     "replay run",
     "algos",
