@@ -1,6 +1,23 @@
 """N copies of one MuJoCo model as tensors; the only place that knows MuJoCo or Warp."""
 
-from robokit.sim.base import Keyframe, Named, Sim, make_sim
+from collections.abc import Mapping
+from typing import Any
+
+from robokit.errors import ModelError
+from robokit.sim.base import Keyframe, Named, Sim
 from robokit.sim.model import Source, index, load, names, nominal
 
 __all__ = ["Keyframe", "Named", "Sim", "Source", "index", "load", "make_sim", "names", "nominal"]
+
+
+def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
+    """A Sim on engine `kind`: "cpu" (mujoco.batch) or "gpu" (mujoco_warp; on CUDA, or Warp's CPU device)."""
+    if kind == "cpu":
+        from robokit.sim.cpu import CpuSim
+
+        return CpuSim(spec, num_envs, memory, **options)
+    if kind == "gpu":
+        from robokit.sim.gpu import GpuSim
+
+        return GpuSim(spec, num_envs, memory, **options)
+    raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")

@@ -12,7 +12,6 @@ CPU, float32 on Warp): a value read before a step is overwritten by it. Only Env
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -172,16 +171,3 @@ class Sim(ABC):
 def model_field_names() -> frozenset[str]:
     """MjModel fields whose change needs mj_setConst before the next forward."""
     return frozenset(mujoco.MjModel._setconst_inputs)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
-    """A Sim on engine `kind`: "cpu" (mujoco.batch) or "gpu" (mujoco_warp; on CUDA, or Warp's CPU device)."""
-    if kind == "cpu":
-        from robokit.sim.cpu import CpuSim
-
-        return CpuSim(spec, num_envs, memory, **options)
-    if kind == "gpu":
-        from robokit.sim.gpu import GpuSim
-
-        return GpuSim(spec, num_envs, memory, **options)
-    raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")
