@@ -7,15 +7,14 @@
 
 What bites:
 
-- `step` takes what the sensors say, in the contract's units and order: `python controller.py hopper.onnx` lists
-  it. Normalisation, history, previous action and the scaling to actuator units are inside the file.
+- `step` takes what the sensors say, in the contract's units and order: `python controller.py hopper.onnx`
+  lists it. Normalisation, history, previous action and the scaling to actuator units are inside the file.
 - `step` returns actuator targets in MuJoCo's actuator order, not the joint order of a driver or a message.
 - The policy remembers: `step` belongs once in every control period, `reset` at the start of an episode.
 - A refused observation (ObservationError) changes nothing: go on with the next good one, or stop the robot.
-  What the actuators do meanwhile is the caller's decision.
 - A command outside the range that was trained is clipped to it and counted in `clipped`.
-- Time stamps are optional: `step(obs, stamps={"imu": t})` refuses what is older than the contract's `max_age`,
-  or without one than a control period. Stamps and `now` share a clock: time.monotonic() if `now` is not given.
+- `step(obs, stamps={"imu": t})` refuses what is older than the contract's `max_age`, or without one than a
+  control period. Stamps and `now` share a clock: time.monotonic() if `now` is not given.
 - A Controller serves one robot, from one thread.
 """
 
@@ -36,9 +35,9 @@ import onnxruntime as ort
 
 SCHEMA = 1  # of the contract
 METADATA_KEY = "robokit.contract"
+REQUIRED = ("task", "robot", "control_dt", "inputs", "actuators", "carry", "commands", "versions", "hashes")
 OUTPUTS = ["ctrl", "carry_next"]
 KEPT_TIMINGS = 1 << 16  # 20 minutes at 50 Hz
-
 Array = npt.NDArray[np.float32]
 Contract = dict[str, Any]
 
@@ -129,10 +128,6 @@ class Controller:
         p50, p99 = (float(p) for p in np.percentile(kept, (50, 99)))
         return Timing(self._count, p50, p99, self._longest, self._missed)
 
-    def describe(self) -> str:
-        """What the robot must supply and what it receives, as text."""
-        return describe(self.contract)
-
     def _run(self) -> tuple[Array, Array]:
         if not np.isfinite(self._carry).all():  # a fused GRU would swallow the NaN
             raise ObservationError("the carried state is not finite; reset() begins a new episode")
@@ -179,7 +174,7 @@ def load(
 ) -> tuple[ort.InferenceSession, Contract]:
     """The session and contract of an exported policy whose sha256, contract and graph agree.
 
-    For batches: session.run(OUTPUTS, {name: (B, size) float32, ..., "carry": (B, S) float32, "reset": (B,) bool})
+    For a batch, session.run(OUTPUTS, {name: (B, size), ..., "carry": (B, S), "reset": (B,)}), float32, bool,
     gives ctrl (B, A) and carry_next (B, S).
 
     Raises ContractError that names what is missing, damaged or different.
@@ -253,6 +248,8 @@ def _contract(path: Path, session: ort.InferenceSession) -> Contract:
         contract = json.loads(text)
         if contract["schema"] != SCHEMA:
             raise ContractError(f"{path} has contract schema {contract['schema']!r}; known here: {SCHEMA}")
+        if missing := [key for key in REQUIRED if key not in contract]:
+            raise KeyError(*missing)
         if not (0 < contract["control_dt"] < math.inf and isinstance(contract["robot"], str)):
             raise TypeError(f"robot {contract['robot']!r}, control_dt {contract['control_dt']!r}")
         size = {i["name"]: i["size"] for i in contract["inputs"]}

@@ -1,0 +1,310 @@
+"""The robot's side, against graphs written by hand: ctrl = 2 angle + previous ctrl, carry = [ctrl | rate]."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from robokit.controller import METADATA_KEY, ContractError, Controller, ObservationError, describe, main
+
+CONTRACT: dict[str, Any] = {
+    "schema": 1,
+    "task": "spin",
+    "robot": "top",
+    "control_dt": 0.02,
+    "inputs": [
+        {"name": "angle", "size": 1, "unit": "rad"},
+        {"name": "rate", "size": 2, "unit": "rad/s", "max_age": 0.5},
+    ],
+    "actuators": [{"name": "motor", "unit": "N m", "low": -1.0, "high": 1.0}],
+    "carry": {"size": 3, "action": 1, "belief": 2},
+    "commands": {},
+    "versions": {},
+    "hashes": {},
+}
+FOLLOW = [
+    ("Unsqueeze", ["reset", "one"], ["column"]),
+    ("Where", ["column", "zero", "carry"], ["kept"]),
+    ("Slice", ["kept", "start", "one", "one"], ["previous"]),
+    ("Mul", ["angle", "two"], ["doubled"]),
+    ("Add", ["doubled", "previous"], ["ctrl"]),
+    ("Concat", ["ctrl", "rate"], ["carry_next"]),
+]
+DIVIDE = [*FOLLOW[:-1], ("Div", ["rate", "angle"], ["ratio"]), ("Concat", ["ctrl", "ratio"], ["carry_next"])]
+SWALLOW = [("Identity", ["angle"], ["ctrl"]), ("Max", ["carry", "zero"], ["carry_next"])]
+GOOD = {"angle": [0.25], "rate": [3.0, 4.0]}
+
+
+def write(path: Path, nodes: list[Any] = FOLLOW, contract: Any = CONTRACT) -> Path:
+    """An ONNX file with its sha256 beside it; `contract` as JSON, as it is when a str, left out when None."""
+    def real(name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+    def constant(name: str, value: Any) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.asarray(value), name)
+
+    graph = helper.make_graph(
+        [helper.make_node(op, ins, outs, axis=1 if op == "Concat" else None) for op, ins, outs in nodes],
+        "spin",
+        [
+            *(real(name, width) for name, width in {"angle": 1, "rate": 2, "carry": 3}.items()),
+            helper.make_tensor_value_info("reset", TensorProto.BOOL, ["batch"]),
+        ],
+        [real("ctrl", 1), real("carry_next", 3)],
+        [
+            constant("start", [0]),
+            constant("one", [1]),
+            constant("zero", np.float32(0)),
+            constant("two", np.float32(2)),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if contract is not None:
+        text = contract if isinstance(contract, str) else json.dumps(contract)
+        helper.set_model_props(model, {METADATA_KEY: text})
+    path.write_bytes(model.SerializeToString())
+    return sign(path)
+
+
+def sign(path: Path) -> Path:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "spin.onnx")
+
+
+@pytest.fixture
+def policy(file: Path) -> Controller:
+    return Controller(file, robot="top", control_dt=0.02)
+
+
+def test_the_carry_goes_on_and_reset_forgets_it(policy: Controller) -> None:
+    # 2 * .25 = .5, then each step adds the step before
+    assert [policy.step(GOOD).tolist() for _ in range(3)] == [[0.5], [1.0], [1.5]]
+    policy.reset()
+    first = policy.step(GOOD)
+    assert first.tolist() == [0.5]
+    assert (first.shape, first.dtype) == ((1,), np.float32)
+
+
+def test_a_returned_ctrl_is_not_overwritten_by_the_next_step(policy: Controller) -> None:
+    first = policy.step(GOOD)
+    policy.step(GOOD)
+    assert first.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("value", [np.array([0.25]), np.array([0.25], np.float16), [0.25], (0.25,)])
+def test_any_real_array_is_taken(policy: Controller, value: Any) -> None:
+    assert policy.step({"angle": value, "rate": np.array([3, 4])}).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"rate": None}, "observation 'rate' is missing"),
+        ({"height": [1.0]}, "no input 'height'"),
+        ({"rate": None, "rates": [3.0, 4.0]}, "no input 'rates'; did you mean 'rate'"),
+        ({"rate": [3.0]}, r"'rate' must have shape \(2,\), got \(1,\)"),
+        ({"rate": [[3.0, 4.0]]}, r"'rate' must have shape \(2,\), got \(1, 2\)"),
+        ({"angle": 0.25}, r"'angle' must have shape \(1,\), got \(\)"),
+        ({"angle": ["left"]}, "'angle' must be real numbers"),
+        ({"angle": [1j]}, "'angle' must be real numbers"),
+        ({"rate": [[1.0], [1.0, 2.0]]}, "'rate' is no array"),
+        ({"rate": [3.0, np.nan]}, "'rate' is not finite"),
+        ({"angle": [-np.inf]}, "'angle' is not finite"),
+        ({"angle": [1e300]}, "'angle' is not finite in float32"),
+    ],
+)
+def test_a_wrong_observation_is_refused_by_name_and_changes_nothing(
+    policy: Controller, changed: dict[str, Any], says: str
+) -> None:
+    policy.step(GOOD)
+    wrong = {name: value for name, value in (GOOD | changed).items() if value is not None}
+    with pytest.raises(ObservationError, match=says):
+        policy.step(wrong)
+    assert policy.step(GOOD).tolist() == [1.0]  # as if the wrong one had never been
+
+
+def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(policy: Controller) -> None:
+    policy.step(GOOD)
+    policy.reset()
+    with pytest.raises(ObservationError):
+        policy.step(GOOD | {"angle": [np.nan]})
+    assert policy.step(GOOD).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "says"),
+    [
+        ({"angle": 9.979}, "'angle' is stale"),  # without max_age: one control period, .02 s
+        ({"rate": 9.4}, "'rate' is stale"),  # .6 s old, at most .5 s
+        ({"angle": 10.1}, "'angle' is .* ahead"),
+        ({"angle": float("nan")}, "'angle' is stale"),
+        ({"angel": 10.0}, "no input 'angel'; did you mean 'angle'"),
+    ],
+)
+def test_a_stale_or_unknown_stamp_is_refused(policy: Controller, stamps: dict[str, float], says: str) -> None:
+    with pytest.raises(ObservationError, match=says):
+        policy.step(GOOD, stamps, now=10.0)
+    assert policy.step(GOOD, {"angle": 9.985, "rate": 9.6}, now=10.0).tolist() == [0.5]
+
+
+def test_output_that_is_not_finite_is_refused_and_the_carry_kept(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "divide.onnx", DIVIDE))
+    policy.step(GOOD)
+    with pytest.raises(ObservationError, match="not finite"):
+        policy.step({"angle": [0.0], "rate": [1.0, 1.0]})  # rate / angle
+    assert policy.step(GOOD).tolist() == [1.0]
+
+
+def test_a_carry_that_is_not_finite_is_refused_where_the_graph_would_swallow_it(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "swallow.onnx", SWALLOW))
+    policy._carry[:] = np.nan
+    with pytest.raises(ObservationError, match="carried state is not finite"):
+        policy.step(GOOD)
+    policy.reset()
+    assert policy.step(GOOD).tolist() == [0.25]
+
+
+def test_a_command_outside_its_range_is_clipped_and_counted(tmp_path: Path) -> None:
+    contract = CONTRACT | {"commands": {"angle": {"low": [-0.5], "high": [0.1]}}}
+    policy = Controller(write(tmp_path / "command.onnx", contract=contract))
+    for angle, expected in ((0.1, 0.1), (7.0, 0.1), (-7.0, -0.5)):
+        policy.reset()
+        assert policy.step({"angle": [angle], "rate": [0.0, 0.0]}).tolist() == [np.float32(2 * expected)]
+    assert policy.clipped == {"angle": 2}
+
+
+def test_timing_counts_every_step_and_every_missed_deadline(policy: Controller) -> None:
+    assert policy.timing().count == 0
+    policy.deadline = 3600.0
+    policy.step(GOOD)
+    policy.deadline = 0.0
+    policy.step(GOOD)
+    timing = policy.timing()
+    assert (timing.count, timing.missed) == (2, 1)
+    assert 0.0 < timing.p50 <= timing.p99 <= timing.max
+
+
+@pytest.mark.parametrize("position", [0, 0.1, 0.3, 0.5, 0.7, 0.9, 1])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_single_flipped_bit_is_refused(file: Path, position: float, bit: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[int(position * (len(data) - 1))] ^= 1 << bit
+    file.write_bytes(data)
+    with pytest.raises(ContractError, match="damaged or changed"):
+        Controller(file)
+
+
+def test_a_file_without_its_sha256_is_refused(file: Path) -> None:
+    Path(f"{file}.sha256").unlink()
+    with pytest.raises(ContractError, match=r"spin\.onnx\.sha256"):
+        Controller(file)
+
+
+@pytest.mark.parametrize("listing", ["", "0" * 64, "\xff"])
+def test_a_damaged_sha256_is_refused(file: Path, listing: str) -> None:
+    Path(f"{file}.sha256").write_text(listing, "latin-1")
+    with pytest.raises(ContractError, match="sha256"):
+        Controller(file)
+
+
+def test_a_missing_file_and_one_that_is_no_onnx_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"none\.onnx"):
+        Controller(tmp_path / "none.onnx")
+    text = tmp_path / "text.onnx"
+    text.write_text("no ONNX")
+    with pytest.raises(ContractError, match=r"cannot run .*text\.onnx"):
+        Controller(sign(text))
+
+
+def without(key: str) -> dict[str, Any]:
+    return {k: v for k, v in CONTRACT.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("contract", "says"),
+    [
+        (None, "no 'robokit.contract'"),
+        ("{", "malformed"),
+        ("[]", "malformed"),
+        *((without(key), f"malformed.*'{key}'") for key in CONTRACT),
+        (CONTRACT | {"schema": 2}, "schema 2; known here: 1"),
+        (CONTRACT | {"control_dt": "fast"}, "malformed"),
+        (CONTRACT | {"control_dt": 0.0}, "malformed.*control_dt 0"),
+        (CONTRACT | {"inputs": [{"name": "angle"}]}, "malformed.*'size'"),
+        (CONTRACT | {"commands": {"angle": {"low": [0, 0], "high": [1]}}}, "malformed.*command 'angle'"),
+        (CONTRACT | {"commands": {"speed": {"low": [0], "high": [1]}}}, "malformed.*'speed'"),
+        (CONTRACT | {"carry": {"size": 4}}, "its contract says"),
+        (CONTRACT | {"inputs": CONTRACT["inputs"][::-1], "actuators": []}, "its contract says"),
+    ],
+)
+def test_a_file_without_a_sound_contract_is_refused(tmp_path: Path, contract: Any, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        Controller(write(tmp_path / "wrong.onnx", contract=contract))
+
+
+def test_another_robot_or_rate_is_refused_by_name(file: Path) -> None:
+    with pytest.raises(ContractError, match="trained for robot 'top', not 'bottom'"):
+        Controller(file, robot="bottom")
+    with pytest.raises(ContractError, match=r"control_dt of 0\.02 s, not 0\.01 s"):
+        Controller(file, control_dt=0.01)
+    Controller(file, control_dt=1 / 50)
+
+
+def test_the_description_names_everything_to_supply_and_to_expect(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == describe(CONTRACT)
+    for fact in (
+        "spin",
+        "top",
+        "0.02 s",
+        "angle",
+        "(1,)",
+        "unit rad/s",
+        "max_age 0.5",
+        "motor",
+        "-1.0 .. 1.0 N m",
+    ):
+        assert fact in printed
+    assert main([str(file) + "x"]) == 1
+    assert "spin.onnxx" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_the_controller_is_one_file_that_needs_only_numpy_and_onnxruntime(file: Path) -> None:
+    copied = file.parent / "controller.py"
+    copied.write_bytes((Path(__file__).parents[1] / "robokit/controller.py").read_bytes())
+    code = (
+        "import sys; from controller import Controller\n"
+        f"print(Controller({file.name!r}).step({GOOD}).tolist())\n"
+        "print({'robokit', 'torch', 'mujoco', 'onnx', 'gymnasium'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True, text=True)
+    assert run.stdout.split("\n")[:2] == ["[0.5]", "set()"], run.stderr
+
+
+def test_import_of_robokit_controller_brings_neither_torch_nor_mujoco() -> None:
+    code = "import sys, robokit.controller; print({'torch', 'mujoco', 'onnx'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "set()", run.stderr
+
+
+def test_the_hand_written_graph_is_valid_onnx(file: Path) -> None:
+    onnx.checker.check_model(str(file), full_check=True)
