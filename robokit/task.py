@@ -98,6 +98,7 @@ class Task:
     action: Ctrl | Around = Ctrl()
     commands: ClassVar[Mapping[str, Command]] = {}
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
+    history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
     lag: bool = False  # True: derived fields one timestep old, as mj_step leaves them
@@ -141,6 +142,17 @@ class Task:
     def metrics(self, sim: Sim) -> Terms:
         """(N,) each: what `evaluate` reports; `success` where it has a meaning."""
         return {}
+
+
+def uniform(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
+    """(N, width) from [-scale, scale), in the simulation's precision."""
+    unit = torch.rand(sim.num_envs, width, generator=rng, dtype=sim.qpos.dtype, device=sim.device)
+    return scale * (2 * unit - 1)
+
+
+def normal(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
+    """(N, width) from a normal distribution of mean 0 and standard deviation `scale`."""
+    return scale * torch.randn(sim.num_envs, width, generator=rng, dtype=sim.qpos.dtype, device=sim.device)
 
 
 def packaged(package: str, file: str) -> Path:

@@ -2,10 +2,13 @@
 
 import torch
 
-from robokit.task import Task, packaged
+from robokit.task import Task, packaged, uniform
 
 RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
-MAX_SPEED = 10.0  # observed velocities are clipped here
+MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
+MIN_HEIGHT = 0.7  # m, of the torso
+MAX_ANGLE = 0.2  # rad, of the torso
+MAX_STATE = 100.0  # m, rad, m/s, rad/s
 
 
 class Hopper(Task):
@@ -18,16 +21,15 @@ class Hopper(Task):
     weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -1e-3}
 
     def reset(self, sim, rng):
-        noise = lambda width: torch.rand(sim.num_envs, width, generator=rng, dtype=sim.qpos.dtype) * 2 - 1
-        qpos = sim.nominal("qpos0") + RESET_NOISE * noise(sim.model.nq)
-        return {"qpos": qpos, "qvel": RESET_NOISE * noise(sim.model.nv), "x": qpos[:, :1]}
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": uniform(sim, rng, sim.model.nv, RESET_NOISE), "x": qpos[:, :1]}
 
     def observe(self, sim):
         return {"position": sim.qpos[:, 1:], "velocity": sim.qvel.clamp(-MAX_SPEED, MAX_SPEED)}
 
     def rewards(self, sim, action):
-        forward = (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
-        return {"forward": forward, "healthy": self._healthy(sim).double(), "ctrl": sim.ctrl.square().sum(-1)}
+        ctrl = sim.ctrl.square().sum(-1)
+        return {"forward": self._speed(sim), "healthy": self._healthy(sim).double(), "ctrl": ctrl}
 
     def terminated(self, sim):
         return ~self._healthy(sim)
@@ -36,9 +38,13 @@ class Hopper(Task):
         return {"x": sim.qpos[:, :1]}
 
     def metrics(self, sim):
-        return {"speed": (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt}
+        return {"speed": self._speed(sim)}
+
+    def _speed(self, sim):
+        """(N,) m/s, mean over the control step."""
+        return (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
 
     def _healthy(self, sim):
         height, angle = sim.qpos[:, 1], sim.qpos[:, 2]
-        bounded = torch.cat((sim.qpos[:, 2:], sim.qvel), -1).abs().amax(-1) < 100.0
-        return bounded & (height > 0.7) & (angle.abs() < 0.2)
+        largest = torch.cat((sim.qpos[:, 2:], sim.qvel), -1).abs().amax(-1)
+        return (largest < MAX_STATE) & (height > MIN_HEIGHT) & (angle.abs() < MAX_ANGLE)

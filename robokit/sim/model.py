@@ -1,5 +1,6 @@
 """One MuJoCo model: loaded from MJCF or an MjSpec, checked before anything runs, and read by name."""
 
+import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from robokit.errors import ModelError, did_you_mean
 
 MAX_TIMESTEP = 0.1  # s
 MAX_REPLICAS = 100_000  # copies that nested <replicate> may ask for
+DEPRECATED = "compiler attribute '.*' is deprecated"  # it still works, and the model may be somebody else's
 
 Source = Path | str | mujoco.MjSpec
 
@@ -69,10 +71,12 @@ def compile_model(spec: mujoco.MjSpec, userdata: int = 0) -> mujoco.MjModel:
     (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
     """
     spec.nuserdata = userdata
-    try:
-        model = spec.compile()
-    except ValueError as error:
-        raise ModelError(f"the model does not compile: {error}") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
+        try:
+            model = spec.compile()
+        except ValueError as error:
+            raise ModelError(f"the model does not compile: {error}") from error
     if not 0.0 < model.opt.timestep <= MAX_TIMESTEP:
         raise ModelError(f"timestep must be in (0, {MAX_TIMESTEP}] s, got {model.opt.timestep}")
     for field in ("body_mass", "body_inertia", "body_pos", "geom_pos", "qpos0", "opt.gravity"):

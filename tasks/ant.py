@@ -1,0 +1,66 @@
+"""Ant, equal to gymnasium's Ant-v5 but for the moment at which contact forces are read."""
+
+import mujoco
+import torch
+
+from robokit.sim import load
+from robokit.task import Task, normal, packaged, uniform
+
+RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
+HEIGHT = (0.2, 1.0)  # m, of the torso
+MAX_FORCE = 1.0  # N m, N; contact torques and forces are clipped here
+
+
+class Ant(Task):
+    """Run forward on four legs.
+
+    gymnasium reads cfrc_ext after the last stage of the last RK4 substep, which no batch of simulations
+    offers; here it is that of the last substep's beginning.
+    """
+
+    control_dt = 0.05  # s
+    time_limit = 50.0  # s
+    lag = True  # gymnasium reads the torso's position as mj_step leaves it
+    memory = {"x": 1}  # m, the torso's position one control step ago
+    weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -0.5, "contact": -5e-4}
+
+    @property
+    def model(self):
+        spec = load(packaged("gymnasium", "envs/mujoco/assets/ant.xml"))
+        spec.body("torso").add_site(name="imu")
+        kind, site = mujoco.mjtSensor.mjSENS_ACCELEROMETER, mujoco.mjtObj.mjOBJ_SITE
+        spec.add_sensor(name="accelerometer", type=kind, objtype=site, objname="imu")
+        return spec  # without such a sensor MuJoCo leaves cfrc_ext at 0
+
+    def reset(self, sim, rng):
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": normal(sim, rng, sim.model.nv, RESET_NOISE), "x": qpos[:, :1]}
+
+    def observe(self, sim):
+        return {"position": sim.qpos[:, 2:], "velocity": sim.qvel, "contact": self._contact(sim)[:, 6:]}
+
+    def rewards(self, sim, action):
+        effort = {"ctrl": sim.ctrl.square().sum(-1), "contact": self._contact(sim).square().sum(-1)}
+        return {"forward": self._speed(sim), "healthy": self._healthy(sim).double(), **effort}
+
+    def terminated(self, sim):
+        return ~self._healthy(sim)
+
+    def remember(self, sim, action):
+        return {"x": sim.body("torso").xpos[:, :1]}
+
+    def metrics(self, sim):
+        return {"speed": self._speed(sim)}
+
+    def _speed(self, sim):
+        """(N,) m/s, mean over the control step."""
+        return (sim.body("torso").xpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
+
+    def _contact(self, sim):
+        """(N, 6 * bodies) contact torque and force on every body, the world first."""
+        return sim.field("cfrc_ext").flatten(1).clamp(-MAX_FORCE, MAX_FORCE)
+
+    def _healthy(self, sim):
+        height = sim.qpos[:, 2]
+        finite = torch.isfinite(torch.cat((sim.qpos, sim.qvel), -1)).all(-1)
+        return finite & (height >= HEIGHT[0]) & (height <= HEIGHT[1])

@@ -1,0 +1,35 @@
+"""Half cheetah, equal to gymnasium's HalfCheetah-v5."""
+
+from robokit.task import Task, normal, packaged, uniform
+
+RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
+
+
+class HalfCheetah(Task):
+    """Run forward on two legs, fast and with little effort."""
+
+    model = packaged("gymnasium", "envs/mujoco/assets/half_cheetah.xml")
+    control_dt = 0.05  # s
+    time_limit = 50.0  # s
+    memory = {"x": 1}  # m, the torso's position one control step ago
+    weights = {"forward": 1.0, "ctrl": -0.1}
+
+    def reset(self, sim, rng):
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": normal(sim, rng, sim.model.nv, RESET_NOISE), "x": qpos[:, :1]}
+
+    def observe(self, sim):
+        return {"position": sim.qpos[:, 1:], "velocity": sim.qvel}
+
+    def rewards(self, sim, action):
+        return {"forward": self._speed(sim), "ctrl": sim.ctrl.square().sum(-1)}
+
+    def remember(self, sim, action):
+        return {"x": sim.qpos[:, :1]}
+
+    def metrics(self, sim):
+        return {"speed": self._speed(sim)}
+
+    def _speed(self, sim):
+        """(N,) m/s, mean over the control step."""
+        return (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt

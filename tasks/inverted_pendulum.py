@@ -1,0 +1,38 @@
+"""Inverted pendulum, equal to gymnasium's InvertedPendulum-v5."""
+
+import torch
+
+from robokit.task import Task, packaged, uniform
+
+RESET_NOISE = 0.01  # m, rad, m/s, rad/s
+MAX_ANGLE = 0.2  # rad, of the pole
+
+
+class InvertedPendulum(Task):
+    """Keep a pole upright by moving the cart below it."""
+
+    model = packaged("gymnasium", "envs/mujoco/assets/inverted_pendulum.xml")
+    control_dt = 0.04  # s
+    time_limit = 40.0  # s
+    weights = {"upright": 1.0}
+
+    def reset(self, sim, rng):
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": uniform(sim, rng, sim.model.nv, RESET_NOISE)}
+
+    def observe(self, sim):
+        return {"position": sim.qpos, "velocity": sim.qvel}
+
+    def rewards(self, sim, action):
+        return {"upright": self._upright(sim).double()}
+
+    def terminated(self, sim):
+        return ~self._upright(sim)
+
+    def metrics(self, sim):
+        """Success is an episode whose last step is upright: the time limit ended it."""
+        return {"success": self._upright(sim), "angle": sim.qpos[:, 1].abs()}
+
+    def _upright(self, sim):
+        finite = torch.isfinite(torch.cat((sim.qpos, sim.qvel), -1)).all(-1)
+        return finite & (sim.qpos[:, 1].abs() <= MAX_ANGLE)

@@ -1,0 +1,46 @@
+"""Walker, equal to gymnasium's Walker2d-v5."""
+
+from robokit.task import Task, packaged, uniform
+
+RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
+MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
+HEIGHT = (0.8, 2.0)  # m, of the torso
+MAX_ANGLE = 1.0  # rad, of the torso
+
+
+class Walker2d(Task):
+    """Walk forward on two legs without falling."""
+
+    model = packaged("gymnasium", "envs/mujoco/assets/walker2d_v5.xml")
+    control_dt = 0.008  # s
+    time_limit = 8.0  # s
+    memory = {"x": 1}  # m, the torso's position one control step ago
+    weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -1e-3}
+
+    def reset(self, sim, rng):
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": uniform(sim, rng, sim.model.nv, RESET_NOISE), "x": qpos[:, :1]}
+
+    def observe(self, sim):
+        return {"position": sim.qpos[:, 1:], "velocity": sim.qvel.clamp(-MAX_SPEED, MAX_SPEED)}
+
+    def rewards(self, sim, action):
+        ctrl = sim.ctrl.square().sum(-1)
+        return {"forward": self._speed(sim), "healthy": self._healthy(sim).double(), "ctrl": ctrl}
+
+    def terminated(self, sim):
+        return ~self._healthy(sim)
+
+    def remember(self, sim, action):
+        return {"x": sim.qpos[:, :1]}
+
+    def metrics(self, sim):
+        return {"speed": self._speed(sim)}
+
+    def _speed(self, sim):
+        """(N,) m/s, mean over the control step."""
+        return (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
+
+    def _healthy(self, sim):
+        height, angle = sim.qpos[:, 1], sim.qpos[:, 2]
+        return (height > HEIGHT[0]) & (height < HEIGHT[1]) & (angle.abs() < MAX_ANGLE)
