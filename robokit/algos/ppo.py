@@ -1,0 +1,351 @@
+"""Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347), both objectives of the paper.
+
+    learner = Learner(robokit.make("hopper", num_envs=64), Config())
+    while ...: print(learner.iterate()["episode/return"])
+
+Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --minibatch <the whole rollout>
+--lam 1`, whose ratio is 1 throughout; REINFORCE (Williams 1992) is A2C with `--no-baseline
+--no-normalize-advantage` and a horizon of whole episodes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robokit.belief import Normalizer, make_belief
+from robokit.env import Env, Step
+from robokit.episodes import Episodes
+from robokit.errors import OptionError
+from robokit.optim import Adam, Parts, make_update
+from robokit.policy import Critic, Policy, entropy, kl, log_prob
+from robokit.returns import discounted_sums, gae
+
+LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
+REWARD_CLIP = 10.0  # scaled rewards
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of PPO; the defaults are those of the paper's MuJoCo table where it names them."""
+
+    steps: int = 1_000_000  # environment steps to train for, over all simulations
+    num_envs: int = 64  # N, simulations stepped together
+    horizon: int = 64  # T, control steps per rollout
+    minibatch: int = 256  # transitions per gradient step; must divide num_envs * horizon
+    epochs: int = 10  # K, passes over each rollout
+    gamma: float = 0.99  # discount per control step
+    lam: float = 0.95  # lambda of generalized advantage estimation
+    objective: Literal["clip", "penalty"] = "clip"  # eq. 7 (PPO-Clip) or eq. 8 (PPO-Penalty, adaptive KL)
+    clip: float = 0.2  # epsilon of eq. 7
+    kl_target: float = 0.01  # d_targ, nats: of the penalty, and of the adaptive learning rate
+    lr: float = 3e-4  # learning rate of Adam
+    lr_schedule: Literal["constant", "linear", "adaptive"] = (
+        "constant"  # linear: to 0 at `steps`; adaptive: by KL
+    )
+    value_coef: float = 0.5  # c1 of eq. 9
+    entropy_coef: float = 0.0  # c2 of eq. 9
+    value_clip: float | None = None  # clip V around its old value by this much
+    max_grad_norm: float = 0.5  # global norm that gradients are clipped to
+    normalize_advantage: bool = True  # to mean 0 and deviation 1 within each minibatch
+    normalize_obs: bool = True  # by running mean and deviation
+    scale_reward: bool = True  # divide by the running deviation of the discounted return
+    baseline: bool = True  # subtract V(s); off, the advantage is the return itself
+    hidden: tuple[int, ...] = (64, 64)  # units in each hidden layer of policy and critic
+    activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
+    init_std: float = 1.0  # standard deviation of the first policy's actions
+    belief: Literal["memoryless", "stack"] = "memoryless"  # what the policy remembers
+    compile: bool = False  # one compiled graph an update, and the task's functions: slow start, faster steps
+
+
+@dataclass
+class Rollout:
+    """T control steps of N simulations; what PPO learns from."""
+
+    obs: Tensor  # (T, N, O)
+    state: Tensor  # (T, N, S)
+    belief: Tensor  # (T, N, B) before obs[t]
+    first: Tensor  # (T, N) bool: obs[t] begins an episode
+    action: Tensor  # (T, N, A) the unclipped sample
+    mean: Tensor  # (T, N, A) of the policy that acted
+    log_prob: Tensor  # (T, N)
+    reward: Tensor  # (T, N)
+    terminated: Tensor  # (T, N) bool
+    done: Tensor  # (T, N) bool
+    bad: Tensor  # (T, N) bool: kept out of the losses
+    final_state: Tensor  # (T, N, S) before any reset
+
+
+class ActorCritic(nn.Module):
+    """Both networks in one call, as the loss needs them."""
+
+    def __init__(self, policy: Policy, critic: Critic) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """mean (M, A), log_std (A,), value (M,)."""
+        return self.policy.mean(obs, belief, first)[0], self.policy.log_std, self.critic(state)
+
+
+# -- the paper's equations ---------------------------------------------------------------------------
+
+
+def surrogate_clip(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """L^CLIP, eq. 7, per transition: min(r A, clip(r, 1 - eps, 1 + eps) A)."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def surrogate_penalty(ratio: Tensor, advantage: Tensor, divergence: Tensor, beta: Tensor) -> Tensor:
+    """L^KLPEN, eq. 8, per transition: r A - beta KL[pi_old, pi]."""
+    return ratio * advantage - beta * divergence
+
+
+def adapt_penalty(beta: Tensor, divergence: Tensor, target: float) -> Tensor:
+    """beta after a policy update, section 4: halved where KL < d_targ / 1.5, doubled where KL > 1.5 d_targ."""
+    halved = torch.where(divergence < target / 1.5, beta / 2, beta)
+    return torch.where(divergence > target * 1.5, beta * 2, halved)
+
+
+def adapt_lr(lr: Tensor, divergence: Tensor, target: float) -> Tensor:
+    """Learning rate after a gradient step: a factor 1.5 down above 2 d_targ, up below d_targ / 2, in LR_RANGE."""
+    lower = torch.where(divergence > 2 * target, lr / 1.5, lr)
+    return torch.where(divergence < target / 2, lower * 1.5, lower).clamp(*LR_RANGE)
+
+
+def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | None) -> Tensor:
+    """(V - V_targ)^2 per transition; with `clip`, the larger of it and that of V within old_value +- clip."""
+    error = (value - target).square()
+    if clip is None:
+        return error
+    near = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum(error, (near - target).square())
+
+
+def average(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x (M,) over valid (M,) bool."""
+    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def standardize(x: Tensor, valid: Tensor) -> Tensor:
+    """x (M,) to mean 0 and deviation 1 over valid (M,) bool."""
+    centered = x - average(x, valid)
+    var = torch.where(valid, centered.square(), 0.0).sum() / (valid.sum() - 1).clamp(min=1)
+    return centered / (var.sqrt() + 1e-8)
+
+
+Batch = Mapping[str, Tensor]
+
+
+def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
+    """loss(net, batch, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch."""
+
+    def loss(net: ActorCritic, batch: Batch, log_std_old: Tensor, beta: Tensor) -> tuple[Tensor, Parts]:
+        valid = batch["valid"]
+        mean, log_std, value = net(batch["obs"], batch["belief"], batch["first"], batch["state"])
+        log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
+        ratio = log_ratio.exp()
+        advantage = batch["advantage"]
+        if config.normalize_advantage:
+            advantage = standardize(advantage, valid)
+        divergence = kl(batch["mean"], log_std_old, mean, log_std)
+        if config.objective == "clip":
+            gain = surrogate_clip(ratio, advantage, config.clip)
+        else:
+            gain = surrogate_penalty(ratio, advantage, divergence, beta)
+        fit = value_loss(value, batch["value"], batch["target"], config.value_clip)
+        parts = {
+            "policy": -average(gain, valid),
+            "value": average(fit, valid),
+            "entropy": entropy(log_std),
+            "kl": average(divergence, valid),
+            "clipped": average(((ratio - 1).abs() > config.clip).float(), valid),
+        }
+        total = parts["policy"] + config.value_coef * parts["value"] - config.entropy_coef * parts["entropy"]
+        return total, {k: v.detach() for k, v in parts.items()}
+
+    return loss
+
+
+# -- the algorithm -----------------------------------------------------------------------------------
+
+
+class Learner:
+    """PPO on one Env; `policy` is what gets exported. Networks live on `env.device`."""
+
+    def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        check(config)
+        self.env, self.config, device = env, config, env.device
+        self.rng = torch.Generator(device).manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            belief = make_belief(config.belief, env.names.obs, env.task.history)
+            sizes = (config.hidden, config.activation, config.normalize_obs)
+            self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std).to(device)
+            self.critic = Critic(env.state_dim, *sizes).to(device)
+        self.net = ActorCritic(self.policy, self.critic)
+        self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
+        self.update = make_update(self.net, make_loss(config), self.adam, config.compile)
+        self.steps_per_iteration = env.num_envs * config.horizon
+        self.episodes = Episodes(env.num_envs, device)
+        self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
+        self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.discounted = torch.zeros(env.num_envs, device=device)  # running return that scales the reward
+        self.return_scale = Normalizer(1).to(device)
+        self.scalars = {
+            "lr": torch.tensor(config.lr),
+            "beta": torch.tensor(1.0),
+            "iterations": torch.tensor(0.0),
+        }
+        self.scalars = {k: v.to(device) for k, v in self.scalars.items()}
+        env.reset(stagger=True)
+
+    def iterate(self) -> dict[str, float]:
+        """Collect one rollout, learn from it, and say what happened."""
+        rollout, sums = self.collect()
+        parts = self.learn(rollout)
+        self.scalars["iterations"] += 1
+        valid = ~rollout.bad.flatten()
+        self.policy.normalizer.update(
+            rollout.obs.flatten(0, 1), valid
+        )  # after the epochs: the ratio began at 1
+        self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
+        logged = {f"loss/{k}": v for k, v in parts.items()} | sums
+        logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
+        numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
+        return {**self.episodes.summary(), **dict(zip(logged, numbers, strict=True))}
+
+    @torch.no_grad()
+    def collect(self) -> tuple[Rollout, dict[str, Tensor]]:
+        """One rollout of the current policy, and means of the reward terms, costs and metrics over it."""
+        env, config, device = self.env, self.config, self.env.device
+        shape = (config.horizon, env.num_envs, env.act_dim)
+        noise = torch.randn(shape, generator=self.rng, device=device)
+        std = self.policy.log_std.exp()
+        rows: list[tuple[Tensor, ...]] = []
+        steps: list[Step] = []
+        for t in range(config.horizon):
+            obs, state, belief, first = env.obs, env.state, self.belief, self.first
+            mean, self.belief = self.policy.mean(obs, belief, first)
+            action = mean + std * noise[t]
+            step = env.step(action)
+            self.episodes.add(step.reward, step.done)
+            self.first = step.done
+            rows.append((obs, state, belief, first, action, mean))
+            steps.append(step)
+        obs, state, belief, first, action, mean = (torch.stack(column) for column in zip(*rows, strict=True))
+        density = log_prob(action, mean, self.policy.log_std)
+        after = {k: torch.stack([getattr(s, k) for s in steps]) for k in _KEPT}
+        rollout = Rollout(obs, state, belief, first, action, mean, density, **after)
+        return rollout, self._means(steps)
+
+    def _means(self, steps: list[Step]) -> dict[str, Tensor]:
+        names = self.env.names
+        labels = [f"reward/{n}" for n in names.rewards] + [f"cost/{n}" for n in names.costs]
+        labels += [f"metric/{n}" for n in names.metrics] + ["episode/bad"]
+        columns = [torch.cat((s.terms, s.cost, s.metrics, s.bad[:, None].float()), -1).mean(0) for s in steps]
+        return dict(zip(labels, torch.stack(columns).mean(0).unbind(), strict=True))
+
+    @torch.no_grad()
+    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        """value, advantage and value target, (T, N) each; values in one pass over the rollout."""
+        reward, config = rollout.reward, self.config
+        if config.scale_reward:
+            sums, self.discounted = discounted_sums(reward, rollout.done, self.discounted, config.gamma)
+            self.return_scale.update(sums.flatten()[:, None], ~rollout.bad.flatten())
+            scale = torch.rsqrt(self.return_scale.var + 1e-8)
+            reward = (reward * scale).clamp(-REWARD_CLIP, REWARD_CLIP)
+        value, next_value = self.critic(rollout.state), self.critic(rollout.final_state)
+        base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
+        advantage = gae(reward, base, ahead, rollout.terminated, rollout.done, config.gamma, config.lam)
+        return value, advantage, advantage + base
+
+    def learn(self, rollout: Rollout) -> dict[str, Tensor]:
+        """K epochs of minibatches; the means of the loss's parts over them."""
+        config, scalars = self.config, self.scalars
+        value, advantage, target = self.targets(rollout)
+        columns = {k: getattr(rollout, k) for k in _LEARNED} | {"valid": ~rollout.bad}
+        columns |= {"value": value, "advantage": advantage, "target": target}
+        flat = {k: v.flatten(0, 1) for k, v in columns.items()}
+        log_std_old = self.policy.log_std.detach().clone()
+        if config.lr_schedule == "linear":
+            done = scalars["iterations"] * self.steps_per_iteration / config.steps
+            scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
+        history: list[Parts] = []
+        for _ in range(config.epochs):
+            order = torch.randperm(len(flat["valid"]), generator=self.rng, device=self.env.device)
+            for rows in order.split(config.minibatch):
+                batch = {k: v[rows] for k, v in flat.items()}
+                parts = self.update(scalars["lr"], batch, log_std_old, scalars["beta"])
+                history.append({k: v.clone() for k, v in parts.items()})
+                if config.lr_schedule == "adaptive":
+                    scalars["lr"].copy_(adapt_lr(scalars["lr"], parts["kl"], config.kl_target))
+        means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
+        if config.objective == "penalty":
+            last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
+            scalars["beta"].copy_(adapt_penalty(scalars["beta"], last, config.kl_target))
+        return means
+
+    # -- save and continue -----------------------------------------------------------------------
+
+    def _modules(self) -> dict[str, nn.Module | Adam | Env | Episodes]:
+        return {
+            "net": self.net,
+            "adam": self.adam,
+            "env": self.env,
+            "episodes": self.episodes,
+            "return_scale": self.return_scale,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything a bit-equal continuation needs, the environment included."""
+        state = {f"{n}.{k}": v.clone() for n, m in self._modules().items() for k, v in m.state_dict().items()}
+        state |= {f"scalars.{k}": v.clone() for k, v in self.scalars.items()}
+        own = {"belief": self.belief, "first": self.first, "discounted": self.discounted}
+        return state | {k: v.clone() for k, v in own.items()} | {"rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of a Learner with the same task and config."""
+        for name, part in self._modules().items():
+            part.load_state_dict(
+                {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
+            )
+        for name, value in self.scalars.items():
+            value.copy_(state[f"scalars.{name}"])
+        self.belief, self.first = state["belief"].to(self.belief), state["first"].to(self.first.device)
+        self.discounted = state["discounted"].to(self.discounted)
+        self.rng.set_state(state["rng"].cpu())
+
+
+_KEPT = ("reward", "terminated", "done", "bad", "final_state")
+_LEARNED = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
+
+
+def check(config: Config) -> None:
+    """Raise OptionError for a value that cannot work."""
+    positive = (
+        "steps",
+        "num_envs",
+        "horizon",
+        "minibatch",
+        "epochs",
+        "lr",
+        "kl_target",
+        "max_grad_norm",
+        "init_std",
+    )
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
+    for name in ("gamma", "lam"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+    if not 0 < config.clip < 1:
+        raise OptionError(f"clip must be in (0, 1), got {config.clip}")
+    batch = config.num_envs * config.horizon
+    if batch % config.minibatch:
+        raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")

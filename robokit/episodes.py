@@ -1,0 +1,37 @@
+"""Return and length of finished episodes, kept on the device without a host round trip."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Episodes:
+    """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        self._running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)  # return, length
+        self._finished = torch.zeros(3, device=device, dtype=torch.float64)  # sums of both, count
+
+    def add(self, reward: Tensor, done: Tensor) -> None:
+        """One control step: reward (N,), done (N,) bool."""
+        self._running[0].add_(reward)
+        self._running[1].add_(1)
+        self._finished[:2].add_((self._running * done).sum(1))
+        self._finished[2].add_(done.sum())
+        self._running.mul_(~done)
+
+    def summary(self) -> dict[str, float]:
+        """Means over the episodes finished since the last call; empty when none has."""
+        total, length, count = self._finished.tolist()
+        self._finished.zero_()
+        if not count:
+            return {}
+        return {"episode/return": total / count, "episode/length": length / count, "episode/count": count}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"running": self._running.clone(), "finished": self._finished.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._running.copy_(state["running"])
+        self._finished.copy_(state["finished"])

@@ -1,0 +1,184 @@
+"""What an exported graph must pass before its file exists: portable, equal to the policy, safe from NaN.
+
+The policy is asked outside of the exported graph, with a previous action and a belief of its own and Env's
+own mapping to ctrl, so that the graph's wiring is judged too.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx.external_data_helper import uses_external_data
+from torch import Tensor
+
+from robokit.controller import OUTPUTS, Controller, ObservationError
+from robokit.env import Env
+from robokit.errors import ExportError
+from robokit.policy import Policy
+from robokit.sim.facts import readings
+
+BATCHES = (1, 64)
+STEPS = 1000  # of every replay
+RESET_EVERY = 97  # steps, beside the episodes' own ends: at least 10 resets in every replay
+TOLERANCE = 1e-5  # of the range an actuator is driven over
+PREVIOUS = "action"  # the observation term that is carried, not supplied
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What n simulations saw over T control periods under the policy itself; float32 on the CPU."""
+
+    obs: Tensor  # (T, n, O)
+    first: Tensor  # (T, n) bool: obs[t] begins an episode
+    readings: Tensor  # (T, n, C): every sensor, qpos and qvel
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far onnxruntime is from torch over one replay, each carrying its own state."""
+
+    batch: int
+    steps: int
+    resets: int  # the fewest of any column
+    ctrl_error: float  # largest, in units of the range the actuator is driven over
+    carry_error: float  # largest, absolute
+
+
+@torch.no_grad()
+def record(policy: Policy, env: Env) -> Rollout:
+    """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
+
+    Raises ExportError when the task's "action" term is not the previous action, zero at a restart.
+    """
+    n, env_obs = min(env.num_envs, max(BATCHES)), env.reset().cpu()
+    action, belief = _nothing(policy, env.num_envs)
+    first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
+    for _ in range(STEPS):
+        obs = _with_previous(env_obs, torch.where(first[:, None], 0.0, action), env)
+        if not torch.equal(obs, env_obs):
+            raise ExportError(
+                f"the observation {PREVIOUS!r} is not the previous action, zero after a restart"
+            )
+        rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
+        action, belief = policy(obs, belief, first)
+        step = env.step(action.to(env.device))
+        env_obs, first = step.obs.cpu(), step.done.cpu()
+    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> tuple[Parity, ...]:
+    """The parity figures of a graph that is portable, equal to the policy and rid of a NaN by a reset.
+
+    Raises ExportError that names the failed check and its figure.
+    """
+    check_graph(model)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    check_reset(session)
+    parity = tuple(replay(session, policy, env, rollout, batch) for batch in BATCHES)
+    for p in parity:
+        if not p.ctrl_error <= TOLERANCE:  # so written that NaN fails
+            raise ExportError(
+                f"the ONNX graph differs from the policy at batch {p.batch} by {p.ctrl_error:.3g} of the "
+                f"actuator range, at most {TOLERANCE:.0e}; its carried state by {p.carry_error:.3g}"
+            )
+    return parity
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Raise ExportError unless it is valid ONNX of standard ops, with a symbolic batch and no external data."""
+    graph = model.graph
+    foreign = {f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
+    foreign |= {f"{f.domain}::{f.name}" for f in model.functions}
+    if foreign:
+        raise ExportError(f"the graph uses ops that are not standard ONNX: {sorted(foreign)}")
+    ends = {v.name: v.type.tensor_type.shape.dim for v in (*graph.input, *graph.output)}
+    if fixed := [name for name, dims in ends.items() if not dims[0].HasField("dim_param")]:
+        raise ExportError(f"the graph has a fixed batch size in {fixed}")
+    if outside := [t.name for t in graph.initializer if uses_external_data(t)]:
+        raise ExportError(f"the graph keeps {outside} outside of its file")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+
+
+def check_reset(session: ort.InferenceSession) -> None:
+    """Raise ExportError unless a step with `reset` gives the same, bit for bit, whatever `carry` holds."""
+    ends = {i.name: i.shape for i in session.get_inputs()}
+    feed: dict[str, Any] = {n: np.ones((2, *shape[1:]), np.float32) for n, shape in ends.items()}
+    feed["reset"] = np.array([True, True])
+    results = []
+    for held in (0.0, np.nan):
+        feed["carry"] = np.full_like(feed["carry"], [[held], [1.0]])
+        results.append(np.concatenate([np.asarray(o) for o in session.run(OUTPUTS, feed)], -1))
+    clean, probed = results
+    if not (np.isfinite(clean).all() and np.array_equal(clean, probed)):
+        raise ExportError("a reset does not clear a NaN from the carried state (NaN probe)")
+
+
+def check_refusal(path: Path) -> None:
+    """Raise ExportError unless a Controller of the file takes finite observations and refuses NaN in each."""
+    controller = Controller(path)
+    good = {name: np.zeros(size) for name, size in controller.inputs.items()}
+    controller.step(good)
+    for name, size in controller.inputs.items():
+        try:
+            controller.step({**good, name: np.full(size, np.nan)})
+        except ObservationError:
+            continue
+        raise ExportError(f"a NaN in the observation {name!r} was not refused (NaN probe)")
+
+
+@torch.no_grad()
+def replay(session: ort.InferenceSession, policy: Policy, env: Env, rollout: Rollout, batch: int) -> Parity:
+    """The same recorded observations and resets to both sides, each feeding back its own carried state."""
+    seen, first = _spread(rollout, batch)
+    center, half, low, high = (
+        getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
+    )
+    span = torch.minimum(2 * half, high - low)
+    action, belief = _nothing(policy, batch)
+    carry = torch.cat((action, belief), -1).numpy()
+    ctrl_error, carry_error = torch.zeros(()), 0.0
+    for obs, reset in zip(seen, first, strict=True):
+        terms = obs.split(list(env.names.obs.values()), -1)
+        feed = {n: t.contiguous().numpy() for n, t in zip(env.names.obs, terms, strict=True) if n != PREVIOUS}
+        ctrl, carry = map(np.asarray, session.run(OUTPUTS, {**feed, "carry": carry, "reset": reset.numpy()}))
+        action = torch.where(reset[:, None], 0.0, action)
+        action, belief = policy(_with_previous(obs, action, env), belief, reset)
+        expected = torch.clamp(center + half * action.double(), low, high)
+        ctrl_error = torch.maximum(ctrl_error, ((torch.from_numpy(ctrl) - expected).abs() / span).max())
+        carry_error = max(carry_error, _distance(carry, torch.cat((action, belief), -1)))
+    return Parity(batch, len(seen), int(first.sum(0).min()), float(ctrl_error), carry_error)
+
+
+def _spread(rollout: Rollout, batch: int) -> tuple[Tensor, Tensor]:
+    """obs (T, batch, O) and resets (T, batch): simulations at different times, cut at different steps."""
+    steps, column = torch.arange(len(rollout.obs))[:, None], torch.arange(batch)
+    n = rollout.obs.shape[1]
+    time = (steps + column // n * 37) % len(steps)
+    cut = (steps + 13 * column) % RESET_EVERY == 0
+    first = rollout.first[time, column % n] | cut | (steps == 0)
+    return rollout.obs[time, column % n], first
+
+
+def _with_previous(obs: Tensor, action: Tensor, env: Env) -> Tensor:
+    """obs with its columns of the previous action replaced by `action`."""
+    names = env.names.obs
+    end = dict(zip(names, itertools.accumulate(names.values()), strict=True)).get(PREVIOUS)
+    if end is None:
+        return obs
+    return torch.cat((obs[:, : end - names[PREVIOUS]], action, obs[:, end:]), -1)
+
+
+def _nothing(policy: Policy, batch: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(batch, policy.act_dim), torch.zeros(batch, policy.belief_size)
+
+
+def _distance(a: np.ndarray, b: Tensor) -> float:
+    return float(np.abs(a - b.numpy()).max())

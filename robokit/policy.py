@@ -1,0 +1,99 @@
+"""The networks: normaliser -> belief -> head. One module serves collection, training and the ONNX graph."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robokit.belief import Normalizer
+from robokit.errors import OptionError
+
+ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def mlp(sizes: Sequence[int], activation: str, last_gain: float) -> nn.Sequential:
+    """Linear layers of `sizes`, orthogonal weights (gain sqrt(2), `last_gain` at the end), zero biases.
+
+    The initialisation of Engstrom et al. 2020, "Implementation Matters in Deep RL", section 3.
+    """
+    if activation not in ACTIVATIONS:
+        raise OptionError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        linear, last = nn.Linear(fan_in, fan_out), i == len(sizes) - 2
+        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2))
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class Policy(nn.Module):
+    """A Gaussian policy with one standard deviation per action, around a mean that depends on the belief.
+
+    `forward` is the deterministic controller that is exported; `mean` is what PPO explores around.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        belief: nn.Module,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize: bool = True,
+        init_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.normalizer = Normalizer(obs_dim, active=normalize)
+        self.belief = belief
+        self.head = mlp((int(belief.out_dim), *hidden, act_dim), activation, last_gain=0.01)  # pyright: ignore
+        self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
+
+    @property
+    def belief_size(self) -> int:
+        """B."""
+        return int(self.belief.size)  # pyright: ignore[reportArgumentType]
+
+    def mean(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Unclipped mean action (N, A) and the next belief, from a raw obs (N, O); first (N,) bool."""
+        features, belief = self.belief(obs, belief, first, self.normalizer)
+        return self.head(features), belief
+
+    def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""
+        mean, belief = self.mean(obs, belief, first)
+        return mean.clamp(-1.0, 1.0), belief
+
+
+class Critic(nn.Module):
+    """V(state), (M, S) -> (M,)."""
+
+    def __init__(
+        self, state_dim: int, hidden: Sequence[int], activation: str, normalize: bool = True
+    ) -> None:
+        super().__init__()
+        self.normalizer = Normalizer(state_dim, active=normalize)
+        self.head = mlp((state_dim, *hidden, 1), activation, last_gain=1.0)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.head(self.normalizer(state)).squeeze(-1)
+
+
+def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(action; mean, exp(log_std)^2), summed over the last dimension."""
+    z = (action - mean) * torch.exp(-log_std)
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Of a diagonal Gaussian, summed over the last dimension, in nats."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def kl(mean0: Tensor, log_std0: Tensor, mean1: Tensor, log_std1: Tensor) -> Tensor:
+    """KL[N0 || N1] of diagonal Gaussians, summed over the last dimension, in nats."""
+    ratio = torch.exp(2 * (log_std0 - log_std1))
+    distance = (mean0 - mean1).square() * torch.exp(-2 * log_std1)
+    return (log_std1 - log_std0 + 0.5 * (ratio + distance - 1)).sum(-1)

@@ -1,0 +1,41 @@
+"""Returns and advantages: pure functions of (T, N, ...) tensors."""
+
+import torch
+from torch import Tensor
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalized advantage estimates, (T, N, ...) (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+
+        d_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t = d_t + gamma lam (1 - done_t) A_{t+1},    A_T = 0
+
+    s'_t is the state the action led to, before any reset: a truncated episode still has value after it, a
+    terminated one does not. lam = 1 gives the Monte-Carlo advantage, bootstrapped where an episode goes on.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    advantage, tail = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        tail = delta[t] + gamma * lam * tail * ~done[t]
+        advantage[t] = tail
+    return advantage
+
+
+def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Forward running sums R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}, (T, N), and the carry (N,).
+
+    `start` (N,) is the carry of the rollout before; it is zero where an episode just ended.
+    """
+    sums, running = torch.empty_like(reward), start
+    for t in range(len(reward)):
+        sums[t] = running = reward[t] + gamma * running
+        running = running * ~done[t]
+    return sums, running

@@ -1,0 +1,173 @@
+"""What a model says about itself: names, units and frames of its numbers, for the contract of an export."""
+
+import hashlib
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+from robokit.sim.base import Sim
+from robokit.sim.model import Source, names
+
+_SITE = ("touch", "accelerometer", "velocimeter", "gyro", "force", "torque", "magnetometer")
+_UNITS = {
+    "touch": "N", "accelerometer": "m/s^2", "velocimeter": "m/s", "gyro": "rad/s", "force": "N",
+    "torque": "N m", "magnetometer": "T", "rangefinder": "m", "tendonpos": "m", "tendonvel": "m/s",
+    "ballquat": "1, wxyz", "ballangvel": "rad/s", "framepos": "m", "framequat": "1, wxyz", "framexaxis": "1",
+    "frameyaxis": "1", "framezaxis": "1", "framelinvel": "m/s", "frameangvel": "rad/s",
+    "framelinacc": "m/s^2", "frameangacc": "rad/s^2", "subtreecom": "m", "subtreelinvel": "m/s",
+    "subtreeangmom": "kg m^2/s", "geomdist": "m", "geomnormal": "1", "geomfromto": "m",
+    "e_potential": "J", "e_kinetic": "J", "clock": "s",
+}  # fmt: skip
+_OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide, of a hinge
+_FREE = ("x", "y", "z", "qw", "qx", "qy", "qz")
+_FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One number that a model gives: `unit` and `frame` are None where the model does not say."""
+
+    source: str
+    unit: str | None
+    frame: str | None
+
+
+def channels(sim: Sim) -> list[Channel]:
+    """What each column of `readings` is: every sensor's, then qpos's, then qvel's."""
+    model = sim.model
+    found = [c for i in range(model.nsensor) for c in _sensor(model, i)]
+    joints = range(model.njnt)
+    return [
+        *found,
+        *(c for j in joints for c in _joint(model, j, "pos")),
+        *(c for j in joints for c in _joint(model, j, "vel")),
+    ]
+
+
+def readings(sim: Sim) -> Tensor:
+    """(N, C) float32, a copy: sensordata, qpos, qvel."""
+    return torch.cat([sim.field(f).float() for f in ("sensordata", "qpos", "qvel")], -1)
+
+
+def actuators(sim: Sim) -> list[dict[str, Any]]:
+    """Name, unit of ctrl, and the gains of a servo, of each actuator, in MuJoCo's order.
+
+    An actuator without a name has that of its joint.
+    """
+    model = sim.model
+    return [
+        {
+            "name": name or _target(model, i) or f"actuator {i}",
+            "unit": _ctrl_unit(model, i),
+            **_gains(model, i),
+        }
+        for i, name in enumerate(names(model, "actuator"))
+    ]
+
+
+def model_name(sim: Sim) -> str:
+    """What the MJCF's <mujoco model=...> says."""
+    return sim.model.names.split(b"\0")[0].decode()
+
+
+def model_hashes(source: Source) -> dict[str, str]:
+    """sha256 of each MJCF file, includes too; of the written XML for an MjSpec."""
+    if not isinstance(source, Path | str):
+        return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
+    files, folder = [Path(source)], Path(source).parent
+    for file in files:  # grows while it is read
+        included = [folder / str(e.get("file")) for e in ElementTree.parse(file).iter("include")]
+        files += [f for f in included if f not in files]
+    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _sensor(model: mujoco.MjModel, i: int) -> list[Channel]:
+    kind = mujoco.mjtSensor(int(model.sensor_type[i])).name.removeprefix("mjSENS_").lower()
+    name, width = names(model, "sensor")[i], int(model.sensor_dim[i])
+    unit, frame = _UNITS.get(kind), None
+    if kind.startswith(("joint", "actuator")):
+        unit, frame = _sensed_joint_unit(model, i, kind), "joint axis"
+    elif kind in _SITE:
+        frame = _object(model, model.sensor_objtype[i], model.sensor_objid[i])
+    elif kind.startswith(("frame", "subtree")):
+        referred = int(model.sensor_refid[i]) >= 0
+        frame = _object(model, model.sensor_reftype[i], model.sensor_refid[i]) if referred else "world"
+    return [Channel(name if width == 1 else f"{name}[{k}]", unit, frame) for k in range(width)]
+
+
+def _sensed_joint_unit(model: mujoco.MjModel, i: int, kind: str) -> str | None:
+    target = int(model.sensor_objid[i])
+    if kind.startswith("joint"):
+        return _joint_unit(model, target, kind[-3:])
+    geared = model.actuator_gear[target, 0] != 1.0  # MuJoCo reports the actuator's side of the gear
+    joint = _driven_joint(model, target)
+    return None if geared or joint is None else _joint_unit(model, joint, kind[-3:])
+
+
+def _joint_unit(model: mujoco.MjModel, joint: int, what: str) -> str | None:
+    kind = int(model.jnt_type[joint])
+    scalar = {int(mujoco.mjtJoint.mjJNT_SLIDE): 0, int(mujoco.mjtJoint.mjJNT_HINGE): 1}
+    return _OF_JOINT[what][scalar[kind]] if kind in scalar else None
+
+
+def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
+    """The columns of one joint in qpos or qvel; a free joint moves in the world's frame, turns in its own."""
+    name, kind = names(model, "joint")[joint] or f"joint {joint}", int(model.jnt_type[joint])
+    if unit := _joint_unit(model, joint, what):
+        return [Channel(name if what == "pos" else f"{name} velocity", unit, "joint axis")]
+    skipped = 0 if kind == int(mujoco.mjtJoint.mjJNT_FREE) else 3  # a ball only turns
+    if what == "pos":
+        parts = [
+            (part, "m" if part in "xyz" else "1, wxyz", "world" if not skipped else None) for part in _FREE
+        ]
+    else:
+        body = _object(model, int(mujoco.mjtObj.mjOBJ_BODY), int(model.jnt_bodyid[joint]))
+        parts = [(p, "m/s", "world") if p[0] == "v" else (p, "rad/s", body) for p in _FREE_SPEED]
+    return [Channel(f"{name} {part}", unit, frame) for part, unit, frame in parts[skipped:]]
+
+
+def _object(model: mujoco.MjModel, kind: int, number: int) -> str:
+    obj = mujoco.mjtObj(int(kind))
+    name = mujoco.mj_id2name(model, obj, int(number)) or str(int(number))
+    return f"{obj.name.removeprefix('mjOBJ_').lower()} {name}"
+
+
+def _driven_joint(model: mujoco.MjModel, actuator: int) -> int | None:
+    on_joint = int(model.actuator_trntype[actuator]) == int(mujoco.mjtTrn.mjTRN_JOINT)
+    return int(model.actuator_trnid[actuator, 0]) if on_joint else None
+
+
+def _target(model: mujoco.MjModel, actuator: int) -> str | None:
+    joint = _driven_joint(model, actuator)
+    return None if joint is None else names(model, "joint")[joint]
+
+
+def _servo(model: mujoco.MjModel, i: int) -> bool:
+    """force = kp ctrl - kp position - kd velocity."""
+    affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
+    fixed = int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
+    return affine and fixed and model.actuator_biasprm[i, 1] == -model.actuator_gainprm[i, 0] != 0
+
+
+def _gains(model: mujoco.MjModel, i: int) -> dict[str, float]:
+    if not _servo(model, i):
+        return {}
+    return {"kp": float(model.actuator_gainprm[i, 0]), "kd": -float(model.actuator_biasprm[i, 2])}
+
+
+def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:
+    """A servo's position; a motor's force, `200.0 N m` where ctrl 1 gives so much."""
+    joint, gear = _driven_joint(model, i), float(model.actuator_gear[i, 0])
+    if joint is None:
+        return None
+    if _servo(model, i):
+        return _joint_unit(model, joint, "pos") if gear == 1.0 else None
+    plain = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_NONE)
+    plain &= int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
+    unit, factor = _joint_unit(model, joint, "frc"), gear * float(model.actuator_gainprm[i, 0])
+    return None if unit is None or not plain else unit if factor == 1.0 else f"{factor} {unit}"
