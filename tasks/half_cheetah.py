@@ -11,6 +11,7 @@ class HalfCheetah(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/half_cheetah.xml")
     control_dt = 0.05  # s
     time_limit = 50.0  # s
+    lag = True  # only the state is read: nothing derived need be brought up to date
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -0.1}
 
