@@ -34,7 +34,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
     if not nominal:
         values |= _model_values(task, call(task, "randomize", sim, rng), sim)
-    sim.reset(torch.ones(n, dtype=torch.bool, device=sim.device), values)
+    sim.reset(None, values)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():

@@ -127,7 +127,7 @@ class Env:
     def reset(self, stagger: bool = False) -> Tensor:
         """Restart every simulation and return obs (N, O). `stagger` draws ages, so that time-outs spread."""
         age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
-        self._restart(torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device))
+        self._restart(None)
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.obs, self.state = self._observe()
@@ -171,7 +171,7 @@ class Env:
 
     # -- restarts and commands -------------------------------------------------------------------
 
-    def _restart(self, mask: Tensor) -> None:
+    def _restart(self, mask: Tensor | None) -> None:
         values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)

@@ -108,7 +108,10 @@ class Task:
         return {}
 
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
-        """New model fields (N, ...) by MuJoCo's names, nominal times a factor; drawn at every restart."""
+        """New model fields (N, ...) by MuJoCo's names, nominal times a factor; drawn at every restart.
+
+        On Warp those that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
+        """
         return {}
 
     def disturb(self, sim: Sim, rng: Generator) -> Terms:
@@ -145,14 +148,15 @@ class Task:
 
 
 def uniform(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
-    """(N, width) from [-scale, scale), in the simulation's precision."""
-    unit = torch.rand(sim.num_envs, width, generator=rng, dtype=sim.qpos.dtype, device=sim.device)
-    return scale * (2 * unit - 1)
+    """(N, width) from [-scale, scale), in the simulation's precision; the same draws on both engines."""
+    unit = torch.rand(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
+    return (scale * (2 * unit - 1)).to(sim.qpos.dtype)
 
 
 def normal(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
-    """(N, width) from a normal distribution of mean 0 and standard deviation `scale`."""
-    return scale * torch.randn(sim.num_envs, width, generator=rng, dtype=sim.qpos.dtype, device=sim.device)
+    """(N, width) from a normal distribution of mean 0 and standard deviation `scale`, as `uniform`."""
+    draw = torch.randn(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
+    return (scale * draw).to(sim.qpos.dtype)
 
 
 def packaged(package: str, file: str) -> Path:

@@ -1,7 +1,7 @@
 """What every engine gives a task: N simulations of one model as live tensors, read by name.
 
     sim = make_sim("cpu", model.load("hopper.xml"), num_envs=64, memory={"action": 3})
-    sim.reset(torch.ones(64, dtype=torch.bool), {"qpos": qpos})
+    sim.reset(None, {"qpos": qpos})
     sim.step(ctrl, nstep=4)
     sim.qpos, sim.sensor("gyro"), sim.body("torso").xpos
 
@@ -149,10 +149,11 @@ class Sim(ABC):
         """Hold `ctrl` (N, A) for `nstep` timesteps."""
 
     @abstractmethod
-    def reset(self, mask: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Restart the simulations of `mask` (N,): engine reset, `values` (N, ...) written, full forward.
+    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        """Restart those of `mask` (N,), or all: engine reset, `values` (N, ...) written, full forward.
 
-        A name in `values` is a state field, a memory name, or else a model field.
+        A name in `values` is a state field, a memory name, or else a model field. On Warp a model field
+        that needs mj_setConst (masses, inertias, lengths) is written only when all restart (mask None).
         """
 
     @abstractmethod

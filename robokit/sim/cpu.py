@@ -66,8 +66,8 @@ class CpuSim(Sim):
     def bad(self) -> Tensor:
         return torch.from_numpy(self._batch.warning[:, BAD, 1].any(1)) | self._failed
 
-    def reset(self, mask: Tensor, values: Mapping[str, Tensor]) -> None:
-        rows = torch.nonzero(mask).squeeze(-1)
+    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        rows = torch.arange(self.num_envs) if mask is None else torch.nonzero(mask).squeeze(-1)
         ids = rows.to(torch.int32).numpy()
         self._batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         self._failed[rows] = False
