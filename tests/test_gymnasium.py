@@ -1,0 +1,136 @@
+"""The shipped tasks against gymnasium's v5 environments: same numbers, step for step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from robokit.env import Env, Step
+from robokit.task import load_task
+
+N, STEPS, LIMIT = 4, 300, 120  # simulations; control steps; control steps an episode may last here
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a task is called there, and its reward terms."""
+
+    id: str
+    rewards: dict[str, str]  # our name -> the name in gymnasium's info
+    contacts: bool = True
+    exempt: frozenset[str] = frozenset()  # observation and reward terms that differ, by name
+
+
+WALK = {"forward": "reward_forward", "healthy": "reward_survive", "ctrl": "reward_ctrl"}
+CASES = {
+    "inverted_pendulum": Case("InvertedPendulum-v5", {"upright": "reward_survive"}, contacts=False),
+    "reacher": Case("Reacher-v5", {"distance": "reward_dist", "ctrl": "reward_ctrl"}, contacts=False),
+    "hopper": Case("Hopper-v5", WALK),
+    "half_cheetah": Case("HalfCheetah-v5", {"forward": "reward_forward", "ctrl": "reward_ctrl"}),
+    "walker2d": Case("Walker2d-v5", WALK),
+    # gymnasium reads contact forces after the last Runge-Kutta stage, see tasks/ant.py
+    "ant": Case("Ant-v5", {**WALK, "contact": "reward_contact"}, exempt=frozenset({"contact"})),
+}
+
+
+class Peer:
+    """One gymnasium environment that is put where one of our simulations is."""
+
+    def __init__(self, case: Case, limit: int) -> None:
+        self.env = gymnasium.make(case.id, max_episode_steps=limit)
+        self.inner: Any = self.env.unwrapped
+        self.data: mujoco.MjData = self.inner.data
+        self.contacts = 0
+
+    def copy(self, env: Env, i: int) -> np.ndarray:
+        """Start an episode in our state, with no warm start; the observation there."""
+        self.env.reset()
+        mujoco.mj_resetData(self.inner.model, self.data)
+        self.inner.set_state(env.sim.qpos[i].numpy(), env.sim.qvel[i].numpy())
+        return self.inner._get_obs()
+
+    def step(self, ctrl: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        obs, reward, terminated, truncated, info = self.env.step(ctrl)
+        self.contacts += self.data.ncon
+        return obs, float(reward), terminated, truncated, info
+
+
+def compared(env: Env, case: Case, obs: np.ndarray) -> np.ndarray:
+    """The columns of an observation that must be equal, as float32."""
+    stops = np.cumsum(list(env.names.obs.values()))[:-1]
+    parts = zip(env.names.obs, np.split(obs.astype(np.float32), stops), strict=True)
+    return np.concatenate([part for name, part in parts if name not in case.exempt])
+
+
+def assert_same_reward(env: Env, case: Case, step: Step, i: int, reward: float, info: dict[str, float]):
+    """Each term to 1e-6 of itself, the sum to 1e-6 of its terms' magnitudes."""
+    ours = {k: w * step.terms[i, j].item() for j, (k, w) in enumerate(env.task.weights.items())}
+    assert ours.keys() == case.rewards.keys()
+    for name, value in ours.items():
+        if name not in case.exempt:
+            assert value == pytest.approx(info[case.rewards[name]], rel=1e-6, abs=1e-30)
+    theirs = reward - sum(info[case.rewards[name]] - ours[name] for name in case.exempt)
+    scale = sum(abs(value) for value in ours.values())
+    assert step.reward[i].item() == pytest.approx(theirs, rel=0, abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_step_is_gymnasiums(name: str):
+    case, task = CASES[name], load_task(name)
+    task.time_limit = LIMIT * task.control_dt
+    env = Env(task, N, seed=1, threads=1)
+    peers = [Peer(case, LIMIT) for _ in range(N)]
+    for i, peer in enumerate(peers):
+        assert np.array_equal(env.obs[i].numpy(), peer.copy(env, i).astype(np.float32))
+    rng, ends = torch.Generator().manual_seed(2), 0
+    for _ in range(STEPS):
+        action = 2.4 * torch.rand(N, env.act_dim, generator=rng) - 1.2  # some beyond [-1, 1]
+        step = env.step(action)
+        ctrl = env.action_center + env.action_half * action.clamp(-1, 1)
+        assert torch.equal(env.sim.ctrl[~step.done], ctrl[~step.done])
+        for i, peer in enumerate(peers):
+            obs, reward, terminated, truncated, info = peer.step(ctrl[i].numpy())
+            assert (terminated, truncated) == (step.terminated[i].item(), step.truncated[i].item())
+            final = step.final_obs[i].numpy()
+            assert np.array_equal(compared(env, case, final), compared(env, case, obs))
+            assert_same_reward(env, case, step, i, reward, info)
+            if step.done[i]:
+                ends += 1
+                assert np.array_equal(step.obs[i].numpy(), peer.copy(env, i).astype(np.float32))
+            assert np.array_equal(env.sim.qpos[i].numpy(), peer.data.qpos)
+            assert np.array_equal(env.sim.qvel[i].numpy(), peer.data.qvel)
+    assert ends >= N  # restarts were compared, too
+    assert case.contacts == any(peer.contacts for peer in peers)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rates_limits_and_sizes_are_gymnasiums(name: str):
+    env, peer = Env(load_task(name), 1), gymnasium.make(CASES[name].id)
+    inner: Any = peer.unwrapped
+    assert peer.spec is not None
+    assert env.max_age == peer.spec.max_episode_steps
+    assert env.task.control_dt == pytest.approx(inner.dt, rel=1e-12)
+    assert (env.obs_dim,) == peer.observation_space.shape
+    space = peer.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    assert np.array_equal(env.action_low.numpy().astype(np.float32), space.low)
+    assert np.array_equal(env.action_high.numpy().astype(np.float32), space.high)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_resets_are_drawn_as_gymnasium_draws_them(name: str):
+    """Bounds, means and spreads of 256 draws of each, within what 256 draws can tell (5 sigma)."""
+    env, peer = Env(load_task(name), 256, seed=3), Peer(CASES[name], LIMIT)
+    theirs = []
+    for seed in range(256):
+        peer.env.reset(seed=seed)
+        theirs.append(np.concatenate((peer.data.qpos, peer.data.qvel)))
+    a = torch.cat((env.sim.qpos, env.sim.qvel), -1).numpy()
+    b = np.stack(theirs)
+    sigma = b.std(0)
+    assert np.all(np.abs(a.mean(0) - b.mean(0)) <= 5 * sigma * np.sqrt(2 / 256))
+    assert np.all(np.abs(a.std(0) - sigma) <= 5 * sigma / np.sqrt(256))
