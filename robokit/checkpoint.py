@@ -1,4 +1,4 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot spoil: safetensors, JSON, checksums; no pickle.
+"""Checkpoints that a kill, a full disk or a flipped bit cannot spoil: safetensors, JSON and checksums.
 
     save(run / "checkpoints", steps, learner.state_dict(), {"steps": steps})
     checkpoint, skipped = newest(run / "checkpoints")
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
@@ -51,7 +52,7 @@ def save(
     target = parent / f"{steps:012d}"
     temporary = _aside(target)
     contents = {
-        TENSORS: tensor_bytes({name: t.detach().cpu().clone() for name, t in tensors.items()}),
+        TENSORS: tensor_bytes({name: _packed(t) for name, t in tensors.items()}),
         FACTS: json.dumps(facts, indent=1, allow_nan=False).encode(),
     }
     sums = "".join(f"{hashlib.sha256(c).hexdigest()}  {name}\n" for name, c in contents.items())
@@ -125,8 +126,11 @@ def write_synced(path: Path, content: bytes) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write or replace a file: a reader, or a kill at any time, finds the old content or the new."""
     temporary = _aside(path)
-    write_synced(temporary, content)
-    temporary.replace(path)
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -139,6 +143,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _packed(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that shares storage with no other, as safetensors asks for."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def _folders(parent: Path) -> list[Path]:
     named = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
     return sorted(named, key=lambda path: int(path.name))
@@ -147,7 +156,8 @@ def _folders(parent: Path) -> list[Path]:
 def _verified(path: Path) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     try:
-        listed = dict(reversed(line.split()) for line in (path / MANIFEST).read_text("ascii").splitlines())
+        lines = (path / MANIFEST).read_text("ascii").splitlines()
+        listed = {name: digest for digest, name in (line.split() for line in lines)}
         for name in (TENSORS, FACTS):
             contents[name] = (path / name).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a manifest that is no list of sums and names

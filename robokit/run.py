@@ -1,39 +1,31 @@
-"""The run folder, and the one loop around every learner.
+"""The run folder: what was asked for, what came of it, and where to go on.
 
-    run = Run.create("runs", "hopper", steps=500_000, config={...})
-    train(learner, run, run.steps)  # again after a kill: continues from the newest good checkpoint
+    run = Run.create("runs", "hopper", steps=500_000, config={...}, about={...})
+    run = Run.open("runs/hopper/latest")
 
-    runs/hopper/latest -> 2030-01-31_12-00-00/
-        config.json        everything that was asked for, versions, commit
-        metrics.jsonl      one line an iteration; tensorboard/ holds the same
-        checkpoints/       see robokit.checkpoint
+What is inside:
 
-On the CPU a resumed run continues bit for bit; its metrics.jsonl differs from an uninterrupted one only in WALL_CLOCK.
+    config.json        everything that was asked for, versions, commit
+    metrics.jsonl      one line an iteration; tensorboard/ holds the same
+    checkpoints/       see robokit.checkpoint
 """
 
 import contextlib
+import errno
 import fcntl
 import json
-import math
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from robokit.checkpoint import Checkpoint, newest, save, sweep, sync_folder, write_atomically
+from robokit.checkpoint import Checkpoint, newest, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 
 CONFIG, METRICS, BOARD, CHECKPOINTS, LATEST = (
@@ -41,8 +33,6 @@ CONFIG, METRICS, BOARD, CHECKPOINTS, LATEST = (
 )  # fmt: skip
 SCHEMA = 1  # of config.json
 WALL_CLOCK = ("seconds", "steps_per_second")  # keys of a metrics line that no two runs share
-SAVE_SECONDS = 300.0  # between two checkpoints
-PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
 class Learner(Protocol):
@@ -85,6 +75,7 @@ class Run:
     ) -> "Run":
         """`root/name/<date>/`, and `root/name/latest` pointing to it; values as JSON has them."""
         try:
+            config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as they will be read
             run = cls(_new_folder(Path(root) / name), steps, config, about)
             run._write_config()
             _point(run.path.parent / LATEST, run.path.name)
@@ -104,7 +95,7 @@ class Run:
         except OSError as error:
             inside = " (its runs are inside; try its 'latest')" if (path / LATEST).exists() else ""
             raise RunError(f"{folder} is no run: it has no {CONFIG}{inside}") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise RunError(f"{folder} is no run: its {CONFIG} is damaged: {error!r}") from error
 
     def until(self, steps: int) -> "Run":
@@ -112,6 +103,10 @@ class Run:
         run = replace(self, steps=steps)
         run._write_config()
         return run
+
+    def checkpoint(self, steps: int) -> Path:
+        """The folder of the checkpoint at `steps`."""
+        return self.path / CHECKPOINTS / f"{steps:012d}"
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest good checkpoint of this run, and why newer ones were skipped (see checkpoint.newest)."""
@@ -131,19 +126,20 @@ class Run:
             return Done()
         try:
             learner.load_state_dict(checkpoint.tensors)
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error}") from error
-        return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
+            return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else trains in this folder meanwhile; a kill unlocks it."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"another process is training in {self.path}") from error
             yield
-        except BlockingIOError as error:
-            raise RunError(f"another process is training in {self.path}") from error
         finally:
             os.close(descriptor)
 
@@ -160,52 +156,86 @@ class Run:
             raise CheckpointError(f"checkpoint {checkpoint.path} belongs to another run: {what}")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended."""
-
-    done: Done
-    checkpoint: Path
-    signal: int | None  # that asked it to stop early
-
-
-def train(
-    learner: Learner,
-    run: Run,
-    steps: int,
-    *,
-    save_seconds: float = SAVE_SECONDS,
-    save_steps: float = math.inf,
-) -> Outcome:
-    """Iterate until `steps` environment steps are done, from wherever the run stands.
-
-    A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
-    SIGTERM end the loop after the running iteration.
-
-    Raises RunError when another process trains here, the folder cannot be written, or a metric or parameter
-    is no longer finite; the last good checkpoint then is untouched.
-    """
-    with run.locked(), _stop_requests() as requests:
-        sweep(run.path / CHECKPOINTS)
-        done = run.resume(learner)
-        saved = done if done.steps else None
-        with _Log(run.path, done.steps) as log, _display(run.path.parent.name, steps, done) as show:
-            if saved is None:  # also finds out now, not in an hour, that nothing can be saved here
-                saved, path = done, run.save(learner, done)
-            while done.steps < steps and not requests:
-                done, metrics = _iterate(learner, done, saved)
-                log.add(metrics)
-                show(done, metrics)
-                due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
-                if due:
-                    log.sync()
-                    saved, path = done, run.save(learner, done)
-            if saved != done:
-                log.sync()
-                saved, path = done, run.save(learner, done)
-    return Outcome(done, path, requests[0] if requests else None)
-
-
 def say(text: str) -> None:
     """A line for the person in front of it: standard error, as standard output is for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Log:
+    """metrics.jsonl and TensorBoard, from `steps` on: what lies after it was lost with the process.
+
+    Raises RunError when they cannot be written.
+    """
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        self._folder = folder
+        with self._disk():
+            _cut(folder / METRICS, steps)
+            self._file = (folder / METRICS).open("ab", buffering=0)
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=steps + 1 if steps else None)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        with self._disk():
+            self._board.close()
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """One line; `steps` is among them."""
+        line = json.dumps(metrics, allow_nan=False).encode() + b"\n"
+        with self._disk():
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, int(metrics["steps"]))
+
+    def sync(self) -> None:
+        """All lines so far are on the disk when this returns."""
+        with self._disk():
+            os.fsync(self._file.fileno())
+            self._board.flush()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"cannot write metrics into {self._folder}: {error.strerror or error}") from error
+
+
+def _cut(path: Path, steps: int) -> None:
+    """Drop the lines of metrics after `steps`, and one that a kill left unfinished."""
+    size = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            late = json.loads(line)["steps"] > steps
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"line {number} of {path} is damaged: mend or delete it ({error!r})") from error
+        if late:
+            break
+        size += len(line)
+    if path.exists():
+        os.truncate(path, size)
+
+
+def _new_folder(parent: Path) -> Path:
+    """`parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
+    date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for n in range(1, sys.maxsize):
+        folder = parent / (date if n == 1 else f"{date}-{n}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
+
+
+def _point(link: Path, target: str) -> None:
+    """Let `link` point to `target` beside it, in one step."""
+    temporary = link.with_name(f".{link.name}.{os.urandom(4).hex()}.tmp")
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    sync_folder(link.parent)

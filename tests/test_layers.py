@@ -21,8 +21,13 @@ LAYERS = (
     "task",
     "contract",
     "env",
+    "checkpoint",
     "replay run",
+    "train",
     "algos",
+    "controller",
+    "gate",
+    "card",
     "export evaluate check play",
     "interop",
     "cli",
@@ -30,7 +35,9 @@ LAYERS = (
 RANK = {place: rank for rank, layer in enumerate(LAYERS) for place in layer.split()}
 ALONE = {
     "controller": set[str](),
-    "run": {"errors"},
+    "checkpoint": {"errors"},
+    "run": {"errors", "checkpoint"},
+    "train": {"errors", "checkpoint", "run"},
     "replay": {"errors"},
 }  # all of robokit that these may know
 ENGINES = {"mujoco", "mujoco_warp", "warp"}
@@ -39,7 +46,9 @@ FOREIGN = {  # all that these may know beside the standard library; the others a
     **LEARNING,
     "errors": set[str](),
     "controller": {"numpy", "onnxruntime"},
-    "run": {"torch", "numpy", "safetensors", "rich", "tensorboard"},
+    "checkpoint": {"torch", "safetensors"},
+    "run": {"torch"},
+    "train": {"torch", "rich"},
     "task": {"torch", "numpy"},
     "env": {"torch", "numpy"},
 }

@@ -1,0 +1,150 @@
+"""The one loop around every learner: progress, metrics, checkpoints, signals, and a guard against NaN.
+
+    outcome = train(learner, run, run.steps)  # again after a kill: continues from the newest good checkpoint
+
+On the CPU a resumed run continues bit for bit.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from robokit.checkpoint import sweep
+from robokit.errors import RunError
+from robokit.run import CHECKPOINTS, WALL_CLOCK, Done, Learner, Log, Run, say
+
+SAVE_SECONDS = 300.0  # between two checkpoints
+PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    done: Done
+    checkpoint: Path
+    signal: int | None  # that asked it to stop early
+
+
+def train(
+    learner: Learner,
+    run: Run,
+    steps: int,
+    *,
+    save_seconds: float = SAVE_SECONDS,
+    save_steps: float = math.inf,
+) -> Outcome:
+    """Iterate until `steps` environment steps are done, from wherever the run stands.
+
+    A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
+    SIGTERM end the loop after the running iteration.
+
+    Raises RunError when another process trains here, the folder cannot be written, or a metric or parameter
+    is no longer finite; the last good checkpoint is then untouched.
+    """
+    with run.locked(), _stop_requests() as requests:
+        sweep(run.path / CHECKPOINTS)
+        saved = done = run.resume(learner)
+        with Log(run.path, done.steps) as log, _display(run.path.parent.name, steps, done) as show:
+
+            def keep() -> Done:
+                _check_finite(learner.state_dict(), f"at step {done.steps}", saved)
+                log.sync()
+                run.save(learner, done)
+                return done
+
+            if not done.steps:
+                keep()  # finds out now, not in an hour, that nothing can be saved here
+            while done.steps < steps and not requests:
+                done, metrics = _iterate(learner, done, saved)
+                log.add(metrics)
+                show(done, metrics)
+                if done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps:
+                    saved = keep()
+            if saved != done:
+                keep()
+    return Outcome(done, run.checkpoint(done.steps), requests[0] if requests else None)
+
+
+def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
+    """One iteration and its line of metrics."""
+    began, steps = time.perf_counter(), learner.steps_per_iteration
+    metrics = learner.iterate()
+    duration = time.perf_counter() - began
+    numbers = {name: torch.tensor(value) for name, value in metrics.items()}
+    done = Done(done.steps + steps, done.iterations + 1, done.seconds + duration)
+    _check_finite({**numbers, **learner.policy.state_dict()}, f"at step {done.steps}", saved)
+    clock = dict(zip(WALL_CLOCK, (done.seconds, steps / duration), strict=True))
+    return done, {"steps": done.steps, "iteration": done.iterations, **clock, **metrics}
+
+
+def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None:
+    """Raise RunError that names what is not; the environment mends its own simulations."""
+    mine = {name: t for name, t in tensors.items() if not name.startswith("env.")}
+    broken = [name for name, t in mine.items() if not bool(torch.isfinite(t).all())]
+    if broken:
+        raise RunError(
+            f"{', '.join(broken)} not finite {when}; stopped, the checkpoint of step {saved.steps} is the "
+            "last good one; a smaller learning rate may help"
+        )
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, as many as come, only put their number into this list; the loop looks at it."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield requests
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+Show = Callable[[Done, dict[str, float]], None]
+
+
+@contextlib.contextmanager
+def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
+    """A live bar on a terminal, and a line now and then elsewhere, both on standard error."""
+    console = Console(stderr=True)
+    bar = Progress(
+        BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
+    )
+    task = bar.add_task(name, total=steps, completed=start.steps)
+    latest, shown = "-", -math.inf
+
+    def show(done: Done, metrics: dict[str, float]) -> None:
+        nonlocal latest, shown
+        latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
+        rate = (done.steps - start.steps) / max(done.seconds - start.seconds, 1e-9)
+        left = max(steps - done.steps, 0) / rate
+        text = (
+            f"{name} {done.steps:,}/{steps:,} steps, {rate:,.0f} steps/s, return {latest}, "
+            f"{left // 60:.0f} min {left % 60:02.0f} s left"
+        )
+        bar.update(task, completed=done.steps, description=text)
+        if bar.disable and (done.seconds - shown >= PLAIN_SECONDS or done.steps >= steps):
+            say(text)
+            shown = done.seconds
+
+    with bar:
+        yield show

@@ -1,0 +1,41 @@
+"""The smallest learner that can go wrong on resuming: weights, momentum, and a generator of its own."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Toy:
+    """A linear map that follows noise; every number it shows depends on all that came before."""
+
+    steps_per_iteration = 8
+
+    def __init__(self, seed: int = 0, size: int = 4, nan_at: int = -1) -> None:
+        self.rng = torch.Generator().manual_seed(seed)
+        self.policy: nn.Module = nn.Linear(size, size)
+        self.weight = self.policy.get_parameter("weight").detach().zero_()
+        self.policy.get_parameter("bias").detach().zero_()
+        self.momentum = torch.zeros_like(self.weight)
+        self.iterations = torch.tensor(0)
+        self.nan_at = nan_at  # iteration after which a weight is NaN
+
+    def iterate(self) -> dict[str, float]:
+        noise = torch.randn(self.weight.shape, generator=self.rng)
+        self.momentum.mul_(0.9).add_(noise - self.weight)
+        self.weight.add_(0.1 * self.momentum)
+        self.iterations += 1
+        metrics = {"episode/return": float(self.weight.sum()), "loss/policy": float(self.momentum.norm())}
+        if self.iterations == self.nan_at:
+            self.weight[0, 0] = torch.nan  # after the metrics, which are still finite
+        return metrics
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"momentum": self.momentum, "iterations": self.iterations, **self.policy.state_dict()}
+        return {"rng": self.rng.get_state(), **{name: value.clone() for name, value in state.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.rng.set_state(state["rng"])
+        self.momentum.copy_(state["momentum"])
+        self.iterations.copy_(state["iterations"])
+        self.policy.load_state_dict({name: state[name] for name in ("weight", "bias")})
