@@ -182,7 +182,9 @@ def load(
     path = Path(path)
     session = _session(path, _verified(path))
     contract = _contract(path, session)
-    _check_graph(path, session, contract)
+    found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
+    if found != _signature(contract):
+        raise ContractError(f"{path} has graph {found}, its contract says {_signature(contract)}")
     if robot is not None and robot != contract["robot"]:
         raise ContractError(f"{path} was trained for robot {contract['robot']!r}, not {robot!r}")
     if control_dt is not None and not math.isclose(control_dt, contract["control_dt"], rel_tol=1e-6):
@@ -194,7 +196,9 @@ def describe(contract: Contract) -> str:
     """A contract as text: what the robot supplies by name, and what it receives in which order."""
     lines = [f"{contract['task']} for robot {contract['robot']}, every {contract['control_dt']} s", "supply:"]
     for i in contract["inputs"]:
-        facts = [f"{key} {i[key]}" for key in ("unit", "frame", "max_age") if i.get(key) is not None]
+        facts = [
+            f"{key} {i[key]}" for key in ("unit", "frame", "max_age", "source") if i.get(key) is not None
+        ]
         if command := contract["commands"].get(i["name"]):
             facts.append(f"clipped to {command['low']} .. {command['high']}")
         lines.append(f"  {i['name']:<20} ({i['size']},)  {', '.join(facts)}")
@@ -267,13 +271,6 @@ def _signature(contract: Contract) -> dict[str, tuple[str, list[int]]]:
     terms = {i["name"]: ("tensor(float)", [i["size"]]) for i in contract["inputs"]}
     ctrl = ("tensor(float)", [len([a["name"] for a in contract["actuators"]])])
     return {**terms, "carry": carry, "reset": ("tensor(bool)", []), "ctrl": ctrl, "carry_next": carry}
-
-
-def _check_graph(path: Path, session: ort.InferenceSession, contract: Contract) -> None:
-    nodes = [*session.get_inputs(), *session.get_outputs()]
-    found = {n.name: (n.type, n.shape[1:]) for n in nodes}
-    if found != _signature(contract):
-        raise ContractError(f"{path} has graph {found}, its contract says {_signature(contract)}")
 
 
 def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:

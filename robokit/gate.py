@@ -90,7 +90,7 @@ def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> 
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise ExportError unless it is valid ONNX of standard ops, with a symbolic batch and no external data."""
+    """Raise ExportError unless: valid ONNX, standard ops only, a symbolic batch, no external data."""
     graph = model.graph
     foreign = {f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
     foreign |= {f"{f.domain}::{f.name}" for f in model.functions}

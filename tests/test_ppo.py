@@ -1,0 +1,284 @@
+"""PPO beside Stable-Baselines3, beside its limits A2C and REINFORCE, and beside sums worked out by hand."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
+
+from robokit.algos.ppo import (
+    Config,
+    Learner,
+    adapt_lr,
+    adapt_penalty,
+    make_loss,
+    standardize,
+    surrogate_clip,
+    surrogate_penalty,
+    value_loss,
+)
+from robokit.env import make
+from robokit.errors import OptionError
+from robokit.policy import log_prob
+
+TINY = Config(num_envs=4, horizon=16, minibatch=64, epochs=1, hidden=(16, 16), normalize_obs=False)
+
+
+def tiny(seed: int = 0, **changes: object) -> Learner:
+    config = dataclasses.replace(TINY, **changes)  # pyright: ignore[reportArgumentType]
+    return Learner(make("inverted_pendulum", config.num_envs, threads=1), config, seed)
+
+
+def copy_from_sb3(model: PPO, learner: Learner) -> None:
+    theirs, ours = model.policy.state_dict(), learner.net.state_dict()
+    names = {"policy.log_std": "log_std"}
+    for part, extractor, last in (
+        ("policy", "policy_net", "action_net"),
+        ("critic", "value_net", "value_net"),
+    ):
+        for kind in ("weight", "bias"):
+            for layer in (0, 2):
+                names[f"{part}.head.{layer}.{kind}"] = f"mlp_extractor.{extractor}.{layer}.{kind}"
+            names[f"{part}.head.4.{kind}"] = f"{last}.{kind}"
+    for mine, other in names.items():
+        ours[mine].copy_(theirs[other])
+
+
+def sb3_update(model: PPO, learner: Learner, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Stable-Baselines3's own train() on one minibatch that holds our numbers; gradients stay in .grad."""
+    buffer = model.rollout_buffer
+    buffer.reset()
+    shape = (buffer.buffer_size, buffer.n_envs)
+    buffer.observations = batch["obs"].reshape(*shape, -1).numpy().copy()
+    buffer.actions = batch["action"].reshape(*shape, -1).numpy().copy()
+    for name, key in (
+        ("values", "value"),
+        ("log_probs", "log_prob"),
+        ("advantages", "advantage"),
+        ("returns", "target"),
+    ):
+        setattr(buffer, name, batch[key].reshape(shape).numpy().copy())
+    buffer.full = True
+    logger = Logger(None, [])
+    model.set_logger(logger)
+    model.train()
+    return {k: float(v) for k, v in logger.name_to_value.items() if isinstance(v, float | np.floating)}
+
+
+GRADIENTS = {
+    "policy.head.0.weight": "mlp_extractor.policy_net.0.weight",
+    "policy.head.4.bias": "action_net.bias",
+    "policy.log_std": "log_std",
+    "critic.head.2.weight": "mlp_extractor.value_net.2.weight",
+    "critic.head.4.weight": "value_net.weight",
+}
+
+
+def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
+    """One rollout as a flat batch; `shift` moves the old log-probs, so that ratios differ from 1."""
+    rollout, _ = learner.collect()
+    value, advantage, target = learner.targets(rollout)
+    columns = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
+    flat = {k: getattr(rollout, k).flatten(0, 1) for k in columns}
+    flat |= {"value": value.flatten(), "advantage": advantage.flatten(), "target": target.flatten()}
+    noise = torch.randn(len(flat["value"]), generator=torch.Generator().manual_seed(0))
+    flat["log_prob"] = flat["log_prob"] + shift * noise
+    return flat | {"valid": ~rollout.bad.flatten()}
+
+
+def gradients(
+    learner: Learner, batch: dict[str, torch.Tensor]
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """The loss's parts and its gradient by parameter."""
+    loss = make_loss(learner.config)
+    total, parts = loss(learner.net, batch, learner.policy.log_std.detach(), torch.tensor(1.0))
+    names, params = zip(*learner.net.named_parameters(), strict=True)
+    grads = torch.autograd.grad(total, params, allow_unused=True)
+    return {k: v.item() for k, v in parts.items()}, dict(zip(names, grads, strict=True))
+
+
+def test_one_update_from_equal_weights_and_batch_has_the_losses_and_gradients_of_stable_baselines3():
+    learner = tiny(entropy_coef=0.01, max_grad_norm=1e9, clip=0.05)
+    environment = gymnasium.make("InvertedPendulum-v5")
+    options = {
+        "clip_range": 0.05,
+        "ent_coef": 0.01,
+        "max_grad_norm": 1e9,
+        "policy_kwargs": {"net_arch": [16, 16]},
+    }
+    model = PPO(
+        "MlpPolicy", environment, n_steps=64, batch_size=64, n_epochs=1, device="cpu", seed=3, **options
+    )
+    batch = a_batch(learner, shift=0.1)
+    copy_from_sb3(model, learner)
+    ours, grads = gradients(learner, batch)
+    theirs = sb3_update(model, learner, batch)
+    assert ours["policy"] == pytest.approx(theirs["train/policy_gradient_loss"], abs=1e-5)
+    assert ours["value"] == pytest.approx(theirs["train/value_loss"], abs=1e-5)
+    assert -ours["entropy"] == pytest.approx(theirs["train/entropy_loss"], abs=1e-5)
+    assert 0.2 < ours["clipped"] == pytest.approx(theirs["train/clip_fraction"], abs=1e-5)
+    their_parameters = dict(model.policy.named_parameters())
+    for mine, name in GRADIENTS.items():
+        torch.testing.assert_close(grads[mine], their_parameters[name].grad, atol=1e-5, rtol=1e-5)
+
+
+def test_advantages_and_targets_are_stable_baselines3s_where_no_episode_is_cut_by_time():
+    learner = tiny(scale_reward=False)
+    rollout, _ = learner.collect()
+    rollout.terminated = rollout.done
+    value, advantage, target = learner.targets(rollout)
+    buffer = RolloutBuffer(16, gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Box(-1, 1, (1,)),
+                           "cpu", gae_lambda=0.95, gamma=0.99, n_envs=4)  # fmt: skip
+    buffer.rewards, buffer.values = rollout.reward.numpy(), value.detach().numpy()
+    buffer.episode_starts = torch.cat((torch.zeros(1, 4), rollout.done[:-1].float())).numpy()
+    last = learner.critic(rollout.final_state[-1]).detach()
+    buffer.compute_returns_and_advantage(last, rollout.done[-1].numpy())
+    torch.testing.assert_close(advantage, torch.from_numpy(buffer.advantages), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(target, torch.from_numpy(buffer.returns), atol=1e-5, rtol=1e-5)
+
+
+def test_a2c_is_the_first_epoch_its_gradient_is_that_of_log_prob_times_advantage():
+    learner = tiny(normalize_advantage=False, value_coef=0.0, lam=1.0)
+    batch = a_batch(learner)
+    _, grads = gradients(learner, batch)
+    mean, log_std, _ = learner.net(batch["obs"], batch["belief"], batch["first"], batch["state"])
+    textbook = -(log_prob(batch["action"], mean, log_std) * batch["advantage"]).mean()
+    names, params = zip(*learner.policy.named_parameters(), strict=True)
+    for name, grad in zip(names, torch.autograd.grad(textbook, params), strict=True):
+        torch.testing.assert_close(grads[f"policy.{name}"], grad)
+
+
+def test_reinforce_weighs_log_prob_by_the_return_that_followed():
+    learner = tiny(normalize_advantage=False, value_coef=0.0, lam=1.0, baseline=False, scale_reward=False)
+    rollout, _ = learner.collect()
+    rollout.terminated = rollout.done.clone()
+    rollout.done[-1] = rollout.terminated[-1] = True
+    _, advantage, _ = learner.targets(rollout)
+    for n in range(4):
+        for t in range(16):
+            expected, discount = 0.0, 1.0
+            for k in range(t, 16):
+                expected += discount * rollout.reward[k, n].item()
+                discount *= 0.99
+                if rollout.done[k, n]:
+                    break
+            assert advantage[t, n].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_first_epoch_starts_at_a_ratio_of_exactly_one():
+    learner = tiny(normalize_obs=True, horizon=32, minibatch=128)
+    learner.iterate()  # moves the normaliser
+    batch = a_batch(learner)
+    parts, _ = gradients(learner, batch)
+    mean, log_std, _ = learner.net(batch["obs"], batch["belief"], batch["first"], batch["state"])
+    torch.testing.assert_close(log_prob(batch["action"], mean, log_std), batch["log_prob"], rtol=0, atol=2e-6)
+    assert parts["clipped"] == 0.0 and abs(parts["kl"]) < 1e-9
+
+
+def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
+    learner = tiny(scale_reward=False, lam=0.0)
+    rollout, _ = learner.collect()
+    rollout.done[5, 2], rollout.terminated[5, 2] = True, False
+    value, advantage, _ = learner.targets(rollout)
+    expected = rollout.reward[5, 2] + 0.99 * learner.critic(rollout.final_state[5, 2][None])[0] - value[5, 2]
+    assert advantage[5, 2].item() == pytest.approx(expected.item(), abs=1e-6)
+    rollout.terminated[5, 2] = True
+    _, advantage, _ = learner.targets(rollout)
+    assert advantage[5, 2].item() == pytest.approx((rollout.reward[5, 2] - value[5, 2]).item(), abs=1e-6)
+
+
+def test_clipped_surrogate_by_hand():
+    ratio, advantage = torch.tensor([1.5, 1.5, 0.5, 0.5]), torch.tensor([2.0, -2.0, 2.0, -2.0])
+    assert surrogate_clip(ratio, advantage, 0.2).tolist() == pytest.approx([2.4, -3.0, 1.0, -1.6])
+
+
+def test_penalty_by_hand_and_its_weight_follows_the_paper():
+    penalized = surrogate_penalty(
+        torch.tensor([1.5]), torch.tensor([2.0]), torch.tensor([0.1]), torch.tensor(4.0)
+    )
+    assert penalized.item() == pytest.approx(3.0 - 0.4)
+    beta, target = torch.tensor(1.0), 0.015
+    assert [adapt_penalty(beta, torch.tensor(d), target).item() for d in (0.009, 0.015, 0.024)] == [
+        0.5,
+        1.0,
+        2.0,
+    ]
+
+
+def test_adaptive_learning_rate_falls_above_twice_the_target_and_rises_below_half_of_it():
+    lr = torch.tensor(3e-4)
+    moved = [adapt_lr(lr, torch.tensor(d), 0.01).item() for d in (0.021, 0.01, 0.004)]
+    assert moved == pytest.approx([2e-4, 3e-4, 4.5e-4])
+    assert adapt_lr(torch.tensor(1e-5), torch.tensor(1.0), 0.01).item() == pytest.approx(1e-5)
+
+
+def test_value_clipping_takes_the_larger_error_by_hand():
+    value, old, target = torch.tensor([2.0, 2.0]), torch.tensor([0.0, 0.0]), torch.tensor([2.0, 5.0])
+    assert value_loss(value, old, target, None).tolist() == [0.0, 9.0]
+    assert value_loss(value, old, target, 0.5).tolist() == [2.25, 20.25]
+
+
+def test_bad_transitions_stay_out_of_losses_and_of_the_standardization():
+    x, valid = torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False])
+    assert standardize(x, valid)[:2].tolist() == pytest.approx([-0.7071068, 0.7071068])
+    learner = tiny()
+    batch = a_batch(learner)
+    clean, grads = gradients(learner, {k: v[:-1] for k, v in batch.items()})
+    batch["valid"][-1] = False
+    batch["advantage"][-1] = batch["target"][-1] = 1e6
+    parts, masked = gradients(learner, batch)
+    assert parts["value"] == pytest.approx(clean["value"], rel=1e-5)
+    torch.testing.assert_close(
+        masked["policy.head.0.weight"], grads["policy.head.0.weight"], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_linear_schedule_reaches_zero_at_the_last_step():
+    learner = tiny(steps=3 * 64, lr_schedule="linear")
+    rates = [learner.iterate()["policy/lr"] for _ in range(4)]
+    assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}]
+)
+def test_a_learner_continues_bit_for_bit(changes):
+    straight = tiny(epochs=2, minibatch=32, normalize_obs=True, **changes)
+    first = [straight.iterate() for _ in range(2)]
+    saved = straight.state_dict()
+    rest = [straight.iterate() for _ in range(3)]
+    other = tiny(seed=5, epochs=2, minibatch=32, normalize_obs=True, **changes)
+    other.load_state_dict(saved)
+    assert [other.iterate() for _ in range(3)] == rest != first
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_equal_seeds_learn_equally_and_others_do_not():
+    same, again, other = (tiny(seed).iterate() for seed in (0, 0, 1))
+    assert same == again != other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"minibatch": 63}, "must divide"),
+        ({"clip": 0.0}, "clip"),
+        ({"gamma": 1.5}, "gamma"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_runs(changes, message):
+    with pytest.raises(OptionError, match=message):
+        tiny(**changes)
+
+
+@pytest.mark.medium
+def test_ppo_balances_the_pendulum():
+    learner = tiny(num_envs=16, horizon=64, minibatch=64, epochs=10, normalize_obs=True, lr=1e-3)
+    lengths = [learner.iterate().get("episode/length", 0.0) for _ in range(40)]
+    assert max(lengths[:3]) < 30 < 150 < max(lengths)
