@@ -89,14 +89,15 @@ class Run:
         path = Path(folder).resolve()
         try:
             text = json.loads((path / CONFIG).read_bytes())
-            if text["schema"] != SCHEMA:
-                raise RunError(f"{folder} has config schema {text['schema']!r}; known here: {SCHEMA}")
-            return cls(path, int(text["steps"]), dict(text["config"]), dict(text["about"]))
+            run = cls(path, int(text["steps"]), dict(text["config"]), dict(text["about"]))
         except OSError as error:
             inside = " (its runs are inside; try its 'latest')" if (path / LATEST).exists() else ""
             raise RunError(f"{folder} is no run: it has no {CONFIG}{inside}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{folder} is no run: its {CONFIG} is damaged: {error!r}") from error
+        if text.get("schema") != SCHEMA:
+            raise RunError(f"{folder} has config schema {text.get('schema')!r}; known here: {SCHEMA}")
+        return run
 
     def until(self, steps: int) -> "Run":
         """The same run asked for more (or fewer) steps, on disk too."""

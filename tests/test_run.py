@@ -1,0 +1,135 @@
+"""The run folder: made whole, found again, refused when it is something else."""
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from toy import Toy
+
+from robokit.errors import CheckpointError, RunError
+from robokit.run import Done, Log, Run
+
+CONFIG = {"task": "toy", "seed": 0, "options": {"hidden": (4, 4)}}
+
+
+def make(root: Path, name: str = "toy", **config: object) -> Run:
+    return Run.create(root, name, 80, {**CONFIG, **config}, {"commit": "abc"})
+
+
+def test_what_was_created_opens_equal_by_folder_and_by_link(tmp_path: Path):
+    run = make(tmp_path)
+    assert Run.open(run.path) == run
+    assert Run.open(tmp_path / "toy/latest") == run
+    assert run.config["options"] == {"hidden": [4, 4]}  # as JSON has it, from the start
+
+
+def test_the_link_is_relative_and_points_to_the_newest(tmp_path: Path):
+    runs = [make(tmp_path) for _ in range(3)]  # within one second
+    assert len({run.path for run in runs}) == 3
+    assert os.readlink(tmp_path / "toy/latest") == runs[-1].path.name
+    (tmp_path / "toy").rename(tmp_path / "moved")
+    assert Run.open(tmp_path / "moved/latest").config == runs[-1].config
+
+
+def test_more_steps_are_remembered_on_disk(tmp_path: Path):
+    make(tmp_path).until(160)
+    assert Run.open(tmp_path / "toy/latest").steps == 160
+
+
+def test_what_is_no_run_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(RunError, match=r"nothing is no run: it has no config\.json"):
+        Run.open(tmp_path / "nothing")
+    run = make(tmp_path)
+    with pytest.raises(RunError, match=r"toy is no run.*try its 'latest'"):
+        Run.open(tmp_path / "toy")
+    for text in ("", "{", "[]", '{"schema": 1}', "\xff", '{"schema": 1, "steps": "x"}'):
+        (run.path / "config.json").write_text(text, "latin-1")
+        with pytest.raises(RunError, match=r"is no run: its config\.json is damaged"):
+            Run.open(run.path)
+    (run.path / "config.json").write_text('{"schema": 99, "steps": 1, "config": {}, "about": {}}')
+    with pytest.raises(RunError, match="config schema 99"):
+        Run.open(run.path)
+
+
+def test_a_root_that_cannot_hold_runs_is_a_run_error(tmp_path: Path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunError, match="cannot create a run"):
+        make(tmp_path / "runs")
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path: Path):
+    theirs, ours = make(tmp_path, seed=1), make(tmp_path)
+    theirs.save(Toy(), Done(8, 1, 0.5))
+    (theirs.path / "checkpoints").rename(ours.path / "checkpoints")
+    with pytest.raises(CheckpointError, match="belongs to another run: its seed is 1, this run's 0"):
+        ours.resume(Toy())
+
+
+def test_a_checkpoint_that_does_not_fit_the_learner_is_refused(tmp_path: Path):
+    run = make(tmp_path)
+    run.save(Toy(size=4), Done(8, 1, 0.5))
+    with pytest.raises(CheckpointError, match="does not fit this learner"):
+        run.resume(Toy(size=5))
+
+
+def test_resuming_falls_back_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, toy = make(tmp_path), Toy()
+    run.save(toy, Done(8, 1, 0.5))
+    toy.iterate()
+    damaged = run.save(toy, Done(16, 2, 1.0))
+    os.truncate(damaged / "state.safetensors", 10)
+    assert run.resume(Toy()) == Done(8, 1, 0.5)
+    assert f"skipped: checkpoint {damaged} is damaged" in capsys.readouterr().err
+
+
+def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path):
+    with Log(tmp_path, 0) as log:
+        for steps in (8, 16, 24):
+            log.add({"steps": steps, "loss": 0.5})
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"steps": 3')
+    with Log(tmp_path, 16) as log:
+        log.add({"steps": 24, "loss": 0.25})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["steps"], row["loss"]) for row in rows] == [(8, 0.5), (16, 0.5), (24, 0.25)]
+
+
+def test_damaged_metrics_are_not_dropped_in_silence(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('{"steps": 8}\n{"ste#s": 16}\n{"steps": 24}\n')
+    with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl is damaged"):
+        Log(tmp_path, 24)
+
+
+def test_a_full_disk_under_the_metrics_is_a_run_error(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Log(tmp_path, 0) as log:
+        log.add({"steps": 8})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        try:
+            with pytest.raises(RunError, match="cannot write metrics"):
+                log.add({"steps": 16})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with Log(tmp_path, 8):
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"steps": 8}\n'
+
+
+def test_tensorboard_holds_the_same_numbers(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for begin in (0, 16):  # the second process takes up at step 16 and overwrites step 24
+        with Log(tmp_path, begin) as log:
+            for steps in (8, 16, 24)[begin // 8 :]:
+                log.add({"steps": steps, "loss": steps + begin})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in board.Scalars("loss")] == [(8, 8.0), (16, 16.0), (24, 40.0)]
+
+
+def test_only_one_process_trains_in_a_folder(tmp_path: Path):
+    run = make(tmp_path)
+    with run.locked(), pytest.raises(RunError, match="another process is training"), run.locked():
+        pass
+    with run.locked():
+        pass

@@ -1,0 +1,221 @@
+"""The loop: it stops when asked, refuses what is not finite, and takes up where it stopped, bit for bit."""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy import Toy
+
+from robokit.algos.ppo import Config
+from robokit.algos.ppo import Learner as Ppo
+from robokit.env import make
+from robokit.errors import CheckpointError, RunError
+from robokit.run import WALL_CLOCK, Learner, Run
+from robokit.train import train
+
+TESTS = Path(__file__).parent
+
+
+def new(root: Path, steps: int = 80) -> Run:
+    return Run.create(root, "toy", steps, {"seed": 0}, {})
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """Without what a clock measured."""
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows]
+
+
+def assert_equal(one: Learner, other: Learner) -> None:
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+
+
+def test_a_run_holds_one_line_an_iteration_and_a_checkpoint_at_its_end(tmp_path: Path):
+    toy, run = Toy(), new(tmp_path)
+    outcome = train(toy, run, 80)
+    assert (outcome.done.steps, outcome.done.iterations, outcome.signal) == (80, 10, None)
+    rows = metrics(run)
+    assert [(row["steps"], row["iteration"]) for row in rows] == [(8 * n, n) for n in range(1, 11)]
+    assert rows[-1]["episode/return"] == toy.weight.sum().item()
+    again = Toy()
+    run.resume(again)
+    assert_equal(again, toy)
+    assert outcome.checkpoint == run.checkpoint(80)
+
+
+def test_a_run_that_is_done_is_left_alone(tmp_path: Path):
+    run = new(tmp_path)
+    first = train(Toy(), run, 80)
+    before = (run.path / "metrics.jsonl").read_bytes()
+    assert train(Toy(), run, 80) == first
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", [0, 8, 24, 72])
+def test_the_toy_continues_bit_for_bit(tmp_path: Path, cut: int):
+    whole, straight = Toy(), new(tmp_path)
+    train(whole, straight, 80)
+    broken, part = new(tmp_path), Toy(seed=5)
+    train(Toy(), broken, cut)
+    train(part, broken, 80)  # what it starts from is all in the checkpoint
+    assert_equal(part, whole)
+    assert metrics(broken) == metrics(straight)
+
+
+def test_a_kill_after_the_checkpoint_is_made_up_for(tmp_path: Path):
+    whole, straight = Toy(), new(tmp_path)
+    train(whole, straight, 80)
+    killed = new(tmp_path)
+    train(Toy(), killed, 64, save_steps=24)
+    shutil.rmtree(killed.checkpoint(64))  # as if the process had died at step 63: lines and events, no save
+    part = Toy()
+    train(part, killed, 80)
+    assert_equal(part, whole)
+    assert metrics(killed) == metrics(straight)
+
+
+def pendulum(steps: int) -> Ppo:
+    config = Config(
+        steps=steps, num_envs=4, horizon=16, minibatch=16, epochs=2, lr_schedule="adaptive", hidden=(8,)
+    )
+    return Ppo(make("inverted_pendulum", 4, seed=1, threads=1), config, seed=2)
+
+
+@pytest.mark.medium
+def test_ppo_continues_bit_for_bit_at_five_random_points(tmp_path: Path):
+    steps = 64 * 12
+    whole, straight = pendulum(steps), new(tmp_path, steps)
+    train(whole, straight, steps)
+    for cut in random.Random(0).sample(range(1, 12), 5):
+        part, broken = pendulum(steps), new(tmp_path, steps)
+        train(pendulum(steps), broken, 64 * cut)
+        train(part, broken, steps)
+        assert_equal(part, whole)
+        assert metrics(broken) == metrics(straight)
+    assert any("episode/return" in row for row in metrics(straight))  # episodes ended: resets are in it
+
+
+def test_a_parameter_that_is_not_finite_stops_the_run_and_spares_the_good_checkpoint(tmp_path: Path):
+    run = new(tmp_path)
+    with pytest.raises(RunError, match=r"weight not finite at step 48.*checkpoint of step 40 is the last"):
+        train(Toy(nan_at=6), run, 80, save_steps=8)
+    saved, _ = run.newest()
+    assert saved is not None
+    assert saved.steps == 40
+    assert all(bool(torch.isfinite(t).all()) for t in saved.tensors.values())
+    assert metrics(run)[-1]["steps"] == 40
+    assert train(Toy(), run, 80).done.steps == 80  # with the cause gone it goes on
+
+
+def test_a_metric_that_is_not_finite_stops_the_run(tmp_path: Path):
+    class Diverging(Toy):
+        def iterate(self) -> dict[str, float]:
+            return {**super().iterate(), "loss/value": math.inf if self.iterations == 3 else 0.0}
+
+    with pytest.raises(RunError, match="loss/value not finite at step 24"):
+        train(Diverging(), new(tmp_path), 80)
+
+
+def test_what_no_metric_shows_is_found_before_it_is_saved(tmp_path: Path):
+    class Hidden(Toy):
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            broken = torch.full((1,), torch.nan if self.iterations == 4 else 0.0)
+            return {**super().state_dict(), "critic": broken, "env.sim": torch.full((1,), torch.nan)}
+
+    run = new(tmp_path)
+    with pytest.raises(RunError, match=r"^critic not finite at step 32"):
+        train(Hidden(), run, 80, save_steps=16)
+    assert run.newest()[0].steps == 16  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_iteration(tmp_path: Path):
+    run, toy = new(tmp_path), Toy()
+    (run.path / "checkpoints").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot save"):
+        train(toy, run, 80)
+    assert toy.iterations == 0
+
+
+def test_the_loop_runs_outside_of_the_main_thread(tmp_path: Path):
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(train(Toy(), new(tmp_path), 16)))
+    thread.start()
+    thread.join()
+    assert outcomes[0].done.steps == 16
+
+
+def test_the_handlers_of_the_caller_come_back(tmp_path: Path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(Toy(), new(tmp_path), 16)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_loop_after_the_iteration_and_saves(tmp_path: Path, number: signal.Signals):
+    class Stopped(Toy):
+        def iterate(self) -> dict[str, float]:
+            if self.iterations == 3:
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)  # the impatient second one, too
+            return super().iterate()
+
+    whole, straight = Toy(), new(tmp_path)
+    train(whole, straight, 80)
+    run = new(tmp_path)
+    outcome = train(Stopped(), run, 80)
+    assert (outcome.signal, outcome.done.steps) == (number, 32)
+    part = Toy()
+    train(part, run, 80)
+    assert_equal(part, whole)
+    assert metrics(run) == metrics(straight)
+
+
+FOREVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from toy import Toy
+from robokit.run import Run
+from robokit.train import train
+
+outcome = train(Toy(), Run.create(sys.argv[2], "toy", 1 << 40, {"seed": 0}, {}), 1 << 40, save_seconds=0.05)
+sys.exit(128 + outcome.signal)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_run_that_continues_bit_for_bit(tmp_path: Path):
+    command = [sys.executable, "-c", FOREVER, str(TESTS), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not [f for f in tmp_path.glob("toy/*/checkpoints/0*") if int(f.name) > 0]:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    run, part = Run.open(tmp_path / "toy/latest"), Toy()
+    at = run.resume(Toy()).steps
+    train(part, run, at + 80)
+    whole, straight = Toy(), new(tmp_path)
+    train(whole, straight, at + 80)
+    assert_equal(part, whole)
+    assert metrics(run) == metrics(straight)
+
+
+def test_progress_without_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    toy = Toy()
+    train(toy, new(tmp_path), 80)
+    out, err = capsys.readouterr()
+    assert out == ""  # standard output is for results
+    assert "toy 80/80 steps, " in err
+    assert f"return {toy.weight.sum():.1f}, 0 min 00 s left" in err
+    assert "\x1b" not in err
