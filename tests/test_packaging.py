@@ -31,6 +31,10 @@ def name_only(requirement: str) -> str:
     return bare.strip().lower().replace("_", "-")
 
 
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
 def test_the_controller_needs_nothing_of_robokit_nor_torch_nor_mujoco(tmp_path: Path):
     names = {"robokit", "torch", "mujoco", "gymnasium", "onnx", "rich", "tyro"}
     loaded = python("import robokit.controller;" + LOADED.format(names=names), tmp_path)
@@ -71,13 +75,22 @@ def test_every_requirement_has_a_tested_version():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the source distribution of a copy of the tree, so that both are whole."""
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built, with a model file deep among the tasks."""
+    tree = tmp_path_factory.mktemp("tree")
     for folder in ("robokit", "tasks"):
-        copytree(ROOT / folder, tree / folder, ignore=ignore_patterns("__pycache__", "runs"))
+        copytree(ROOT / folder, tree / folder, ignore=ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / file, tree)
+    (tree / "tasks/robots/any").mkdir(parents=True)
+    (tree / "tasks/robots/any/scene.xml").write_text("<mujoco/>")
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution, so that both are whole."""
+    out = tmp_path_factory.mktemp("dist")
     build = "from setuptools import build_meta as b; b.build_{kind}({out!r})"
     python(build.format(kind="sdist", out=str(out)), tree)
     [archive] = out.glob("*.tar.gz")
@@ -109,16 +122,13 @@ def command(installed: Path, cwd: Path, *words: str) -> str:
 
 
 @pytest.mark.medium
-def test_the_wheel_holds_the_library_the_tasks_and_nothing_else(wheel: Path):
+def test_the_wheel_holds_the_library_the_tasks_and_nothing_else(wheel: Path, tree: Path):
     names = zipfile.ZipFile(wheel).namelist()
-    code = [name for name in names if ".dist-info/" not in name]
-    assert {name.split("/")[0] for name in code} == {"robokit"}
-    shipped = {
-        path for path in (ROOT / "tasks").rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert {f"robokit/_tasks/{path.relative_to(ROOT / 'tasks')}" for path in shipped} <= set(code)
-    assert "robokit/py.typed" in code
-    assert not [name for name in code if "__pycache__" in name]
+    library = {f"robokit/{path}" for path in files(tree / "robokit")}
+    tasks = {f"robokit/_tasks/{path}" for path in files(tree / "tasks")}
+    assert {name for name in names if ".dist-info/" not in name} == library | tasks
+    assert "robokit/_tasks/robots/any/scene.xml" in names
+    assert "robokit/py.typed" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
 
 
