@@ -13,17 +13,21 @@ What is inside:
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from robokit.checkpoint import Checkpoint, newest, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
@@ -172,31 +176,37 @@ class Log:
         self._folder = folder
         with self._disk():
             _cut(folder / METRICS, steps)
-            self._file = (folder / METRICS).open("ab", buffering=0)
-            self._board = SummaryWriter(str(folder / BOARD), purge_step=steps + 1 if steps else None)
+            (folder / BOARD).mkdir(exist_ok=True)
+            self._metrics = (folder / METRICS).open("ab", buffering=0)
+            events = f"events.out.tfevents.{time.time_ns()}"  # TensorBoard reads them in this order
+            self._events = (folder / BOARD / events).open("xb", buffering=0)
+            self._add_event(file_version="brain.Event:2")
+            if steps:  # hides the events of a lost process from here on
+                self._add_event(step=steps + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
-        with self._disk():
-            self._board.close()
+        self._metrics.close()
+        self._events.close()
 
     def add(self, metrics: dict[str, float]) -> None:
         """One line; `steps` is among them."""
-        line = json.dumps(metrics, allow_nan=False).encode() + b"\n"
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         with self._disk():
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, int(metrics["steps"]))
+            _write(self._metrics, json.dumps(metrics, allow_nan=False).encode() + b"\n")
+            self._add_event(step=int(metrics["steps"]), summary=Summary(value=values))
 
     def sync(self) -> None:
         """All lines so far are on the disk when this returns."""
         with self._disk():
-            os.fsync(self._file.fileno())
-            self._board.flush()
+            os.fsync(self._metrics.fileno())
+
+    def _add_event(self, **content: Any) -> None:
+        record = io.BytesIO()
+        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
+        _write(self._events, record.getvalue())
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -204,6 +214,11 @@ class Log:
             yield
         except OSError as error:
             raise RunError(f"cannot write metrics into {self._folder}: {error.strerror or error}") from error
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    if file.write(content) != len(content):  # as much as the disk still held
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _cut(path: Path, steps: int) -> None:

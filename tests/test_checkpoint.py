@@ -242,6 +242,7 @@ print(json.dumps({"steps": steps, "cut": cut, "left": sorted(p.name for p in par
 """
 
 
+@pytest.mark.medium
 def test_fifty_kills_of_a_saving_process_lose_nothing(tmp_path: Path):
     command = [sys.executable, "-c", KILLED, str(tmp_path), "50"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

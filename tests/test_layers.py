@@ -47,7 +47,7 @@ FOREIGN = {  # all that these may know beside the standard library; the others a
     "errors": set[str](),
     "controller": {"numpy", "onnxruntime"},
     "checkpoint": {"torch", "safetensors"},
-    "run": {"torch"},
+    "run": {"torch", "tensorboard"},
     "train": {"torch", "rich"},
     "task": {"torch", "numpy"},
     "env": {"torch", "numpy"},

@@ -195,6 +195,7 @@ sys.exit(128 + outcome.signal)
 """
 
 
+@pytest.mark.medium
 def test_a_kill_at_any_moment_leaves_a_run_that_continues_bit_for_bit(tmp_path: Path):
     command = [sys.executable, "-c", FOREVER, str(TESTS), str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -219,3 +220,53 @@ def test_progress_without_a_terminal_is_plain_lines(tmp_path: Path, capsys: pyte
     assert "toy 80/80 steps, " in err
     assert f"return {toy.weight.sum():.1f}, 0 min 00 s left" in err
     assert "\x1b" not in err
+
+
+FULL = """
+import subprocess, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+disk = Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=True)
+import torch
+from test_train import assert_equal, metrics, new
+from toy import Toy
+from robokit.errors import RunError
+from robokit.train import train
+
+def refused(words):
+    try:
+        train(Toy(size=64), run, 4000, save_steps=8)
+    except RunError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError("nothing was refused")
+
+run = new(disk)
+train(Toy(size=64), run, 40)
+(disk / "ballast").write_bytes(bytes(800_000))
+refused("No space left on device")
+assert not list(run.path.glob("checkpoints/.*")), "debris"
+assert 40 <= run.newest()[0].steps < 4000
+(disk / "ballast").unlink()
+subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+refused("Read-only file system")
+subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+toy, whole, straight = Toy(size=64), Toy(size=64), new(Path(sys.argv[3]))
+train(toy, run, 4000)
+train(whole, straight, 4000)
+assert_equal(toy, whole)
+assert metrics(run) == metrics(straight)
+"""
+ALONE = ["unshare", "--user", "--map-root-user", "--mount"]  # a process that may mount a disk of its own
+MAY_MOUNT = shutil.which("unshare") and subprocess.run([*ALONE, "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(not MAY_MOUNT, reason="needs unshare(1), to mount a small disk")
+def test_a_disk_that_fills_up_or_turns_read_only_costs_nothing(tmp_path: Path):
+    for name in ("disk", "runs"):
+        (tmp_path / name).mkdir()
+    places = [str(TESTS), str(tmp_path / "disk"), str(tmp_path / "runs")]
+    done = subprocess.run([*ALONE, sys.executable, "-c", FULL, *places], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
