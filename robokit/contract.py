@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from robokit.errors import TaskError, did_you_mean
+from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sim import Sim
 from robokit.task import Task, Terms
 
@@ -22,6 +24,7 @@ class Names:
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # metrics that are true or false
+    memory: tuple[str, ...]  # what remember returns
 
 
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
@@ -58,6 +61,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         costs=tuple(seen["costs"]),
         metrics=tuple(seen["metrics"]),
         booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
+        memory=tuple(remembered),
     )
 
 
@@ -79,13 +83,26 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
 
 
 def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
-    """A task function's value, or TaskError when it is not of the kind the contract asks for."""
-    values = getattr(task, function)(*arguments)
+    """A task function's value, or TaskError when it raises or its value is not of the contract's kind."""
+    try:
+        values = getattr(task, function)(*arguments)
+    except Error:
+        raise
+    except Exception as error:
+        where = f"{type(task).__name__}.{function}{_line(error, task, function)}"
+        raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error
     expected = Tensor if function == "terminated" else dict
     if not isinstance(values, expected):
         got = type(values).__name__
         raise TaskError(f"{type(task).__name__}.{function} must return a {expected.__name__}, got {got}")
     return values
+
+
+def _line(error: Exception, task: Task, function: str) -> str:
+    """Where in the function's own file `error` came from."""
+    file = getattr(task, function).__code__.co_filename
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:

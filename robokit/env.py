@@ -107,7 +107,6 @@ class Env:
         sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
         bad = sim.bad()
         reward, terms, cost, terminated, metrics, memory = self._judge(sim, action)
-        keep = ~bad
         self._remember(memory, action)
         obs, state = self._observe()
         final_obs, final_state = self._last_good(bad, obs, state)
@@ -119,9 +118,19 @@ class Env:
         if restarting:
             self._restart(done)
         self.obs, self.state = self._observe() if restarting or moved else (obs, state)
-        out = (self.obs, self.state, *self._out(reward * keep, cost * keep[:, None], terminated, truncated))
+        reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
         return Step(
-            *out, final_obs, final_state, *self._out(bad, terms * keep[:, None], metrics * keep[:, None])
+            obs=self.obs,
+            state=self.state,
+            reward=self._to(reward),
+            cost=self._to(cost),
+            terminated=self._to(terminated),
+            truncated=self._to(truncated),
+            final_obs=final_obs,
+            final_state=final_state,
+            bad=self._to(bad),
+            terms=self._to(terms),
+            metrics=self._to(metrics),
         )
 
     def reset(self, stagger: bool = False) -> Tensor:
@@ -154,16 +163,17 @@ class Env:
 
     def _observe(self) -> tuple[Tensor, Tensor]:
         obs, state = self._look(self.sim)
-        return self._out(obs)[0], self._out(state)[0]
+        return self._to(obs), self._to(state)
 
-    def _out(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.to(self.device) for t in tensors)
+    def _to(self, value: Tensor) -> Tensor:
+        return value.to(self.device)
 
     def _last_good(self, bad: Tensor, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         broken = bad.to(self.device)[:, None]
         return torch.where(broken, self.obs, obs), torch.where(broken, self.state, state)
 
     def _remember(self, memory: Terms, action: Tensor) -> None:
+        same_names(memory, self.names.memory, "remember")
         for name, value in memory.items():
             self.sim.memory[name].copy_(value)
         self.sim.memory["action"].copy_(action)
@@ -219,7 +229,7 @@ class Env:
             raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
         self.sim.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("sim.")})
         self.rng.set_state(state["rng"])
-        self.obs, self.state = self._out(state["obs"].clone(), state["state"].clone())
+        self.obs, self.state = self._to(state["obs"].clone()), self._to(state["state"].clone())
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
@@ -254,6 +264,11 @@ def _periods(task: Task) -> int:
     if not task.time_limit >= task.control_dt:
         raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
     return round(task.time_limit / task.control_dt)
+
+
+def _zero_where(bad: Tensor, value: Tensor) -> Tensor:
+    """A product with 0 would keep a NaN."""
+    return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), 0.0, value)
 
 
 def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
