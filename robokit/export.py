@@ -7,6 +7,7 @@ The graph is the whole controller. In: every named observation term, raw, (B, d)
 MuJoCo's order; `carry_next` (B, S). A term called "action" is the previous action: carried, not supplied.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -14,7 +15,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,27 +82,29 @@ def export(
     then, and an older export at `path` stays whole.
     """
     policy = copy.deepcopy(policy).cpu().eval()
-    model = trace(policy, env)
+    model = trace(Graph(policy, env), env)
     rollout = record(policy, env)
     parity = gate(model, policy, env, rollout)
     facts = {"limits": limits, "evaluation": evaluation, "parity": [asdict(p) for p in parity]}
     contract = write_contract(policy, env, rollout, commit) | facts
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(contract, allow_nan=False)})
-    digest = _install(model.SerializeToString(), Path(path))
+    digest = install(model.SerializeToString(), Path(path))
     return Report(Path(path), digest, parity, gaps(contract))
 
 
-def trace(policy: Policy, env: Env) -> onnx.ModelProto:
-    """The ONNX graph of a policy on the CPU, with a symbolic batch."""
+def trace(graph: Graph, env: Env) -> onnx.ModelProto:
+    """The graph of a policy on the CPU as ONNX, with a symbolic batch."""
     widths = supplied(env)
     if taken := [n for n in widths if n in (*OUTPUTS, "carry", "reset")]:
         raise ExportError(f"observations may not be called {taken}: the graph's own inputs and outputs are")
-    carry = torch.zeros(2, policy.act_dim + policy.belief_size)  # a batch of 1 would be taken for a constant
+    carry = torch.zeros(
+        2, graph.policy.act_dim + graph.policy.belief_size
+    )  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
     batch = {0: torch.export.Dim("batch", min=1)}
     with _quiet():
         program = torch.onnx.export(
-            Graph(policy, env).eval(),
+            graph.eval(),
             (terms, carry, torch.ones(2, dtype=torch.bool)),
             dynamo=True,
             opset_version=OPSET,
@@ -115,7 +117,7 @@ def trace(policy: Policy, env: Env) -> onnx.ModelProto:
     return _stripped(program.model_proto)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's own deprecations, and its notes about packages that are not needed."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
@@ -137,8 +139,13 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _install(data: bytes, path: Path) -> str:
-    """Both files or none: staged beside, read back by a Controller, then renamed into place."""
+def install(data: bytes, path: Path) -> str:
+    """Write an exported file and its sha256, or neither, and return the sha256.
+
+    Staged beside, read back by a Controller, then renamed: a kill leaves the old export or the new.
+
+    Raises ExportError when the disk is full or may not be written.
+    """
     digest = hashlib.sha256(data).hexdigest()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,5 +172,6 @@ def _swap(staged: Path, path: Path) -> None:
     except OSError:
         listing.write_bytes(old) if old else listing.unlink()
         raise
-    new.replace(listing)
-    sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # it only tidies: the new file already stands and is listed
+        new.replace(listing)
+        sync_folder(path.parent)

@@ -1,0 +1,148 @@
+"""What a file says about its policy: the contract inside, which a robot reads, and the card beside it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from robokit import __version__
+from robokit.checkpoint import write_atomically
+from robokit.controller import SCHEMA, load
+from robokit.env import Env
+from robokit.gate import PREVIOUS, Rollout
+from robokit.policy import Policy
+from robokit.sim.facts import actuators, channels, model_hashes, model_name
+
+PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
+SAME_READING = 0.9  # of the samples; an observation may clip what it reads
+
+
+def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | None) -> dict[str, Any]:
+    """What a robot needs to know, as JSON values; None where nobody said."""
+    task, widths = env.task, supplied(env)
+    commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
+    action, belief = policy.act_dim, policy.belief_size
+    return {
+        "schema": SCHEMA,
+        "task": type(task).__name__,
+        "robot": model_name(env.sim),
+        "control_dt": float(task.control_dt),
+        "inputs": [_input(name, env, rollout) for name in widths],
+        "actuators": _actuators(env),
+        "carry": {"size": action + belief, "action": action, "belief": belief},
+        "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
+        "versions": {"robokit": __version__} | {name: _version(name) for name in PACKAGES},
+        "hashes": {"model": model_hashes(task.model), "commit": commit},
+    }
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """{"contract": ..., "gaps": [...]} of a file. Raises ContractError when it is not whole."""
+    contract = load(path)[1]
+    return {"contract": contract, "gaps": list(gaps(contract))}
+
+
+def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted names of everything the contract has no value for."""
+    return tuple(_holes(contract, ""))
+
+
+def write_card(path: str | Path, evaluation: Mapping[str, Any]) -> Path:
+    """`<policy>.json` beside a file: task, commit, sha256, parity error, and what evaluating it gave.
+
+    Raises ContractError when the file is not whole.
+    """
+    contract, path = load(path)[1], Path(path)
+    card = {
+        "task": contract["task"],
+        "robot": contract["robot"],
+        "commit": contract["hashes"]["commit"],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "parity_error": max(p["ctrl_error"] for p in contract["parity"]),
+        **evaluation,
+    }
+    beside = path.with_suffix(".json")
+    write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
+    return beside
+
+
+def _holes(value: Any, place: str) -> Iterator[str]:
+    if value is None:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _holes(inner, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            name = inner["name"] if isinstance(inner, Mapping) and "name" in inner else i
+            yield from _holes(inner, f"{place}.{name}")
+
+
+def supplied(env: Env) -> dict[str, int]:
+    """The observation terms that a robot must supply, name -> width: all but the previous action."""
+    return {name: width for name, width in env.names.obs.items() if name != PREVIOUS}
+
+
+def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:
+    """One observation term; `seen` is its range in the rollout that checked the export."""
+    start = sum(width for _, width in _before(name, env))
+    values = rollout.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
+    sources = _sources(values, rollout.readings.flatten(0, 1))
+    known = channels(env.sim)
+    facts = {
+        key: _once([None if i is None else getattr(known[i], key) for i in sources])
+        for key in ("source", "unit", "frame")
+    }
+    low, high = values.amin(0).tolist(), values.amax(0).tolist()
+    return {
+        "name": name,
+        "size": values.shape[1],
+        **facts,
+        "seen": {"low": low, "high": high},
+        "max_age": None,
+    }
+
+
+def _before(name: str, env: Env) -> list[tuple[str, int]]:
+    terms = list(env.names.obs.items())
+    return terms[: [n for n, _ in terms].index(name)]
+
+
+def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
+    """Which reading each column is: equal to the last bit in most samples but zeros, and not constant."""
+    found: list[int | None] = []
+    for column in values.unbind(-1):
+        moving = column != 0
+        same = (readings[moving] == column[moving, None]).float().mean(0)
+        known = len(same) > 0 and bool(column.std() > 0) and bool(same.max() >= SAME_READING)
+        found.append(int(same.argmax()) if known else None)
+    return found
+
+
+def _once(values: list[Any]) -> Any:
+    """One value where all are equal."""
+    return values[0] if all(v == values[0] for v in values) else values
+
+
+def _actuators(env: Env) -> list[dict[str, Any]]:
+    """`default` is ctrl at action 0; a range that is not limited is None."""
+    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), env.action_center.tolist(), strict=True)
+    return [
+        fact | {"low": _finite(low), "high": _finite(high), "default": default}
+        for fact, (low, high, default) in zip(actuators(env.sim), bounds, strict=True)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

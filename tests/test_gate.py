@@ -1,0 +1,187 @@
+"""No file comes of a graph that is not the policy, not portable, or keeps a NaN."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from arm import Arm, make_policy
+from torch import Tensor, nn
+
+import robokit
+from robokit.env import Env
+from robokit.errors import ExportError
+from robokit.export import Graph, export, trace
+from robokit.gate import STEPS, TOLERANCE, Rollout, check_graph, gate, record
+from robokit.policy import Policy
+from robokit.task import Task
+
+
+@dataclasses.dataclass
+class Made:
+    env: Env
+    policy: Policy
+    model: onnx.ModelProto
+    rollout: Rollout
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    env = robokit.make(Arm, num_envs=4, threads=1)
+    policy = make_policy(env)
+    return Made(env, policy, trace(Graph(policy, env), env), record(policy, env))
+
+
+def test_the_rollout_is_real_and_has_episode_ends(made: Made) -> None:
+    assert made.rollout.obs.shape == (STEPS, 4, made.env.obs_dim)
+    assert made.rollout.first[0].all()
+    assert made.rollout.first[1:].sum() >= 4 * STEPS / 31
+
+
+def perturbed_weight(policy: Policy) -> None:
+    last = policy.head[-1]
+    assert isinstance(last, nn.Linear)
+    last.weight.data[0, 0] += 1e-3
+
+
+def other_epsilon(policy: Policy) -> None:
+    policy.normalizer.var.add_(1e-5)  # as if eps were 1e-5
+
+
+def other_clip(policy: Policy) -> None:
+    policy.normalizer.clip = 2.0
+
+
+def test_the_policy_under_test_moves_and_is_seldom_clipped(made: Made) -> None:
+    """Else parity would prove nothing."""
+    with torch.no_grad():
+        obs = made.rollout.obs.flatten(0, 1)
+        action, _ = made.policy(
+            obs, torch.zeros(len(obs), made.policy.belief_size), torch.ones(len(obs)).bool()
+        )
+    assert (action.std(0) > 0.2).all()
+    assert (action.abs() < 1).float().mean() > 0.5
+
+
+def test_the_gate_lets_the_policy_pass_and_measures_it(made: Made) -> None:
+    parity = gate(made.model, made.policy, made.env, made.rollout)
+    assert [(p.batch, p.steps) for p in parity] == [(1, 1000), (64, 1000)]
+    assert all(p.resets >= 10 and 0 < p.ctrl_error <= TOLERANCE for p in parity)  # 0: a thing with itself
+
+
+@pytest.mark.parametrize("change", [perturbed_weight, other_epsilon, other_clip])
+def test_the_gate_stops_a_policy_that_changed_after_tracing(made: Made, change: Any) -> None:
+    policy = make_policy(made.env)
+    change(policy)
+    with pytest.raises(ExportError, match=r"differs from the policy at batch 1 by .* of the actuator range"):
+        gate(made.model, policy, made.env, made.rollout)
+
+
+class Product(Graph):
+    """A reset by multiplication, which keeps a NaN."""
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        kept = carry * (~reset[:, None]).float()
+        return super().forward(terms, kept, torch.zeros_like(reset))
+
+
+class Stale(Graph):
+    """Carries the previous action as it was one step earlier."""
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        ctrl, after = super().forward(terms, carry, reset)
+        a = self.policy.act_dim
+        return ctrl, torch.cat((torch.where(reset[:, None], 0.0, carry[:, :a]), after[:, a:]), -1)
+
+
+class Swapped(Graph):
+    """Mixes up two terms of one width."""
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward((terms[2][:, :1], terms[1], terms[0], *terms[3:]), carry, reset)
+
+
+class Unscaled(Graph):
+    """Gives the action instead of ctrl."""
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        _, after = super().forward(terms, carry, reset)
+        return after[:, : self.policy.act_dim], after
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [(Product, "NaN probe"), (Stale, "differs"), (Swapped, "differs"), (Unscaled, "differs")],
+)
+def test_the_gate_stops_a_graph_that_is_wired_wrong(made: Made, wrong: type[Graph], says: str) -> None:
+    model = trace(wrong(made.policy, made.env), made.env)
+    with pytest.raises(ExportError, match=says):
+        gate(model, made.policy, made.env, made.rollout)
+
+
+def static(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def foreign(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "com.microsoft"
+
+
+def external(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+
+def dangling(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].input[0] = "nowhere"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (static, r"fixed batch size in \['speed'\]"),
+        (foreign, "com.microsoft::"),
+        (external, "outside of its file"),
+        (dangling, "not valid ONNX"),
+    ],
+)
+def test_the_gate_stops_a_graph_that_is_not_portable(made: Made, spoil: Any, says: str) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(made.model)
+    check_graph(model)
+    spoil(model)
+    with pytest.raises(ExportError, match=says):
+        check_graph(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_static_batch_as_the_exporter_makes_it_is_stopped() -> None:
+    example = (torch.zeros(1, 2),)
+    program = torch.onnx.export(nn.Linear(2, 2).eval(), example, dynamo=True, opset_version=18, verbose=False)
+    assert program is not None
+    with pytest.raises(ExportError, match="fixed batch size"):
+        check_graph(program.model_proto)
+
+
+class Ahead(Arm):
+    """Calls something else `action`."""
+
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {"action": sim.memory["action"] + 1.0, "angle": sim.sensor("angle")}
+
+
+class Taken(Arm):
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {"carry": sim.sensor("angle")}
+
+
+@pytest.mark.parametrize(
+    ("task", "says"), [(Ahead, "not the previous action"), (Taken, r"called \['carry'\]")]
+)
+def test_terms_that_the_carry_cannot_hold_are_refused(task: type[Task], says: str, tmp_path: Path) -> None:
+    env = robokit.make(task, num_envs=2, threads=1)
+    with pytest.raises(ExportError, match=says):
+        export(make_policy(env), env, tmp_path / "x" / "arm.onnx")
+    assert list(tmp_path.iterdir()) == []
