@@ -155,10 +155,10 @@ class Env:
         return reward, terms, cost, task.terminated(sim), metrics, task.remember(sim, action)
 
     def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
-        obs = _concatenate(self.task.observe(sim), self.names.obs, "observe")
+        obs = _concatenate(self.task.observe(sim), self.names.obs, sim, "observe")
         if not self.names.privileged:
             return obs, obs
-        more = _concatenate(self.task.privileged(sim), self.names.privileged, "privileged")
+        more = _concatenate(self.task.privileged(sim), self.names.privileged, sim, "privileged")
         return obs, torch.cat((obs, more), -1)
 
     def _observe(self) -> tuple[Tensor, Tensor]:
@@ -279,6 +279,11 @@ def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tens
     return torch.stack([values[k].float() for k in names], -1)
 
 
-def _concatenate(values: Terms, names: dict[str, int], kind: str) -> Tensor:
-    same_names(values, names, kind)
-    return torch.cat([values[k].float() for k in names], -1)
+def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
+    """(N, sum(widths)) float32."""
+    same_names(values, widths, kind)
+    out = torch.cat([values[k].float() for k in widths], -1)
+    if out.shape != (sim.num_envs, sum(widths.values())):
+        got = {k: tuple(v.shape) for k, v in values.items()}
+        raise TaskError(f"{kind} changed its widths from {widths} to {got}")
+    return out
