@@ -22,7 +22,7 @@ class Reacher(Task):
     weights = {"distance": -1.0, "ctrl": -1.0}
 
     def reset(self, sim, rng):
-        unit = torch.rand(sim.num_envs, 2, generator=rng, dtype=sim.qpos.dtype, device=sim.device)
+        unit = (uniform(sim, rng, 2) + 1) / 2
         radius, angle = TARGET_RADIUS * unit[:, 0].sqrt(), 2 * math.pi * unit[:, 1]
         arm = sim.nominal("qpos0")[:2] + uniform(sim, rng, 2, ARM_NOISE)
         target = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)

@@ -1,0 +1,251 @@
+"""N simulations on Warp: `mujoco_warp` behind the tensors of `robokit.sim.base`, in float32.
+
+Runs on CUDA, or on one CPU core as a check. Nothing in `step`, `bad` or a masked `reset` waits for CUDA.
+The same seed gives the same rollout on the CPU device; on CUDA atomics add in any order, and it does not.
+Kernels are compiled when first needed, for about 40 s, and cached by Warp.
+
+What differs from MuJoCo: a simulation that is no longer finite stays so, until it is restarted; fields that
+need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them; of a
+batch, `<size nconmax>` is the mean number of contacts that there is room for, `<size njmax>` the most
+constraint rows of one simulation.
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+from robokit.errors import ModelError, OptionError, did_you_mean
+from robokit.sim.base import STATE, Sim, model_field_names
+from robokit.sim.model import compile_model, nominal
+
+try:
+    wp: Any = importlib.import_module("warp")
+    wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
+    mjw: Any = importlib.import_module("mujoco_warp")
+except ImportError as error:
+    raise ModelError(f"sim='gpu' needs mujoco_warp: pip install robokit[gpu] ({error})") from error
+
+MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
+MOST_CONTACTS = (
+    64  # of one simulation on average, where the model's geoms could have more and no nconmax is given
+)
+ROUND = {  # contacts that a pair with such a geom has at most; other pairs have 8
+    mujoco.mjtGeom.mjGEOM_SPHERE: 1,
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID: 1,
+    mujoco.mjtGeom.mjGEOM_CAPSULE: 2,
+}
+ROUGH = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)  # such pairs have mjMAXCONPAIR
+NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
+    "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
+    "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
+}
+WRITTEN = (*STATE, "userdata")  # of MjData; the rest follows from it
+SIGNATURE = int(mjw.State.INTEGRATION)
+CONSTANTS = (  # what set_const computes, and so needs a row for every simulation
+    *("body_subtreemass", "geom_size", "geom_aabb", "geom_rbound", "tendon_length0", "eq_data"),
+    *("cam_pos0", "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0"),
+    *("dof_invweight0", "body_invweight0", "tendon_invweight0", "actuator_acc0"),
+)
+
+
+class GpuSim(Sim):
+    """See `Sim`. `device` is "cuda", "cuda:1"... or "cpu"; `threads` does not matter here.
+
+    Raises OptionError for a device that is not there, ModelError for what mujoco_warp does not simulate.
+    """
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num_envs: int,
+        memory: Mapping[str, int],
+        threads: int = 0,
+        lag: bool = False,
+        device: str = "cuda",
+    ) -> None:
+        self.device = _device(device)
+        model = compile_model(spec, sum(memory.values()))
+        with self._on_device():
+            self._model = _put(model)
+            self.nconmax, self.njmax = _room(model, self._model.nxn_geom_pair_filtered.numpy().tolist())
+            room = {"nconmax": self.nconmax, "njmax": self.njmax}
+            self._data = mjw.make_data(model, num_envs, **room)
+            self._state = wp.zeros((num_envs, mujoco.mj_stateSize(model, SIGNATURE)))
+        self._lag = lag
+        self._bound: dict[str, Tensor] = {}
+        self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
+        self._overflow = wp.to_torch(self._data.overflow)
+        pinned = self.device.type == "cuda"
+        self._full = torch.zeros(len(NO_ROOM), dtype=torch.bool, pin_memory=pinned)  # arrives here by itself
+        self._warned = False
+        super().__init__(model, num_envs, memory, self.device)
+        self.reset(None, {})
+
+    def field(self, name: str) -> Tensor:
+        if name not in self._bound:
+            array: Any = getattr(self._data, name, None)
+            if not isinstance(array, wp.array) or array.shape[0] != self._data.nworld:
+                known = [n for n, a in vars(self._data).items() if isinstance(a, wp.array)]
+                raise ModelError(f"mujoco_warp has no MjData field {name!r}{did_you_mean(name, known)}")
+            live = wp.to_torch(array)
+            self._bound[name] = (
+                live.flatten(2) if live.ndim == 4 else live
+            )  # a matrix is a row of 9, as MuJoCo's
+        return self._bound[name]
+
+    def step(self, ctrl: Tensor, nstep: int) -> None:
+        self._report()
+        model, data = self._model, self._data
+        self.ctrl.copy_(ctrl)
+        with self._on_device():
+            for _ in range(nstep):
+                mjw.step(model, data)
+            if not self._lag:
+                mjw.fwd_position(model, data, factorize=False)
+                mjw.sensor_pos(model, data)
+                mjw.fwd_velocity(model, data)
+                mjw.sensor_vel(model, data)
+        full = [self._overflow.bitwise_and(bits).any() for bits in NO_ROOM.values()]
+        self._full.copy_(torch.stack(full), non_blocking=True)
+
+    def bad(self) -> Tensor:
+        bad = self._overflow.bitwise_and(sum(NO_ROOM.values())) != 0
+        for value in (self.qpos, self.qvel, self.ctrl):
+            bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # NaN is not below either
+        return bad
+
+    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        chosen = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask
+        derived = {name: live for name, live in self._bound.items() if name not in WRITTEN}
+        before = {} if mask is None else {name: live.clone() for name, live in derived.items()}
+        targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
+        with self._on_device():
+            mjw.reset_data(self._model, self._data, wp.from_torch(chosen))
+            for name, target in targets.items():
+                _write(target, values[name], chosen)
+            if any(map(self._is_constant, targets)):
+                mjw.set_const(self._model, self._data, restore=False)
+            mjw.forward(self._model, self._data)
+        for name, value in before.items():  # forward has no mask: the others keep their last step's forces
+            _write(derived[name], value, ~chosen)
+
+    def _is_constant(self, name: str) -> bool:
+        return name not in self.memory and name in model_field_names()
+
+    def _target(self, name: str) -> Tensor:
+        if name in self.memory or name in STATE:
+            return self.written(name)
+        if name not in self._fields:
+            self._fields[name] = self._field_of_model(name)
+        return self._fields[name]
+
+    def _field_of_model(self, name: str) -> Tensor:
+        """A live view (N, ...) of a model field, in MuJoCo's shape, with a row for every simulation."""
+        shape, rows = nominal(self.model, name).shape, self._rows(name)
+        if rows is None or rows.ndim <= len(shape) or rows[0].numel() != math.prod(shape):
+            raise ModelError(f"mujoco_warp keeps one {name!r} for all simulations: it cannot be written")
+        for constant in CONSTANTS if self._is_constant(name) else ():
+            self._expand(constant)
+        return self._expand(name).view(self.num_envs, *shape)
+
+    def _rows(self, name: str) -> Tensor | None:
+        array = getattr(*self._place(name), None)
+        return wp.to_torch(array) if isinstance(array, wp.array) else None
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        """The object and attribute that hold a model field."""
+        return (self._model.opt, name[4:]) if name.startswith("opt.") else (self._model, name)
+
+    def _expand(self, name: str) -> Tensor:
+        """Put an array with a row for every simulation in place of a model field's array with one."""
+        array, rows = getattr(*self._place(name)), self._rows(name)
+        assert rows is not None
+        if rows.shape[0] != self.num_envs and rows.numel():
+            rows = rows.expand(self.num_envs, *rows.shape[1:]).contiguous()
+            setattr(*self._place(name), wp.from_torch(rows, dtype=array.dtype))
+        return rows
+
+    def _report(self) -> None:
+        """Say which buffer was too small, if one was in a step that has arrived here."""
+        contacts, constraints = self._full.tolist()
+        if contacts:
+            have = f"{self.nconmax} contacts a simulation on average"
+            raise ModelError(f"{have} are not enough: put a larger <size nconmax=.../> into the model")
+        if constraints and not self._warned:
+            self._warned = True
+            have = f"{self.njmax} constraint rows are not enough for some simulation, which counts as bad"
+            warnings.warn(f"{have}: put a larger <size njmax=.../> into the model", stacklevel=3)
+
+    def _on_device(self) -> Any:
+        if self.device.type == "cpu":
+            return wp.ScopedDevice("cpu")
+        return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self.device)))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        with self._on_device():
+            mjw.get_state(self._model, self._data, self._state, SIGNATURE)
+        fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
+        return {"state": wp.to_torch(self._state).clone(), **fields}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        fields = {name[6:]: value for name, value in state.items() if name.startswith("field.")}
+        for name, value in fields.items():
+            self._target(name).copy_(value)
+        wp.to_torch(self._state).copy_(state["state"])
+        self._overflow.zero_()
+        with self._on_device():
+            if any(map(self._is_constant, fields)):
+                mjw.set_const(self._model, self._data, restore=False)
+            mjw.set_state(self._model, self._data, self._state, SIGNATURE)
+            mjw.forward(self._model, self._data)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"device must be 'cpu', 'cuda' or 'cuda:<i>', got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"sim='gpu' computes on 'cuda' or 'cpu', not on {name!r}")
+    count = torch.cuda.device_count() if wp.is_cuda_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise OptionError(f"no device {name!r}: there are {count} CUDA devices; device='cpu' runs anywhere")
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
+
+
+def _put(model: mujoco.MjModel) -> Any:
+    """The model on the current device."""
+    try:
+        put = mjw.put_model(model)
+    except (NotImplementedError, ValueError) as error:
+        raise ModelError(f"mujoco_warp does not simulate this model, sim='cpu' does: {error}") from error
+    put.opt.warn_overflow = 0  # it would print from the kernel; _report tells
+    return put
+
+
+def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """(nconmax, njmax): what <size> says, else what the geom `pairs` that may touch need at worst."""
+    kinds = [mujoco.mjtGeom(int(kind)) for kind in model.geom_type]
+    contacts = max(1, min(sum(_contacts(kinds[a], kinds[b]) for a, b in pairs), MOST_CONTACTS))
+    contacts = model.nconmax if model.nconmax > 0 else contacts
+    pyramid = model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
+    width = int(max((*model.geom_condim, *model.pair_dim), default=1))
+    rows = 2 * (width - 1) if pyramid and width > 1 else width
+    joints = 6 * model.neq + model.nv + 2 * model.njnt + 3 * model.ntendon
+    return contacts, model.njmax if model.njmax > 0 else joints + rows * contacts
+
+
+def _contacts(*pair: mujoco.mjtGeom) -> int:
+    return mujoco.mjMAXCONPAIR if set(pair) & set(ROUGH) else min(ROUND.get(kind, 8) for kind in pair)
+
+
+def _write(target: Tensor, value: Tensor, mask: Tensor) -> None:
+    """target[mask] = value[mask], without asking how many they are."""
+    wide = mask.view(-1, *[1] * (target.ndim - 1))
+    target.copy_(torch.where(wide, value.to(target.dtype), target))
