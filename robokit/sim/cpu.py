@@ -4,7 +4,7 @@ Results are those of a loop over one MjData per simulation, bit for bit, at any 
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mujoco
 import numpy as np
@@ -76,7 +76,7 @@ class CpuSim(Sim):
                 self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
             )
             target[rows] = value[rows].to(target.dtype)
-        if not model_field_names().isdisjoint(values):
+        if _needs_set_const(values):
             self._batch.set_const(ids)
         self._batch.forward(ids)
 
@@ -92,13 +92,29 @@ class CpuSim(Sim):
 
     def state_dict(self) -> dict[str, Tensor]:
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
-        return {"state": torch.from_numpy(np.array(self._batch.state)), **fields}
+        derived = {f"derived.{name}": value.clone() for name, value in self._derived().items()}
+        return {"state": torch.from_numpy(np.array(self._batch.state)), **fields, **derived}
+
+    def _derived(self) -> dict[str, Tensor]:
+        """What a step leaves as no forward computes it again: accelerations, and with lag everything."""
+        return {
+            name: value for name, value in self._bound.items() if not self._batch.bind(name).flags.writeable
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             if name.startswith("field."):
                 self._field_of_model(name.removeprefix("field.")).copy_(value)
-        if not model_field_names().isdisjoint(self._fields):
+        if _needs_set_const(self._fields):
             self._batch.set_const()
         self._batch.state[:] = state["state"].numpy()
         self._batch.forward()
+        for name, value in state.items():
+            if name.startswith("derived."):
+                self.field(name.removeprefix("derived.")).copy_(value)
+
+
+def _needs_set_const(names: Iterable[str]) -> bool:
+    """Whether constants of the model depend on these fields of it."""
+    known = model_field_names()
+    return any(name in known or name.startswith("opt.") for name in names)
