@@ -29,6 +29,7 @@ LAYERS = (
     "gate",
     "card",
     "export evaluate check play",
+    "restore",
     "interop",
     "cli",
 )
