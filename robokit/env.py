@@ -21,6 +21,7 @@ from torch import Tensor
 from robokit.contract import check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.sim import load, make_sim
+from robokit.state import gather, scatter
 from robokit.task import Task, Terms, ctrl_limits, load_task
 
 OWN_MEMORY = ("action", "age")  # beside the task's and the commands' own
@@ -78,6 +79,8 @@ class Env:
         options["device"] = str(device) if sim == "gpu" else "cpu"
         self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
         self.act_dim = int(self.sim.model.nu)
+        if not self.act_dim:
+            raise TaskError(f"the model of {type(task).__name__} has no actuator")
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.max_age = _periods(task)
         self.action_center, self.action_half = task.action.affine(self.sim)
@@ -219,17 +222,17 @@ class Env:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything a bit-equal continuation needs."""
-        sim = {f"sim.{k}": v for k, v in self.sim.state_dict().items()}
-        return {**sim, "rng": self.rng.get_state(), "obs": self.obs.clone(), "state": self.state.clone()}
+        return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of an Env of the same task, num_envs and engine."""
         if state["obs"].shape != self.obs.shape:
             expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
             raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
-        self.sim.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("sim.")})
-        self.rng.set_state(state["rng"])
-        self.obs, self.state = self._to(state["obs"].clone()), self._to(state["state"].clone())
+        scatter(self._parts(), state)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"sim": self.sim, "rng": self.rng, "obs": self.obs, "state": self.state}
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:

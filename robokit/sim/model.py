@@ -10,7 +10,12 @@ import numpy as np
 from robokit.errors import ModelError, did_you_mean
 
 MAX_TIMESTEP = 0.1  # s
-MAX_REPLICAS = 100_000  # copies that nested <replicate> may ask for
+MAX_REPLICAS = 5_000  # copies that nested <replicate> may ask for: MuJoCo's time grows with their square
+FINITE = (
+    *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
+    *("geom_pos", "geom_size", "site_pos", "qpos0", "key_qpos", "key_ctrl", "opt.gravity"),
+)
+KINDS = ("body", "joint", "sensor", "actuator", "geom", "site", "key")  # what has a name
 DEPRECATED = "compiler attribute '.*' is deprecated"  # it still works, and the model may be somebody else's
 
 Source = Path | str | mujoco.MjSpec
@@ -22,10 +27,12 @@ mujoco.set_mju_user_warning(lambda message: None)
 def load(source: Source) -> mujoco.MjSpec:
     """An editable copy of the model in an MJCF file or an MjSpec.
 
-    Raises ModelError for a missing or malformed file, an <include> that leaves the model's
-    folder, or nested <replicate> that would build more than MAX_REPLICAS copies.
+    Raises ModelError for a missing or malformed file, a NaN in it, an <include> that leaves the
+    model's folder, or nested <replicate> that would build more than MAX_REPLICAS copies.
     """
-    if isinstance(source, mujoco.MjSpec):
+    if not isinstance(source, Path | str):
+        if not isinstance(source, mujoco.MjSpec):
+            raise ModelError(f"a model is an MJCF file or an MjSpec, got {type(source).__name__}")
         return source.copy()
     path = Path(source)
     if not path.is_file():
@@ -51,9 +58,12 @@ def _scan_element(
     element: ElementTree.Element, path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]
 ) -> None:
     count = element.get("count", "1") if element.tag == "replicate" else "1"
-    replicas *= int(count) if count.isdigit() else 1
+    replicas *= int(count) if count.isdecimal() else 1
     if replicas > MAX_REPLICAS:
         raise ModelError(f"{path}: nested <replicate> asks for {replicas} copies; at most {MAX_REPLICAS}")
+    for attribute, text in element.items():
+        if attribute != "name" and "nan" in text.lower().split():  # MuJoCo would take its default
+            raise ModelError(f"{path}: <{element.tag} {attribute}={text!r}> is not a number")
     if element.tag in ("include", "model") and (file := element.get("file")):
         target = (folder / file).resolve()
         if not target.is_relative_to(folder):
@@ -79,14 +89,18 @@ def compile_model(spec: mujoco.MjSpec, userdata: int = 0) -> mujoco.MjModel:
             raise ModelError(f"the model does not compile: {error}") from error
     if not 0.0 < model.opt.timestep <= MAX_TIMESTEP:
         raise ModelError(f"timestep must be in (0, {MAX_TIMESTEP}] s, got {model.opt.timestep}")
-    for field in ("body_mass", "body_inertia", "body_pos", "geom_pos", "qpos0", "opt.gravity"):
-        values = nominal(model, field)
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0][0])
-            owner = model.body(row).name if field.startswith("body") else row
-            raise ModelError(f"{field} of {owner!r} is not finite: {values[row]}")
+    for field in FINITE:
+        _check_finite(model, field)
     model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
     return model
+
+
+def _check_finite(model: mujoco.MjModel, field: str) -> None:
+    values = nominal(model, field)
+    for row in np.argwhere(~np.isfinite(values))[:1, 0]:
+        kind = {"jnt": "joint"}.get(field.split("_")[0], field.split("_")[0])
+        owner = names(model, kind)[row] if kind in KINDS else ""
+        raise ModelError(f"{field} of {owner or f'number {row}'} is not finite: {values[row]}")
 
 
 def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
@@ -100,7 +114,7 @@ def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
 
 
 def names(model: mujoco.MjModel, kind: str) -> list[str]:
-    """Names of all `kind` ("body", "joint", "sensor", "actuator", "geom", "site", "key"), in MuJoCo's order."""
+    """Names of all of one of KINDS, in MuJoCo's order."""
     obj = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
     count = getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
     return [mujoco.mj_id2name(model, obj, i) or "" for i in range(count)]
