@@ -82,6 +82,8 @@ def export(
     then, and an older export at `path` stays whole.
     """
     policy = copy.deepcopy(policy).cpu().eval()
+    if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
+        raise ExportError(f"the policy's {broken[0]} is not finite; go back to a checkpoint before it")
     model = trace(Graph(policy, env), env)
     rollout = record(policy, env)
     parity = gate(model, policy, env, rollout)

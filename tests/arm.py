@@ -33,7 +33,7 @@ ARM = """
     <gyro name="gyro" site="imu"/>
     <jointpos name="angle" joint="shoulder"/>
   </sensor>
-  <keyframe><key name="home" ctrl="0.125 0.25"/></keyframe>
+  <keyframe><key name="home" ctrl="0.125 0.875"/></keyframe>
 </mujoco>
 """
 
@@ -98,7 +98,7 @@ def make_policy(env: Env, belief: str = "stack") -> Policy:
     policy = Policy(env.obs_dim, env.act_dim, module, hidden=(16,))
     last = policy.head[-1]
     assert isinstance(last, nn.Linear)
-    last.weight.data.mul_(60)
+    last.weight.data.mul_(40)
     policy.normalizer.mean.normal_(0.0, 0.1)
     policy.normalizer.var.uniform_(0.01, 0.1)
     return policy

@@ -1,4 +1,4 @@
-"""The robot's side, against graphs written by hand: ctrl = 2 angle + previous ctrl, carry = [ctrl | rate]."""
+"""The robot's side, against graphs written by hand: ctrl = 2 angle + previous ctrl (10 after a reset)."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ CONTRACT: dict[str, Any] = {
 }
 FOLLOW = [
     ("Unsqueeze", ["reset", "one"], ["column"]),
-    ("Where", ["column", "zero", "carry"], ["kept"]),
+    ("Where", ["column", "ten", "carry"], ["kept"]),
     ("Slice", ["kept", "start", "one", "one"], ["previous"]),
     ("Mul", ["angle", "two"], ["doubled"]),
     ("Add", ["doubled", "previous"], ["ctrl"]),
@@ -64,6 +64,7 @@ def write(path: Path, nodes: list[Any] = FOLLOW, contract: Any = CONTRACT) -> Pa
             constant("one", [1]),
             constant("zero", np.float32(0)),
             constant("two", np.float32(2)),
+            constant("ten", np.float32(10)),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -91,23 +92,23 @@ def policy(file: Path) -> Controller:
 
 
 def test_the_carry_goes_on_and_reset_forgets_it(policy: Controller) -> None:
-    # 2 * .25 = .5, then each step adds the step before
-    assert [policy.step(GOOD).tolist() for _ in range(3)] == [[0.5], [1.0], [1.5]]
+    # 10 + 2 * .25, then each step adds to the step before
+    assert [policy.step(GOOD).tolist() for _ in range(3)] == [[10.5], [11.0], [11.5]]
     policy.reset()
     first = policy.step(GOOD)
-    assert first.tolist() == [0.5]
+    assert first.tolist() == [10.5]
     assert (first.shape, first.dtype) == ((1,), np.float32)
 
 
 def test_a_returned_ctrl_is_not_overwritten_by_the_next_step(policy: Controller) -> None:
     first = policy.step(GOOD)
     policy.step(GOOD)
-    assert first.tolist() == [0.5]
+    assert first.tolist() == [10.5]
 
 
 @pytest.mark.parametrize("value", [np.array([0.25]), np.array([0.25], np.float16), [0.25], (0.25,)])
 def test_any_real_array_is_taken(policy: Controller, value: Any) -> None:
-    assert policy.step({"angle": value, "rate": np.array([3, 4])}).tolist() == [0.5]
+    assert policy.step({"angle": value, "rate": np.array([3, 4])}).tolist() == [10.5]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_wrong_observation_is_refused_by_name_and_changes_nothing(
     wrong = {name: value for name, value in (GOOD | changed).items() if value is not None}
     with pytest.raises(ObservationError, match=says):
         policy.step(wrong)
-    assert policy.step(GOOD).tolist() == [1.0]  # as if the wrong one had never been
+    assert policy.step(GOOD).tolist() == [11.0]  # as if the wrong one had never been
 
 
 def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(policy: Controller) -> None:
@@ -142,7 +143,7 @@ def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(polic
     policy.reset()
     with pytest.raises(ObservationError):
         policy.step(GOOD | {"angle": [np.nan]})
-    assert policy.step(GOOD).tolist() == [0.5]
+    assert policy.step(GOOD).tolist() == [10.5]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(polic
 def test_a_stale_or_unknown_stamp_is_refused(policy: Controller, stamps: dict[str, float], says: str) -> None:
     with pytest.raises(ObservationError, match=says):
         policy.step(GOOD, stamps, now=10.0)
-    assert policy.step(GOOD, {"angle": 9.985, "rate": 9.6}, now=10.0).tolist() == [0.5]
+    assert policy.step(GOOD, {"angle": 9.985, "rate": 9.6}, now=10.0).tolist() == [10.5]
 
 
 def test_output_that_is_not_finite_is_refused_and_the_carry_kept(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_output_that_is_not_finite_is_refused_and_the_carry_kept(tmp_path: Path)
     policy.step(GOOD)
     with pytest.raises(ObservationError, match="not finite"):
         policy.step({"angle": [0.0], "rate": [1.0, 1.0]})  # rate / angle
-    assert policy.step(GOOD).tolist() == [1.0]
+    assert policy.step(GOOD).tolist() == [11.0]
 
 
 def test_a_carry_that_is_not_finite_is_refused_where_the_graph_would_swallow_it(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_command_outside_its_range_is_clipped_and_counted(tmp_path: Path) -> N
     policy = Controller(write(tmp_path / "command.onnx", contract=contract))
     for angle, expected in ((0.1, 0.1), (7.0, 0.1), (-7.0, -0.5)):
         policy.reset()
-        assert policy.step({"angle": [angle], "rate": [0.0, 0.0]}).tolist() == [np.float32(2 * expected)]
+        assert policy.step({"angle": [angle], "rate": [0.0, 0.0]}).tolist() == [10 + np.float32(2 * expected)]
     assert policy.clipped == {"angle": 2}
 
 
@@ -296,4 +297,4 @@ def test_the_controller_is_one_file_that_needs_only_numpy_and_onnxruntime(file: 
         "print({'robokit', 'torch', 'mujoco', 'onnx', 'gymnasium'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True, text=True)
-    assert run.stdout.split("\n")[:2] == ["[0.5]", "set()"], run.stderr
+    assert run.stdout.split("\n")[:2] == ["[10.5]", "set()"], run.stderr
