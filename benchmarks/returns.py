@@ -1,23 +1,24 @@
-"""Returns of our PPO beside Stable-Baselines3's recorded ones: same settings, same steps, 3 seeds each.
+"""Returns of our PPO beside Stable-Baselines3's recorded ones: same settings, same steps, same seeds.
 
-    python benchmarks/returns.py hopper half_cheetah      # about 25 minutes on one core
+    python benchmarks/returns.py hopper half_cheetah      # about 15 minutes on one core
 
 writes `benchmarks/curves/ppo_<task>.json` and prints one line a task: mean over seeds of 100
 deterministic episodes of the final policy, and its spread.
 """
 
+import argparse
 import json
-import sys
+import statistics
 import time
 from pathlib import Path
 
 import torch
 
+import robokit
 from robokit.algos.ppo import Config, Learner
 from robokit.env import make
 from robokit.policy import Policy
 
-SEEDS = (0, 1, 2)
 EPISODES = 100
 SETTINGS = Config(steps=500_000, num_envs=8, horizon=256, minibatch=64)  # the rest of Config is theirs too
 PEERS = {"hopper": "sb3_ppo_hopper.json", "half_cheetah": "sb3_ppo_halfcheetah.json"}
@@ -55,21 +56,32 @@ def record(task: str, seed: int) -> dict[str, object]:
 
 
 def line(name: str, means: list[float]) -> str:
-    spread = f"{min(means):.0f} to {max(means):.0f}"
-    return f"{name}: mean {sum(means) / len(means):.0f}, seeds {spread}"
+    middle = f"mean {statistics.mean(means):.0f}, median {statistics.median(means):.0f}"
+    return f"{name}: {middle}, {len(means)} seeds from {min(means):.0f} to {max(means):.0f}"
+
+
+def document(task: str) -> dict[str, object]:
+    versions = {"robokit": robokit.__version__, "torch": torch.__version__}
+    about = {"task": task, "settings": vars(SETTINGS), "versions": versions}
+    return about | {"date": time.strftime("%Y-%m-%d"), "runs": []}
 
 
 if __name__ == "__main__":
+    options = argparse.ArgumentParser()
+    options.add_argument("tasks", nargs="+", choices=PEERS)
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = options.parse_args()
     torch.set_num_threads(1)
-    for task in sys.argv[1:]:
-        runs = []
-        for seed in SEEDS:
-            runs.append(record(task, seed))
-            print(task, "seed", seed, "mean", runs[-1]["mean"], "in", runs[-1]["seconds"], "s", flush=True)
-        folder = Path(__file__).parent
-        (folder / "curves").mkdir(exist_ok=True)
-        document = {"task": task, "settings": vars(SETTINGS), "date": time.strftime("%Y-%m-%d"), "runs": runs}
-        (folder / f"curves/ppo_{task}.json").write_text(json.dumps(document, indent=1) + "\n")
-        peer = json.loads((folder / "peers" / PEERS[task]).read_text())
-        print(line(f"{task}, robokit", [r["mean"] for r in runs]), flush=True)
-        print(line(f"{task}, stable-baselines3", [r["mean"] for r in peer["runs"]]), flush=True)
+    here = Path(__file__).parent
+    (here / "curves").mkdir(exist_ok=True)
+    for task in options.tasks:
+        path = here / f"curves/ppo_{task}.json"
+        recorded = json.loads(path.read_text()) if path.exists() else document(task)
+        for seed in sorted(set(options.seeds) - {run["seed"] for run in recorded["runs"]}):
+            run = record(task, seed)
+            print(task, "seed", seed, "mean", run["mean"], "in", run["seconds"], "s", flush=True)
+            recorded["runs"].append(run)
+            path.write_text(json.dumps(recorded, indent=1) + "\n")
+        peer = json.loads((here / "peers" / PEERS[task]).read_text())
+        for name, runs in (("robokit", recorded["runs"]), ("stable-baselines3", peer["runs"])):
+            print(line(f"{task}, {name}", [r["mean"] for r in runs]), flush=True)

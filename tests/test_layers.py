@@ -15,7 +15,7 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
     "errors",
-    "rewards returns constraint sensing belief optim dynamics episodes",
+    "rewards returns constraint sensing belief optim dynamics episodes state",
     "policy",
     "sim",
     "task",

@@ -21,10 +21,12 @@ from robokit.algos.ppo import (
     surrogate_penalty,
     value_loss,
 )
-from robokit.env import make
+from robokit.env import Env, make
 from robokit.errors import OptionError
 from robokit.policy import log_prob
+from robokit.task import load_task
 
+InvertedPendulum = type(load_task("inverted_pendulum"))
 TINY = Config(num_envs=4, horizon=16, minibatch=64, epochs=1, hidden=(16, 16), normalize_obs=False)
 
 
@@ -275,6 +277,18 @@ def test_equal_seeds_learn_equally_and_others_do_not():
 def test_impossible_options_are_refused_before_anything_runs(changes, message):
     with pytest.raises(OptionError, match=message):
         tiny(**changes)
+
+
+def test_only_the_critic_sees_the_privileged_terms():
+    class Told(InvertedPendulum):  # pyright: ignore
+        def privileged(self, sim):
+            return {"force": sim.ctrl * 2.0}
+
+    learner = Learner(Env(Told(), 4, threads=1), TINY)
+    rollout, _ = learner.collect()
+    assert rollout.obs.shape[-1] == 4 and rollout.state.shape[-1] == 5
+    assert torch.equal(rollout.state[..., :4], rollout.obs)
+    assert torch.equal(rollout.final_state[..., 4], 2.0 * 3.0 * rollout.action[..., 0].clamp(-1, 1))
 
 
 @pytest.mark.medium

@@ -1,13 +1,13 @@
 """Record Stable-Baselines3's PPO once, with the settings `benchmarks/returns.py` gives ours.
 
-    python benchmarks/peers/sb3_ppo.py Hopper-v5 HalfCheetah-v5      # about 25 minutes on one core
+    python benchmarks/peers/sb3_ppo.py Hopper-v5 HalfCheetah-v5      # about 15 minutes on one core
 
 writes `benchmarks/peers/sb3_ppo_<env>.json`: per seed the training curve (mean return of the last
 100 episodes) and 100 deterministic episodes of the final policy.
 """
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 STEPS = 500_000
-SEEDS = (0, 1, 2)
 EPISODES = 100
 NUM_ENVS = 8
 SETTINGS = {
@@ -76,15 +75,30 @@ def record(env_id: str, seed: int) -> dict[str, object]:
     }
 
 
+def document(env_id: str) -> dict[str, object]:
+    versions = {m.__name__: m.__version__ for m in (stable_baselines3, gymnasium, mujoco, torch)}
+    normalize = "VecNormalize: observation and reward"
+    about = {
+        "env": env_id,
+        "steps": STEPS,
+        "num_envs": NUM_ENVS,
+        "normalize": normalize,
+        "settings": SETTINGS,
+    }
+    return about | {"versions": versions, "date": time.strftime("%Y-%m-%d"), "runs": []}
+
+
 if __name__ == "__main__":
+    options = argparse.ArgumentParser()
+    options.add_argument("envs", nargs="+")
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options = options.parse_args()
     torch.set_num_threads(1)
-    for env_id in sys.argv[1:]:
-        runs = []
-        for seed in SEEDS:
-            runs.append(record(env_id, seed))
-            print(env_id, "seed", seed, "mean", runs[-1]["mean"], "in", runs[-1]["seconds"], "s", flush=True)
-        versions = {m.__name__: m.__version__ for m in (stable_baselines3, gymnasium, mujoco, torch)}
-        record_ = {"env": env_id, "steps": STEPS, "num_envs": NUM_ENVS, "normalize": "VecNormalize: observation and reward"}
-        record_ |= {"settings": SETTINGS, "versions": versions, "date": time.strftime("%Y-%m-%d"), "runs": runs}
+    for env_id in options.envs:
         path = Path(__file__).with_name(f"sb3_ppo_{env_id.split('-')[0].lower()}.json")
-        path.write_text(json.dumps(record_, indent=1) + "\n")
+        recorded = json.loads(path.read_text()) if path.exists() else document(env_id)
+        for seed in sorted(set(options.seeds) - {run["seed"] for run in recorded["runs"]}):
+            run = record(env_id, seed)
+            print(env_id, "seed", seed, "mean", run["mean"], "in", run["seconds"], "s", flush=True)
+            recorded["runs"].append(run)
+            path.write_text(json.dumps(recorded, indent=1) + "\n")

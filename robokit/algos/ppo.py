@@ -22,6 +22,7 @@ from robokit.errors import OptionError
 from robokit.optim import Adam, Parts, make_update
 from robokit.policy import Critic, Policy, entropy, kl, log_prob
 from robokit.returns import discounted_sums, gae
+from robokit.state import gather, scatter
 
 LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
 REWARD_CLIP = 10.0  # scaled rewards
@@ -292,33 +293,18 @@ class Learner:
 
     # -- save and continue -----------------------------------------------------------------------
 
-    def _modules(self) -> dict[str, nn.Module | Adam | Env | Episodes]:
-        return {
-            "net": self.net,
-            "adam": self.adam,
-            "env": self.env,
-            "episodes": self.episodes,
-            "return_scale": self.return_scale,
-        }
+    def _parts(self) -> dict[str, object]:
+        modules = {"net": self.net, "adam": self.adam, "env": self.env, "episodes": self.episodes}
+        running = {"belief": self.belief, "first": self.first, "discounted": self.discounted, "rng": self.rng}
+        return {**modules, **running, **self.scalars, "return_scale": self.return_scale}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything a bit-equal continuation needs, the environment included."""
-        state = {f"{n}.{k}": v.clone() for n, m in self._modules().items() for k, v in m.state_dict().items()}
-        state |= {f"scalars.{k}": v.clone() for k, v in self.scalars.items()}
-        own = {"belief": self.belief, "first": self.first, "discounted": self.discounted}
-        return state | {k: v.clone() for k, v in own.items()} | {"rng": self.rng.get_state()}
+        return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of a Learner with the same task and config."""
-        for name, part in self._modules().items():
-            part.load_state_dict(
-                {k[len(name) + 1 :]: v for k, v in state.items() if k.startswith(f"{name}.")}
-            )
-        for name, value in self.scalars.items():
-            value.copy_(state[f"scalars.{name}"])
-        self.belief, self.first = state["belief"].to(self.belief), state["first"].to(self.first.device)
-        self.discounted = state["discounted"].to(self.discounted)
-        self.rng.set_state(state["rng"].cpu())
+        scatter(self._parts(), state)
 
 
 _KEPT = ("reward", "terminated", "done", "bad", "final_state")

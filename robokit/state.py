@@ -1,0 +1,34 @@
+"""One flat dict of tensors for everything that lives on between steps, and back; what a checkpoint holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Generator, Tensor
+
+State = dict[str, Tensor]
+Parts = Mapping[str, Any]  # name -> Tensor, Generator, or an object with state_dict and load_state_dict
+
+
+def gather(parts: Parts) -> State:
+    """Copies of all parts: `name` of a tensor or generator, `name.key` of what has a state_dict."""
+    state: State = {}
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            state[name] = part.clone()
+        elif isinstance(part, Generator):
+            state[name] = part.get_state()
+        else:
+            state |= {f"{name}.{key}": value.clone() for key, value in part.state_dict().items()}
+    return state
+
+
+def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
+    """Write what `gather` read back into the same parts, in place."""
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            part.copy_(state[name])
+        elif isinstance(part, Generator):
+            part.set_state(state[name].cpu())
+        else:
+            own = f"{name}."
+            part.load_state_dict({k.removeprefix(own): v for k, v in state.items() if k.startswith(own)})
