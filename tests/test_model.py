@@ -161,3 +161,9 @@ def test_nominal_reads_model_and_option_fields():
     assert nominal(model, "opt.timestep").shape == ()
     with pytest.raises(ModelError, match="no model field 'geom'"):
         nominal(model, "geom")
+
+
+def test_newton_never_meets_the_sparse_jacobian_that_mujoco_4_0_0_gets_wrong():
+    links = "<body pos='0 0 .1'><joint/><geom size='.01'/>" * 61 + "</body>" * 61
+    big = compile_model(mujoco.MjSpec.from_string(f"<mujoco><worldbody>{links}</worldbody></mujoco>"))
+    assert big.nv == 61 and big.opt.jacobian == mujoco.mjtJacobian.mjJAC_DENSE

@@ -10,6 +10,7 @@ import numpy as np
 from robokit.errors import ModelError, did_you_mean
 
 MAX_TIMESTEP = 0.1  # s
+SPARSE_NV = 60  # degrees of freedom from which MuJoCo's automatic Jacobian is sparse
 MAX_REPLICAS = 5_000  # copies that nested <replicate> may ask for: MuJoCo's time grows with their square
 FINITE = (
     *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
@@ -92,6 +93,9 @@ def compile_model(spec: mujoco.MjSpec, userdata: int = 0) -> mujoco.MjModel:
     for field in FINITE:
         _check_finite(model, field)
     model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
+    sparse = model.opt.jacobian != mujoco.mjtJacobian.mjJAC_DENSE and model.nv >= SPARSE_NV
+    if mujoco.__version__ == "4.0.0" and model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and sparse:
+        model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE  # its sparse Newton is wrong; mended in 4.0.1
     return model
 
 
