@@ -31,6 +31,7 @@ LAYERS = (
     "export evaluate check play",
     "restore",
     "interop",
+    "commands",
     "cli",
 )
 RANK = {place: rank for rank, layer in enumerate(LAYERS) for place in layer.split()}

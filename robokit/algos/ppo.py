@@ -43,9 +43,8 @@ class Config:
     clip: float = 0.2  # epsilon of eq. 7
     kl_target: float = 0.01  # d_targ, nats: of the penalty, and of the adaptive learning rate
     lr: float = 3e-4  # learning rate of Adam
-    lr_schedule: Literal["constant", "linear", "adaptive"] = (
-        "constant"  # linear: to 0 at `steps`; adaptive: by KL
-    )
+    # linear: to 0 at `steps`; adaptive: by KL
+    lr_schedule: Literal["constant", "linear", "adaptive"] = "constant"
     value_coef: float = 0.5  # c1 of eq. 9
     entropy_coef: float = 0.0  # c2 of eq. 9
     value_clip: float | None = None  # clip V around its old value by this much

@@ -1,0 +1,99 @@
+"""The command `robokit`.
+
+Exit codes: 0 done; 1 a check, an evaluation or the export gate found a failure; 2 wrong input, said in one
+line; 130 and 143 interrupted by Ctrl-C or SIGTERM, a training being saved. Results go to standard output,
+all else to standard error.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from robokit.errors import Error, OptionError, did_you_mean
+
+USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
+HELP = {"-h", "--help"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads spin on the physics' cores
+    from robokit.commands import COMMANDS
+    from robokit.controller import ContractError, ObservationError
+
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if name in {*HELP, "--version"}:
+            listed = "\n".join(f"  {n:<10}{(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items())
+            print(_version() if name == "--version" else USAGE.format(commands=listed))
+            return 0
+        if name not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise OptionError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; there are {known}")
+        code = parse(name, rest)()
+        sys.stdout.flush()  # here, where a reader that has left can be handled
+        return code
+    except (Error, ContractError, ObservationError) as error:
+        print(f"robokit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("robokit: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # robokit ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
+    """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
+    import tyro
+
+    from robokit.commands import COMMANDS, Resume
+
+    if name != "train":
+        return tyro.cli(COMMANDS[name], args=arguments, prog=f"robokit {name}")
+    if _value(arguments, "--resume") and not HELP & set(arguments):
+        return tyro.cli(Resume, args=arguments, prog="robokit train")
+    return _parse_train(arguments)
+
+
+def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
+    """Twice: first for the task, then with the defaults that the task's recipe gives."""
+    import tyro
+
+    from robokit.commands import Train
+    from robokit.restore import Setup, algorithm, options
+    from robokit.task import known_tasks, load_task
+
+    algo = _value(arguments, "--algo") or Setup.algo
+    kind: Any = Train[algorithm(algo).Config]
+
+    def read(arguments: Sequence[str], config: Any) -> Any:
+        return tyro.cli(kind, args=arguments, prog="robokit train", default=kind(config, Setup()))
+
+    plain = algorithm(algo).Config()
+    task = read([a for a in arguments if a not in HELP], plain).task
+    if task is None and not HELP & set(arguments):
+        raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
+    return read(arguments, options(load_task(task), algo) if task else plain)
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """What follows `option`, as its own argument or behind `=`."""
+    for this, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = this.partition("=")
+        if name == option:
+            return value if equals else following
+    return None
+
+
+def _version() -> str:
+    from robokit import __version__
+
+    return f"robokit {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

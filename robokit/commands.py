@@ -1,0 +1,278 @@
+"""The commands, one dataclass each: its fields are the options, their comments the help, a call runs it."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from robokit.card import inspect, write_card
+from robokit.check import Finding, check_task
+from robokit.controller import ContractError, describe, load
+from robokit.env import Env
+from robokit.errors import ExportError, OptionError, RunError, TaskError
+from robokit.evaluate import SEED_OFFSET, evaluate
+from robokit.play import film, watch
+from robokit.policy import Policy
+from robokit.restore import (
+    POLICY,
+    Built,
+    Setup,
+    build,
+    changed,
+    create,
+    export_policy,
+    exported,
+    rebuild,
+    restore,
+    task_of,
+    versions,
+)
+from robokit.run import CONFIG, Run, say
+from robokit.task import Task, find_task, known_tasks, load_task
+from robokit.train import SAVE_SECONDS, train
+
+Config = TypeVar("Config")
+TaskName = Annotated[str, arg(metavar="TASK")]
+What = Positional[Annotated[str, arg(metavar="RUN|FILE.onnx")]]
+OUTPUT = arg(aliases=["-o"])
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks there are: shipped ones, and those in ./tasks."""
+
+    json: bool = False  # for machines
+
+    def __call__(self) -> int:
+        rows = [{"name": n, "file": str(file), "doc": _about(file)} for n, file in known_tasks().items()]
+        text = "\n".join(f"{row['name']:<20}{row['doc']}" for row in rows)
+        print(json.dumps(rows, indent=1) if self.json else text)
+        return 0
+
+
+@dataclass(frozen=True)
+class Train(Generic[Config]):
+    """Train a policy on a task, or go on with a run; the exported policy lies in the run folder.
+
+    An option is the algorithm's default, else the task's recipe for it, else what is given here.
+    """
+
+    algorithm: OmitArgPrefixes[Config]
+    setup: OmitArgPrefixes[Setup]
+    # a name (see robokit tasks), or file.py, or file.py:Class
+    task: Positional[Annotated[str | None, arg(metavar="TASK")]] = None
+    runs: Path = Path("runs")  # folder of all runs
+    # go on with this run folder instead; beside it only --steps, --save-every and --json
+    resume: Path | None = None
+    save_every: float = SAVE_SECONDS  # s between two checkpoints
+    json: bool = False  # print the outcome as one last line of JSON
+
+    def __call__(self) -> int:
+        assert self.task is not None
+        learner = build(load_task(self.task), self.setup, self.algorithm)
+        return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its newest good checkpoint; on the CPU bit for bit."""
+
+    resume: Path  # the run folder, or the link `latest` to it
+    steps: int | None = None  # environment steps in all, instead of those the run was begun with
+    save_every: float = SAVE_SECONDS  # s between two checkpoints
+    json: bool = False  # print the outcome as one last line of JSON
+
+    def __call__(self) -> int:
+        run = Run.open(self.resume)
+        wanted = run if self.steps is None else replace(run, steps=self.steps)
+        learner = rebuild(wanted)
+        if differ := changed(run, learner.env.task):
+            raise RunError(f"{run.path} cannot go on: changed since it began: {', '.join(differ)}")
+        now, then = versions(), run.about["versions"]
+        if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
+            say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
+        if self.steps is not None:
+            run = run.until(self.steps)
+        return _train(learner, run, self.save_every, self.json)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the exported file itself in fresh episodes: return, interval, metrics, reward terms."""
+
+    what: What  # a run folder, or an exported file
+    episodes: int = 300  # one in each of so many simulations
+    nominal: bool = False  # without randomisation and pushes
+    seed: int = 0  # of the episodes; never those of training
+    threads: int = 0  # threads of the physics; 0: one for each core
+    task: str | None = None  # of an exported file whose task has another name: file.py:Class
+    json: bool = False  # for machines
+
+    def __call__(self) -> int:
+        path, task, policy = _policy(self.what, self.task)
+        report = evaluate(
+            path,
+            task,
+            self.episodes,
+            seed=self.seed,
+            nominal=self.nominal,
+            policy=policy,
+            threads=self.threads,
+        )
+        print(report.to_json() if self.json else report.text())
+        return 1 if report.bad else 0
+
+
+@dataclass(frozen=True)
+class Play:
+    """Film the exported file at work, or show it in MuJoCo's viewer."""
+
+    what: What  # a run folder, or an exported file
+    # .mp4 or .gif; default: play.mp4 in the run folder, or an mp4 beside the file
+    output: Annotated[Path | None, OUTPUT] = None
+    seconds: float | None = None  # s of simulated time; default: one episode, at most 20 s of a film
+    seed: int = 0  # of the episodes; never those of training
+    width: int = 640  # pixels
+    height: int = 480  # pixels
+    viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
+    nominal: bool = False  # without randomisation and pushes
+    task: str | None = None  # of an exported file whose task has another name: file.py:Class
+
+    def __call__(self) -> int:
+        path, task, _ = _policy(self.what, self.task)
+        env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
+        if self.viewer:
+            watch(path, env, self.seconds)
+            return 0
+        output = self.output or path.with_name("play.mp4" if path.name == POLICY else f"{path.stem}.mp4")
+        film(path, env, output, self.seconds, self.width, self.height)
+        print(output)
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the newest policy of a run as one ONNX file that was checked to equal it, its sha256 and card."""
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]  # a run folder
+    # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json
+    output: Annotated[Path, OUTPUT] = Path("policies")
+    episodes: int = 300  # that the card's return is measured in; 0: none
+    json: bool = False  # for machines
+
+    def __call__(self) -> int:
+        run = Run.open(self.run)
+        learner, steps = restore(run)
+        path = self.output / f"{run.path.parent.name}.onnx"
+        report = export_policy(run, learner, steps, path)
+        card: dict[str, Any] = {"run": run.path.name, "steps": steps}
+        if self.episodes:
+            measured = evaluate(path, learner.env.task, self.episodes, policy=learner.policy)
+            costs = {name: summary.mean for name, summary in measured.costs.items()}
+            card |= {"return": measured.returns.mean, "costs": costs, "evaluation": asdict(measured)}
+        beside = write_card(path, card)
+        error = max(p.ctrl_error for p in report.parity)
+        print(
+            beside.read_text() if self.json else f"{path}: equal within {error:.1e} of the actuators' range"
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check a task file against the task contract, or an exported file against its own."""
+
+    # a task (its name, file.py or file.py:Class), or an exported file
+    what: Positional[Annotated[str, arg(metavar="TASK|FILE.onnx")]]
+    json: bool = False  # for machines
+
+    def __call__(self) -> int:
+        if self.what.endswith(".onnx"):
+            return self._file(Path(self.what))
+        find_task(self.what)
+        try:
+            findings = check_task(load_task(self.what))
+        except TaskError as error:
+            findings = [Finding("import", False, str(error))]
+        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{f.detail}" for f in findings]
+        print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
+        return 0 if all(f.ok for f in findings) else 1
+
+    def _file(self, path: Path) -> int:
+        if not path.is_file():
+            raise OptionError(f"no file {path}")
+        try:
+            found = inspect(path)
+        except ContractError as error:
+            print(json.dumps({"ok": False, "error": str(error)}) if self.json else f"FAIL {error}")
+            return 1
+        gaps = "\n".join(f"  {gap}" for gap in found["gaps"]) or "  nothing"
+        text = f"ok   {describe(found['contract'])}\nnot said:\n{gaps}"
+        print(json.dumps({"ok": True, **found}, indent=1) if self.json else text)
+        return 0
+
+
+COMMANDS: dict[str, type] = {
+    "tasks": Tasks,
+    "train": Train,
+    "evaluate": Evaluate,
+    "play": Play,
+    "export": Export,
+    "check": Check,
+}
+
+
+def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
+    """Train to the end or to a signal, and export what has come of it."""
+    outcome, policy, error = train(learner, run, run.steps, save_seconds=save_every), None, None
+    if outcome.signal is None:
+        try:
+            policy = export_policy(run, learner, outcome.done.steps, run.path / POLICY)
+            say(f"exported {policy.path}")
+        except ExportError as refused:
+            error = f"trained and saved, but not exported: {refused}"
+            say(error)
+    else:
+        say(f"stopped and saved; go on with: robokit train --resume {run.path}")
+    result = {
+        "run": str(run.path),
+        **asdict(outcome.done),
+        "checkpoint": str(outcome.checkpoint),
+        "policy": str(policy.path) if policy else None,
+        "parity": max(p.ctrl_error for p in policy.parity) if policy else None,
+        "signal": outcome.signal,
+        "error": error,
+    }
+    print(json.dumps(result) if as_json else run.path)
+    return 128 + outcome.signal if outcome.signal else 1 if error else 0
+
+
+def _policy(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
+    """The exported file, its task, and the torch policy where a run folder is given."""
+    path = Path(what)
+    if path.suffix != ".onnx":
+        if task is not None:
+            raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
+        path, learner = exported(Run.open(path))
+        return path, learner.env.task, learner.policy
+    if not path.is_file():
+        raise OptionError(f"no file {path}")
+    if task is not None:
+        return path, load_task(task), None
+    if (path.parent / CONFIG).is_file():
+        return path, task_of(Run.open(path.parent)), None
+    named = str(load(path)[1]["task"])
+    files = [f for stem, f in known_tasks().items() if stem.replace("_", "").lower() == named.lower()]
+    if not files:
+        raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{named}")
+    return path, load_task(files[0]), None
+
+
+def _about(file: Path) -> str:
+    """A task's first line of documentation."""
+    try:
+        return (type(load_task(file)).__doc__ or "").strip().splitlines()[0]
+    except TaskError as error:
+        return str(error)

@@ -1,0 +1,237 @@
+"""From options to a learner, and from a run folder back to that learner and its exported file.
+
+    learner = build(task, Setup(seed=3), options(task, "ppo"))
+    learner, steps = restore(Run.open("runs/hopper/latest"))
+    path, learner = exported(Run.open("runs/hopper/latest"))
+
+A run is trained, evaluated and exported from its config.json alone; what changed since then is said.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+import torch
+
+import robokit.algos
+from robokit import __version__
+from robokit.card import write_card
+from robokit.env import Env
+from robokit.errors import OptionError, RunError, did_you_mean
+from robokit.evaluate import SEED_OFFSET
+from robokit.export import Report, export
+from robokit.policy import Policy
+from robokit.run import Learner, Run, say
+from robokit.sim.facts import model_hashes
+from robokit.task import Task, known_tasks, load_task
+
+POLICY = "policy.onnx"  # in the run folder
+EXPORT_ENVS = 64  # simulations the gate replays
+PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides a training's results beside its task and the algorithm's own options."""
+
+    algo: str = "ppo"  # the algorithm; its own options stand below
+    seed: int = 0  # of everything random, from 0 on; evaluation has other seeds
+    sim: Literal["cpu", "gpu"] = "cpu"  # physics: MuJoCo on CPU threads, or MuJoCo Warp
+    device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
+    threads: int = 0  # threads of the physics; 0: one for each core
+    torch_threads: int = 1  # threads of the learning; small networks are fastest with one
+
+
+class Built(Learner, Protocol):
+    """A learner as `build` makes it."""
+
+    env: Env
+    config: Any
+
+    @property
+    def policy(self) -> Policy: ...
+
+
+def algorithm(name: str) -> ModuleType:
+    """The module of an algorithm, with its Config and Learner."""
+    known = [module.name for module in pkgutil.iter_modules(robokit.algos.__path__)]
+    if name not in known:
+        raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known)}; there are {known}")
+    return importlib.import_module(f"{robokit.algos.__name__}.{name}")
+
+
+def options(task: Task, algo: str) -> Any:
+    """The algorithm's Config with the task's recipe. Raises OptionError for an unknown name in it."""
+    config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
+    known = [f.name for f in fields(config)]
+    for name in recipe:
+        if name not in known:
+            where = f"the {algo} recipe of {type(task).__name__} sets an unknown option"
+            raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {known}")
+    return replace(config, **recipe)
+
+
+def build(task: Task, setup: Setup, config: Any) -> Built:
+    """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs."""
+    if not 0 <= setup.seed < SEED_OFFSET:
+        raise OptionError(f"seed must be from 0 to {SEED_OFFSET - 1}, got {setup.seed}")
+    if setup.threads < 0 or setup.torch_threads < 1:
+        rule = "threads must be at least 0 and torch-threads at least 1"
+        raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
+    module, device = algorithm(setup.algo), _device(setup.device)
+    module.check(config)
+    torch.set_num_threads(setup.torch_threads)
+    env = Env(
+        task,
+        config.num_envs,
+        seed=setup.seed,
+        sim=setup.sim,
+        device=device,
+        threads=setup.threads,
+        compile=config.compile,
+    )
+    return module.Learner(env, config, setup.seed)
+
+
+def create(root: Path, learner: Built, setup: Setup) -> Run:
+    """A new run folder for a learner at its start."""
+    task, file = learner.env.task, _file(learner.env.task)
+    setup = replace(setup, threads=getattr(learner.env.sim, "threads", setup.threads))
+    own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
+    config = {"task": _title(task), **asdict(setup), "options": own, "hashes": _hashes(task)}
+    about = {
+        "file": str(file),
+        "command": sys.argv,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }
+    return Run.create(root, _title(task).replace(":", "-"), learner.config.steps, config, about)
+
+
+def task_of(run: Run) -> Task:
+    """The task that a run was trained on, from the file it had or else from a task of that name."""
+    stem, _, cls = str(run.config["task"]).partition(":")
+    file = Path(str(run.about.get("file", "")))
+    if not file.is_file():
+        file = known_tasks().get(stem, file)
+    return load_task(f"{file}:{cls}" if cls else file)
+
+
+def changed(run: Run, task: Task) -> list[str]:
+    """Which files of the task are not what they were when the run began."""
+    now, then = _hashes(task), run.config["hashes"]
+    return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
+
+def rebuild(run: Run) -> Built:
+    """The learner of a run, at its start."""
+    config, task = run.config, task_of(run)
+    setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})
+    own = {name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()}
+    default = algorithm(setup.algo).Config()
+    if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
+        raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
+    return build(task, setup, replace(default, steps=run.steps, **own))
+
+
+def restore(run: Run) -> tuple[Built, int]:
+    """The learner of a run at its newest good checkpoint, and that checkpoint's step."""
+    learner = rebuild(run)
+    if differ := changed(run, learner.env.task):
+        say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
+    done = run.resume(learner)
+    if not done.steps:
+        raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
+    return learner, done.steps
+
+
+def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
+    """Write a learner's policy through the gate, its sha256 and its card. Raises ExportError."""
+    env, setup = learner.env, run.config
+    fresh = Env(env.task, EXPORT_ENVS, seed=setup["seed"], sim=setup["sim"], threads=setup["threads"])
+    report = export(learner.policy, fresh, path, commit=run.about["commit"]["robokit"])
+    write_card(path, {"run": run.path.name, "steps": steps})
+    return report
+
+
+def exported(run: Run) -> tuple[Path, Built]:
+    """The run's policy.onnx of its newest checkpoint, exported now if need be; and the learner."""
+    learner, steps = restore(run)
+    path = run.path / POLICY
+    if _card_steps(path) != steps:
+        say(f"exporting the policy of step {steps} to {path}")
+        export_policy(run, learner, steps, path)
+    return path, learner
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    return {
+        "robokit": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def commit(file: Path) -> str | None:
+    """The git commit that `file` is tracked in, with "-dirty" where its work tree differs; else None."""
+    git = ["git", "-C", str(file.parent)]
+    try:
+        for command in (
+            ["ls-files", "--error-unmatch", file.name],
+            ["describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        ):
+            found = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def _file(task: Task) -> Path:
+    return Path(inspect.getfile(type(task)))
+
+
+def _title(task: Task) -> str:
+    """`hopper`, or `hopper:Positions` for a class that the file's name does not tell."""
+    stem, cls = _file(task).stem, type(task).__name__
+    return stem if cls.lower() == stem.replace("_", "").lower() else f"{stem}:{cls}"
+
+
+def _hashes(task: Task) -> dict[str, str]:
+    """sha256 of the task file and of each file of the model."""
+    own = {_file(task).name: hashlib.sha256(_file(task).read_bytes()).hexdigest()}
+    return own | {f"model {name}": digest for name, digest in model_hashes(task.model).items()}
+
+
+def _card_steps(path: Path) -> int | None:
+    """Of a whole export; None where a kill came between."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_bytes())
+        whole = hashlib.sha256(path.read_bytes()).hexdigest() == card["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return card.get("steps") if whole else None

@@ -1,0 +1,138 @@
+"""Pictures of one simulation: off screen through EGL or OSMesa, or in MuJoCo's own window.
+
+    with Camera(sim) as camera:
+        frame = camera.frame()  # (H, W, 3) uint8
+
+Nothing here is needed to train, export or evaluate.
+"""
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from robokit.errors import Error
+from robokit.sim.base import STATE, Sim
+
+BACKENDS = ("egl", "osmesa")  # in the order they are tried
+PROBE = "import mujoco.{0}; mujoco.{0}.GLContext(16, 16).make_current()"
+PROBE_SECONDS = 60.0
+
+
+class RenderError(Error):
+    """There is nothing to draw with, or nowhere to show it."""
+
+
+def choose_backend() -> str:
+    """The way to draw without a screen that works here; MUJOCO_GL, where set, is the only one tried.
+
+    Each is tried in a process of its own: the first one loaded shuts out the others.
+
+    Raises RenderError that says what to install.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    for name in (wanted,) if wanted in BACKENDS else BACKENDS:
+        environment = {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
+        probe = [sys.executable, "-c", PROBE.format(name)]
+        tried = subprocess.run(probe, env=environment, capture_output=True, timeout=PROBE_SECONDS)
+        if tried.returncode == 0:
+            return name
+    raise RenderError(
+        "nothing to draw with: neither EGL nor OSMesa works here. On Debian or Ubuntu one of these helps: "
+        "apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6"
+    )
+
+
+class Camera:
+    """Draws simulation 0, from the model's first camera or else from one that follows its first body."""
+
+    def __init__(self, sim: Sim, width: int = 640, height: int = 480) -> None:
+        self._backend = choose_backend()
+        self._sim, self._data = sim, mujoco.MjData(sim.model)
+        self._view = _view(sim.model)
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._pixels: npt.NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
+
+    def __enter__(self) -> "Camera":
+        os.environ["PYOPENGL_PLATFORM"] = self._backend
+        backend = importlib.import_module(f"mujoco.{self._backend}")
+        self._gl: Any = backend.GLContext(self._rect.width, self._rect.height)
+        self._gl.make_current()
+        self._context = _context(self._sim.model, self._rect)
+        self._scene = mujoco.MjvScene(self._sim.model, maxgeom=10_000)
+        for costly in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[costly] = 0  # without a graphics card they take most of the time
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context.free()
+        self._gl.free()
+
+    def frame(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3), as the simulation stands; a new array."""
+        copy_state(self._sim, self._data)
+        everything, option = mujoco.mjtCatBit.mjCAT_ALL, mujoco.MjvOption()
+        mujoco.mjv_updateScene(
+            self._sim.model, self._data, option, None, self._view, int(everything), self._scene
+        )
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
+        return self._pixels[::-1].copy()  # OpenGL's first row is the lowest
+
+
+@contextlib.contextmanager
+def window(sim: Sim) -> Iterator[Callable[[], bool]]:
+    """MuJoCo's viewer; the function draws simulation 0 and says whether the window is still open.
+
+    Raises RenderError where there is no screen.
+    """
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise RenderError(
+            "no screen to open a window on: DISPLAY is not set; without --viewer a film is made"
+        )
+    viewer: Any = importlib.import_module("mujoco.viewer")
+    data = mujoco.MjData(sim.model)
+    with viewer.launch_passive(sim.model, data) as handle:
+
+        def show() -> bool:
+            with handle.lock():
+                copy_state(sim, data)
+            handle.sync()
+            return bool(handle.is_running())
+
+        yield show
+
+
+def copy_state(sim: Sim, data: mujoco.MjData) -> None:
+    """Bring MuJoCo's own data to where simulation 0 is."""
+    for name in STATE:
+        getattr(data, name)[:] = sim.field(name)[0].cpu().numpy()
+    mujoco.mj_forward(sim.model, data)
+
+
+def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    view = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, view)
+    if model.ncam:
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+    elif model.nbody > 1:
+        view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
+    return view
+
+
+def _context(model: mujoco.MjModel, rect: mujoco.MjrRect) -> mujoco.MjrContext:
+    """A canvas of `rect`'s size instead of the model's, without antialiasing; leaves the model as it was."""
+    size, quality = model.vis.global_, model.vis.quality
+    before = size.offwidth, size.offheight, quality.offsamples
+    size.offwidth, size.offheight, quality.offsamples = rect.width, rect.height, 0
+    context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    size.offwidth, size.offheight, quality.offsamples = before
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
+    return context
