@@ -1,5 +1,6 @@
 """The task contract at its border: what a task's functions return, checked once before anything runs."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Generator, Tensor
 
 from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sim import Sim
-from robokit.task import Task, Terms
+from robokit.task import Around, Command, Ctrl, Task, Terms
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,27 @@ class Names:
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # metrics that are true or false
     memory: tuple[str, ...]  # what remember returns
+
+
+def check_constants(task: Task) -> None:
+    """Raise TaskError for a constant or function that a task lacks, or that is of the wrong kind."""
+    kind = type(task)
+    missing = [name for name in ("model", "control_dt", "time_limit", "weights") if not hasattr(task, name)]
+    missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
+    if missing:
+        raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
+    numbers = {f"weights[{name!r}]": weight for name, weight in task.weights.items()}
+    for name, value in {"control_dt": task.control_dt, "time_limit": task.time_limit, **numbers}.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise TaskError(f"{kind.__name__}.{name} must be a finite number, got {value!r}")
+    if not isinstance(task.action, Ctrl | Around):
+        raise TaskError(f"{kind.__name__}.action must be Ctrl() or Around(...), got {task.action!r}")
+    for name, command in task.commands.items():
+        if not isinstance(command, Command):
+            raise TaskError(f"{kind.__name__}.commands[{name!r}] must be a Command, got {command!r}")
+    for name, width in task.memory.items():
+        if not isinstance(width, int) or width < 1:
+            raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
 
 
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:

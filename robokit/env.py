@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robokit.contract import check_finite, read_names, same_names
+from robokit.contract import check_constants, check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.sim import load, make_sim
 from robokit.state import gather, scatter
@@ -69,9 +69,7 @@ class Env:
     ) -> None:
         if num_envs < 1:
             raise OptionError(f"num_envs must be at least 1, got {num_envs}")
-        for name in ("model", "control_dt", "time_limit", "weights"):
-            if not hasattr(task, name):
-                raise TaskError(f"{type(task).__name__} must define {name!r}")
+        check_constants(task)
         self.task, self.num_envs, self.nominal = task, num_envs, nominal
         self.device, self.seed = torch.device(device), seed
         spec = load(task.model)

@@ -18,6 +18,7 @@ Random draws always have size N and come from the generator handed in.
 
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Around:
     def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
         center = sim.keyframe(self.keyframe).ctrl
         scale = torch.as_tensor(self.scale, dtype=center.dtype, device=center.device)
-        if scale.shape not in ((), center.shape) or not bool((scale > 0).all()):
+        if scale.shape not in ((), center.shape) or not bool(((scale > 0) & scale.isfinite()).all()):
             raise TaskError(f"Around.scale must be > 0, one or {len(center)} numbers; got {self.scale}")
         return center, scale.expand_as(center)
 
@@ -83,9 +84,10 @@ class Command:
     every: tuple[float, float] | None = None  # s; None: one command an episode
 
     def __post_init__(self) -> None:
-        if len(self.low) != len(self.high) or any(a > b for a, b in zip(self.low, self.high, strict=True)):
+        pairs = list(zip(self.low, self.high, strict=False))
+        if len(self.low) != len(self.high) or not all(-math.inf < a <= b < math.inf for a, b in pairs):
             raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
-        if self.every is not None and not 0 < self.every[0] <= self.every[1]:
+        if self.every is not None and not 0 < self.every[0] <= self.every[1] < math.inf:
             raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
 
 
@@ -204,16 +206,20 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
     """
     if isinstance(task, Task):
         return task
-    if isinstance(task, type):
-        return task()
-    path, cls = find_task(task)
-    return _choose(_classes(path), path, cls)()
+    cls = task
+    if not isinstance(cls, type):
+        path, name = find_task(cls)
+        cls = _choose(_classes(path), path, name)
+    if not issubclass(cls, Task):
+        raise TaskError(f"{cls.__name__} is not derived from robokit.task.Task")
+    return cls()
 
 
 def _classes(path: Path) -> dict[str, type[Task]]:
     module_name = f"_robokit_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # inspect and dataclasses look a class's module up here
     try:
