@@ -193,7 +193,8 @@ class Env:
         for name, command in self.task.commands.items():
             drawn[name] = self._uniform(command.low, command.high)
             if command.every is not None:
-                drawn[_left(name)] = torch.ceil(self._uniform(*command.every) / self.task.control_dt)
+                periods = torch.round(self._uniform(*command.every) / self.task.control_dt)
+                drawn[_left(name)] = periods.clamp(min=1)
         return drawn
 
     def _uniform(self, low: float | tuple[float, ...], high: float | tuple[float, ...]) -> Tensor:
