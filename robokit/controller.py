@@ -77,6 +77,7 @@ class Controller:
         self.control_dt = float(self.contract["control_dt"])  # s
         self.deadline = self.control_dt  # s
         self.inputs: dict[str, int] = {i["name"]: i["size"] for i in self.contract["inputs"]}
+        self.actuators: list[str] = [a["name"] for a in self.contract["actuators"]]  # the order of ctrl
         self.clipped = dict.fromkeys(self.contract["commands"], 0)  # steps in which a command was clipped
         self._max_age = {i["name"]: i.get("max_age") or self.control_dt for i in self.contract["inputs"]}
         self._bounds = {

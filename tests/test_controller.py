@@ -95,6 +95,7 @@ def test_the_carry_goes_on_and_reset_forgets_it(policy: Controller) -> None:
     # 10 + 2 * .25, then each step adds to the step before
     assert [policy.step(GOOD).tolist() for _ in range(3)] == [[10.5], [11.0], [11.5]]
     policy.reset()
+    assert (policy.inputs, policy.actuators) == ({"angle": 1, "rate": 2}, ["motor"])
     first = policy.step(GOOD)
     assert first.tolist() == [10.5]
     assert (first.shape, first.dtype) == ((1,), np.float32)

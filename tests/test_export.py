@@ -17,7 +17,7 @@ from arm import Arm, Blind, make_policy
 
 import robokit
 from robokit.card import gaps, inspect, write_card
-from robokit.controller import Controller, ObservationError
+from robokit.controller import Controller, ObservationError, load
 from robokit.env import Env
 from robokit.errors import ExportError
 from robokit.export import Report, export, install
@@ -109,10 +109,15 @@ def test_nan_does_not_pass_the_exported_file(made: Made) -> None:
 
 
 @pytest.mark.medium
-def test_a_fused_gru_would_swallow_a_nan_that_the_controller_refuses(gru: tuple[Policy, Report]) -> None:
-    controller = Controller(gru[1].path)
-    good = {name: np.zeros(size) for name, size in controller.inputs.items()}
-    controller.step(good)
+def test_the_fused_gru_swallows_a_nan_that_the_controller_refuses(gru: tuple[Policy, Report]) -> None:
+    session, controller = load(gru[1].path)[0], Controller(gru[1].path)
+    good = {name: np.zeros(size, np.float32) for name, size in controller.inputs.items()}
+    bad = {**good, "gyro": np.full(3, np.nan, np.float32)}
+    carried = {"carry": controller._carry, "reset": np.zeros(1, np.bool_)}
+    ctrl = session.run(["ctrl"], {**{name: value[None] for name, value in bad.items()}, **carried})[0]
+    assert np.isfinite(np.asarray(ctrl)).all()  # onnxruntime says nothing
+    with pytest.raises(ObservationError, match="gyro"):
+        controller.step(bad)
     controller._carry[:] = np.nan
     with pytest.raises(ObservationError, match="carried state"):
         controller.step(good)
