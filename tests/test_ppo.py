@@ -171,20 +171,28 @@ def test_reinforce_weighs_log_prob_by_the_return_that_followed():
             assert advantage[t, n].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_first_epoch_starts_at_a_ratio_of_exactly_one():
+def test_the_first_gradient_step_on_a_rollout_starts_at_a_ratio_of_exactly_one():
     learner = tiny(normalize_obs=True, horizon=32, minibatch=128)
-    learner.iterate()  # moves the normaliser
-    batch = a_batch(learner)
-    parts, _ = gradients(learner, batch)
-    mean, log_std, _ = learner.net(batch["obs"], batch["belief"], batch["first"], batch["state"])
-    torch.testing.assert_close(log_prob(batch["action"], mean, log_std), batch["log_prob"], rtol=0, atol=2e-6)
-    assert parts["clipped"] == 0.0 and abs(parts["kl"]) < 1e-9
+    for metrics in (learner.iterate() for _ in range(3)):  # the normaliser moves between rollouts, not within
+        assert metrics["loss/clipped"] == 0.0 and abs(metrics["loss/kl"]) < 1e-9
+
+
+def test_the_sample_is_stored_as_it_was_drawn_and_the_simulation_gets_it_clipped():
+    learner = tiny(init_std=3.0)
+    rollout, _ = learner.collect()
+    assert rollout.action.abs().max() > 1.0
+    density = log_prob(rollout.action, rollout.mean, learner.policy.log_std)
+    torch.testing.assert_close(rollout.log_prob, density.detach())
+    went_on = ~rollout.done[-1]
+    held = learner.env.sim.memory["action"][went_on]
+    assert torch.equal(held, rollout.action[-1, went_on].clamp(-1, 1).double()) and len(held)
 
 
 def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
     learner = tiny(scale_reward=False, lam=0.0)
     rollout, _ = learner.collect()
     rollout.done[5, 2], rollout.terminated[5, 2] = True, False
+    rollout.final_state[5, 2] += 1.0  # not what the next episode begins with
     value, advantage, _ = learner.targets(rollout)
     expected = rollout.reward[5, 2] + 0.99 * learner.critic(rollout.final_state[5, 2][None])[0] - value[5, 2]
     assert advantage[5, 2].item() == pytest.approx(expected.item(), abs=1e-6)

@@ -17,9 +17,10 @@ def test_truncation_keeps_the_value_that_follows_and_termination_drops_it():
 def test_an_advantage_never_looks_past_the_end_of_its_episode():
     reward = torch.tensor([[1.0], [2.0], [100.0]])
     done = torch.tensor([[False], [True], [False]])
-    zero = torch.zeros(3, 1)
-    advantage = gae(reward, zero, zero, done, done, gamma=0.5, lam=1.0)
-    assert advantage[:, 0].tolist() == [2.0, 2.0, 100.0]
+    zero, never = torch.zeros(3, 1), torch.zeros(3, 1, dtype=torch.bool)
+    for terminated in (done, never):
+        advantage = gae(reward, zero, zero, terminated, done, gamma=0.5, lam=1.0)
+        assert advantage[:, 0].tolist() == [2.0, 2.0, 100.0]
 
 
 def test_gae_is_the_exponentially_weighted_sum_of_n_step_advantages():
