@@ -253,9 +253,10 @@ def test_linear_schedule_reaches_zero_at_the_last_step():
     assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}]
-)
+ADAPTIVE = {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}
+
+
+@pytest.mark.parametrize("changes", [{}, ADAPTIVE, pytest.param({"compile": True}, marks=pytest.mark.slow)])
 def test_a_learner_continues_bit_for_bit(changes):
     straight = tiny(epochs=2, minibatch=32, normalize_obs=True, **changes)
     first = [straight.iterate() for _ in range(2)]
@@ -271,6 +272,18 @@ def test_a_learner_continues_bit_for_bit(changes):
 def test_equal_seeds_learn_equally_and_others_do_not():
     same, again, other = (tiny(seed).iterate() for seed in (0, 0, 1))
     assert same == again != other
+
+
+@pytest.mark.slow
+def test_the_compiled_update_is_the_eager_one():
+    eager, compiled = (tiny(epochs=2, minibatch=32, compile=c) for c in (False, True))
+    rollout, _ = eager.collect()
+    compiled.collect()
+    ours, theirs = eager.learn(rollout), compiled.learn(rollout)
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5)
+    for a, b in zip(eager.net.parameters(), compiled.net.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
