@@ -146,13 +146,20 @@ def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> 
 def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+        _check_finite(task, kind, name, value)
     return values
 
 
 def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         _check_shape(task, "randomize", name, value, (sim.num_envs, *sim.nominal(name).shape))
+        _check_finite(task, "randomize", name, value)
     return values
+
+
+def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite")
 
 
 def _check_weights(task: Task, terms: Terms) -> None:

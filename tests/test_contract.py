@@ -1,0 +1,193 @@
+"""A task that breaks the contract is refused before anything runs, by function, term, rule and value."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cart
+import pytest
+import torch
+from cart import Cart
+from torch import Tensor
+
+from robokit.env import Env
+from robokit.errors import Error, ModelError, TaskError
+from robokit.sim import Sim
+from robokit.task import Command, Task, Terms
+
+
+def but(**attributes: Any) -> Task:
+    """Cart with some attributes or functions exchanged."""
+    return type("But", (Cart,), attributes)()
+
+
+def refusal(task: Task, kind: type[Error] = TaskError) -> str:
+    with pytest.raises(kind) as error:
+        Env(task, 3)
+    return str(error.value)
+
+
+def observe(change: Callable[[Sim], Any]) -> Task:
+    return but(observe=lambda self, sim: {**Cart.observe(self, sim), "mine": change(sim)})
+
+
+# -- constants -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"control_dt": 0.015}, "control_dt (0.015 s) must be a multiple of the timestep (0.01 s)"),
+        ({"control_dt": 0.004}, "must be a multiple of the timestep"),
+        ({"control_dt": 0.0}, "must be a multiple of the timestep"),
+        ({"control_dt": -0.02}, "must be a multiple of the timestep"),
+        ({"control_dt": float("nan")}, "But.control_dt must be a finite number, got nan"),
+        ({"control_dt": "0.02"}, "But.control_dt must be a finite number, got '0.02'"),
+        ({"time_limit": 0.01}, "time_limit (0.01 s) must be at least control_dt (0.02 s)"),
+        ({"time_limit": float("inf")}, "But.time_limit must be a finite number, got inf"),
+        ({"weights": {"near": 1.0, "rate": float("nan")}}, "But.weights['rate'] must be a finite number"),
+        ({"weights": {"near": 1.0}}, "rewards returns 'rate', which has no weight"),
+        ({"weights": {"near": 1.0, "rate": 1.0, "rat": 1.0}}, "weights name 'rat', which rewards does not"),
+        ({"action": "home"}, "But.action must be Ctrl() or Around(...), got 'home'"),
+        ({"commands": {"goal": (-1, 1)}}, "But.commands['goal'] must be a Command, got (-1, 1)"),
+        ({"memory": {"x": 0, "sum": 2}}, "But.memory['x'] must be a width >= 1, got 0"),
+        ({"memory": {"x": 1, "sum": 2, "age": 1}}, "['age']: these names are taken"),
+        ({"memory": {"x": 1, "sum": 2, "goal": 1}}, "['goal']: these names are taken"),
+        ({"commands": {**Cart.commands, "action": Command((0.0,), (1.0,))}}, "['action']: these names are"),
+    ],
+)
+def test_a_constant_that_cannot_be_is_refused(attributes: dict[str, Any], words: str):
+    assert words in refusal(but(**attributes))
+
+
+def test_what_a_task_must_define_is_listed():
+    class Empty(Task):
+        control_dt = 0.02
+
+    assert refusal(Empty()) == "Empty must define model, time_limit, weights, observe, rewards"
+
+
+def test_a_model_without_actuators_is_refused():
+    spec = cart.spec()
+    for actuator in list(spec.actuators):
+        spec.delete(actuator)
+    spec.delete(spec.keys[0])
+    assert refusal(but(model=spec)) == "the model of But has no actuator"
+
+
+@pytest.mark.parametrize("timestep", [0.0, float("nan")])
+def test_an_impossible_model_is_refused(timestep: float):
+    spec = cart.spec()
+    spec.option.timestep = timestep
+    assert "timestep must be in" in refusal(but(model=spec), ModelError)
+
+
+# -- what functions return -----------------------------------------------------------------------
+
+
+def test_an_observation_has_one_row_a_simulation():
+    said = refusal(observe(lambda sim: sim.qpos[:, 0]))
+    assert said == "But.observe 'mine' must be a tensor of shape (3, d), got (3,)"
+    assert "got (1, 9)" in refusal(observe(lambda sim: sim.qpos[:1]))
+    assert "got float" in refusal(observe(lambda sim: 1.0))
+    assert "observe returns no term" in refusal(but(observe=lambda self, sim: {}))
+
+
+@pytest.mark.parametrize("function", ["rewards", "costs", "metrics"])
+def test_a_term_is_one_number_a_simulation(function: str):
+    def change(self: Cart, sim: Sim, *action: Tensor) -> Terms:
+        values = getattr(Cart, function)(self, sim, *action)
+        return {name: value[:, None] for name, value in values.items()}
+
+    first = {"rewards": "near", "costs": "away", "metrics": "success"}[function]
+    expected = f"But.{function} {first!r} must be a tensor of shape (3,), got (3, 1)"
+    assert refusal(but(**{function: change})) == expected
+
+
+def test_terminated_is_true_or_false():
+    assert "terminated must be bool, got torch.float64" in refusal(
+        but(terminated=lambda self, sim: sim.qpos[:, 0])
+    )
+    assert "terminated must return a Tensor, got bool" in refusal(but(terminated=lambda self, sim: False))
+    assert "shape (3,), got (3, 9)" in refusal(but(terminated=lambda self, sim: sim.qpos > 0))
+
+
+def test_terms_come_by_name():
+    assert refusal(but(observe=lambda self, sim: sim.qpos)) == "But.observe must return a dict, got Tensor"
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value", "words"),
+    [
+        ("reset", "qpos", torch.zeros(9), "But.reset 'qpos' must be a tensor of shape (3, 9), got (9,)"),
+        ("reset", "sum", torch.zeros(3, 1), "But.reset 'sum' must be a tensor of shape (3, 2), got (3, 1)"),
+        ("disturb", "qvel", torch.zeros(1, 8), "But.disturb 'qvel' must be a tensor of shape (3, 8)"),
+        (
+            "randomize",
+            "body_mass",
+            torch.ones(4),
+            "But.randomize 'body_mass' must be a tensor of shape (3, 4)",
+        ),
+        ("remember", "x", torch.zeros(3), "But.remember 'x' must be a tensor of shape (3, 1), got (3,)"),
+        ("remember", "summ", torch.zeros(3, 2), "writes 'summ', which is not in memory; did you mean 'sum'?"),
+    ],
+)
+def test_what_is_written_has_the_shape_of_where_it_goes(function: str, name: str, value: Tensor, words: str):
+    task = but(**{function: lambda self, sim, given: {name: value}})
+    assert words in refusal(task)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "words"),
+    [
+        ("reset", "qpoz", "no state or memory 'qpoz' to write; did you mean 'qpos'?"),
+        ("disturb", "goa", "no state or memory 'goa' to write; did you mean 'goal'?"),
+        ("randomize", "body_masses", "no model field 'body_masses'; did you mean 'body_mass'?"),
+    ],
+)
+def test_an_unknown_name_to_write_is_answered_with_the_nearest(function: str, name: str, words: str):
+    task = but(**{function: lambda self, sim, rng: {name: torch.zeros(3, 1)}})
+    assert words in refusal(task, ModelError)
+
+
+def test_an_unknown_name_to_read_is_answered_with_the_nearest():
+    assert "did you mean 'slide'" in refusal(observe(lambda sim: sim.sensor("slid")), ModelError)
+    assert "no joint 'hing'" in refusal(observe(lambda sim: sim.joint("hing").qpos), ModelError)
+
+
+def test_what_a_function_raises_is_told_with_its_line():
+    def rewards(self: Cart, sim: Sim, action: Tensor) -> Terms:
+        return {"near": sim.qpos[:, 99], "rate": action[:, 0]}
+
+    line = rewards.__code__.co_firstlineno + 1
+    said = refusal(but(rewards=rewards))
+    assert said.startswith(f"But.rewards (test_contract.py, line {line}) raised IndexError: ")
+
+
+@pytest.mark.parametrize("function", ["observe", "privileged", "rewards", "costs", "metrics"])
+def test_a_term_that_is_not_finite_right_after_a_reset_is_the_authors_mistake(function: str):
+    def change(self: Cart, sim: Sim, *action: Tensor) -> Terms:
+        values = getattr(Cart, function)(self, sim, *action)
+        return {name: value.float().log() * torch.nan for name, value in values.items()}
+
+    assert f"But.{function} " in refusal(but(**{function: change}))
+    assert "is not finite right after a reset" in refusal(but(**{function: change}))
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "width"),
+    [("reset", "qvel", 8), ("disturb", "qpos", 9), ("randomize", "body_mass", 4)],
+)
+def test_what_is_written_is_finite(function: str, name: str, width: int):
+    task = but(**{function: lambda self, sim, rng: {name: torch.full((3, width), torch.nan)}})
+    assert refusal(task) == f"But.{function} {name!r} is not finite"
+
+
+def test_names_that_change_under_way_are_refused():
+    def late(self: Cart, sim: Sim) -> Terms:
+        extra = {"late": sim.qpos} if sim.memory["age"][0, 0] > 1 else {}
+        return {**Cart.observe(self, sim), **extra}
+
+    env = Env(but(observe=late), 3)
+    env.step(torch.zeros(3, 2))
+    with pytest.raises(TaskError, match=r"observe changed its names from .* to .*'late'"):
+        env.step(torch.zeros(3, 2))
