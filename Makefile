@@ -27,6 +27,18 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("robokit needs Python >= 3.11, and $(PYTHON) is %d.%d; name another: make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # half an environment would look like a whole one
 
+demo: $(VENV)/test.stamp
+	$(BIN)/robokit train hopper
+	$(BIN)/robokit evaluate runs/hopper/latest
+	$(BIN)/robokit play runs/hopper/latest || echo "(no film here; the rest is whole)"
+	@echo
+	@echo "runs/hopper/latest holds, among others:"
+	@echo "  play.mp4             the exported policy at work"
+	@echo "  policy.onnx          what a robot runs, with policy.onnx.sha256 beside it"
+	@echo "  policy.json          its card: how equal it is to the trained policy, and what it is made of"
+	@echo "  metrics.jsonl        the learning curve; or: $(BIN)/tensorboard --logdir runs"
+	@echo "next: docs/tasks.md, to write your own"
+
 test: $(VENV)/test.stamp
 	$(PYTEST) -n 2 --dist loadscope
 
@@ -38,6 +50,9 @@ check: $(VENV)/test.stamp $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(PYTEST) -n 2 --dist loadscope -m "not slow and not medium"
+
+bench: $(VENV)/test.stamp
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
