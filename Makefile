@@ -35,7 +35,7 @@ demo: $(VENV)/test.stamp
 	@echo "runs/hopper/latest holds, among others:"
 	@echo "  play.mp4             the exported policy at work"
 	@echo "  policy.onnx          what a robot runs, with policy.onnx.sha256 beside it"
-	@echo "  policy.json          its card: how equal it is to the trained policy, and what it is made of"
+	@echo "  policy.json          its card: task, commit, sha256, how equal it is to the trained policy"
 	@echo "  metrics.jsonl        the learning curve; or: $(BIN)/tensorboard --logdir runs"
 	@echo "next: docs/tasks.md, to write your own"
 
@@ -52,7 +52,8 @@ check: $(VENV)/test.stamp $(VENV)/dev.stamp
 	$(PYTEST) -n 2 --dist loadscope -m "not slow and not medium"
 
 bench: $(VENV)/test.stamp
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/controller.py --minutes 10 --hz 50
+	$(BIN)/python benchmarks/returns.py hopper half_cheetah
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
