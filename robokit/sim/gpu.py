@@ -1,13 +1,14 @@
 """N simulations on Warp: `mujoco_warp` behind the tensors of `robokit.sim.base`, in float32.
 
-Runs on CUDA, or on one CPU core as a check. Nothing in `step`, `bad` or a masked `reset` waits for CUDA.
-The same seed gives the same rollout on the CPU device; on CUDA atomics add in any order, and it does not.
-Kernels are compiled when first needed, for about 40 s, and cached by Warp.
+Runs on CUDA, or on one CPU core as a check. `step`, `bad` and a masked `reset` never wait for a value.
+On the CPU device one seed gives one rollout, and a saved one continues bit for bit; CUDA adds in any order.
+Kernels are compiled when first needed, for about a minute, and cached by Warp.
 
 What differs from MuJoCo: a simulation that is no longer finite stays so, until it is restarted; fields that
-need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them; of a
-batch, `<size nconmax>` is the mean number of contacts that there is room for, `<size njmax>` the most
-constraint rows of one simulation.
+need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them. A
+capsule steeper than 60 degrees on a plane has other tangents, which a pyramidal cone feels: the ant's feet.
+<size nconmax> is how many contacts there is room for in the mean of the batch, <size njmax> how many
+constraint rows in each simulation.
 """
 
 import importlib
@@ -32,9 +33,7 @@ except ImportError as error:
     raise ModelError(f"sim='gpu' needs mujoco_warp: pip install robokit[gpu] ({error})") from error
 
 MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
-MOST_CONTACTS = (
-    64  # of one simulation on average, where the model's geoms could have more and no nconmax is given
-)
+MOST_CONTACTS = 64  # in the mean, where a model's geoms could have more and it says no nconmax
 ROUND = {  # contacts that a pair with such a geom has at most; other pairs have 8
     mujoco.mjtGeom.mjGEOM_SPHERE: 1,
     mujoco.mjtGeom.mjGEOM_ELLIPSOID: 1,
@@ -45,6 +44,7 @@ NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
     "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
     "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
 }
+SET_CONST = model_field_names()
 WRITTEN = (*STATE, "userdata")  # of MjData; the rest follows from it
 SIGNATURE = int(mjw.State.INTEGRATION)
 CONSTANTS = (  # what set_const computes, and so needs a row for every simulation
@@ -93,10 +93,9 @@ class GpuSim(Sim):
             if not isinstance(array, wp.array) or array.shape[0] != self._data.nworld:
                 known = [n for n, a in vars(self._data).items() if isinstance(a, wp.array)]
                 raise ModelError(f"mujoco_warp has no MjData field {name!r}{did_you_mean(name, known)}")
-            live = wp.to_torch(array)
-            self._bound[name] = (
-                live.flatten(2) if live.ndim == 4 else live
-            )  # a matrix is a row of 9, as MuJoCo's
+            self._bound[name] = wp.to_torch(array)
+            if self._bound[name].ndim == 4:  # (N, n, 3, 3); MuJoCo's matrices are rows of 9
+                self._bound[name] = self._bound[name].flatten(2)
         return self._bound[name]
 
     def step(self, ctrl: Tensor, nstep: int) -> None:
@@ -136,7 +135,7 @@ class GpuSim(Sim):
             _write(derived[name], value, ~chosen)
 
     def _is_constant(self, name: str) -> bool:
-        return name not in self.memory and name in model_field_names()
+        return name not in self.memory and name in SET_CONST
 
     def _target(self, name: str) -> Tensor:
         if name in self.memory or name in STATE:
@@ -232,8 +231,8 @@ def _put(model: mujoco.MjModel) -> Any:
 def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """(nconmax, njmax): what <size> says, else what the geom `pairs` that may touch need at worst."""
     kinds = [mujoco.mjtGeom(int(kind)) for kind in model.geom_type]
-    contacts = max(1, min(sum(_contacts(kinds[a], kinds[b]) for a, b in pairs), MOST_CONTACTS))
-    contacts = model.nconmax if model.nconmax > 0 else contacts
+    worst = MOST_CONTACTS if model.nflex else sum(_contacts(kinds[a], kinds[b]) for a, b in pairs)
+    contacts = model.nconmax if model.nconmax > 0 else max(1, min(worst, MOST_CONTACTS))
     pyramid = model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
     width = int(max((*model.geom_condim, *model.pair_dim), default=1))
     rows = 2 * (width - 1) if pyramid and width > 1 else width
