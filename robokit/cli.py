@@ -1,8 +1,8 @@
 """The command `robokit`.
 
-Exit codes: 0 done; 1 a check, an evaluation or the export gate found a failure; 2 wrong input, said in one
-line; 130 and 143 interrupted by Ctrl-C or SIGTERM, a training being saved. Results go to standard output,
-all else to standard error.
+Exit codes: 0 done; 1 a check, an evaluation or the export gate found a failure; 2 wrong input, or a training
+that cannot go on, said in one line; 130 and 143 interrupted by Ctrl-C or SIGTERM, the training saved. Results
+go to standard output, all else to standard error.
 """
 
 import os

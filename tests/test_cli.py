@@ -1,0 +1,371 @@
+"""The command as a person types it: what it says, what it leaves behind, and how it exits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robokit import __version__
+from robokit.cli import main
+from robokit.commands import COMMANDS
+from robokit.run import Run
+from robokit.task import known_tasks
+
+SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1", "--hidden", "4"]
+SMALL += ["--threads", "1"]
+TRAIN = ["train", "inverted_pendulum", *SMALL]
+OWN = """
+from pathlib import Path
+from robokit.task import Task
+
+class Slide(Task):
+    \"\"\"Stay in the middle.\"\"\"
+
+    model = Path(__file__).with_suffix(".xml")
+    control_dt = 0.02
+    time_limit = 0.5
+    weights = {"middle": -1.0}
+    recipes = {"ppo": {"horizon": 8, "steps": 32}}
+
+    def observe(self, sim):
+        return {"slide": sim.qpos}
+
+    def rewards(self, sim, action):
+        return {"middle": sim.qpos[:, 0].abs()}
+"""
+MODEL = """
+<mujoco model="slide">
+  <worldbody>
+    <body><joint name="x" type="slide" axis="1 0 0"/><geom size=".1" mass="1"/></body>
+  </worldbody>
+  <actuator><motor joint="x" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def own_task(text: str = OWN) -> None:
+    Path("tasks").mkdir()
+    Path("tasks/slide.xml").write_text(MODEL)
+    Path("tasks/slide.py").write_text(text)
+
+
+def wrong(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of wrong input: exit code 2, one line on standard error, nothing on standard output."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("robokit: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "robokit.cli", *arguments]
+
+
+# -- help and mistakes -------------------------------------------------------------------------------
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
+    for arguments in ([], ["--help"], ["-h"]):
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"robokit {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_with_its_default(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    blocks = re.split(r"^(?=--?[a-z])", "\n".join(lines), flags=re.MULTILINE)
+    options = [block for block in blocks if block.startswith("-")]
+    assert len(options) >= (30 if name == "train" else 2)
+    for option in options:
+        names, explained = re.split(r"\s{2,}|\n", option, maxsplit=1)
+        help, _, default = explained.partition("(default")
+        assert len(help.strip()) >= 5, names
+        assert default or names == "-h, --help", names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["train"], "which task?"),
+        (["train", "hoper"], "no task 'hoper'; did you mean 'hopper'?"),
+        (["train", "hopper:Hoper"], "no task 'Hoper'; did you mean 'Hopper'?"),
+        (["train", "nowhere.py"], "no task file nowhere.py"),
+        (["train", "hopper", "--algo", "ppa"], "no algorithm 'ppa'; did you mean 'ppo'?"),
+        (["train", "hopper", "--steps", "0"], "steps must be > 0, got 0"),
+        (["train", "hopper", "--steps=-5"], "steps must be > 0, got -5"),
+        (["train", "hopper", "--num-envs", "0"], "num_envs must be > 0, got 0"),
+        (["train", "hopper", "--lr", "nan"], "lr must be > 0, got nan"),
+        (["train", "hopper", "--gamma", "1.5"], "gamma must be in [0, 1], got 1.5"),
+        (["train", "hopper", "--seed", "-1"], "seed must be from 0"),
+        (["train", "hopper", "--threads", "-1"], "threads must be at least 0"),
+        (["train", "hopper", "--device", "abacus"], "device 'abacus' cannot be used"),
+        (["train", "--resume", "nowhere"], "nowhere is no run: it has no config.json"),
+        (["evaluate", "nowhere"], "nowhere is no run"),
+        (["evaluate", "nowhere.onnx"], "no file nowhere.onnx"),
+        (["play", "nowhere"], "nowhere is no run"),
+        (["export", "nowhere"], "nowhere is no run"),
+        (["check", "hoper"], "no task 'hoper'; did you mean 'hopper'?"),
+        (["check", "nowhere.onnx"], "no file nowhere.onnx"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert words in wrong(arguments, capsys)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "hopper", "--num-env", "3"], "--num-envs"),
+        (["train", "hopper", "--lr-shedule", "linear"], "--lr-schedule"),
+        (["evaluate", "runs/x", "--epsodes", "3"], "--episodes"),
+        (["train", "hopper", "--steps", "many"], "invalid literal"),
+        (["train", "hopper", "--sim", "gpux"], "'cpu', 'gpu'"),
+    ],
+)
+def test_a_mistyped_option_gets_a_suggestion(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert words in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.CaptureFixture[str]):
+    own_task()
+    Path("tasks/broken.py").write_text("import nowhere")
+    assert main(["tasks"]) == 0
+    assert "slide               Stay in the middle." in capsys.readouterr().out
+    assert main(["tasks", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == known_tasks().keys() >= {"hopper", "slide", "broken"}
+    assert "does not import: ModuleNotFoundError" in rows["broken"]["doc"]
+
+
+@pytest.mark.medium
+def test_a_reader_that_leaves_is_no_error():
+    process = subprocess.Popen(command("tasks"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+# -- recipes -----------------------------------------------------------------------------------------
+
+
+def test_default_then_recipe_then_command_line(capsys: pytest.CaptureFixture[str]):
+    own_task()
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "slide", "--help"])
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "T, control steps per rollout (default: 8)" in text
+    assert "discount per control step (default: 0.99)" in text
+    from robokit.cli import parse
+
+    train: Any = parse("train", ["slide", "--horizon", "4"])
+    assert (train.algorithm.steps, train.algorithm.horizon, train.algorithm.gamma) == (32, 4, 0.99)
+
+
+def test_a_recipe_with_an_unknown_option_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
+    own_task(OWN.replace('"horizon"', '"horizn"'))
+    assert "unknown option 'horizn'; did you mean 'horizon'?" in wrong(["train", "slide"], capsys)
+    assert not Path("runs").exists()
+
+
+# -- check -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.medium
+def test_check_names_what_breaks_the_contract(capsys: pytest.CaptureFixture[str]):
+    own_task()
+    assert main(["check", "slide"]) == 0
+    assert "FAIL" not in capsys.readouterr().out
+    own_task_text = OWN.replace("sim.qpos[:, 0].abs()", "sim.qpos")
+    Path("tasks/slide.py").write_text(own_task_text)
+    assert main(["check", "tasks/slide.py"]) == 1
+    assert re.search(r"FAIL contract .*'middle'", capsys.readouterr().out)
+    assert main(["check", "tasks/slide.py", "--json"]) == 1
+    assert [f["ok"] for f in json.loads(capsys.readouterr().out)] == [False]
+    Path("tasks/slide.py").write_text("import nowhere")
+    assert main(["check", "slide"]) == 1
+    assert re.search(r"FAIL import .*does not import", capsys.readouterr().out)
+
+
+# -- the whole way -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A trained run, and the line of JSON it ended with."""
+    root, out = tmp_path_factory.mktemp("runs"), StringIO()
+    with redirect_stdout(out):
+        assert main([*TRAIN, "--steps", "128", "--runs", str(root), "--json"]) == 0
+    return root / "inverted_pendulum/latest", json.loads(out.getvalue().splitlines()[-1])
+
+
+@pytest.mark.medium
+def test_training_leaves_a_whole_run_and_a_policy(trained: tuple[Path, dict[str, Any]]):
+    run, result = trained
+    assert (result["steps"], result["signal"], result["error"]) == (128, None, None)
+    assert result["parity"] <= 1e-5
+    expected = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "policy.onnx"}
+    assert {p.name for p in run.iterdir()} == expected | {"policy.onnx.sha256", "policy.json"}
+
+
+@pytest.mark.medium
+def test_evaluate_measures_the_file_and_its_distance_from_torch(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["evaluate", str(trained[0]), "--episodes", "8", "--threads", "1", "--json"]) == 0
+    of_run = json.loads(capsys.readouterr().out)
+    assert of_run["versus_torch"]["mean"] == pytest.approx(0.0, abs=1e-3)
+    assert (
+        main(["evaluate", str(trained[0] / "policy.onnx"), "--episodes", "8", "--threads", "1", "--json"])
+        == 0
+    )
+    of_file = json.loads(capsys.readouterr().out)
+    assert of_file["versus_torch"] is None
+    assert of_file["returns"] == of_run["returns"]
+    assert main(["evaluate", str(trained[0]), "--episodes", "4", "--threads", "1"]) == 0
+    assert "ONNX minus torch" in capsys.readouterr().out
+
+
+@pytest.mark.medium
+def test_export_writes_the_file_its_sum_and_a_card_with_its_return(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["export", str(trained[0]), "-o", "out", "--episodes", "4", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    name = "inverted_pendulum"
+    assert {p.name for p in Path("out").iterdir()} == {f"{name}.onnx", f"{name}.onnx.sha256", f"{name}.json"}
+    assert card["steps"] == 128
+    assert card["return"] == card["evaluation"]["returns"]["mean"] > 0
+    assert main(["check", f"out/{name}.onnx"]) == 0
+    assert "not said:" in capsys.readouterr().out
+
+    damaged = bytearray(Path(f"out/{name}.onnx").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    Path(f"out/{name}.onnx").write_bytes(damaged)
+    assert main(["check", f"out/{name}.onnx"]) == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert "sha256" in wrong(["evaluate", f"out/{name}.onnx"], capsys)
+    assert "sha256" in wrong(["play", f"out/{name}.onnx"], capsys)
+
+
+@pytest.mark.medium
+def test_resuming_from_the_command_line_continues_bit_for_bit(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    assert main([*TRAIN, "--steps", "64"]) == 0
+    run = "runs/inverted_pendulum/latest"
+    assert main(["train", "--resume", run, "--steps", "128", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 128
+    part, whole = (Run.open(r).newest()[0] for r in (run, trained[0]))
+    assert part is not None
+    assert whole is not None
+    assert part.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(part.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+@pytest.mark.medium
+def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixture[str]):
+    own_task(OWN.replace('{"slide": sim.qpos}', '{"slide": sim.qpos, "action": sim.qvel}'))
+    assert main(["train", "slide", *SMALL, "--json"]) == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "not exported" in result["error"]
+    assert result["policy"] is None
+    assert Run.open("runs/slide/latest").newest()[0] is not None
+    assert not Path("runs/slide/latest/policy.onnx").exists()
+
+
+def stopped(number: signal.Signals, times: int) -> tuple[int, str]:
+    """Exit code and standard error of a long training that is sent a signal once it iterates."""
+    process = subprocess.Popen(command(*TRAIN, "--steps", "1_000_000_000"), stderr=subprocess.PIPE, text=True)
+    metrics = Path("runs/inverted_pendulum/latest/metrics.jsonl")
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for _ in range(times):
+        process.send_signal(number)
+    _, err = process.communicate()
+    return process.returncode, err
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
+def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: pytest.CaptureFixture[str]):
+    code, err = stopped(number, times)
+    assert code == 128 + number
+    assert "Traceback" not in err
+    assert "go on with: robokit train --resume runs/inverted_pendulum/" in err
+    run = Run.open("runs/inverted_pendulum/latest")
+    saved, skipped = run.newest()
+    assert saved is not None
+    assert skipped == []
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert saved.steps == json.loads(lines[-1])["steps"] > 0  # nothing that was learned is lost
+
+
+def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pytest.CaptureFixture[str]):
+    own_task()
+    from robokit.cli import parse
+    from robokit.restore import build, create
+    from robokit.task import load_task
+
+    train: Any = parse("train", ["slide", *SMALL])
+    create(Path("runs"), build(load_task("slide"), train.setup, train.algorithm), train.setup)
+    resume = ["train", "--resume", "runs/slide/latest"]
+    assert "its runs are inside; try its 'latest'" in wrong([*resume[:2], "runs/slide"], capsys)
+    assert "steps must be > 0, got 0" in wrong([*resume, "--steps", "0"], capsys)
+    assert Run.open("runs/slide/latest").steps == 32
+    with pytest.raises(SystemExit, match="2"):
+        main([*resume, "--lr", "0.1"])
+    Path("tasks/slide.py").write_text(OWN + "\n")
+    assert "changed since it began: slide.py" in wrong(resume, capsys)
+
+
+def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.MonkeyPatch):
+    early = "import sys, robokit.cli; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True)
+    assert done.stdout == "False\n"  # main comes before numpy
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    main(["--version"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    main(["--version"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"

@@ -1,0 +1,195 @@
+"""From options to a learner and from a run folder back to it: nothing is lost on the way."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from robokit.algos.ppo import Config
+from robokit.errors import OptionError, RunError
+from robokit.restore import (
+    Built,
+    Setup,
+    build,
+    changed,
+    commit,
+    create,
+    exported,
+    options,
+    rebuild,
+    restore,
+    task_of,
+)
+from robokit.run import Run
+from robokit.task import Task, load_task
+from robokit.train import train
+
+SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
+SETUP = Setup(seed=3, threads=1)
+OWN = """
+from pathlib import Path
+from robokit.task import Task
+
+class Slide(Task):
+    model = Path(__file__).with_suffix(".xml")
+    control_dt = 0.02
+    time_limit = 0.5
+    weights = {"middle": -1.0}
+
+    def observe(self, sim):
+        return {"slide": sim.qpos}
+
+    def rewards(self, sim, action):
+        return {"middle": sim.qpos[:, 0].abs()}
+
+class Other(Slide):
+    recipes = {"ppo": {"horizn": 8}}
+"""
+MODEL = """
+<mujoco model="slide">
+  <worldbody>
+    <body><joint name="x" type="slide" axis="1 0 0"/><geom size=".1" mass="1"/></body>
+  </worldbody>
+  <actuator><motor joint="x" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A person's own task with its model beside it."""
+    (tmp_path / "slide.xml").write_text(MODEL)
+    (tmp_path / "slide.py").write_text(OWN)
+    return tmp_path / "slide.py"
+
+
+def same(one: Built, other: Built) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr_schedule="linear"))
+    create(tmp_path / "runs", learner, SETUP)
+    again = rebuild(Run.open(tmp_path / "runs/slide/latest"))
+    assert again.config == learner.config
+    assert same(again, learner)
+
+
+def test_a_restored_learner_is_the_one_that_was_saved(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, SETUP)
+    with pytest.raises(RunError, match="learned nothing yet"):
+        restore(run)
+    train(learner, run, 64)
+    again, steps = restore(Run.open(run.path))
+    assert steps == 64
+    assert same(again, learner)
+
+
+def test_the_seed_decides(file: Path):
+    one, two, other = (build(load_task(file), Setup(seed=seed), SMALL) for seed in (1, 1, 2))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_config_holds_everything_a_result_depends_on(tmp_path: Path, file: Path):
+    run = create(tmp_path, build(load_task(file), SETUP, SMALL), SETUP)
+    assert run.config.keys() >= {"task", "algo", "seed", "sim", "device", "threads", "torch_threads"}
+    assert run.config["options"]["horizon"] == 16
+    assert run.config["hashes"].keys() == {"slide.py", "model slide.xml"}
+    assert run.about["versions"].keys() >= {"robokit", "python", "torch", "mujoco", "numpy", "onnxruntime"}
+    assert run.about["commit"].keys() == {"robokit", "task"}
+    all_cores = create(tmp_path, build(load_task(file), Setup(), SMALL), Setup())
+    assert all_cores.config["threads"] >= 1  # as resolved here, not 0
+
+
+def test_the_task_is_found_by_its_file_or_else_by_its_name(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    assert type(task_of(run)).__name__ == "Slide"
+    (tmp_path / "tasks").mkdir()
+    for name in ("slide.py", "slide.xml"):
+        (tmp_path / name).rename(tmp_path / "tasks" / name)
+    monkeypatch.chdir(tmp_path)
+    assert type(task_of(run)).__name__ == "Slide"
+    assert changed(run, task_of(run)) == []
+
+
+def test_a_class_that_the_file_does_not_tell_is_in_the_folders_name(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(f"{file}:Other"), SETUP, SMALL), SETUP)
+    assert run.path.parent.name == "slide-Other"
+    assert type(task_of(run)).__name__ == "Other"
+
+
+def test_what_changed_since_the_run_began_is_named(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    (tmp_path / "slide.xml").write_text(MODEL.replace('mass="1"', 'mass="2"'))
+    assert changed(run, task_of(run)) == ["model slide.xml"]
+    file.write_text(OWN + "\n# edited")
+    assert changed(run, task_of(run)) == ["model slide.xml", "slide.py"]
+
+
+def test_a_recipe_overrides_the_defaults(file: Path):
+    class Fast(Task):
+        recipes = {"ppo": {"horizon": 7}, "sac": {"unheard": 1}}
+
+    assert options(Fast(), "ppo") == replace(Config(), horizon=7)
+
+
+def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
+    with pytest.raises(OptionError, match=r"recipe of Other.*'horizn'; did you mean 'horizon'"):
+        options(load_task(f"{file}:Other"), "ppo")
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        (Setup(algo="ppa"), "no algorithm 'ppa'; did you mean 'ppo'"),
+        (Setup(seed=-1), "seed must be from 0"),
+        (Setup(seed=1_000_000), "seed must be from 0"),  # evaluation's
+        (Setup(threads=-1), "threads must be at least 0"),
+        (Setup(torch_threads=0), "torch-threads at least 1"),
+        (Setup(device="cud"), "device 'cud' cannot be used"),
+    ],
+)
+def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
+    with pytest.raises(OptionError, match=words):
+        build(load_task(file), setup, SMALL)
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    run.config["options"]["momentum"] = 0.9
+    with pytest.raises(RunError, match=r"another version of robokit.*\['momentum'\]"):
+        rebuild(run)
+
+
+@pytest.mark.medium
+def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, SETUP)
+    train(learner, run, 32)
+    path, _ = exported(run)
+    first = path.stat().st_mtime_ns
+    assert exported(run)[0].stat().st_mtime_ns == first
+    train(learner, run, 64)
+    assert exported(run)[0].stat().st_mtime_ns > first
+
+
+def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    tracked, untracked = tmp_path / "tracked.py", tmp_path / "untracked.py"
+    assert commit(tracked) is None
+    for path in (tracked, untracked):
+        path.write_text("1")
+    for command in (["init", "-q"], ["add", "tracked.py"], ["commit", "-q", "-m", "one"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert commit(tracked) == head.strip()
+    assert commit(untracked) is None
+    tracked.write_text("2")
+    assert commit(tracked) == f"{head.strip()}-dirty"
