@@ -102,8 +102,8 @@ class Stack(nn.Module):
     def forward(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
-        shifted = torch.cat((belief, obs), -1)[:, self.shift]
-        belief = torch.where(first[:, None], obs[:, self.source], shifted)
+        shifted = torch.cat((belief, obs), -1).index_select(1, self.shift)
+        belief = torch.where(first[:, None], obs.index_select(1, self.source), shifted)
         return normalizer(belief, self.source), belief
 
 
