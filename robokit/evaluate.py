@@ -234,7 +234,7 @@ def summarize(x: Array) -> Summary:
 
 
 def bootstrap(x: Array, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean of x (E,) at LEVEL, RESAMPLES resamples (Efron & Tibshirani 1993, ch. 13)."""
+    """Percentile interval of the mean of x (E,) at LEVEL (Efron & Tibshirani 1993, chapter 13)."""
     rng = np.random.default_rng(seed)
     chunks = [x[rng.integers(len(x), size=(RESAMPLES // 20, len(x)))].mean(1) for _ in range(20)]
     means = np.concatenate(chunks)  # in chunks, for the memory of many episodes

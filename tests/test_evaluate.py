@@ -73,7 +73,7 @@ def test_each_simulation_gives_exactly_its_first_episode(exported):
     assert ran.lengths.tolist() == lengths
     assert ran.returns.tolist() == pytest.approx(totals)
     assert len(set(lengths)) > 1  # somebody went on while others restarted
-    assert ran.returns.tolist() == pytest.approx(sum(ran.terms.values()).tolist())
+    assert ran.returns.tolist() == pytest.approx(np.sum(list(ran.terms.values()), axis=0).tolist())
 
 
 def test_the_file_does_what_the_policy_does(exported):

@@ -35,6 +35,7 @@ def test_stack_is_term_major_oldest_first_and_starts_full_of_the_first_frame():
     stack = Stack({"a": 1, "b": 2}, {"b": 3})
     identity = Normalizer(3, active=False)
     belief, first = torch.full((1, stack.size), float("nan")), torch.tensor([True])
+    features = torch.empty(0)
     for t in range(4):
         obs = torch.tensor([[10.0 + t, 20.0 + t, 30.0 + t]])
         features, belief = stack(obs, belief, first, identity)

@@ -106,13 +106,13 @@ def surrogate_penalty(ratio: Tensor, advantage: Tensor, divergence: Tensor, beta
 
 
 def adapt_penalty(beta: Tensor, divergence: Tensor, target: float) -> Tensor:
-    """beta after a policy update, section 4: halved where KL < d_targ / 1.5, doubled where KL > 1.5 d_targ."""
+    """beta after a policy update, section 4: halved where KL < d_targ / 1.5, doubled above 1.5 d_targ."""
     halved = torch.where(divergence < target / 1.5, beta / 2, beta)
     return torch.where(divergence > target * 1.5, beta * 2, halved)
 
 
 def adapt_lr(lr: Tensor, divergence: Tensor, target: float) -> Tensor:
-    """Learning rate after a gradient step: a factor 1.5 down above 2 d_targ, up below d_targ / 2, in LR_RANGE."""
+    """Learning rate after a gradient step: / 1.5 above 2 d_targ, * 1.5 below d_targ / 2, in LR_RANGE."""
     lower = torch.where(divergence > 2 * target, lr / 1.5, lr)
     return torch.where(divergence < target / 2, lower * 1.5, lower).clamp(*LR_RANGE)
 
