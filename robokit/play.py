@@ -7,13 +7,16 @@ What is seen is what the robot would do: the file runs behind Controller, with i
 
 import contextlib
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
 
-import imageio.v2 as imageio
+import numpy as np
+import numpy.typing as npt
 import torch
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.controller import Controller
 from robokit.env import Env, Step
@@ -21,7 +24,10 @@ from robokit.errors import OptionError, RunError
 from robokit.sim.facts import model_name
 from robokit.sim.render import Camera, window
 
-SUFFIXES = (".mp4", ".gif")
+ENCODING = {  # ffmpeg's options for each kind of film
+    ".mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-movflags", "+faststart"],
+    ".gif": ["-vf", "split[a][b];[a]palettegen[c];[b][c]paletteuse=dither=none", "-loop", "0"],
+}
 MAX_FPS = {".mp4": 30.0, ".gif": 25.0}
 SECONDS = 20.0  # of a film nobody gave a length to, at most
 
@@ -55,18 +61,21 @@ def film(
     file of another robot or rate, RunError when the disk is full or may not be written.
     """
     path, controller = Path(path), _controller(policy, env)
-    if path.suffix not in SUFFIXES:
-        raise OptionError(f"a film is one of {SUFFIXES}, got {path.name!r}")
+    if path.suffix not in ENCODING:
+        raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
     seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
     if not seconds > 0:
         raise OptionError(f"seconds must be > 0, got {seconds}")
-    every = max(1, round(1 / (env.task.control_dt * MAX_FPS[path.suffix])))  # control periods a frame
+    if min(width, height) < 2 or width % 2 or height % 2:
+        raise OptionError(f"width and height must be even numbers of pixels, got {width} x {height}")
+    every = periods_per_frame(env.task.control_dt, path.suffix)
     total, count = 0.0, max(1, round(seconds / env.task.control_dt))
-    with Camera(env.sim, width, height) as camera, _writer(path, every * env.task.control_dt) as writer:
+    frame_seconds = every * env.task.control_dt
+    with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
         for n, step in zip(range(count), steps(controller, env), strict=False):
             total += float(step.reward)
             if n % every == 0:
-                writer.append_data(camera.frame())
+                write(camera.frame())
     return total
 
 
@@ -83,23 +92,37 @@ def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
     raise AssertionError
 
 
+def periods_per_frame(control_dt: float, suffix: str) -> int:
+    """How many control periods (of `control_dt` s) pass from frame to frame: MAX_FPS, about."""
+    return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
+
+
 def _controller(policy: str | Path, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
 
 
+Write = Callable[[npt.NDArray[np.uint8]], object]
+
+
 @contextlib.contextmanager
-def _writer(path: Path, frame_seconds: float) -> Iterator[Any]:
-    """Writes beside `path` and renames at the end."""
+def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
+    """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
-    timing: dict[str, Any] = {"fps": 1 / frame_seconds, "codec": "libx264", "macro_block_size": 2}
-    if path.suffix == ".gif":
-        timing = {"duration": 1000 * frame_seconds, "loop": 0}  # ms; for ever
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
+    command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with imageio.get_writer(temporary, **timing) as writer:
-            yield writer
+        with TemporaryFile() as said:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said, process_group=0) as ffmpeg:
+                assert ffmpeg.stdin is not None
+                with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as stdin:  # it tells why it left
+                    yield lambda frame: stdin.write(frame.tobytes())
+            said.seek(0)
+            if ffmpeg.returncode:
+                reason = said.read().decode(errors="replace").strip() or f"signal {-ffmpeg.returncode}"
+                raise RunError(f"cannot write {path}: ffmpeg: {reason.splitlines()[-1]}")
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
