@@ -8,11 +8,15 @@ import mujoco
 import numpy as np
 import pytest
 import torch
+from torch import Generator
 
 from robokit.env import Env, Step
-from robokit.task import load_task
+from robokit.sim import Sim
+from robokit.task import Terms, load_task, normal, uniform
 
 N, STEPS, LIMIT = 4, 300, 120  # simulations; control steps; control steps an episode may last here
+WILD, DRAWN = 1500, 2000  # states far off; resets
+ENDLESS = ("reacher", "half_cheetah")  # only the time limit ends these
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,13 @@ class Peer:
         self.contacts = 0
 
     def copy(self, env: Env, i: int) -> np.ndarray:
-        """Start an episode in our state, with no warm start; the observation there."""
+        return self.put(env.sim.qpos[i].numpy(), env.sim.qvel[i].numpy())
+
+    def put(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+        """Start an episode there, with no warm start; the observation."""
         self.env.reset()
         mujoco.mj_resetData(self.inner.model, self.data)
-        self.inner.set_state(env.sim.qpos[i].numpy(), env.sim.qvel[i].numpy())
+        self.inner.set_state(qpos, qvel)
         return self.inner._get_obs()
 
     def step(self, ctrl: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
@@ -122,15 +129,42 @@ def test_rates_limits_and_sizes_are_gymnasiums(name: str):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_a_step_from_far_off_is_gymnasiums(name: str):
+    """Limits and clipping, which episodes seldom reach: one step from each of many wild states."""
+    case, task = CASES[name], load_task(name)
+    task.reset = wild
+    env, peer = Env(task, WILD, threads=1, seed=4), Peer(case, LIMIT)
+    starts, ended = (env.sim.qpos.clone(), env.sim.qvel.clone()), 0
+    step = env.step(torch.zeros(WILD, env.act_dim))
+    center = env.action_center.numpy()
+    for i in torch.nonzero(~step.bad).flatten().tolist():
+        peer.put(*(value[i].numpy() for value in starts))
+        obs, reward, terminated, _, info = peer.step(center)
+        assert terminated == step.terminated[i].item()
+        assert np.array_equal(compared(env, case, step.final_obs[i].numpy()), compared(env, case, obs))
+        assert_same_reward(env, case, step, i, reward, info)
+        ended += terminated
+    assert step.bad.sum() < 0.1 * WILD
+    assert ended > 0.1 * WILD or name in ENDLESS
+
+
+def wild(sim: Sim, rng: Generator) -> Terms:
+    """Everything far from where episodes begin, one velocity in twenty beyond all bounds."""
+    qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, 1.5)
+    qvel = normal(sim, rng, sim.model.nv, 8.0) * (1 + 20 * (uniform(sim, rng, 1).abs() > 0.95))
+    return {"qpos": qpos, "qvel": qvel, **({"x": qpos[:, :1]} if "x" in sim.memory else {})}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_resets_are_drawn_as_gymnasium_draws_them(name: str):
-    """Bounds, means and spreads of 256 draws of each, within what 256 draws can tell (5 sigma)."""
-    env, peer = Env(load_task(name), 256, seed=3), Peer(CASES[name], LIMIT)
+    """Means and spreads of many draws of each, within what so many can tell (5 sigma)."""
+    env, peer = Env(load_task(name), DRAWN, seed=3, threads=1), Peer(CASES[name], LIMIT)
     theirs = []
-    for seed in range(256):
+    for seed in range(DRAWN):
         peer.env.reset(seed=seed)
         theirs.append(np.concatenate((peer.data.qpos, peer.data.qvel)))
     a = torch.cat((env.sim.qpos, env.sim.qvel), -1).numpy()
     b = np.stack(theirs)
     sigma = b.std(0)
-    assert np.all(np.abs(a.mean(0) - b.mean(0)) <= 5 * sigma * np.sqrt(2 / 256))
-    assert np.all(np.abs(a.std(0) - sigma) <= 5 * sigma / np.sqrt(256))
+    assert np.all(np.abs(a.mean(0) - b.mean(0)) <= 5 * sigma * np.sqrt(2 / DRAWN))
+    assert np.all(np.abs(a.std(0) - sigma) <= 5 * sigma / np.sqrt(DRAWN))
