@@ -4,6 +4,7 @@ import mujoco
 import torch
 from torch import Generator, Tensor
 
+from robokit.env import Env, Step
 from robokit.sim import Sim
 from robokit.task import Command, Task, Terms, uniform
 
@@ -106,6 +107,51 @@ class Cart(Task):
         return {"success": sim.qpos[:, 0] > 0, "age": sim.memory["age"][:, 0]}
 
 
+FIELDS = tuple(Step.__dataclass_fields__)
+
+
 def actions(steps: int, num_envs: int, seed: int = 0) -> Tensor:
     """(steps, N, 2) from [-1, 1]."""
     return torch.rand(steps, num_envs, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+class Still(Cart):
+    """Cart without a random draw: an episode depends on its actions alone."""
+
+    commands = {}
+    memory = {"x": 1, "sum": 2, "goal": 1, "turn": 2}
+
+    def reset(self, sim: Sim, rng: Generator) -> Terms:
+        return {}
+
+    def randomize(self, sim: Sim, rng: Generator) -> Terms:
+        return {}
+
+    def disturb(self, sim: Sim, rng: Generator) -> Terms:
+        return {}
+
+
+class Order(Still):
+    """Says what each function found in memory."""
+
+    weights = {"before": 1.0, "action": 2.0, "sum": 4.0, "age": 8.0}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {name: sim.memory[name][:, :1] for name in ("action", "sum", "age")}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        found = {name: sim.memory[name][:, 0] for name in ("sum", "age")}
+        return {"before": sim.memory["action"][:, 0], "action": action[:, 0], **found}
+
+
+def new(task: type[Task], num_envs: int, seed: int = 0, threads: int = 1, nominal: bool = False) -> Env:
+    return Env(task(), num_envs, seed=seed, threads=threads, nominal=nominal)
+
+
+def same(one: Step, other: Step, rows: object = slice(None)) -> bool:
+    return all(torch.equal(getattr(one, f)[rows], getattr(other, f)[rows]) for f in FIELDS)
+
+
+def constant(*values: float) -> Tensor:
+    """One action (N, 2) that pushes simulation i by values[i]."""
+    return torch.tensor([[value, 0.0] for value in values])

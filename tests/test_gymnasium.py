@@ -85,6 +85,7 @@ def assert_same_reward(env: Env, case: Case, step: Step, i: int, reward: float, 
     assert step.reward[i].item() == pytest.approx(theirs, rel=0, abs=1e-6 * scale)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CASES)
 def test_each_step_is_gymnasiums(name: str):
     case, task = CASES[name], load_task(name)
@@ -128,6 +129,7 @@ def test_rates_limits_and_sizes_are_gymnasiums(name: str):
     assert np.array_equal(env.action_high.numpy().astype(np.float32), space.high)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_from_far_off_is_gymnasiums(name: str):
     """Limits and clipping, which episodes seldom reach: one step from each of many wild states."""
