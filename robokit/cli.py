@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from robokit.errors import Error, OptionError, did_you_mean
+from robokit.errors import Error, ExportError, OptionError, did_you_mean
 
 USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
 HELP = {"-h", "--help"}
@@ -35,15 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = parse(name, rest)()
         sys.stdout.flush()  # here, where a reader that has left can be handled
         return code
-    except (Error, ContractError, ObservationError) as error:
-        print(f"robokit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("robokit: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("robokit: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (Error, ContractError, ObservationError, OSError) as error:
+        print(f"robokit: {error}", file=sys.stderr)
+        return 1 if isinstance(error, ExportError) else 2
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:

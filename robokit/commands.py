@@ -134,8 +134,8 @@ class Play:
     output: Annotated[Path | None, OUTPUT] = None
     seconds: float | None = None  # s of simulated time; default: one episode, at most 20 s of a film
     seed: int = 0  # of the episodes; never those of training
-    width: int = 640  # pixels
-    height: int = 480  # pixels
+    width: int = 640  # pixels from left to right
+    height: int = 480  # pixels from top to bottom
     viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
     nominal: bool = False  # without randomisation and pushes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class

@@ -104,11 +104,14 @@ def test_every_option_is_explained_with_its_default(
     blocks = re.split(r"^(?=--?[a-z])", "\n".join(lines), flags=re.MULTILINE)
     options = [block for block in blocks if block.startswith("-")]
     assert len(options) >= (30 if name == "train" else 2)
+    seen: set[str] = set()
     for option in options:
         names, explained = re.split(r"\s{2,}|\n", option, maxsplit=1)
         help, _, default = explained.partition("(default")
         assert len(help.strip()) >= 5, names
         assert default or names == "-h, --help", names
+        assert help not in seen, names  # without a comment of its own a field gets its neighbour's
+        seen.add(help)
 
 
 @pytest.mark.parametrize(
@@ -369,3 +372,14 @@ def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.Monk
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     main(["--version"])
     assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+
+
+@pytest.mark.medium
+def test_an_export_that_cannot_be_written_is_a_failure_and_not_wrong_input(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    Path("out").write_text("in the way")
+    assert main(["export", str(trained[0]), "-o", "out", "--episodes", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("robokit: cannot write out/inverted_pendulum.onnx")
