@@ -6,51 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from slide import OWN, write
 
 from robokit import __version__
 from robokit.cli import main
 from robokit.commands import COMMANDS
-from robokit.run import Run
 from robokit.task import known_tasks
-
-SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1", "--hidden", "4"]
-SMALL += ["--threads", "1"]
-TRAIN = ["train", "inverted_pendulum", *SMALL]
-OWN = """
-from pathlib import Path
-from robokit.task import Task
-
-class Slide(Task):
-    \"\"\"Stay in the middle.\"\"\"
-
-    model = Path(__file__).with_suffix(".xml")
-    control_dt = 0.02
-    time_limit = 0.5
-    weights = {"middle": -1.0}
-    recipes = {"ppo": {"horizon": 8, "steps": 32}}
-
-    def observe(self, sim):
-        return {"slide": sim.qpos}
-
-    def rewards(self, sim, action):
-        return {"middle": sim.qpos[:, 0].abs()}
-"""
-MODEL = """
-<mujoco model="slide">
-  <worldbody>
-    <body><joint name="x" type="slide" axis="1 0 0"/><geom size=".1" mass="1"/></body>
-  </worldbody>
-  <actuator><motor joint="x" ctrlrange="-1 1"/></actuator>
-</mujoco>
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +23,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def own_task(text: str = OWN) -> None:
-    Path("tasks").mkdir()
-    Path("tasks/slide.xml").write_text(MODEL)
-    Path("tasks/slide.py").write_text(text)
 
 
 def wrong(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -75,10 +34,6 @@ def wrong(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert err.startswith("robokit: ")
     assert err.count("\n") == 1
     return err
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "robokit.cli", *arguments]
 
 
 # -- help and mistakes -------------------------------------------------------------------------------
@@ -167,7 +122,7 @@ def test_a_mistyped_option_gets_a_suggestion(
 
 
 def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.CaptureFixture[str]):
-    own_task()
+    write(Path("tasks"))
     Path("tasks/broken.py").write_text("import nowhere")
     assert main(["tasks"]) == 0
     assert "slide               Stay in the middle." in capsys.readouterr().out
@@ -179,7 +134,9 @@ def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.Ca
 
 @pytest.mark.medium
 def test_a_reader_that_leaves_is_no_error():
-    process = subprocess.Popen(command("tasks"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robokit.cli", "tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.close()
     assert process.wait() == 128 + signal.SIGPIPE
@@ -192,7 +149,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_default_then_recipe_then_command_line(capsys: pytest.CaptureFixture[str]):
-    own_task()
+    write(Path("tasks"))
     with pytest.raises(SystemExit, match="0"):
         main(["train", "slide", "--help"])
     text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
@@ -205,161 +162,9 @@ def test_default_then_recipe_then_command_line(capsys: pytest.CaptureFixture[str
 
 
 def test_a_recipe_with_an_unknown_option_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
-    own_task(OWN.replace('"horizon"', '"horizn"'))
+    write(Path("tasks"), OWN.replace('"horizon"', '"horizn"'))
     assert "unknown option 'horizn'; did you mean 'horizon'?" in wrong(["train", "slide"], capsys)
     assert not Path("runs").exists()
-
-
-# -- check -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.medium
-def test_check_names_what_breaks_the_contract(capsys: pytest.CaptureFixture[str]):
-    own_task()
-    assert main(["check", "slide"]) == 0
-    assert "FAIL" not in capsys.readouterr().out
-    own_task_text = OWN.replace("sim.qpos[:, 0].abs()", "sim.qpos")
-    Path("tasks/slide.py").write_text(own_task_text)
-    assert main(["check", "tasks/slide.py"]) == 1
-    assert re.search(r"FAIL contract .*'middle'", capsys.readouterr().out)
-    assert main(["check", "tasks/slide.py", "--json"]) == 1
-    assert [f["ok"] for f in json.loads(capsys.readouterr().out)] == [False]
-    Path("tasks/slide.py").write_text("import nowhere")
-    assert main(["check", "slide"]) == 1
-    assert re.search(r"FAIL import .*does not import", capsys.readouterr().out)
-
-
-# -- the whole way -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A trained run, and the line of JSON it ended with."""
-    root, out = tmp_path_factory.mktemp("runs"), StringIO()
-    with redirect_stdout(out):
-        assert main([*TRAIN, "--steps", "128", "--runs", str(root), "--json"]) == 0
-    return root / "inverted_pendulum/latest", json.loads(out.getvalue().splitlines()[-1])
-
-
-@pytest.mark.medium
-def test_training_leaves_a_whole_run_and_a_policy(trained: tuple[Path, dict[str, Any]]):
-    run, result = trained
-    assert (result["steps"], result["signal"], result["error"]) == (128, None, None)
-    assert result["parity"] <= 1e-5
-    expected = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "policy.onnx"}
-    assert {p.name for p in run.iterdir()} == expected | {"policy.onnx.sha256", "policy.json"}
-
-
-@pytest.mark.medium
-def test_evaluate_measures_the_file_and_its_distance_from_torch(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-):
-    assert main(["evaluate", str(trained[0]), "--episodes", "8", "--threads", "1", "--json"]) == 0
-    of_run = json.loads(capsys.readouterr().out)
-    assert of_run["versus_torch"]["mean"] == pytest.approx(0.0, abs=1e-3)
-    assert (
-        main(["evaluate", str(trained[0] / "policy.onnx"), "--episodes", "8", "--threads", "1", "--json"])
-        == 0
-    )
-    of_file = json.loads(capsys.readouterr().out)
-    assert of_file["versus_torch"] is None
-    assert of_file["returns"] == of_run["returns"]
-    assert main(["evaluate", str(trained[0]), "--episodes", "4", "--threads", "1"]) == 0
-    assert "ONNX minus torch" in capsys.readouterr().out
-
-
-@pytest.mark.medium
-def test_export_writes_the_file_its_sum_and_a_card_with_its_return(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-):
-    assert main(["export", str(trained[0]), "-o", "out", "--episodes", "4", "--json"]) == 0
-    card = json.loads(capsys.readouterr().out)
-    name = "inverted_pendulum"
-    assert {p.name for p in Path("out").iterdir()} == {f"{name}.onnx", f"{name}.onnx.sha256", f"{name}.json"}
-    assert card["steps"] == 128
-    assert card["return"] == card["evaluation"]["returns"]["mean"] > 0
-    assert main(["check", f"out/{name}.onnx"]) == 0
-    assert "not said:" in capsys.readouterr().out
-
-    damaged = bytearray(Path(f"out/{name}.onnx").read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    Path(f"out/{name}.onnx").write_bytes(damaged)
-    assert main(["check", f"out/{name}.onnx"]) == 1
-    assert "FAIL" in capsys.readouterr().out
-    assert "sha256" in wrong(["evaluate", f"out/{name}.onnx"], capsys)
-    assert "sha256" in wrong(["play", f"out/{name}.onnx"], capsys)
-
-
-@pytest.mark.medium
-def test_resuming_from_the_command_line_continues_bit_for_bit(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-):
-    assert main([*TRAIN, "--steps", "64"]) == 0
-    run = "runs/inverted_pendulum/latest"
-    assert main(["train", "--resume", run, "--steps", "128", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 128
-    part, whole = (Run.open(r).newest()[0] for r in (run, trained[0]))
-    assert part is not None
-    assert whole is not None
-    assert part.tensors.keys() == whole.tensors.keys()
-    assert all(torch.equal(part.tensors[name], whole.tensors[name]) for name in whole.tensors)
-
-
-@pytest.mark.medium
-def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixture[str]):
-    own_task(OWN.replace('{"slide": sim.qpos}', '{"slide": sim.qpos, "action": sim.qvel}'))
-    assert main(["train", "slide", *SMALL, "--json"]) == 1
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert "not exported" in result["error"]
-    assert result["policy"] is None
-    assert Run.open("runs/slide/latest").newest()[0] is not None
-    assert not Path("runs/slide/latest/policy.onnx").exists()
-
-
-def stopped(number: signal.Signals, times: int) -> tuple[int, str]:
-    """Exit code and standard error of a long training that is sent a signal once it iterates."""
-    process = subprocess.Popen(command(*TRAIN, "--steps", "1_000_000_000"), stderr=subprocess.PIPE, text=True)
-    metrics = Path("runs/inverted_pendulum/latest/metrics.jsonl")
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert process.poll() is None
-        time.sleep(0.01)
-    for _ in range(times):
-        process.send_signal(number)
-    _, err = process.communicate()
-    return process.returncode, err
-
-
-@pytest.mark.medium
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
-def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: pytest.CaptureFixture[str]):
-    code, err = stopped(number, times)
-    assert code == 128 + number
-    assert "Traceback" not in err
-    assert "go on with: robokit train --resume runs/inverted_pendulum/" in err
-    run = Run.open("runs/inverted_pendulum/latest")
-    saved, skipped = run.newest()
-    assert saved is not None
-    assert skipped == []
-    lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    assert saved.steps == json.loads(lines[-1])["steps"] > 0  # nothing that was learned is lost
-
-
-def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pytest.CaptureFixture[str]):
-    own_task()
-    from robokit.cli import parse
-    from robokit.restore import build, create
-    from robokit.task import load_task
-
-    train: Any = parse("train", ["slide", *SMALL])
-    create(Path("runs"), build(load_task("slide"), train.setup, train.algorithm), train.setup)
-    resume = ["train", "--resume", "runs/slide/latest"]
-    assert "its runs are inside; try its 'latest'" in wrong([*resume[:2], "runs/slide"], capsys)
-    assert "steps must be > 0, got 0" in wrong([*resume, "--steps", "0"], capsys)
-    assert Run.open("runs/slide/latest").steps == 32
-    with pytest.raises(SystemExit, match="2"):
-        main([*resume, "--lr", "0.1"])
-    Path("tasks/slide.py").write_text(OWN + "\n")
-    assert "changed since it began: slide.py" in wrong(resume, capsys)
 
 
 def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.MonkeyPatch):
@@ -372,14 +177,3 @@ def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.Monk
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     main(["--version"])
     assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
-
-
-@pytest.mark.medium
-def test_an_export_that_cannot_be_written_is_a_failure_and_not_wrong_input(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-):
-    Path("out").write_text("in the way")
-    assert main(["export", str(trained[0]), "-o", "out", "--episodes", "0"]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("robokit: cannot write out/inverted_pendulum.onnx")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slide import MODEL, OWN, write
 
 from robokit.algos.ppo import Config
 from robokit.errors import OptionError, RunError
@@ -28,41 +29,17 @@ from robokit.train import train
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
 SETUP = Setup(seed=3, threads=1)
-OWN = """
-from pathlib import Path
-from robokit.task import Task
-
-class Slide(Task):
-    model = Path(__file__).with_suffix(".xml")
-    control_dt = 0.02
-    time_limit = 0.5
-    weights = {"middle": -1.0}
-
-    def observe(self, sim):
-        return {"slide": sim.qpos}
-
-    def rewards(self, sim, action):
-        return {"middle": sim.qpos[:, 0].abs()}
+OTHER = f"""{OWN}
 
 class Other(Slide):
-    recipes = {"ppo": {"horizn": 8}}
-"""
-MODEL = """
-<mujoco model="slide">
-  <worldbody>
-    <body><joint name="x" type="slide" axis="1 0 0"/><geom size=".1" mass="1"/></body>
-  </worldbody>
-  <actuator><motor joint="x" ctrlrange="-1 1"/></actuator>
-</mujoco>
+    recipes = {{"ppo": {{"horizn": 8}}}}
 """
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A person's own task with its model beside it."""
-    (tmp_path / "slide.xml").write_text(MODEL)
-    (tmp_path / "slide.py").write_text(OWN)
-    return tmp_path / "slide.py"
+    """A person's own task, and another in the same file."""
+    return write(tmp_path, OTHER)
 
 
 def same(one: Built, other: Built) -> bool:
@@ -129,7 +106,7 @@ def test_what_changed_since_the_run_began_is_named(tmp_path: Path, file: Path):
     run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
     (tmp_path / "slide.xml").write_text(MODEL.replace('mass="1"', 'mass="2"'))
     assert changed(run, task_of(run)) == ["model slide.xml"]
-    file.write_text(OWN + "\n# edited")
+    file.write_text(f"{OTHER}# edited")
     assert changed(run, task_of(run)) == ["model slide.xml", "slide.py"]
 
 
