@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("robokit: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except (Error, ContractError, ObservationError, OSError) as error:
-        print(f"robokit: {error}", file=sys.stderr)
+        print("robokit:", " ".join(str(error).split()), file=sys.stderr)  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2
 
 

@@ -121,6 +121,14 @@ def test_a_mistyped_option_gets_a_suggestion(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("model", ["<mujoco><worldbody><body/></mujoco>", "<mujoco><wordbody/></mujoco>", ""])
+def test_a_broken_model_is_one_line_and_no_run(model: str, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"))
+    Path("tasks/slide.xml").write_text(model)
+    assert "slide.xml" in wrong(["train", "slide"], capsys)
+    assert not Path("runs").exists()
+
+
 def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.CaptureFixture[str]):
     write(Path("tasks"))
     Path("tasks/broken.py").write_text("import nowhere")
