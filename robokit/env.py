@@ -40,7 +40,7 @@ class Step:
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
-    terms: Tensor  # (N, R) the reward's terms, before their weights
+    terms: Tensor  # (N, R) weight * term each; the reward is their sum
     metrics: Tensor  # (N, M)
 
     @property
@@ -149,8 +149,8 @@ class Env:
 
     def _judge_eager(self, sim: Any, action: Tensor) -> tuple[Any, ...]:
         task, names = self.task, self.names
-        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards")
-        reward = (terms * self._weights).sum(-1)
+        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
+        reward = terms.sum(-1)
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
         return reward, terms, cost, task.terminated(sim), metrics, task.remember(sim, action)

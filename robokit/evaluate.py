@@ -202,7 +202,6 @@ def run_episodes(env: Env, act: Act) -> Episodes:
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
     returns, terms, costs, metrics, length = (c.cpu().numpy() for c in totals.split(widths, -1))
-    weights = [float(env.task.weights[k]) for k in names.rewards]
     reported = {}
     for i, name in enumerate(names.metrics):
         reported[name] = {"mean": metrics[:, i] / length[:, 0], "last": last[:, i].cpu().numpy()}
@@ -211,7 +210,7 @@ def run_episodes(env: Env, act: Act) -> Episodes:
     return Episodes(
         returns=returns[:, 0],
         lengths=length[:, 0],
-        terms={k: w * terms[:, i] for i, (k, w) in enumerate(zip(names.rewards, weights, strict=True))},
+        terms={k: terms[:, i] for i, k in enumerate(names.rewards)},
         costs={k: costs[:, i] for i, k in enumerate(names.costs)},
         metrics=reported,
         terminated=int(ended.sum()),

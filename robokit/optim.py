@@ -63,9 +63,11 @@ class Adam:
 def make_update(module: nn.Module, loss: Loss, adam: Adam, compile: bool = False) -> Callable[..., Parts]:
     """update(lr, *batch) -> parts: one Adam step of `module` on `loss(module, *batch)`."""
 
+    parameters = list(module.parameters())
+
     def eager(lr: Tensor, *batch: Any) -> Parts:
         value, parts = loss(module, *batch)
-        grads = torch.autograd.grad(value, list(module.parameters()))
+        grads = torch.autograd.grad(value, parameters)
         with torch.no_grad():
             return {**parts, "grad_norm": adam.apply(list(grads), lr)}
 

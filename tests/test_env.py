@@ -42,17 +42,17 @@ def test_terms_are_the_observation_by_name():
 def test_rewards_see_memory_as_the_policy_did_and_observations_see_what_came_of_it():
     env = new(Order, 1)
     first, second = env.step(constant(0.25)), env.step(constant(-0.5))
-    assert first.terms.tolist() == [[0.0, 0.25, 0.0, 0.0]]  # before, action, sum, age
+    assert first.terms.tolist() == [[0.0, 2 * 0.25, 0.0, 0.0]]  # weighted: before, action, sum, age
     assert first.final_obs.tolist() == first.obs.tolist() == [[0.25, 0.25, 1.0]]  # action, sum, age
-    assert second.terms.tolist() == [[0.25, -0.5, 0.25, 1.0]]
+    assert second.terms.tolist() == [[0.25, 2 * -0.5, 4 * 0.25, 8 * 1.0]]
     assert second.obs.tolist() == [[-0.5, -0.25, 2.0]]
-    assert second.reward.tolist() == [0.25 - 2 * 0.5 + 4 * 0.25 + 8.0]  # the weighted sum
+    assert second.reward.tolist() == [0.25 - 2 * 0.5 + 4 * 0.25 + 8.0]
 
 
 def test_actions_are_clipped_before_anything_sees_them():
     env = new(Order, 2)
     step = env.step(constant(7.0, -7.0))
-    assert step.terms[:, 1].tolist() == [1.0, -1.0]
+    assert step.terms[:, 1].tolist() == [2.0, -2.0]
     assert step.obs[:, 0].tolist() == [1.0, -1.0]
     assert env.sim.ctrl.tolist() == [[6.0, 0.0], [-2.0, 0.0]]  # the ends of ctrlrange
 

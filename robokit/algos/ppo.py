@@ -33,8 +33,8 @@ class Config:
     """Options of PPO; the defaults are those of the paper's MuJoCo table where it names them."""
 
     steps: int = 500_000  # environment steps to train for, over all simulations
-    num_envs: int = 8  # N, simulations stepped together
-    horizon: int = 256  # T, control steps per rollout
+    num_envs: int = 32  # N, simulations stepped together
+    horizon: int = 64  # T, control steps per rollout
     minibatch: int = 64  # transitions per gradient step; must divide num_envs * horizon
     epochs: int = 10  # K, passes over each rollout
     gamma: float = 0.99  # discount per control step
