@@ -1,0 +1,33 @@
+"""Every file in policies/ is whole, passed the gate, and reaches the return on its card; tested by being there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robokit.controller import load
+from robokit.evaluate import evaluate
+from robokit.gate import TOLERANCE
+
+FILES = sorted((Path(__file__).parent.parent / "policies").glob("*.onnx"))
+
+
+def test_there_are_policies():
+    assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_policy_is_the_one_its_card_describes(path: Path):
+    card = json.loads(path.with_suffix(".json").read_text())
+    _, contract = load(path)  # against its sha256
+    assert card["sha256"] in Path(f"{path}.sha256").read_text()
+    assert card["task"] == contract["task"] and card["parity_error"] <= TOLERANCE
+    assert contract["hashes"]["commit"] == card["commit"] is not None and "dirty" not in card["commit"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_policy_reaches_the_return_on_its_card(path: Path):
+    card = json.loads(path.with_suffix(".json").read_text())["evaluation"]["returns"]
+    measured = evaluate(path, path.stem, 100, seed=1).returns  # other episodes than the card's
+    assert measured.low <= card["high"] and measured.high >= card["low"]
