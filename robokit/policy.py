@@ -82,6 +82,20 @@ class Critic(nn.Module):
         return self.head(self.normalizer(state)).squeeze(-1)
 
 
+class ActorCritic(nn.Module):
+    """Both networks in one call, as the loss needs them."""
+
+    def __init__(self, policy: Policy, critic: Critic) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """mean (M, A), log_std (A,), value (M,)."""
+        return self.policy.mean(obs, belief, first)[0], self.policy.log_std, self.critic(state)
+
+
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(action; mean, exp(log_std)^2), summed over the last dimension."""
     z = (action - mean) * torch.exp(-log_std)

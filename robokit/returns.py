@@ -1,4 +1,4 @@
-"""Returns and advantages: pure functions of (T, N, ...) tensors."""
+"""Returns and advantages: pure functions of tensors."""
 
 import torch
 from torch import Tensor
@@ -39,3 +39,15 @@ def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -
         sums[t] = running = reward[t] + gamma * running
         running = running * ~done[t]
     return sums, running
+
+
+def average(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x (M,) over valid (M,) bool."""
+    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def standardize(x: Tensor, valid: Tensor) -> Tensor:
+    """x (M,) to mean 0 and deviation 1 over valid (M,) bool."""
+    centered = x - average(x, valid)
+    var = torch.where(valid, centered.square(), 0.0).sum() / (valid.sum() - 1).clamp(min=1)
+    return centered / (var.sqrt() + 1e-8)

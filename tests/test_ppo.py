@@ -16,7 +16,6 @@ from robokit.algos.ppo import (
     adapt_lr,
     adapt_penalty,
     make_loss,
-    standardize,
     surrogate_clip,
     surrogate_penalty,
     value_loss,
@@ -24,6 +23,7 @@ from robokit.algos.ppo import (
 from robokit.env import Env, make
 from robokit.errors import OptionError
 from robokit.policy import log_prob
+from robokit.returns import standardize
 from robokit.task import load_task
 
 InvertedPendulum = type(load_task("inverted_pendulum"))

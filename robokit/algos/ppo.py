@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robokit.belief import Normalizer, make_belief
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
 from robokit.optim import Adam, Parts, make_update
-from robokit.policy import Critic, Policy, entropy, kl, log_prob
-from robokit.returns import discounted_sums, gae
+from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
+from robokit.returns import average, discounted_sums, gae, standardize
 from robokit.state import gather, scatter
 
 LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
@@ -78,20 +78,6 @@ class Rollout:
     final_state: Tensor  # (T, N, S) before any reset
 
 
-class ActorCritic(nn.Module):
-    """Both networks in one call, as the loss needs them."""
-
-    def __init__(self, policy: Policy, critic: Critic) -> None:
-        super().__init__()
-        self.policy, self.critic = policy, critic
-
-    def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (M, A), log_std (A,), value (M,)."""
-        return self.policy.mean(obs, belief, first)[0], self.policy.log_std, self.critic(state)
-
-
 # -- the paper's equations ---------------------------------------------------------------------------
 
 
@@ -124,18 +110,6 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
         return error
     near = old_value + (value - old_value).clamp(-clip, clip)
     return torch.maximum(error, (near - target).square())
-
-
-def average(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean of x (M,) over valid (M,) bool."""
-    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def standardize(x: Tensor, valid: Tensor) -> Tensor:
-    """x (M,) to mean 0 and deviation 1 over valid (M,) bool."""
-    centered = x - average(x, valid)
-    var = torch.where(valid, centered.square(), 0.0).sum() / (valid.sum() - 1).clamp(min=1)
-    return centered / (var.sqrt() + 1e-8)
 
 
 Batch = Mapping[str, Tensor]
@@ -196,12 +170,8 @@ class Learner:
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.discounted = torch.zeros(env.num_envs, device=device)  # running return that scales the reward
         self.return_scale = Normalizer(1).to(device)
-        self.scalars = {
-            "lr": torch.tensor(config.lr),
-            "beta": torch.tensor(1.0),
-            "iterations": torch.tensor(0.0),
-        }
-        self.scalars = {k: v.to(device) for k, v in self.scalars.items()}
+        start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
+        self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
         env.reset(stagger=True)
 
     def iterate(self) -> dict[str, float]:
@@ -210,9 +180,8 @@ class Learner:
         parts = self.learn(rollout)
         self.scalars["iterations"] += 1
         valid = ~rollout.bad.flatten()
-        self.policy.normalizer.update(
-            rollout.obs.flatten(0, 1), valid
-        )  # after the epochs: the ratio began at 1
+        # after the epochs, so that the ratio began at 1
+        self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
         logged = {f"loss/{k}": v for k, v in parts.items()} | sums
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
@@ -306,24 +275,15 @@ class Learner:
         scatter(self._parts(), state)
 
 
+_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs")
+_SIZES = ("lr", "kl_target", "max_grad_norm", "init_std")
 _KEPT = ("reward", "terminated", "done", "bad", "final_state")
 _LEARNED = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
 
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    positive = (
-        "steps",
-        "num_envs",
-        "horizon",
-        "minibatch",
-        "epochs",
-        "lr",
-        "kl_target",
-        "max_grad_norm",
-        "init_std",
-    )
-    for name in positive:
+    for name in (*_COUNTS, *_SIZES):
         if not getattr(config, name) > 0:
             raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
     for name in ("gamma", "lam"):
