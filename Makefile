@@ -52,7 +52,8 @@ check: $(VENV)/test.stamp $(VENV)/dev.stamp
 	$(PYTEST) -n 2 --dist loadscope -m "not slow and not medium"
 
 bench: $(VENV)/test.stamp
-	$(BIN)/python benchmarks/controller.py --minutes 10 --hz 50
+	$(BIN)/python benchmarks/controller.py policies/*.onnx
+	$(BIN)/python benchmarks/controller.py policies/hopper.onnx --minutes 10 --hz 50
 	$(BIN)/python benchmarks/returns.py hopper half_cheetah
 
 format: $(VENV)/dev.stamp
