@@ -20,10 +20,18 @@ HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads spin on the physics' cores
+    try:
+        return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    except KeyboardInterrupt:
+        print("robokit: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: Sequence[str]) -> int:
     from robokit.commands import COMMANDS
     from robokit.controller import ContractError, ObservationError
 
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    name, *rest = arguments
     try:
         if name in {*HELP, "--version"}:
             listed = "\n".join(f"  {n:<10}{(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items())
@@ -38,9 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("robokit: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     except (Error, ContractError, ObservationError, OSError) as error:
         print("robokit:", " ".join(str(error).split()), file=sys.stderr)  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2

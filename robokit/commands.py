@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -19,11 +20,13 @@ from robokit.restore import (
     POLICY,
     Built,
     Setup,
+    algorithm,
     build,
     changed,
     create,
     export_policy,
     exported,
+    options,
     rebuild,
     restore,
     task_of,
@@ -193,10 +196,11 @@ class Check:
             return self._file(Path(self.what))
         find_task(self.what)
         try:
-            findings = check_task(load_task(self.what))
+            task = load_task(self.what)
+            findings = [*check_task(task), *map(partial(_recipe, task), task.recipes)]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]
-        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{f.detail}" for f in findings]
+        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
@@ -214,6 +218,15 @@ class Check:
         return 0
 
 
+def _recipe(task: Task, algo: str) -> Finding:
+    """Whether a recipe names options that there are, with values that can work."""
+    try:
+        algorithm(algo).check(options(task, algo))
+    except OptionError as error:
+        return Finding(f"recipe {algo}", False, str(error))
+    return Finding(f"recipe {algo}", True, ", ".join(f"{k}={v}" for k, v in task.recipes[algo].items()))
+
+
 COMMANDS: dict[str, type] = {
     "tasks": Tasks,
     "train": Train,
@@ -228,6 +241,7 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
     outcome, policy, error = train(learner, run, run.steps, save_seconds=save_every), None, None
     if outcome.signal is None:
+        say(f"trained and saved in {run.path}; checking the policy before it is exported")
         try:
             policy = export_policy(run, learner, outcome.done.steps, run.path / POLICY)
             say(f"exported {policy.path}")

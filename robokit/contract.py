@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Generator, Tensor
 from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sim import Sim
 from robokit.task import Around, Command, Ctrl, Task, Terms
+
+ALIKE = 0.85  # from which on another name counts as a slip
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Names:
 def check_constants(task: Task) -> None:
     """Raise TaskError for a constant or function that a task lacks, or that is of the wrong kind."""
     kind = type(task)
+    _check_spelling(kind)
     missing = [name for name in ("model", "control_dt", "time_limit", "weights") if not hasattr(task, name)]
     missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
     if missing:
@@ -47,6 +51,16 @@ def check_constants(task: Task) -> None:
     for name, width in task.memory.items():
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
+
+
+def _check_spelling(kind: type[Task]) -> None:
+    """A misspelt `terminated` would never be called, and nobody would know."""
+    known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
+    own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
+    for name in own:
+        if not name.startswith("_") and name not in known and get_close_matches(name, known, 1, ALIKE):
+            hint = did_you_mean(name, known)
+            raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint}; else call it _{name}")
 
 
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:

@@ -137,6 +137,8 @@ class Controller:
         return np.asarray(ctrl), np.asarray(carry)
 
     def _read(self, obs: Mapping[str, npt.ArrayLike]) -> None:
+        if not isinstance(obs, Mapping):
+            raise ObservationError(f"step takes a mapping of name to numbers, got {type(obs).__name__}")
         if obs.keys() != self._parts.keys():
             raise ObservationError(_wrong_names(obs, self.inputs))
         with np.errstate(over="ignore"):  # too large for float32 becomes inf, and inf is refused

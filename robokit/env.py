@@ -67,8 +67,10 @@ class Env:
         compile: bool = False,
         nominal: bool = False,
     ) -> None:
-        if num_envs < 1:
-            raise OptionError(f"num_envs must be at least 1, got {num_envs}")
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
+        if seed < 0:
+            raise OptionError(f"seed must be at least 0, got {seed}")
         check_constants(task)
         self.task, self.num_envs, self.nominal = task, num_envs, nominal
         self.device, self.seed = torch.device(device), seed
@@ -100,6 +102,11 @@ class Env:
     def step(self, action: Tensor) -> Step:
         """Advance by `control_dt` s with actions (N, A), clipped to [-1, 1]; ended episodes restart."""
         sim = self.sim
+        if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
+            got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
+            raise OptionError(
+                f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
+            )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
         ctrl = self.action_center + self.action_half * action.to(sim.ctrl.dtype)
         if self._pushes:

@@ -87,7 +87,7 @@ class Report:
         how = "nominal" if self.nominal else "as trained"
         lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
         lines.append(
-            f"  {'':<26}{'mean':>10}  {'95 % interval':<22}{'iqm':>10}{'std':>10}{'min':>10}{'max':>10}"
+            f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
         )
         lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
@@ -257,5 +257,5 @@ def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
 def _row(name: str, s: Summary) -> str:
     interval = f"[{s.low:.4g}, {s.high:.4g}]"
     return (
-        f"  {name:<26}{s.mean:>10.4g}  {interval:<22}{s.iqm:>10.4g}{s.std:>10.4g}{s.min:>10.4g}{s.max:>10.4g}"
+        f"  {name:<26}{s.mean:>11.4g}  {interval:<22}{s.iqm:>11.4g}{s.std:>11.4g}{s.min:>11.4g}{s.max:>11.4g}"
     )

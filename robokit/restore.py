@@ -46,7 +46,7 @@ PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 class Setup:
     """What decides a training's results beside its task and the algorithm's own options."""
 
-    algo: str = "ppo"  # the algorithm; its own options stand below
+    algo: str = "ppo"  # the algorithm; its own options stand above
     seed: int = 0  # of everything random, from 0 on; evaluation has other seeds
     sim: Literal["cpu", "gpu"] = "cpu"  # physics: MuJoCo on CPU threads, or MuJoCo Warp
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...

@@ -175,6 +175,12 @@ def test_a_recipe_with_an_unknown_option_is_refused(here: Path, capsys: pytest.C
     assert not Path("runs").exists()
 
 
+def test_check_reads_the_recipes_too(here: Path, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"), OWN.replace('"horizon"', '"horizn"'))
+    assert main(["check", "slide"]) == 1
+    assert "FAIL recipe ppo" in capsys.readouterr().out
+
+
 def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.MonkeyPatch):
     early = "import sys, robokit.cli; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True)

@@ -59,6 +59,17 @@ def test_a_constant_that_cannot_be_is_refused(attributes: dict[str, Any], words:
     assert words in refusal(but(**attributes))
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("terminate", "terminated"), ("time_limt", "time_limit"), ("remembr", "remember")]
+)
+def test_a_misspelt_part_of_a_task_is_answered_with_the_one_it_is_like(name: str, meant: str):
+    assert refusal(but(**{name: 1.0})).startswith(f"But.{name} is no part of a Task; did you mean {meant!r}?")
+
+
+def test_an_author_may_have_names_of_his_own():
+    Env(but(joint_speed=lambda self, sim: sim.qvel, _terminate=1.0, gear=6), 3)
+
+
 def test_what_a_task_must_define_is_listed():
     class Empty(Task):
         control_dt = 0.02

@@ -139,6 +139,12 @@ def test_a_wrong_observation_is_refused_by_name_and_changes_nothing(
     assert policy.step(GOOD).tolist() == [11.0]  # as if the wrong one had never been
 
 
+@pytest.mark.parametrize("obs", [None, [1.0, 2.0]])
+def test_what_is_no_mapping_is_refused_as_an_observation(policy: Controller, obs: Any) -> None:
+    with pytest.raises(ObservationError, match="mapping of name to numbers"):
+        policy.step(obs)
+
+
 def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(policy: Controller) -> None:
     policy.step(GOOD)
     policy.reset()

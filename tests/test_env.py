@@ -8,6 +8,19 @@ from robokit.env import Env
 from robokit.errors import OptionError
 from robokit.task import Around, Task, load_task
 
+
+@pytest.mark.parametrize("action", [torch.zeros(2), torch.zeros(2, 3), torch.zeros(1, 2), [[0.0, 0.0]] * 2])
+def test_an_action_of_another_shape_is_refused_and_not_spread_over_all(action):
+    with pytest.raises(OptionError, match=r"action must be a tensor of shape \(2, 2\), got"):
+        new(Cart, 2).step(action)
+
+
+@pytest.mark.parametrize("wrong", [{"num_envs": 2.5}, {"num_envs": 0}, {"seed": -1}])
+def test_impossible_sizes_and_seeds_are_refused(wrong):
+    with pytest.raises(OptionError, match=f"{next(iter(wrong))} must be"):
+        Env(Cart(), **wrong)
+
+
 # -- one control period --------------------------------------------------------------------------
 
 
@@ -131,11 +144,6 @@ def test_randomised_fields_are_drawn_around_the_nominal_for_each_simulation_and_
     assert len(factor[..., 0].unique()) == 2 * 64
     assert 0.5 <= factor.min() < 0.55
     assert 1.45 < factor.max() <= 1.5
-
-
-def test_no_environment_without_a_simulation():
-    with pytest.raises(OptionError, match="num_envs must be at least 1, got 0"):
-        new(Cart, 0)
 
 
 @pytest.mark.slow
