@@ -102,7 +102,7 @@ def _check_step(env: Env, step: Step, t: int) -> None:
         "observe or privileged": (step.final_state, _columns(state)),
         "rewards": (step.terms, list(names.rewards)),
         "costs": (step.cost, list(names.costs)),
-        "metrics": (step.metrics, list(names.metrics)),
+        "metrics": (torch.where(step.metrics.isnan(), 0.0, step.metrics), list(names.metrics)),
     }
     if step.bad.any():
         raise TaskError(f"simulation {_first(step.bad)} broke at step {t}: not finite; a smaller timestep?")

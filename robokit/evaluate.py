@@ -35,7 +35,7 @@ Act = Callable[[Env, Tensor], Tensor]  # (env, first (N,)) -> action (N, A)
 
 @dataclass(frozen=True)
 class Summary:
-    """Statistics over episodes; `low` and `high` bound the mean (percentile bootstrap, 95 %)."""
+    """Statistics over `count` episodes; `low` and `high` bound the mean (percentile bootstrap, 95 %)."""
 
     mean: float
     low: float
@@ -44,6 +44,7 @@ class Summary:
     std: float
     min: float
     max: float
+    count: int  # all episodes; of a metric those in which it was counted
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Episodes:
     lengths: Array  # (E,) control steps
     terms: dict[str, Array]  # (E,) weighted sum of each reward term
     costs: dict[str, Array]  # (E,) sum of each cost
-    metrics: dict[str, dict[str, Array]]  # name -> {"mean", "last", and "ever" of a boolean}, (E,) each
+    metrics: dict[
+        str, dict[str, Array]
+    ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
     terminated: int
     bad: int  # episodes that ended because the simulation broke
 
@@ -92,7 +95,10 @@ class Report:
         lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
         lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]
-        lines += [_row(f"{k} ({kind})", v) for k, kinds in self.metrics.items() for kind, v in kinds.items()]
+        for name, kinds in self.metrics.items():
+            lines += [_row(f"{name} ({kind})", v) for kind, v in kinds.items()]
+            if (count := min((v.count for v in kinds.values()), default=0)) < self.episodes:
+                lines.append(f"  {name}: counted in {count or 'fewer than 2'} of {self.episodes} episodes")
         lines.append(f"  terminated {self.terminated} of {self.episodes}, broken simulations {self.bad}")
         if self.versus_torch is not None:
             v = self.versus_torch
@@ -144,7 +150,7 @@ def evaluate(
         length=summarize(ran.lengths),
         terms={k: summarize(v) for k, v in ran.terms.items()},
         costs={k: summarize(v) for k, v in ran.costs.items()},
-        metrics={k: {kind: summarize(v) for kind, v in kinds.items()} for k, kinds in ran.metrics.items()},
+        metrics={k: _summarize_counted(kinds) for k, kinds in ran.metrics.items()},
         terminated=ran.terminated,
         bad=ran.bad,
         versus_torch=versus,
@@ -181,38 +187,41 @@ def torch_actor(policy: Policy) -> Act:
 
 
 def run_episodes(env: Env, act: Act) -> Episodes:
-    """One episode of each simulation of `env`, from a reset."""
+    """One episode of each simulation of `env`, from a reset; a metric that is NaN is not counted there."""
     env.reset()
     names, n, device = env.names, env.num_envs, env.device
     running = torch.ones(n, dtype=torch.bool, device=device)
     first = running.clone()
-    widths = (1, len(names.rewards), len(names.costs), len(names.metrics), 1)
+    widths = (1, len(names.rewards), len(names.costs), len(names.metrics), len(names.metrics), 1)
     totals = torch.zeros(n, sum(widths), dtype=torch.float64, device=device)
-    last = torch.zeros(n, len(names.metrics), dtype=torch.float64, device=device)
-    ever, ended, bad = torch.zeros_like(last), torch.zeros_like(running), torch.zeros_like(running)
+    last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
+    peak, ended, bad = last.clone(), torch.zeros_like(running), torch.zeros_like(running)
+    one = torch.ones(n, 1, device=device)
     while bool(running.any()):
         step = env.step(act(env, first))
         first = step.done
-        row = torch.cat(
-            (step.reward[:, None], step.terms, step.cost, step.metrics, torch.ones(n, 1, device=device)), -1
+        counted = ~step.metrics.isnan()
+        metrics = torch.where(counted, step.metrics, 0.0)
+        totals += running[:, None] * torch.cat(
+            (step.reward[:, None], step.terms, step.cost, metrics, counted, one), -1
         )
-        totals += row * running[:, None]
-        last = torch.where(running[:, None], step.metrics.double(), last)
-        ever = torch.where(running[:, None], torch.maximum(ever, step.metrics.double()), ever)
+        counted &= running[:, None]
+        last = torch.where(counted, step.metrics.double(), last)
+        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
-    returns, terms, costs, metrics, length = (c.cpu().numpy() for c in totals.split(widths, -1))
-    reported = {}
-    for i, name in enumerate(names.metrics):
-        reported[name] = {"mean": metrics[:, i] / length[:, 0], "last": last[:, i].cpu().numpy()}
-        if name in names.booleans:
-            reported[name]["ever"] = ever[:, i].cpu().numpy()
+    returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))
+    kinds = sums / np.where(counts, counts, np.nan), last.cpu().numpy(), peak.cpu().numpy()
+    labels = {name: ("mean", "last", "ever" if name in names.booleans else "max") for name in names.metrics}
     return Episodes(
         returns=returns[:, 0],
         lengths=length[:, 0],
         terms={k: terms[:, i] for i, k in enumerate(names.rewards)},
         costs={k: costs[:, i] for i, k in enumerate(names.costs)},
-        metrics=reported,
+        metrics={
+            name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
+            for i, name in enumerate(names.metrics)
+        },
         terminated=int(ended.sum()),
         bad=int(bad.sum()),
     )
@@ -229,7 +238,14 @@ def summarize(x: Array) -> Summary:
         std=float(x.std(ddof=1)),
         min=float(x.min()),
         max=float(x.max()),
+        count=len(x),
     )
+
+
+def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
+    """Over the episodes in which a metric was counted; nothing when they are fewer than two."""
+    counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
+    return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
 
 
 def bootstrap(x: Array, seed: int = 0) -> tuple[float, float]:

@@ -145,7 +145,7 @@ class Task:
         return {}
 
     def metrics(self, sim: Sim) -> Terms:
-        """(N,) each: what `evaluate` reports; `success` where it has a meaning."""
+        """(N,) each: what `evaluate` reports; `success` where it has a meaning. NaN: not counted now."""
         return {}
 
 

@@ -174,11 +174,14 @@ def test_what_a_function_raises_is_told_with_its_line():
     assert said.startswith(f"But.rewards (test_contract.py, line {line}) raised IndexError: ")
 
 
-@pytest.mark.parametrize("function", ["observe", "privileged", "rewards", "costs", "metrics"])
-def test_a_term_that_is_not_finite_right_after_a_reset_is_the_authors_mistake(function: str):
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [(f, torch.nan) for f in ("observe", "privileged", "rewards", "costs")] + [("metrics", torch.inf)],
+)
+def test_a_term_that_is_not_finite_right_after_a_reset_is_the_authors_mistake(function: str, value: float):
     def change(self: Cart, sim: Sim, *action: Tensor) -> Terms:
         values = getattr(Cart, function)(self, sim, *action)
-        return {name: value.float().log() * torch.nan for name, value in values.items()}
+        return {name: torch.full_like(term.float(), value) for name, term in values.items()}
 
     assert f"But.{function} " in refusal(but(**{function: change}))
     assert "is not finite right after a reset" in refusal(but(**{function: change}))

@@ -2,6 +2,7 @@
 
 import json
 
+import cart
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,8 @@ from robokit.evaluate import (
 )
 from robokit.export import export
 from robokit.policy import Policy
-from robokit.task import load_task
+from robokit.sim import Sim
+from robokit.task import Terms, load_task
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,47 @@ def test_each_simulation_gives_exactly_its_first_episode(exported):
     assert ran.returns.tolist() == pytest.approx(totals)
     assert len(set(lengths)) > 1  # somebody went on while others restarted
     assert ran.returns.tolist() == pytest.approx(np.sum(list(ran.terms.values()), axis=0).tolist())
+
+
+class Counted(cart.Still):
+    """Metrics that are NaN at some steps; the age, 0 ... 19, is that of the state the action was taken in."""
+
+    def metrics(self, sim: Sim) -> Terms:
+        age, x = sim.memory["age"][:, 0], sim.memory["x"][:, 0]
+        early = torch.where((age >= 1) & (age <= 3), -age, torch.nan)
+        return {"early": early, "never": torch.full_like(x, torch.nan), "third": age == 2}
+
+
+def test_a_metric_counts_only_at_the_steps_where_it_is_not_nan():
+    ran = run_episodes(cart.new(Counted, 2), lambda env, first: torch.zeros(2, env.act_dim))
+    assert ran.lengths.tolist() == [cart.PERIODS] * 2
+    expected = {"mean": -2.0, "last": -3.0, "max": -1.0}  # of -1, -2, -3
+    assert {kind: x.tolist() for kind, x in ran.metrics["early"].items()} == {
+        kind: [value] * 2 for kind, value in expected.items()
+    }
+    assert all(np.isnan(x).all() for x in ran.metrics["never"].values())
+    assert {kind: x[0] for kind, x in ran.metrics["third"].items()} == {
+        "mean": 0.05,
+        "last": 0.0,
+        "ever": 1.0,
+    }
+
+
+def test_statistics_are_over_the_episodes_in_which_a_metric_was_counted(exported):
+    def metrics(self: object, sim: Sim) -> Terms:
+        x = sim.qpos[:, 0]
+        return {"right": torch.where(x > 0.005, x, torch.nan), "never": torch.full_like(x, torch.nan)}
+
+    path, _ = exported
+    task = type("InvertedPendulum", (type(load_task("inverted_pendulum")),), {"metrics": metrics})
+    report = evaluate(path, task, 20, threads=1)
+    largest = report.metrics["right"]["max"]
+    assert 2 <= largest.count < 20
+    assert largest.min > 0.005
+    assert report.metrics["never"] == {}
+    assert f"right: counted in {largest.count} of 20 episodes" in report.text()
+    assert "never: counted in fewer than 2 of 20 episodes" in report.text()
+    assert "NaN" not in report.to_json()
 
 
 def test_the_file_does_what_the_policy_does(exported):

@@ -312,6 +312,21 @@ def test_only_the_critic_sees_the_privileged_terms():
     assert torch.equal(rollout.final_state[..., 4], 2.0 * 3.0 * rollout.action[..., 0].clamp(-1, 1))
 
 
+def test_a_metric_is_averaged_where_it_is_not_nan_and_left_out_where_it_always_is():
+    class Counted(InvertedPendulum):  # pyright: ignore
+        def metrics(self, sim):
+            x = sim.qpos[:, 0].float()
+            return {"right": torch.where(x > 0, x, torch.nan), "never": torch.full_like(x, torch.nan)}
+
+    learner = Learner(Env(Counted(), 4, threads=1), TINY)
+    rollout, means = learner.collect()
+    x = rollout.final_state[..., 0]
+    assert means["metric/right"].item() == pytest.approx(x[x > 0].mean().item())
+    logged = learner.iterate()
+    assert "metric/right" in logged
+    assert "metric/never" not in logged
+
+
 @pytest.mark.medium
 def test_ppo_balances_the_pendulum():
     learner = tiny(num_envs=16, horizon=64, minibatch=64, epochs=10, normalize_obs=True, lr=1e-3)

@@ -8,6 +8,7 @@ Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --min
 --no-normalize-advantage` and a horizon of whole episodes.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -186,7 +187,9 @@ class Learner:
         logged = {f"loss/{k}": v for k, v in parts.items()} | sums
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
         numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
-        return {**self.episodes.summary(), **dict(zip(logged, numbers, strict=True))}
+        means = dict(zip(logged, numbers, strict=True))
+        uncounted = {k for k, v in means.items() if k.startswith("metric/") and math.isnan(v)}
+        return {**self.episodes.summary(), **{k: v for k, v in means.items() if k not in uncounted}}
 
     @torch.no_grad()
     def collect(self) -> tuple[Rollout, dict[str, Tensor]]:
@@ -215,9 +218,11 @@ class Learner:
     def _means(self, steps: list[Step]) -> dict[str, Tensor]:
         names = self.env.names
         labels = [f"reward/{n}" for n in names.rewards] + [f"cost/{n}" for n in names.costs]
-        labels += [f"metric/{n}" for n in names.metrics] + ["episode/bad"]
-        columns = [torch.cat((s.terms, s.cost, s.metrics, s.bad[:, None].float()), -1).mean(0) for s in steps]
-        return dict(zip(labels, torch.stack(columns).mean(0).unbind(), strict=True))
+        labels += ["episode/bad"] + [f"metric/{n}" for n in names.metrics]
+        columns = [torch.cat((s.terms, s.cost, s.bad[:, None].float()), -1).mean(0) for s in steps]
+        metrics = torch.stack([s.metrics for s in steps]).nanmean((0, 1))  # NaN: not counted
+        means = torch.cat((torch.stack(columns).mean(0), metrics))
+        return dict(zip(labels, means.unbind(), strict=True))
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
