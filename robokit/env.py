@@ -10,7 +10,7 @@ redrawn, restarts, obs. `Step.final_obs` is always what the action led to, so a 
 with V(final_obs) and a termination with 0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ class Env:
         wrap: Callable[..., Any] = (lambda f: torch.compile(f, fullgraph=True)) if compile else (lambda f: f)
         self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
+        self._held: Terms = {}  # commands that are not drawn, (N, d)
         self.reset()
         check_finite(task, self.sim)
 
@@ -154,6 +155,16 @@ class Env:
         """The observation's named terms, (N, d) each, as they stand in `obs`."""
         return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
 
+    def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
+        """From the next reset on these commands stay as given, and are not drawn."""
+        for name, numbers in commands.items():
+            command = self.task.commands.get(name)
+            if command is None or len(numbers) != len(command.low):
+                widths = {n: len(c.low) for n, c in self.task.commands.items()}
+                raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
+        held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in commands.items()}
+        self._held = {n: x.to(self.sim.device).expand(self.num_envs, -1) for n, x in held.items()}
+
     def _judge_eager(self, sim: Any, action: Tensor) -> tuple[Any, ...]:
         task, names = self.task, self.names
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
@@ -190,7 +201,7 @@ class Env:
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
-        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
+        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         self.sim.reset(mask, values)
@@ -202,7 +213,7 @@ class Env:
             if command.every is not None:
                 periods = torch.round(self._uniform(*command.every) / self.task.control_dt)
                 drawn[_left(name)] = periods.clamp(min=1)
-        return drawn
+        return {**drawn, **self._held}  # drawn all the same: the rest of the episode stays what it was
 
     def _uniform(self, low: float | tuple[float, ...], high: float | tuple[float, ...]) -> Tensor:
         a, b = (

@@ -6,7 +6,8 @@ from cart import FIELDS, PERIODS, Cart, Order, Still, actions, constant, new, sa
 
 from robokit.env import Env
 from robokit.errors import OptionError
-from robokit.task import Around, Task, load_task
+from robokit.sim import Sim
+from robokit.task import Around, Task, Terms, load_task
 
 
 @pytest.mark.parametrize("action", [torch.zeros(2), torch.zeros(2, 3), torch.zeros(1, 2), [[0.0, 0.0]] * 2])
@@ -116,6 +117,42 @@ def test_the_number_of_threads_and_a_second_run_change_nothing():
 
 def test_another_seed_is_another_run():
     assert not torch.equal(new(Cart, 5, seed=3).obs, new(Cart, 5, seed=4).obs)
+
+
+# -- held commands -------------------------------------------------------------------------------
+
+
+class Follow(Cart):
+    """Never ends early, and restarts with a goal of its own."""
+
+    def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
+        return {**super().reset(sim, rng), "goal": torch.zeros(sim.num_envs, 1)}
+
+    def terminated(self, sim: Sim) -> torch.Tensor:
+        return torch.zeros(sim.num_envs, dtype=torch.bool)
+
+
+def test_a_held_command_stays_and_changes_nothing_else_that_is_drawn():
+    held, drawn = new(Follow, 3, seed=1), new(Follow, 3, seed=1)
+    held.hold({"turn": (0.25, 9.0), "goal": (-0.25,)})
+    held.reset()
+    drawn.reset()
+    for action in actions(2 * PERIODS, 3):  # "turn" is due every few of them, and all restart
+        one, other = held.step(action), drawn.step(action)
+        assert held.terms()["turn"].tolist() == [[0.25, 9.0]] * 3
+        assert held.terms()["goal"].tolist() == [[-0.25]] * 3
+        assert torch.equal(held.sim.qpos, drawn.sim.qpos)
+        assert torch.equal(one.terms[:, 1], other.terms[:, 1])
+    assert len(drawn.terms()["turn"].unique()) == 6
+
+
+@pytest.mark.parametrize("wrong", [{"turns": (0.0, 0.0)}, {"turn": (0.0,)}])
+def test_a_command_that_is_not_the_tasks_cannot_be_held(wrong: dict[str, tuple[float, ...]]):
+    name, numbers = next(iter(wrong.items()))
+    with pytest.raises(
+        OptionError, match=f"no command '{name}' of {len(numbers)} numbers; there are .*'turn': 2"
+    ):
+        new(Cart, 2).hold(wrong)
 
 
 # -- options -------------------------------------------------------------------------------------
