@@ -198,7 +198,7 @@ def test_masses_and_friction_of_each_simulation_are_alike_on_both_engines():
 def test_a_restart_touches_only_the_simulations_of_its_mask():
     sim = on_warp(Rover, 3).sim
     sim.step(torch.ones(3, 1), 2)
-    names = ("qpos", "qvel", "ctrl", "qacc", "qacc_warmstart", "userdata", "sensordata", "xpos", "cvel")
+    names = ("qpos", "qvel", "ctrl", "qacc", "qacc_warmstart", "memory", "sensordata", "xpos", "cvel")
     before = {name: (sim.field(name).clone(), sim.field(name).data_ptr()) for name in names}
     friction = 2 * sim.nominal("geom_friction").expand(3, -1, -1)
     qpos = sim.nominal("qpos0").expand(3, -1)
@@ -209,7 +209,7 @@ def test_a_restart_touches_only_the_simulations_of_its_mask():
         assert not torch.equal(now[1], old[1]), name
         assert now.data_ptr() == storage, name
     assert torch.equal(sim.qpos[1], sim.nominal("qpos0"))
-    assert not sim.field("userdata")[1].any()
+    assert not sim.field("memory")[1].any()
     written = (sim.state_dict()["field.geom_friction"] == friction).flatten(1).all(1)
     assert written.tolist() == [False, True, False]
 

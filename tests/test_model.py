@@ -35,8 +35,8 @@ def test_a_good_model_loads_from_a_file_a_string_and_a_spec(tmp_path: Path):
 
 def test_loading_a_spec_leaves_it_as_it_was():
     spec = mujoco.MjSpec.from_string(mjcf())
-    compile_model(load(spec), userdata=5)
-    assert spec.compile().nuserdata == 0
+    load(spec).option.timestep = 0.05
+    assert spec.compile().opt.timestep == 0.002
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ CHANGES: dict[str, Callable[[mujoco.MjModel], object]] = {
 def test_a_changed_model_field_gives_what_a_model_with_that_value_gives(field: str):
     """In the sensors right after the restart, and in every step from there."""
     sim = sim_of()
-    changed = compile_model(spec_of(), userdata=3)
+    changed = compile_model(spec_of())
     value = np.asarray(CHANGES[field](changed))
     owner, name = (changed.opt, field[4:]) if field.startswith("opt.") else (changed, field)
     getattr(owner, name)[:] = value
@@ -255,6 +255,23 @@ def test_a_broken_simulation_is_reported_and_reaches_no_other(where: str, tmp_pa
     sim.reset(torch.tensor([False, True, False]), starts(sim))
     assert not sim.bad().any()
     assert os.listdir(tmp_path) == []  # MuJoCo would leave a MUJOCO_LOG.TXT
+
+
+def test_a_simulation_in_which_mujoco_raises_is_bad_until_it_restarts():
+    spec = spec_of()
+    spec.memory = 3000  # bytes: no room for the ball's contact with the floor
+    spec.body("ball").pos = [0.5, 0.0, 0.5]
+    sim = make_sim("cpu", spec, N, {"a": 1})
+    values = starts(sim)
+    values["qpos"][:, 4] = torch.tensor([0.5, 0.051, 0.5])
+    values["qvel"][:, 4] = -1.0
+    sim.reset(None, values)
+    for broken in (False, True, True):
+        assert sim.bad().tolist() == [False, broken, False]
+        sim.step(controls(1)[0], NSTEP)
+    values["qpos"][:, 4] = 0.5
+    sim.reset(torch.tensor([False, True, False]), values)
+    assert not sim.bad().any()
 
 
 # -- save and continue ---------------------------------------------------------------------------

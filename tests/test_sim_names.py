@@ -58,7 +58,7 @@ def test_memory_is_named_slices_of_one_width_each():
     sim = sim_of()
     sim.memory["a"].fill_(1.0)
     sim.memory["b"].fill_(2.0)
-    assert sim.field("userdata").tolist() == [[1.0, 2.0, 2.0]] * N
+    assert sim.field("memory").tolist() == [[1.0, 2.0, 2.0]] * N
 
 
 def test_a_keyframe_is_the_models():

@@ -147,7 +147,7 @@ class Steps(Cart):
         (Ranks, "independent", "rewards 'near' mixes simulations"),
         (SharesDraw, "independent", "reset 'sum' draws one value"),
         (WritesState, "pure", "observe writes sim's 'qvel'"),
-        (WritesMemory, "pure", "remember writes sim's 'userdata'"),
+        (WritesMemory, "pure", "remember writes sim's 'memory'"),
         (WritesNominal, "pure", "randomize 'body_mass' is another"),
         (DrawsElsewhere, "pure", "reset 'sum' is another"),
         (Counts, "pure", "rewards 'near' is another"),

@@ -84,11 +84,9 @@ class Sim(ABC):
         self._named: dict[tuple[str, str], Named] = {}
         self._nominal: dict[str, Tensor] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
-        userdata, sensordata = self.field("userdata"), self.field("sensordata")
-        stops = np.cumsum([0, *memory.values()]).tolist()
-        self.memory: dict[str, Tensor] = {  # (N, d) each; zero after a restart unless the task says otherwise
-            name: userdata[:, start:stop] for name, start, stop in zip(memory, stops, stops[1:], strict=False)
-        }
+        parts = self.field("memory").split(list(memory.values()), -1)
+        self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart begins with zeros
+        sensordata = self.field("sensordata")
         self._sensors: dict[str, Tensor] = {}
         for i, name in enumerate(names(model, "sensor")):
             start = int(model.sensor_adr[i])
@@ -142,7 +140,7 @@ class Sim(ABC):
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
-        """A live (N, ...) view of an MjData field; a derived one is zero until the next call."""
+        """A live (N, ...) view of an MjData field, or "memory"; a derived one is zero until the next call."""
 
     @abstractmethod
     def step(self, ctrl: Tensor, nstep: int) -> None:

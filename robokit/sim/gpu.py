@@ -45,7 +45,7 @@ NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
     "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
 }
 SET_CONST = model_field_names()
-WRITTEN = (*STATE, "userdata")  # of MjData; the rest follows from it
+WRITTEN = (*STATE, "memory")  # the rest follows from it
 SIGNATURE = int(mjw.State.INTEGRATION)
 CONSTANTS = (  # what set_const computes, and so needs a row for every simulation
     *("body_subtreemass", "geom_size", "geom_aabb", "geom_rbound", "tendon_length0", "eq_data"),
@@ -70,7 +70,7 @@ class GpuSim(Sim):
         device: str = "cuda",
     ) -> None:
         self.device = _device(device)
-        model = compile_model(spec, sum(memory.values()))
+        model = compile_model(spec)
         with self._on_device():
             self._model = _put(model)
             self.nconmax, self.njmax = _room(model, self._model.nxn_geom_pair_filtered.numpy().tolist())
@@ -78,7 +78,7 @@ class GpuSim(Sim):
             self._data = mjw.make_data(model, num_envs, **room)
             self._state = wp.zeros((num_envs, mujoco.mj_stateSize(model, SIGNATURE)))
         self._lag = lag
-        self._bound: dict[str, Tensor] = {}
+        self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), device=self.device)}
         self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
         self._overflow = wp.to_torch(self._data.overflow)
         pinned = self.device.type == "cuda"
@@ -126,6 +126,7 @@ class GpuSim(Sim):
         targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
         with self._on_device():
             mjw.reset_data(self._model, self._data, wp.from_torch(chosen))
+            self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
             for name, target in targets.items():
                 _write(target, values[name], chosen)
             if any(map(self._is_constant, targets)):
@@ -190,13 +191,14 @@ class GpuSim(Sim):
         with self._on_device():
             mjw.get_state(self._model, self._data, self._state, SIGNATURE)
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
-        return {"state": wp.to_torch(self._state).clone(), **fields}
+        return {"state": wp.to_torch(self._state).clone(), "memory": self._bound["memory"].clone(), **fields}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         fields = {name[6:]: value for name, value in state.items() if name.startswith("field.")}
         for name, value in fields.items():
             self._target(name).copy_(value)
         wp.to_torch(self._state).copy_(state["state"])
+        self._bound["memory"].copy_(state["memory"])
         self._overflow.zero_()
         with self._on_device():
             if any(map(self._is_constant, fields)):

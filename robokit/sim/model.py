@@ -75,13 +75,12 @@ def _scan_element(
         _scan_element(child, path, folder, replicas, parents)
 
 
-def compile_model(spec: mujoco.MjSpec, userdata: int = 0) -> mujoco.MjModel:
-    """The checked model, with `userdata` numbers of memory for every simulation of it.
+def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    """The checked model.
 
     Raises ModelError for what MuJoCo refuses, and for what it loads in silence: a timestep outside
     (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
     """
-    spec.nuserdata = userdata
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
         try:
