@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from robokit import __version__
@@ -70,6 +71,20 @@ def write_card(path: str | Path, evaluation: Mapping[str, Any]) -> Path:
     beside = path.with_suffix(".json")
     write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return beside
+
+
+def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:
+    """A command as the policy takes it: within what it was trained on."""
+    command = contract["commands"].get(name, {"low": numbers, "high": numbers})
+    return np.clip(numbers, command["low"], command["high"]).tolist()
+
+
+def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], steps: int) -> str:
+    """What to say of a command that was clipped in so many steps."""
+    command = contract["commands"][name]
+    rows = numbers, clip_command(contract, name, numbers), command["low"], command["high"]
+    given, taken, low, high = (" ".join(f"{x:g}" for x in row) for row in rows)
+    return f"{name} {given} clipped to {taken} (trained range {low} to {high}), {steps} steps"
 
 
 def _holes(value: Any, place: str) -> Iterator[str]:

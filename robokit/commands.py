@@ -1,8 +1,10 @@
 """The commands, one dataclass each: its fields are the options, their comments the help, a call runs it."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -110,6 +112,8 @@ class Evaluate:
     nominal: bool = False  # without randomisation and pushes
     seed: int = 0  # of the episodes; never those of training
     threads: int = 0  # threads of the physics; 0: one for each core
+    # hold the task's commands at these numbers, in its order, instead of drawing them
+    command: tuple[float, ...] = ()
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
     json: bool = False  # for machines
 
@@ -121,6 +125,7 @@ class Evaluate:
             self.episodes,
             seed=self.seed,
             nominal=self.nominal,
+            commands=_by_name(task, self.command),
             policy=policy,
             threads=self.threads,
         )
@@ -139,6 +144,8 @@ class Play:
     seed: int = 0  # of the episodes; never those of training
     width: int = 640  # pixels from left to right
     height: int = 480  # pixels from top to bottom
+    # hold the task's commands at these numbers, in its order, instead of drawing them
+    command: tuple[float, ...] = ()
     viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
     nominal: bool = False  # without randomisation and pushes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
@@ -146,6 +153,7 @@ class Play:
     def __call__(self) -> int:
         path, task, _ = _policy(self.what, self.task)
         env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
+        env.hold(_by_name(task, self.command))
         if self.viewer:
             watch(path, env, self.seconds)
             return 0
@@ -261,6 +269,19 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     }
     print(json.dumps(result) if as_json else run.path)
     return 128 + outcome.signal if outcome.signal else 1 if error else 0
+
+
+def _by_name(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
+    """The numbers of each of the task's commands; nothing where none are given."""
+    if not numbers:
+        return {}
+    widths = {name: len(command.low) for name, command in task.commands.items()}
+    if len(numbers) != sum(widths.values()) or not all(map(math.isfinite, numbers)):
+        ranges = [f"{n}: {widths[n]} in {c.low} to {c.high}" for n, c in task.commands.items()]
+        known = f"{sum(widths.values())} finite numbers ({'; '.join(ranges)})" if ranges else "none"
+        raise OptionError(f"--command: {type(task).__name__} takes {known}, got {len(numbers)}: {numbers}")
+    rest = iter(numbers)
+    return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
 def _policy(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:

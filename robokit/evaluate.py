@@ -10,7 +10,7 @@ with it and the paired difference is reported.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robokit.card import clip_command, clip_note
 from robokit.controller import OUTPUTS, load
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
@@ -80,6 +81,8 @@ class Report:
     terminated: int
     bad: int
     versus_torch: Summary | None  # ONNX minus torch, paired by episode
+    commands: dict[str, list[float]]  # held throughout; the others were drawn
+    notes: list[str]  # about commands outside the trained range
 
     def to_json(self) -> str:
         """Everything, at full precision."""
@@ -92,6 +95,8 @@ class Report:
         lines.append(
             f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
         )
+        lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
+        lines += [f"  {note}" for note in self.notes]
         lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
         lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]
@@ -115,12 +120,15 @@ def evaluate(
     *,
     seed: int = 0,
     nominal: bool = False,
+    commands: Mapping[str, Sequence[float]] | None = None,
     policy: Policy | None = None,
     sim: str = "cpu",
     device: str = "cpu",
     threads: int = 0,
 ) -> Report:
     """Statistics of an exported file on a task; `policy` is the torch policy it was exported from.
+
+    `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
 
     Raises ContractError for a file that is not whole, TaskError when it was exported for another task,
     OptionError for episodes < 2 (an interval needs two).
@@ -130,15 +138,21 @@ def evaluate(
     path, task = Path(path), load_task(task)
     session, contract = load(path)
     _same_task(contract, task, path)
-    options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
-    env = Env(task, episodes, **options, device=device, threads=threads)
-    ran = run_episodes(env, onnx_actor(session, int(contract["carry"]["size"])))
+    commands = commands or {}
+    held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
+
+    def fresh() -> Env:
+        options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
+        env = Env(task, episodes, **options, device=device, threads=threads)
+        env.hold(held)
+        return env
+
+    ran = run_episodes(fresh(), onnx_actor(session, int(contract["carry"]["size"])))
     versus = None
     if policy is not None:
-        other = run_episodes(
-            Env(task, episodes, **options, device=device, threads=threads), torch_actor(policy)
-        )
-        versus = summarize(ran.returns - other.returns)
+        versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy)).returns)
+    steps = int(ran.lengths.sum())
+    clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
         task=contract["task"],
         file=str(path),
@@ -154,6 +168,8 @@ def evaluate(
         terminated=ran.terminated,
         bad=ran.bad,
         versus_torch=versus,
+        commands=held,
+        notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
     )
 
 

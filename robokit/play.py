@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
+from robokit.card import clip_note
 from robokit.controller import Controller
 from robokit.env import Env, Step
 from robokit.errors import OptionError, RunError
+from robokit.run import say
 from robokit.sim.facts import model_name
 from robokit.sim.render import Camera, window
 
@@ -76,6 +78,7 @@ def film(
             total += float(step.reward)
             if n % every == 0:
                 write(camera.frame())
+    _say_clipped(controller, env)
     return total
 
 
@@ -87,9 +90,10 @@ def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
             total += float(step.reward)
             now = n * env.task.control_dt
             if not show() or (seconds is not None and now >= seconds):
-                return total
+                break
             time.sleep(max(0.0, began + now - time.monotonic()))
-    raise AssertionError
+    _say_clipped(controller, env)
+    return total
 
 
 def periods_per_frame(control_dt: float, suffix: str) -> int:
@@ -101,6 +105,12 @@ def _controller(policy: str | Path, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
+
+
+def _say_clipped(controller: Controller, env: Env) -> None:
+    for name, count in controller.clipped.items():
+        if count:
+            say(clip_note(controller.contract, name, env.sim.memory[name][0].tolist(), count))
 
 
 Write = Callable[[npt.NDArray[np.uint8]], object]

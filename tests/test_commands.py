@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from arm import Arm, make_policy
 from slide import OWN, write
 
 from robokit.cli import main, parse
+from robokit.env import Env
+from robokit.export import export
 from robokit.restore import build, create
 from robokit.run import Run
 from robokit.task import load_task
@@ -115,6 +118,27 @@ def test_export_writes_the_file_its_sum_and_a_card_with_its_return(
     assert "FAIL" in capsys.readouterr().out
     assert "sha256" in wrong(["evaluate", f"out/{name}.onnx"], capsys)
     assert "sha256" in wrong(["play", f"out/{name}.onnx"], capsys)
+
+
+@pytest.mark.medium
+def test_commands_are_given_as_numbers_in_the_tasks_order(capsys: pytest.CaptureFixture[str]):
+    env = Env(Arm(), 8, threads=1)
+    export(make_policy(env), env, "arm.onnx")
+    arm = ["arm.onnx", "--task", f"{Path(__file__).with_name('arm.py')}:Arm", "--threads", "1"]
+    assert main(["evaluate", *arm, "--episodes", "2", "--json", "--command", "-0.05"]) == 0
+    assert json.loads(capsys.readouterr().out)["commands"] == {"speed": [-0.05]}
+    takes = r"--command: Arm takes 1 finite numbers (speed: 1 in (-0.1,) to (0.3,)), got "
+    for numbers in (["0.1", "0.2"], ["nan"]):
+        for command in (["evaluate", *arm], ["play", *arm[:-2]]):
+            assert f"{takes}{len(numbers)}: " in wrong([*command, "--command", *numbers], capsys)
+
+
+@pytest.mark.medium
+def test_a_task_without_commands_says_so(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    said = wrong(["play", str(trained[0]), "--command", "1"], capsys)
+    assert "--command: InvertedPendulum takes none, got 1: (1.0,)" in said
 
 
 @pytest.mark.medium

@@ -6,6 +6,7 @@ import cart
 import numpy as np
 import pytest
 import torch
+from arm import Arm, make_policy
 
 from robokit.belief import make_belief
 from robokit.env import Env, make
@@ -127,6 +128,23 @@ def test_the_file_does_what_the_policy_does(exported):
     assert report.terminated == 20 and report.bad == 0
     assert json.loads(report.to_json())["returns"]["mean"] == report.returns.mean
     assert "return" in report.text() and "ONNX minus torch" in report.text()
+
+
+@pytest.mark.medium
+def test_a_held_command_is_followed_as_far_as_it_was_trained(tmp_path):
+    env, path = Env(Arm(), 8, threads=1), tmp_path / "arm.onnx"
+    export(make_policy(env), env, path)
+    drawn, near, far = (
+        evaluate(path, Arm(), 4, commands=commands, threads=1)
+        for commands in ({}, {"speed": (0.3,)}, {"speed": (3.0,)})
+    )
+    assert drawn.returns != near.returns
+    assert (drawn.commands, drawn.notes) == ({}, [])
+    assert (near.commands, near.notes) == ({"speed": [0.3]}, [])
+    steps = round(4 * far.length.mean)
+    said = f"speed 3 clipped to 0.3 (trained range -0.1 to 0.3), {steps} steps"
+    assert (far.commands, far.notes, far.returns) == (near.commands, [said], near.returns)
+    assert f"  speed held at 0.3\n  {said}\n" in far.text()
 
 
 def test_equal_seeds_give_equal_reports_and_training_never_sees_them(exported):

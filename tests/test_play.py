@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from arm import Arm, make_policy
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.algos.ppo import Config, Learner
@@ -58,6 +59,24 @@ def test_what_is_shown_is_what_evaluate_measures(policy: Path):
         assert torch.equal(shown.obs, step.obs)
         first, ends = step.done, ends + int(step.done)
     assert ends >= 2  # a history that a new episode kept would show
+
+
+@draws
+@pytest.mark.medium
+def test_a_command_is_held_through_the_film_and_said_to_be_clipped_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    env = Env(Arm(), 8, threads=1)
+    export(make_policy(env), env, tmp_path / "arm.onnx")
+    for command, said in (
+        (0.3, ""),
+        (3.0, "speed 3 clipped to 0.3 (trained range -0.1 to 0.3), 50 steps\n"),
+    ):
+        env = Env(Arm(), threads=1)
+        env.hold({"speed": (command,)})
+        film(tmp_path / "arm.onnx", env, tmp_path / "a.mp4", 1.0, width=64, height=48)
+        assert capsys.readouterr().err == said
+        assert env.terms()["speed"].item() == pytest.approx(command)
 
 
 @draws
