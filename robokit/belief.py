@@ -8,6 +8,7 @@ A belief is a module with `size` (B, may be 0), `out_dim` and
 `where`, so that a NaN in it does not survive.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -105,6 +106,14 @@ class Stack(nn.Module):
         shifted = torch.cat((belief, obs), -1).index_select(1, self.shift)
         belief = torch.where(first[:, None], obs.index_select(1, self.source), shifted)
         return normalizer(belief, self.source), belief
+
+
+def tick(clock: Tensor, turn: float) -> Tensor:
+    """A clock [sine, cosine] (N, 2) of its phase, `turn` revolutions later."""
+    sine, cosine = clock[:, :1], clock[:, 1:]
+    s, c = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
+    moved = torch.cat((sine * c + cosine * s, cosine * c - sine * s), -1)
+    return moved * torch.rsqrt(moved.square().sum(-1, keepdim=True))  # rounding must not add up over hours
 
 
 KINDS = {"memoryless": Memoryless, "stack": Stack}

@@ -14,7 +14,7 @@ from robokit import __version__
 from robokit.checkpoint import write_atomically
 from robokit.controller import SCHEMA, load
 from robokit.env import Env
-from robokit.gate import PREVIOUS, Rollout
+from robokit.gate import CARRIED, Rollout
 from robokit.policy import Policy
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
 
@@ -27,7 +27,7 @@ def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | Non
     """What a robot needs to know, as JSON values; None where nobody said."""
     task, widths = env.task, supplied(env)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    action, belief = policy.act_dim, policy.belief_size
+    carry = {"action": policy.act_dim, **({"clock": 2} if task.clock else {}), "belief": policy.belief_size}
     return {
         "schema": SCHEMA,
         "task": type(task).__name__,
@@ -35,7 +35,7 @@ def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | Non
         "control_dt": float(task.control_dt),
         "inputs": [_input(name, env, rollout) for name in widths],
         "actuators": _actuators(env),
-        "carry": {"size": action + belief, "action": action, "belief": belief},
+        "carry": {"size": sum(carry.values()), **carry},
         "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
         "versions": {"robokit": __version__} | {name: _version(name) for name in PACKAGES},
         "hashes": {"model": model_hashes(task.model), "commit": commit},
@@ -100,8 +100,8 @@ def _holes(value: Any, place: str) -> Iterator[str]:
 
 
 def supplied(env: Env) -> dict[str, int]:
-    """The observation terms that a robot must supply, name -> width: all but the previous action."""
-    return {name: width for name, width in env.names.obs.items() if name != PREVIOUS}
+    """The observation terms that a robot must supply, name -> width: all that are not carried."""
+    return {name: width for name, width in env.names.obs.items() if name not in CARRIED}
 
 
 def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sim import Sim
-from robokit.task import Around, Command, Ctrl, Task, Terms
+from robokit.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
 
 ALIKE = 0.85  # from which on another name counts as a slip
 
@@ -51,6 +51,9 @@ def check_constants(task: Task) -> None:
     for name, width in task.memory.items():
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
+    if not 0 <= task.clock * task.control_dt < 0.5:
+        rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
+        raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
 
 
 def _check_spelling(kind: type[Task]) -> None:
@@ -90,8 +93,11 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _state_values(task, "remember", remembered, sim)
     _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     _check_weights(task, seen["rewards"])
+    widths = {k: v.shape[1] for k, v in seen["observe"].items()}
+    _check_sensing(task, widths)
+    _check_mirror(task, {**widths, "action": sim.model.nu})
     return Names(
-        obs={k: v.shape[1] for k, v in seen["observe"].items()},
+        obs=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
         rewards=tuple(task.weights),
         costs=tuple(seen["costs"]),
@@ -167,7 +173,8 @@ def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
 
 def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
-        _check_shape(task, "randomize", name, value, (sim.num_envs, *sim.nominal(name).shape))
+        shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
+        _check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
     return values
 
@@ -187,4 +194,27 @@ def _check_weights(task: Task, terms: Terms) -> None:
         if name not in task.weights:
             raise TaskError(
                 f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
+            )
+
+
+def _check_sensing(task: Task, widths: dict[str, int]) -> None:
+    for name, sense in task.sensing.items():
+        if name not in widths or not isinstance(sense, Sense):
+            hint = f"{did_you_mean(name, widths)}; it observes {list(widths)}"
+            raise TaskError(
+                f"{type(task).__name__}.sensing[{name!r}] must be a Sense of an observation{hint}"
+            )
+
+
+def _check_mirror(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    if task.mirror and task.mirror.keys() != widths.keys():
+        odd = sorted(task.mirror.keys() ^ widths.keys())
+        raise TaskError(
+            f"{kind}.mirror must name every observation and 'action', {list(widths)}; not so: {odd}"
+        )
+    for name, mirror in task.mirror.items():
+        if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
+            raise TaskError(
+                f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
             )

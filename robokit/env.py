@@ -12,19 +12,22 @@ with V(final_obs) and a termination with 0.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from robokit.belief import tick
 from robokit.contract import check_constants, check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.policy import Reflection
 from robokit.sim import load, make_sim
 from robokit.state import gather, scatter
 from robokit.task import Task, Terms, ctrl_limits, load_task
 
-OWN_MEMORY = ("action", "age")  # beside the task's and the commands' own
+OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Step:
     """What one control period of N simulations led to; float32 on the environment's device."""
 
     obs: Tensor  # (N, O) to act on next: of the new episode where one ended
-    state: Tensor  # (N, S) what the critic may see: the observation and the privileged terms
+    state: Tensor  # (N, S) what the critic may see: the observation, exact, and the privileged terms
     reward: Tensor  # (N,)
     cost: Tensor  # (N, K)
     terminated: Tensor  # (N,) bool: ended for good
@@ -52,7 +55,8 @@ class Env:
     """See the module. Raises TaskError when the task breaks its contract, before anything runs.
 
     device: where the tensors go that leave it (physics may sit elsewhere). threads: physics threads on
-    the CPU, 0 for all. compile: torch.compile the task's functions. nominal: no randomisation, no pushes.
+    the CPU, 0 for all. compile: torch.compile the task's functions. nominal: no randomisation, no pushes,
+    exact sensors.
     """
 
     def __init__(
@@ -89,6 +93,10 @@ class Env:
         self.names = read_names(task, self.sim, seed, nominal)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = self.obs_dim + sum(self.names.privileged.values())
+        noise = [n for k, w in self.names.obs.items() for n in [_noise(task, k)] * w]
+        self._noise_std = torch.tensor(noise, device=self.sim.device)
+        self._noise = torch.zeros(num_envs, self.obs_dim, device=self.sim.device)
+        self._senses = any(noise) and not nominal
         weights = [float(task.weights[k]) for k in self.names.rewards]
         self._weights = torch.tensor(weights, device=self.sim.device)
         wrap: Callable[..., Any] = (lambda f: torch.compile(f, fullgraph=True)) if compile else (lambda f: f)
@@ -117,6 +125,7 @@ class Env:
         bad = sim.bad()
         reward, terms, cost, terminated, metrics, memory = self._judge(sim, action)
         self._remember(memory, action)
+        self._draw_noise()
         obs, state = self._observe()
         final_obs, final_state = self._last_good(bad, obs, state)
         terminated = terminated | bad
@@ -148,6 +157,7 @@ class Env:
         self._restart(None)
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
+        self._draw_noise()
         self.obs, self.state = self._observe()
         return self.obs
 
@@ -164,6 +174,17 @@ class Env:
                 raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
         held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in commands.items()}
         self._held = {n: x.to(self.sim.device).expand(self.num_envs, -1) for n, x in held.items()}
+
+    def mirror(self) -> tuple[Reflection, Reflection]:
+        """What a mirror does to obs and to action. Raises OptionError for a task that does not say."""
+        if not self.task.mirror:
+            raise OptionError(f"{type(self.task).__name__} has no mirror to average the policy with")
+        parts = [self.task.mirror[name] for name in self.names.obs]
+        starts = [0, *accumulate(self.names.obs.values())]
+        order = [start + i for start, part in zip(starts, parts, strict=False) for i in part.places]
+        action = self.task.mirror["action"]
+        signs = [s for part in parts for s in part.sign]
+        return Reflection(order, signs), Reflection(action.places, action.sign)
 
     def _judge_eager(self, sim: Any, action: Tensor) -> tuple[Any, ...]:
         task, names = self.task, self.names
@@ -182,7 +203,12 @@ class Env:
 
     def _observe(self) -> tuple[Tensor, Tensor]:
         obs, state = self._look(self.sim)
-        return self._to(obs), self._to(state)
+        return self._to(obs + self._noise if self._senses else obs), self._to(state)
+
+    def _draw_noise(self) -> None:
+        """Once a control step: an episode that goes on sees in obs what final_obs said."""
+        if self._senses:
+            self._noise.normal_(generator=self.rng).mul_(self._noise_std)
 
     def _to(self, value: Tensor) -> Tensor:
         return value.to(self.device)
@@ -197,11 +223,16 @@ class Env:
             self.sim.memory[name].copy_(value)
         self.sim.memory["action"].copy_(action)
         self.sim.memory["age"].add_(1)
+        if self.task.clock:
+            clock = self.sim.memory["clock"]
+            clock.copy_(tick(clock, self.task.clock * self.task.control_dt))
 
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
         values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
+        if self.task.clock:
+            values["clock"] = self.sim.qpos.new_tensor([0.0, 1.0]).expand(self.num_envs, 2)
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         self.sim.reset(mask, values)
@@ -210,6 +241,8 @@ class Env:
         drawn: Terms = {}
         for name, command in self.task.commands.items():
             drawn[name] = self._uniform(command.low, command.high)
+            if command.still:
+                drawn[name] = torch.where(self._uniform(0.0, 1.0) < command.still, 0.0, drawn[name])
             if command.every is not None:
                 periods = torch.round(self._uniform(*command.every) / self.task.control_dt)
                 drawn[_left(name)] = periods.clamp(min=1)
@@ -262,7 +295,7 @@ def _left(command: str) -> str:
 
 
 def _memory(task: Task, act_dim: int) -> dict[str, int]:
-    widths = {"action": act_dim, "age": 1}
+    widths = {"action": act_dim, "age": 1, **({"clock": 2} if task.clock else {})}
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:
@@ -271,6 +304,11 @@ def _memory(task: Task, act_dim: int) -> dict[str, int]:
     if taken:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
     return {**widths, **task.memory}
+
+
+def _noise(task: Task, term: str) -> float:
+    sense = task.sensing.get(term)
+    return sense.noise if sense else 0.0
 
 
 def _substeps(control_dt: float, timestep: float) -> int:

@@ -24,6 +24,7 @@ from robokit.card import clip_command, clip_note
 from robokit.controller import OUTPUTS, load
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
+from robokit.gate import CARRIED
 from robokit.policy import Policy
 from robokit.task import Task, load_task
 
@@ -180,7 +181,7 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
     def act(env: Env, first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
-        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n != "action"}
+        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
         ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
         action = (torch.from_numpy(ctrl).to(env.action_center) - env.action_center) / env.action_half
         return action

@@ -3,8 +3,9 @@
     report = export(policy, robokit.make("hopper", num_envs=64), "policies/hopper.onnx")
 
 The graph is the whole controller. In: every named observation term, raw, (B, d); `carry` (B, S), which is
-[previous action | belief]; `reset` (B,) bool, which clears it. Out: `ctrl` (B, A), actuator targets in
-MuJoCo's order; `carry_next` (B, S). A term called "action" is the previous action: carried, not supplied.
+[previous action | clock, if the task has one | belief]; `reset` (B,) bool, which clears it. Out: `ctrl`
+(B, A), actuator targets in MuJoCo's order; `carry_next` (B, S). Terms called "action" (the previous one) and "clock"
+are carried, not supplied.
 """
 
 import contextlib
@@ -23,12 +24,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from robokit.belief import tick
 from robokit.card import gaps, supplied, write_contract
 from robokit.checkpoint import sync_folder, write_synced
 from robokit.controller import METADATA_KEY, OUTPUTS
 from robokit.env import Env
 from robokit.errors import ExportError
-from robokit.gate import PREVIOUS, Parity, check_refusal, gate, record
+from robokit.gate import Parity, check_refusal, gate, record
 from robokit.policy import Policy
 
 OPSET = 18
@@ -47,6 +49,7 @@ class Report:
 class Graph(nn.Module):
     """The trained policy itself, between named terms and ctrl."""
 
+    noon: Tensor
     action_center: Tensor
     action_half: Tensor
     action_low: Tensor
@@ -55,16 +58,23 @@ class Graph(nn.Module):
     def __init__(self, policy: Policy, env: Env) -> None:
         super().__init__()
         self.policy, self.names = policy, tuple(env.names.obs)
+        self.turn = env.task.clock * env.task.control_dt  # revolutions of the clock in a control period
+        self.kept = [policy.act_dim, *([2] if env.task.clock else []), policy.belief_size]
+        self.register_buffer("noon", torch.tensor([0.0, 1.0]), persistent=False)
         for name in ("action_center", "action_half", "action_low", "action_high"):
             self.register_buffer(name, getattr(env, name).float().cpu().clone())
 
     def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        previous = torch.where(reset[:, None], 0.0, carry[:, : self.policy.act_dim])
+        action, *clock, belief = carry.split(self.kept, -1)
+        kept = {"action": torch.where(reset[:, None], 0.0, action)}
+        if clock:
+            kept["clock"] = torch.where(reset[:, None], self.noon, clock[0])
         given = iter(terms)
-        obs = torch.cat([previous if n == PREVIOUS else next(given) for n in self.names], -1)
-        action, belief = self.policy(obs, carry[:, self.policy.act_dim :], reset)
+        obs = torch.cat([kept[n] if n in kept else next(given) for n in self.names], -1)
+        action, belief = self.policy(obs, belief, reset)
         ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
-        return ctrl, torch.cat((action, belief), -1)
+        ticked = [tick(kept["clock"], self.turn)] if clock else []
+        return ctrl, torch.cat((action, *ticked, belief), -1)
 
 
 def export(
@@ -99,9 +109,7 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
     widths = supplied(env)
     if taken := [n for n in widths if n in (*OUTPUTS, "carry", "reset")]:
         raise ExportError(f"observations may not be called {taken}: the graph's own inputs and outputs are")
-    carry = torch.zeros(
-        2, graph.policy.act_dim + graph.policy.belief_size
-    )  # a batch of 1 would become static
+    carry = torch.zeros(2, sum(graph.kept))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
     batch = {0: torch.export.Dim("batch", min=1)}
     with _quiet():

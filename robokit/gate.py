@@ -4,7 +4,6 @@ The policy is asked outside of the exported graph, with a previous action and a 
 own mapping to ctrl, so that the graph's wiring is judged too.
 """
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
+from robokit.belief import tick
 from robokit.controller import OUTPUTS, Controller, ObservationError
 from robokit.env import Env
 from robokit.errors import ExportError
@@ -26,7 +26,15 @@ BATCHES = (1, 64)
 STEPS = 1000  # of every replay
 RESET_EVERY = 97  # steps, beside the episodes' own ends: at least 10 resets in every replay
 TOLERANCE = 1e-5  # of the range an actuator is driven over
-PREVIOUS = "action"  # the observation term that is carried, not supplied
+MEANING = {
+    "action": "the previous action, zero after a restart",
+    "clock": "the task's clock, as memory has it",
+}
+CARRIED = tuple(MEANING)  # the observation terms that are carried, not supplied
+ALLOWED = {
+    "clock": 1e-3
+}  # how far a carried term may be off: a simulation keeps its clock in its own precision
+Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,23 @@ class Parity:
 def record(policy: Policy, env: Env) -> Rollout:
     """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
 
-    Raises ExportError when the task's "action" term is not the previous action, zero at a restart.
+    Raises ExportError when the task's "action" term is not the previous action, zero at a restart, or its
+    "clock" not the memory of that name.
     """
-    n, env_obs = min(env.num_envs, max(BATCHES)), env.reset().cpu()
-    action, belief = _nothing(policy, env.num_envs)
+    env.reset()
+    n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
+    kept, belief = _nothing(policy, env, env.num_envs)
     first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
-        obs = _with_previous(env_obs, torch.where(first[:, None], 0.0, action), env)
-        if not torch.equal(obs, env_obs):
-            raise ExportError(
-                f"the observation {PREVIOUS!r} is not the previous action, zero after a restart"
-            )
+        kept = _restart(kept, first)
+        obs = _with(kept, env_obs, env)
+        for name, value in _terms((obs - env_obs), env).items():
+            if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
+                raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, first)
-        step = env.step(action.to(env.device))
-        env_obs, first = step.obs.cpu(), step.done.cpu()
+        kept = _next(kept, action, env)
+        first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -144,17 +154,19 @@ def replay(session: ort.InferenceSession, policy: Policy, env: Env, rollout: Rol
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
     )
     span = torch.minimum(2 * half, high - low)
-    action, belief = _nothing(policy, batch)
-    carry = torch.cat((action, belief), -1).numpy()
+    kept, belief = _nothing(policy, env, batch)
+    carry = torch.cat((*kept.values(), belief), -1).numpy()
     errors = torch.zeros(2, dtype=torch.float64)  # each side from its own state, both from the policy's
     for obs, reset in zip(seen, first, strict=True):
-        terms = obs.split(list(env.names.obs.values()), -1)
-        feed = {n: t.contiguous().numpy() for n, t in zip(env.names.obs, terms, strict=True) if n != PREVIOUS}
+        terms = _terms(obs, env)
+        feed = {n: t.contiguous().numpy() for n, t in terms.items() if n not in CARRIED}
         feed["reset"] = reset.numpy()
-        equal = session.run(OUTPUTS, {**feed, "carry": torch.cat((action, belief), -1).numpy()})[0]
+        own = torch.cat((*kept.values(), belief), -1).numpy()
+        equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
-        action = torch.where(reset[:, None], 0.0, action)
-        action, belief = policy(_with_previous(obs, action, env), belief, reset)
+        kept = _restart(kept, reset)
+        action, belief = policy(_with(kept, obs, env), belief, reset)
+        kept = _next(kept, action, env)
         expected = torch.clamp(center + half * action.double(), low, high)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
         errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
@@ -171,14 +183,32 @@ def _spread(rollout: Rollout, batch: int) -> tuple[Tensor, Tensor]:
     return rollout.obs[time, column % n], first
 
 
-def _with_previous(obs: Tensor, action: Tensor, env: Env) -> Tensor:
-    """obs with its columns of the previous action replaced by `action`."""
-    names = env.names.obs
-    end = dict(zip(names, itertools.accumulate(names.values()), strict=True)).get(PREVIOUS)
-    if end is None:
-        return obs
-    return torch.cat((obs[:, : end - names[PREVIOUS]], action, obs[:, end:]), -1)
+def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
+    return dict(zip(env.names.obs, obs.split(list(env.names.obs.values()), -1), strict=True))
 
 
-def _nothing(policy: Policy, batch: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(batch, policy.act_dim), torch.zeros(batch, policy.belief_size)
+def _exact(env: Env) -> Tensor:
+    """obs (N, O) without noise: its columns then are readings of sensors."""
+    return env.state[:, : env.obs_dim].cpu()
+
+
+def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
+    """obs with its columns of the carried terms replaced by `kept`."""
+    return torch.cat([kept.get(name, value) for name, value in _terms(obs, env).items()], -1)
+
+
+def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
+    kept = {"action": torch.zeros(batch, policy.act_dim)}
+    if env.task.clock:
+        kept["clock"] = torch.zeros(batch, 2)
+    return kept, torch.zeros(batch, policy.belief_size)
+
+
+def _restart(kept: Kept, first: Tensor) -> Kept:
+    begin = {"action": torch.tensor(0.0), "clock": torch.tensor([0.0, 1.0])}
+    return {name: torch.where(first[:, None], begin[name], value) for name, value in kept.items()}
+
+
+def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
+    turn = env.task.clock * env.task.control_dt
+    return {n: action if n == "action" else tick(value, turn) for n, value in kept.items()}

@@ -29,10 +29,27 @@ def mlp(sizes: Sequence[int], activation: str, last_gain: float) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
+class Reflection(nn.Module):
+    """x (..., D) -> sign * x[..., order]: what a mirror shows, and its own inverse."""
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, order: Sequence[int], sign: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("sign", torch.tensor(sign), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(-1, self.order) * self.sign
+
+
 class Policy(nn.Module):
     """A Gaussian policy with one standard deviation per action, around a mean that depends on the belief.
 
-    `forward` is the deterministic controller that is exported; `mean` is what PPO explores around.
+    `forward` is the deterministic controller that is exported; `mean` is what PPO explores around. With a
+    `mirror` (of obs, of actions) the mean is averaged with that of the mirrored observation, mirrored back,
+    and so commutes with the mirror exactly; mirrored observations have a belief of their own beside the first.
     """
 
     def __init__(
@@ -44,8 +61,10 @@ class Policy(nn.Module):
         activation: str = "tanh",
         normalize: bool = True,
         init_std: float = 1.0,
+        mirror: tuple[Reflection, Reflection] | None = None,
     ) -> None:
         super().__init__()
+        self.mirror = None if mirror is None else nn.ModuleList(mirror)
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.normalizer = Normalizer(obs_dim, active=normalize)
         self.belief = belief
@@ -55,12 +74,20 @@ class Policy(nn.Module):
     @property
     def belief_size(self) -> int:
         """B."""
-        return int(self.belief.size)  # pyright: ignore[reportArgumentType]
+        return int(self.belief.size) * (1 if self.mirror is None else 2)  # pyright: ignore
 
     def mean(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Unclipped mean action (N, A) and the next belief, from a raw obs (N, O); first (N,) bool."""
-        features, belief = self.belief(obs, belief, first, self.normalizer)
-        return self.head(features), belief
+        if self.mirror is None:
+            features, belief = self.belief(obs, belief, first, self.normalizer)
+            return self.head(features), belief
+        of_obs, of_action = self.mirror
+        both = torch.cat((obs, of_obs(obs)))
+        half = self.belief_size // 2
+        beliefs = torch.cat((belief[:, :half], belief[:, half:]))
+        features, beliefs = self.belief(both, beliefs, torch.cat((first, first)), self.normalizer)
+        mean, mirrored = self.head(features).chunk(2)
+        return (mean + of_action(mirrored)) / 2, torch.cat(beliefs.chunk(2), -1)
 
     def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""

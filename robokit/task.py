@@ -29,6 +29,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.errors import TaskError, did_you_mean
+from robokit.sensing import Sense as Sense  # a task file imports it from here
 from robokit.sim import Sim, Source
 
 Terms = dict[str, Tensor]
@@ -82,6 +83,7 @@ class Command:
     low: tuple[float, ...]
     high: tuple[float, ...]
     every: tuple[float, float] | None = None  # s; None: one command an episode
+    still: float = 0.0  # chance that a command is all zero instead
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.low, self.high, strict=False))
@@ -89,6 +91,31 @@ class Command:
             raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
         if self.every is not None and not 0 < self.every[0] <= self.every[1] < math.inf:
             raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
+        if not 0 <= self.still <= 1:
+            raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """How an observation or action looks in a mirror: x[i] becomes sign[i] * x[order[i]].
+
+    Raises TaskError unless a second look gives x again.
+    """
+
+    sign: tuple[float, ...]  # +1 or -1 each
+    order: tuple[int, ...] | None = None  # None: each stays in its place
+
+    def __post_init__(self) -> None:
+        order, n = self.places, len(self.sign)
+        if sorted(order) != list(range(n)) or any(abs(s) != 1 for s in self.sign):
+            raise TaskError(f"a Mirror of {n} numbers needs signs of +-1 and each place once, got {self}")
+        for i, j in enumerate(order):
+            if order[j] != i or self.sign[i] != self.sign[j]:
+                raise TaskError(f"a Mirror must be its own inverse; number {i} does not come back in {self}")
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return tuple(range(len(self.sign))) if self.order is None else self.order
 
 
 class Task:
@@ -100,6 +127,11 @@ class Task:
     action: Ctrl | Around = Ctrl()
     commands: ClassVar[Mapping[str, Command]] = {}
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
+    clock: float = 0.0  # Hz; memory "clock" (N, 2) is the sine and cosine of its phase, 0 at a restart
+    sensing: ClassVar[
+        Mapping[str, Sense]
+    ] = {}  # {observation: how the robot's own differs}; others are exact
+    mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation, and of "action"; for PPO's `mirror`
     history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
@@ -110,7 +142,7 @@ class Task:
         return {}
 
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
-        """New model fields (N, ...) by MuJoCo's names, nominal times a factor; drawn at every restart.
+        """New model fields (N, ...) by MuJoCo's names, nominal times a factor, or memory; at every restart.
 
         On Warp those that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
         """
@@ -121,7 +153,10 @@ class Task:
         return {}
 
     def observe(self, sim: Sim) -> Terms:
-        """(N, d) each: what the robot itself can supply; "action" among them is the previous action."""
+        """(N, d) each: what the robot itself can supply; "action" is the previous action.
+
+        "action" and "clock" are kept by the exported file itself, the others a robot must supply.
+        """
         raise NotImplementedError
 
     def privileged(self, sim: Sim) -> Terms:

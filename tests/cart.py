@@ -1,10 +1,14 @@
 """A small robot for tests: a pole on a cart beside a ball that lies on the floor, and a task for it."""
 
+from typing import Any
+
 import mujoco
+import pytest
 import torch
 from torch import Generator, Tensor
 
 from robokit.env import Env, Step
+from robokit.errors import Error, TaskError
 from robokit.sim import Sim
 from robokit.task import Command, Task, Terms, uniform
 
@@ -146,6 +150,17 @@ class Order(Still):
 
 def new(task: type[Task], num_envs: int, seed: int = 0, threads: int = 1, nominal: bool = False) -> Env:
     return Env(task(), num_envs, seed=seed, threads=threads, nominal=nominal)
+
+
+def but(**attributes: Any) -> Task:
+    """Cart with some attributes or functions exchanged."""
+    return type("But", (Cart,), attributes)()
+
+
+def refusal(task: Task, kind: type[Error] = TaskError) -> str:
+    with pytest.raises(kind) as error:
+        Env(task, 3)
+    return str(error.value)
 
 
 def same(one: Step, other: Step, rows: object = slice(None)) -> bool:

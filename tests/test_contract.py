@@ -6,24 +6,13 @@ from typing import Any
 import cart
 import pytest
 import torch
-from cart import Cart
+from cart import Cart, but, refusal
 from torch import Tensor
 
 from robokit.env import Env
-from robokit.errors import Error, ModelError, TaskError
+from robokit.errors import ModelError, TaskError
 from robokit.sim import Sim
 from robokit.task import Command, Task, Terms
-
-
-def but(**attributes: Any) -> Task:
-    """Cart with some attributes or functions exchanged."""
-    return type("But", (Cart,), attributes)()
-
-
-def refusal(task: Task, kind: type[Error] = TaskError) -> str:
-    with pytest.raises(kind) as error:
-        Env(task, 3)
-    return str(error.value)
 
 
 def observe(change: Callable[[Sim], Any]) -> Task:

@@ -57,6 +57,7 @@ class Config:
     hidden: tuple[int, ...] = (64, 64)  # units in each hidden layer of policy and critic
     activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
     init_std: float = 1.0  # standard deviation of the first policy's actions
+    mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
     belief: Literal["memoryless", "stack"] = "memoryless"  # what the policy remembers
     compile: bool = False  # one compiled graph an update, and the task's functions: slow start, faster steps
 
@@ -160,7 +161,8 @@ class Learner:
             torch.manual_seed(seed)
             belief = make_belief(config.belief, env.names.obs, env.task.history)
             sizes = (config.hidden, config.activation, config.normalize_obs)
-            self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std).to(device)
+            mirror = env.mirror() if config.mirror else None
+            self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std, mirror).to(device)
             self.critic = Critic(env.state_dim, *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)

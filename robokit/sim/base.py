@@ -83,6 +83,7 @@ class Sim(ABC):
         self.timestep = float(model.opt.timestep)  # s
         self._named: dict[tuple[str, str], Named] = {}
         self._nominal: dict[str, Tensor] = {}
+        self._keyframes: dict[str, Keyframe] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
         parts = self.field("memory").split(list(memory.values()), -1)
         self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart begins with zeros
@@ -124,8 +125,12 @@ class Sim(ABC):
 
     def keyframe(self, name: str) -> Keyframe:
         """A keyframe of the model, on the simulation's device."""
-        row = index(self.model, "key", name)
-        return Keyframe(*(self.nominal(f"key_{f}")[row] for f in ("qpos", "qvel", "ctrl")))
+        if name not in self._keyframes:
+            row = index(self.model, "key", name)
+            self._keyframes[name] = Keyframe(
+                *(self.nominal(f"key_{f}")[row] for f in ("qpos", "qvel", "ctrl"))
+            )
+        return self._keyframes[name]
 
     def written(self, name: str) -> Tensor:
         """The live tensor behind a name that reset, randomize or disturb may return: state or memory."""

@@ -1,0 +1,160 @@
+"""Sensor noise, the gait clock and commands to stand still: what Env keeps for a task."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from arm import Arm, make_policy
+from cart import Cart, Still, actions, but, constant, new, refusal
+from torch import Tensor
+
+import robokit
+from robokit.belief import tick
+from robokit.card import inspect
+from robokit.controller import Controller
+from robokit.errors import ExportError, TaskError
+from robokit.export import export
+from robokit.gate import TOLERANCE
+from robokit.task import Command, Sense
+
+
+class Noisy(Still):
+    sensing = {"slide": Sense(noise=0.5), "tip": Sense(noise=2.0)}
+
+
+def test_noise_is_on_the_terms_that_are_named_with_their_deviation_and_not_on_what_the_critic_sees():
+    env = new(Noisy, 2000)
+    off = env.obs - env.state[:, : env.obs_dim]
+    stds = {
+        name: part.std(0)
+        for name, part in zip(env.names.obs, off.split([*env.names.obs.values()], -1), strict=True)
+    }
+    assert stds.pop("slide").item() == pytest.approx(0.5, rel=0.1)
+    assert stds.pop("tip").tolist() == pytest.approx([2.0] * 3, rel=0.1)
+    assert all(not std.any() for std in stds.values())
+
+
+def test_noise_is_fresh_every_step_and_an_episode_that_goes_on_sees_what_final_obs_said():
+    env = new(Noisy, 4)
+    one, two = env.step(actions(1, 4)[0]), env.step(actions(1, 4)[0])
+    assert torch.equal(one.obs, one.final_obs)
+    noise = [s.obs - s.state[:, : env.obs_dim] for s in (one, two)]
+    assert not torch.equal(*noise)
+
+
+def test_nominal_sensors_are_exact():
+    env = robokit.make(Noisy, 4, nominal=True)
+    assert torch.equal(env.obs, env.state[:, : env.obs_dim])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        (
+            {"sensing": {"slid": Sense(0.1)}},
+            "sensing['slid'] must be a Sense of an observation; did you mean 'slide'?",
+        ),
+        ({"sensing": {"slide": 0.1}}, "sensing['slide'] must be a Sense"),
+        ({"clock": -1.0}, "clock must be at least 0 and below 25 Hz, half the control rate, got -1.0"),
+        ({"clock": 25.0}, "below 25 Hz"),
+        ({"clock": math.nan}, "got nan"),
+        ({"clock": 1.0, "memory": {"x": 1, "sum": 2, "clock": 1}}, "['clock']: these names are taken"),
+    ],
+)
+def test_sensing_and_clocks_that_cannot_be_are_refused(attributes: dict[str, Any], words: str):
+    assert words in refusal(but(**attributes))
+
+
+@pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
+def test_a_noise_that_is_no_deviation_is_refused(noise: float):
+    with pytest.raises(TaskError, match=r"Sense\.noise must be a standard deviation >= 0, got"):
+        Sense(noise=noise)
+
+
+# -- the clock -----------------------------------------------------------------------------------
+
+
+def test_a_clock_ticks_by_a_turn_and_forgets_its_rounding():
+    clock = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
+    assert tick(clock, 0.25).tolist() == [pytest.approx([1.0, 0.0], abs=1e-6), pytest.approx([0.8, -0.6])]
+    assert tick(1.01 * clock, 1.0).tolist() == [pytest.approx(row, abs=1e-6) for row in clock.tolist()]
+
+
+class Clocked(Still):
+    clock = 5.0  # Hz, a tenth of a turn a control period of 0.02 s
+
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {**super().observe(sim), "clock": sim.memory["clock"]}
+
+    def terminated(self, sim: Any) -> Tensor:
+        return sim.memory["age"][:, 0] == 2  # the third period is an episode's last
+
+
+def test_the_clock_starts_at_noon_and_every_episode_starts_it_again():
+    env = new(Clocked, 2)
+    seen = [env.obs[:, -2:]] + [env.step(constant(0.0, 0.0)).obs[:, -2:] for _ in range(4)]
+    turns = [0.0, 0.1, 0.2, 0.0, 0.1]
+    expected = [[math.sin(2 * math.pi * t), math.cos(2 * math.pi * t)] for t in turns]
+    for row, wanted in zip(seen, expected, strict=True):
+        assert row.tolist() == [pytest.approx(wanted, abs=1e-6)] * 2
+
+
+class Rhythm(Arm):
+    clock = 3.0
+
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {"clock": sim.memory["clock"], **super().observe(sim)}
+
+
+def test_the_exported_file_keeps_the_clock_itself(tmp_path: Path):
+    env = robokit.make(Rhythm, 4, threads=1)
+    policy = make_policy(env)
+    path = export(policy, env, tmp_path / "arm.onnx").path
+    carry = inspect(path)["contract"]["carry"]
+    assert (carry["action"], carry["clock"]) == (2, 2) and carry["size"] == 4 + carry["belief"]
+    controller, one = Controller(path), robokit.make(Rhythm, threads=1)
+    assert "clock" not in controller.inputs
+    belief, first, ends = torch.zeros(1, policy.belief_size), torch.ones(1, dtype=torch.bool), 0
+    for _ in range(100):
+        ctrl = controller.step({k: v[0].numpy() for k, v in one.terms().items() if k in controller.inputs})
+        with torch.no_grad():
+            action, belief = policy(one.obs, belief, first)
+        wanted = (one.action_center + one.action_half * action[0]).clamp(one.action_low, one.action_high)
+        assert float(((wanted - torch.from_numpy(ctrl)) / (2 * one.action_half)).abs().max()) <= TOLERANCE
+        first = one.step(action).done
+        if first:
+            controller.reset()
+            ends += 1
+    assert ends >= 3
+
+
+class Slow(Rhythm):
+    """Calls something else `clock`."""
+
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {**super().observe(sim), "clock": tick(sim.memory["clock"], 0.5)}
+
+
+def test_a_term_called_clock_that_is_not_the_clock_is_refused(tmp_path: Path):
+    env = robokit.make(Slow, 2, threads=1)
+    with pytest.raises(ExportError, match="'clock' is not the task's clock"):
+        export(make_policy(env), env, tmp_path / "arm.onnx")
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def test_a_command_stands_still_as_often_as_asked():
+    class Idle(Cart):
+        commands = {"goal": Command((0.1,), (0.5,), still=0.25), "turn": Command((1.0, 2.0), (1.0, 3.0))}
+
+    goal, turn = (new(Idle, 4000).sim.memory[name] for name in ("goal", "turn"))
+    assert (goal == 0).double().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (turn > 0).all()
+
+
+def test_a_chance_beyond_one_is_refused():
+    with pytest.raises(TaskError, match=r"Command.still must be a chance in \[0, 1\], got 1.5"):
+        Command((0.0,), (1.0,), still=1.5)
