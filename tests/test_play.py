@@ -7,6 +7,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from robokit.errors import OptionError, RunError
 from robokit.evaluate import onnx_actor
 from robokit.export import export
 from robokit.play import film, periods_per_frame, steps, watch
-from robokit.sim import render
+from robokit.sim import make_sim, render
 from robokit.sim.render import Camera, RenderError, choose_backend
 from robokit.task import load_task
 
@@ -116,6 +117,35 @@ def test_the_picture_follows_the_simulation_and_leaves_it_alone():
     assert np.array_equal(first, same)
     assert (first != tilted).any(-1).mean() > 0.01
     assert (env.sim.model.vis.global_.offwidth, env.sim.model.vis.quality.offsamples) == size
+
+
+WALKER = """
+<mujoco>
+  <worldbody>
+    <camera name="side" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>
+    <body>
+      <joint type="slide" axis="1 0 0"/><geom type="box" size=".2 .1 .1" mass="1"/>
+      CAMERA
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+@draws
+@pytest.mark.medium
+def test_the_camera_called_track_is_taken_and_goes_with_the_robot():
+    follows = '<camera name="track" mode="trackcom" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>'
+    seen = {}
+    for camera in (follows, ""):
+        sim = make_sim("cpu", mujoco.MjSpec.from_string(WALKER.replace("CAMERA", camera)), 1, {})
+        with Camera(sim, 64, 48) as drawn:
+            near = drawn.frame()
+            sim.qpos[:] = 8.0  # m
+            seen[camera] = near, drawn.frame()
+    assert np.array_equal(*seen[follows])
+    assert seen[follows][0].std() > 5
+    assert not np.array_equal(*seen[""])  # the camera at the side stays there
 
 
 @draws

@@ -51,7 +51,7 @@ def choose_backend() -> str:
 
 
 class Camera:
-    """Draws simulation 0, from the model's first camera or else from one that follows its first body."""
+    """Draws simulation 0: from the camera "track", else the first, else one that follows the first body."""
 
     def __init__(self, sim: Sim, width: int = 640, height: int = 480) -> None:
         self._backend = choose_backend()
@@ -100,6 +100,8 @@ def window(sim: Sim) -> Iterator[Callable[[], bool]]:
     viewer: Any = importlib.import_module("mujoco.viewer")
     data = mujoco.MjData(sim.model)
     with viewer.launch_passive(sim.model, data) as handle:
+        if sim.model.nbody > 1:  # the mouse still turns around what it follows
+            handle.cam.type, handle.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
 
         def show() -> bool:
             with handle.lock():
@@ -121,7 +123,8 @@ def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
     view = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, view)
     if model.ncam:
-        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        named = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, max(named, 0)
     elif model.nbody > 1:
         view.type, view.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
     return view
