@@ -31,12 +31,14 @@ demo: $(VENV)/test.stamp
 	$(BIN)/robokit train hopper
 	$(BIN)/robokit evaluate runs/hopper/latest
 	$(BIN)/robokit play runs/hopper/latest || echo "(no film here; the rest is whole)"
+	$(BIN)/robokit play policies/go2_walk.onnx --command 0.8 0 0 -o runs/go2_walk.mp4 || echo "(no film here; the rest is whole)"
 	@echo
 	@echo "runs/hopper/latest holds, among others:"
 	@echo "  play.mp4             the exported policy at work"
 	@echo "  policy.onnx          what a robot runs, with policy.onnx.sha256 beside it"
 	@echo "  policy.json          its card: task, commit, sha256, how equal it is to the trained policy"
 	@echo "  metrics.jsonl        the learning curve; or: $(BIN)/tensorboard --logdir runs"
+	@echo "runs/go2_walk.mp4      the shipped quadruped, told to walk forward at 0.8 m/s"
 	@echo "next: docs/tasks.md, to write your own"
 
 test: $(VENV)/test.stamp

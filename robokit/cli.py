@@ -60,7 +60,13 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
     if name != "train":
         return tyro.cli(COMMANDS[name], args=arguments, prog=f"robokit {name}")
     if _value(arguments, "--resume") and not HELP & set(arguments):
-        return tyro.cli(Resume, args=arguments, prog="robokit train")
+        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        if extra:
+            rule = (
+                "a resumed run keeps its task and options; only --steps, --save-every and --json may be new"
+            )
+            raise OptionError(f"{rule}, got {' '.join(extra)}")
+        return resume
     return _parse_train(arguments)
 
 

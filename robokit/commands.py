@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -248,14 +249,18 @@ COMMANDS: dict[str, type] = {
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
     outcome, policy, error = train(learner, run, run.steps, save_seconds=save_every), None, None
-    if outcome.signal is None:
-        say(f"trained and saved in {run.path}; checking the policy before it is exported")
+    stopped = outcome.signal
+    if stopped is None:
         try:
+            say(f"trained and saved in {run.path}; checking the policy before it is exported")
             policy = export_policy(run, learner, outcome.done.steps, run.path / POLICY)
             say(f"exported {policy.path}")
         except ExportError as refused:
             error = f"trained and saved, but not exported: {refused}"
             say(error)
+        except KeyboardInterrupt:
+            stopped = signal.SIGINT
+            say(f"trained and saved, but not exported; later: robokit export {run.path}")
     else:
         say(f"stopped and saved; go on with: robokit train --resume {run.path}")
     result = {
@@ -264,11 +269,11 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
         "checkpoint": str(outcome.checkpoint),
         "policy": str(policy.path) if policy else None,
         "parity": max(p.ctrl_error for p in policy.parity) if policy else None,
-        "signal": outcome.signal,
+        "signal": stopped,
         "error": error,
     }
     print(json.dumps(result) if as_json else run.path)
-    return 128 + outcome.signal if outcome.signal else 1 if error else 0
+    return 128 + stopped if stopped else 1 if error else 0
 
 
 def _by_name(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:

@@ -199,6 +199,24 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: p
     assert saved.steps == json.loads(lines[-1])["steps"] > 0  # nothing that was learned is lost
 
 
+@pytest.mark.medium
+def test_ctrl_c_while_the_export_is_checked_says_how_to_export_later():
+    train = [sys.executable, "-m", "robokit.cli", *TRAIN, "--steps", "32"]
+    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "checking the policy" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 128 + signal.SIGINT
+    run = Run.open("runs/inverted_pendulum/latest").path.relative_to(Path.cwd())
+    assert said == f"trained and saved, but not exported; later: robokit export {run}\n"
+    assert not (run / "policy.onnx").exists()
+    assert main(["export", str(run), "--episodes", "0"]) == 0
+
+
 def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pytest.CaptureFixture[str]):
     write(Path("tasks"))
     train: Any = parse("train", ["slide", *SMALL])
@@ -207,8 +225,10 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
     assert "its runs are inside; try its 'latest'" in wrong([*resume[:2], "runs/slide"], capsys)
     assert "steps must be > 0, got 0" in wrong([*resume, "--steps", "0"], capsys)
     assert Run.open("runs/slide/latest").steps == 32
-    with pytest.raises(SystemExit, match="2"):
-        main([*resume, "--lr", "0.1"])
+    for extra in (["--lr", "0.1"], ["slide"]):
+        said = wrong([*resume, *extra], capsys)
+        assert "a resumed run keeps its task and options; only --steps, " in said
+        assert said.endswith(f", got {' '.join(extra)}\n")
     Path("tasks/slide.py").write_text(OWN + "\n")
     assert "changed since it began: slide.py" in wrong(resume, capsys)
 
