@@ -82,12 +82,11 @@ class Policy(nn.Module):
             features, belief = self.belief(obs, belief, first, self.normalizer)
             return self.head(features), belief
         of_obs, of_action = self.mirror
-        both = torch.cat((obs, of_obs(obs)))
         half = self.belief_size // 2
-        beliefs = torch.cat((belief[:, :half], belief[:, half:]))
-        features, beliefs = self.belief(both, beliefs, torch.cat((first, first)), self.normalizer)
-        mean, mirrored = self.head(features).chunk(2)
-        return (mean + of_action(mirrored)) / 2, torch.cat(beliefs.chunk(2), -1)
+        features, ours = self.belief(obs, belief[:, :half], first, self.normalizer)
+        reflected, theirs = self.belief(of_obs(obs), belief[:, half:], first, self.normalizer)
+        mean = (self.head(features) + of_action(self.head(reflected))) / 2
+        return mean, torch.cat((ours, theirs), -1)
 
     def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""

@@ -1,6 +1,7 @@
 """A policy averaged with its mirror image."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from cart import Cart, but, new, refusal
 
 from robokit.algos.ppo import Config, Learner
 from robokit.belief import make_belief
+from robokit.card import inspect
 from robokit.errors import OptionError, TaskError
+from robokit.export import export
 from robokit.policy import Policy, Reflection
 from robokit.task import Mirror
 
@@ -71,7 +74,7 @@ def test_a_mirrored_policy_commutes_with_its_mirror_over_time(kind: str):
     belief = make_belief(kind, {"a": 2, "b": 1}, 3)
     policy = Policy(3, 2, belief, mirror=(of_obs, of_action), init_std=1.0)
     with torch.no_grad():
-        policy.head[-1].weight.mul_(100)
+        list(policy.head.parameters())[-2].mul_(100)
         policy.normalizer.mean.copy_(torch.tensor([1.0, -2.0, 3.0]))  # a normaliser that knows no mirror
     here, there = torch.zeros(2, 5, policy.belief_size).unbind()
     for t in range(4):
@@ -81,6 +84,14 @@ def test_a_mirrored_policy_commutes_with_its_mirror_over_time(kind: str):
         torch.testing.assert_close(right, of_action(left))
         assert left.abs().max() > 0.1
         assert kind == "memoryless" or t == 0 or not torch.equal(here, there)
+
+
+def test_a_mirrored_policy_is_exported(tmp_path: Path):
+    env = new(Symmetric, 2)
+    belief = make_belief("stack", env.names.obs, 2)
+    policy = Policy(env.obs_dim, env.act_dim, belief, mirror=env.mirror())
+    report = export(policy, env, tmp_path / "cart.onnx")
+    assert inspect(report.path)["contract"]["carry"]["belief"] == 2 * 2 * env.obs_dim
 
 
 def test_ppo_mirrors_when_asked_and_refuses_a_task_without():
