@@ -117,26 +117,26 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
-        ctrl = self.action_center + self.action_half * action.to(sim.ctrl.dtype)
+        ctrl = self.action_center + self.action_half * action
         if self._pushes:
             for name, value in self.task.disturb(sim, self.rng).items():
                 sim.written(name).copy_(value)
         sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
         bad = sim.bad()
-        reward, terms, cost, terminated, metrics, memory = self._judge(sim, action)
-        self._remember(memory, action)
         self._draw_noise()
-        obs, state = self._observe()
-        final_obs, final_state = self._last_good(bad, obs, state)
-        terminated = terminated | bad
+        (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
+        final_obs, final_state = self._sensed(*seen)
+        if self._any(bad):
+            terminated = terminated | bad
+            reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
+            final_obs, final_state = self._last_good(bad, final_obs, final_state)
         truncated = (sim.memory["age"][:, 0] >= self.max_age) & ~terminated
         done = terminated | truncated
         moved = self._redraw_commands()
-        restarting = sim.device.type != "cpu" or bool(done.any())  # on a GPU asking would cost more
-        if restarting:
+        if restarting := self._any(done):
             self._restart(done)
-        self.obs, self.state = self._observe() if restarting or moved else (obs, state)
-        reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
+        new = restarting or moved
+        self.obs, self.state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
         return Step(
             obs=self.obs,
             state=self.state,
@@ -158,7 +158,7 @@ class Env:
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self._draw_noise()
-        self.obs, self.state = self._observe()
+        self.obs, self.state = self._sensed(*self._look(self.sim))
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
@@ -186,13 +186,16 @@ class Env:
         signs = [s for part in parts for s in part.sign]
         return Reflection(order, signs), Reflection(action.places, action.sign)
 
-    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[Any, ...]:
+    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+        """What the control period was worth, and what is seen once it is remembered."""
         task, names = self.task, self.names
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
         reward = terms.sum(-1)
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
-        return reward, terms, cost, task.terminated(sim), metrics, task.remember(sim, action)
+        worth = reward, terms, cost, task.terminated(sim), metrics
+        self._remember(task.remember(sim, action), action)
+        return worth, self._look_eager(sim)
 
     def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
         obs = _concatenate(self.task.observe(sim), self.names.obs, sim, "observe")
@@ -201,8 +204,7 @@ class Env:
         more = _concatenate(self.task.privileged(sim), self.names.privileged, sim, "privileged")
         return obs, torch.cat((obs, more), -1)
 
-    def _observe(self) -> tuple[Tensor, Tensor]:
-        obs, state = self._look(self.sim)
+    def _sensed(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return self._to(obs + self._noise if self._senses else obs), self._to(state)
 
     def _draw_noise(self) -> None:
@@ -212,6 +214,10 @@ class Env:
 
     def _to(self, value: Tensor) -> Tensor:
         return value.to(self.device)
+
+    def _any(self, mask: Tensor) -> bool:
+        """Whether there is one; always on a GPU, where asking would cost more."""
+        return self.sim.device.type != "cpu" or bool(mask.any())
 
     def _last_good(self, bad: Tensor, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         broken = bad.to(self.device)[:, None]
@@ -260,12 +266,14 @@ class Env:
         timed = [name for name, command in self.task.commands.items() if command.every is not None]
         if not timed:
             return False
-        drawn, memory = self._new_commands(), self.sim.memory
+        memory = self.sim.memory
+        due = {name: memory[_left(name)].sub_(1) <= 0 for name in timed}
+        if not self._any(torch.stack(list(due.values()))):
+            return False
+        drawn = self._new_commands()
         for name in timed:
-            memory[_left(name)].sub_(1)
-            due = memory[_left(name)] <= 0
             for key in (name, _left(name)):
-                memory[key].copy_(torch.where(due, drawn[key], memory[key]))
+                memory[key].copy_(torch.where(due[name], drawn[key], memory[key]))
         return True
 
     # -- save and continue -----------------------------------------------------------------------
@@ -334,13 +342,13 @@ def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tens
     same_names(values, names, kind)
     if not names:
         return torch.zeros(sim.num_envs, 0, device=sim.device)
-    return torch.stack([values[k].float() for k in names], -1)
+    return torch.stack([values[k] for k in names], -1).float()
 
 
 def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
     """(N, sum(widths)) float32."""
     same_names(values, widths, kind)
-    out = torch.cat([values[k].float() for k in widths], -1)
+    out = torch.cat([values[k] for k in widths], -1).float()
     if out.shape != (sim.num_envs, sum(widths.values())):
         got = {k: tuple(v.shape) for k, v in values.items()}
         raise TaskError(f"{kind} changed its widths from {widths} to {got}")
