@@ -117,6 +117,10 @@ def check_finite(task: Task, sim: Sim) -> None:
             fine = ~value.isinf() if kind == "metrics" else value.isfinite()
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
+    for name in task.commands.keys() & seen["observe"].keys():  # a robot's controller clips it to its range
+        if not torch.equal(seen["observe"][name].double(), sim.memory[name].double()):
+            rule = f"must be sim.memory[{name!r}] as it is, the command; call anything else differently"
+            raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
 
 
 def same_names(values: Terms, names: Iterable[str], kind: str) -> None:

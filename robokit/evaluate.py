@@ -93,11 +93,11 @@ class Report:
         """A table for people."""
         how = "nominal" if self.nominal else "as trained"
         lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
+        lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
+        lines += [f"  {note}" for note in self.notes]
         lines.append(
             f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
         )
-        lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
-        lines += [f"  {note}" for note in self.notes]
         lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
         lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]

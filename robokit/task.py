@@ -93,6 +93,8 @@ class Command:
             raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
         if not 0 <= self.still <= 1:
             raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
+        if self.still and not all(a <= 0 <= b for a, b in pairs):
+            raise TaskError(f"Command.still needs 0 between low and high, got {self.low} and {self.high}")
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,16 @@ def test_a_term_that_is_not_finite_right_after_a_reset_is_the_authors_mistake(fu
     assert "is not finite right after a reset" in refusal(but(**{function: change}))
 
 
+def test_an_observation_with_the_name_of_a_command_is_that_command():
+    def observe(self: Cart, sim: Sim) -> Terms:
+        return {**Cart.observe(self, sim), "turn": sim.memory["turn"] / 2}
+
+    said = (
+        "But.observe 'turn' must be sim.memory['turn'] as it is, the command; call anything else differently"
+    )
+    assert refusal(but(observe=observe)) == said
+
+
 @pytest.mark.parametrize(
     ("function", "name", "width"),
     [("reset", "qvel", 8), ("disturb", "qpos", 9), ("randomize", "body_mass", 4)],

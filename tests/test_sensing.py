@@ -148,13 +148,15 @@ def test_a_term_called_clock_that_is_not_the_clock_is_refused(tmp_path: Path):
 
 def test_a_command_stands_still_as_often_as_asked():
     class Idle(Cart):
-        commands = {"goal": Command((0.1,), (0.5,), still=0.25), "turn": Command((1.0, 2.0), (1.0, 3.0))}
+        commands = {"goal": Command((-0.1,), (0.5,), still=0.25), "turn": Command((1.0, 2.0), (1.0, 3.0))}
 
     goal, turn = (new(Idle, 4000).sim.memory[name] for name in ("goal", "turn"))
     assert (goal == 0).double().mean().item() == pytest.approx(0.25, abs=0.03)
     assert (turn > 0).all()
 
 
-def test_a_chance_beyond_one_is_refused():
+def test_a_chance_that_cannot_be_is_refused():
     with pytest.raises(TaskError, match=r"Command.still must be a chance in \[0, 1\], got 1.5"):
         Command((0.0,), (1.0,), still=1.5)
+    with pytest.raises(TaskError, match=r"Command.still needs 0 between low and high, got \(0.1,\) and"):
+        Command((0.1,), (1.0,), still=0.5)
