@@ -1,0 +1,238 @@
+"""The Unitree Go2 follows a joystick. Flat ground, 50 Hz, only what its own sensors measure."""
+
+from pathlib import Path
+
+import torch
+
+from robokit.rewards import exp_error
+from robokit.task import Around, Command, Mirror, Sense, Task, uniform
+
+ROBOT = Path(__file__).parent / "robots/go2"
+FEET = ("FR", "FL", "RR", "RL")
+TROT = (1.0, -1.0, -1.0, 1.0)  # FR swings with RL, FL with RR, half a period apart
+STRIDE = 2.0  # Hz
+FOOT = 0.022  # m, radius
+CLEARANCE, CEILING, SOFT = (
+    0.06,
+    0.08,
+    0.035,
+)  # m: a swinging foot's apex at least and at most, and how strictly
+SLIP = 0.2  # m/s of a standing foot that counts as bad
+STILL = 0.1  # m/s or rad/s: a smaller command means stand
+POSE = (1.0, 1.0, 0.1) * 4  # how much hip, thigh and calf should stay near home
+LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt, below which it has fallen
+FASTEST = (30.1, 30.1, 15.7) * 4  # rad/s of hip, thigh and calf: Unitree's go2_description
+PUSH_EVERY, PUSH = 4.0, 0.5  # s on average, m/s at most along each axis
+SETTLED, WINDOW = 50, 25  # control steps: after a new command, and of the running mean that is judged
+
+LEGS = Mirror(sign=(-1, 1, 1) * 4, order=(3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8))
+AXIAL, POLAR = Mirror(sign=(-1, 1, -1)), Mirror(sign=(1, -1, 1))
+
+
+class Go2Walk(Task):
+    """Follow a commanded planar velocity and yaw rate on a 12-joint quadruped."""
+
+    model = ROBOT / "scene.xml"
+    control_dt = 0.02  # s
+    time_limit = 20.0  # s
+    action = Around("home", scale=(0.4, 0.6, 0.8) * 4)  # rad, of hip, thigh and calf
+    clock = STRIDE
+    commands = {
+        "velocity": Command((-1.0, -0.5, -1.0), (1.0, 0.5, 1.0), every=(3.0, 8.0), still=0.1)
+    }  # m/s, rad/s
+    memory = {"offset": 12, "before": 3, "since": 1, "recent": 3 * WINDOW}
+    sensing = {
+        "gyro": Sense(noise=0.1),  # rad/s
+        "up": Sense(noise=0.03),
+        "joint_pos": Sense(noise=0.01),  # rad
+        "joint_vel": Sense(noise=0.5),  # rad/s
+    }
+    mirror = {
+        "gyro": AXIAL,
+        "up": POLAR,
+        "joint_pos": LEGS,
+        "joint_vel": LEGS,
+        "action": LEGS,
+        "velocity": Mirror(sign=(1, -1, -1)),
+        "clock": Mirror(sign=(-1, -1)),
+    }
+    weights = {
+        "track": 1.0,
+        "turn": 0.5,
+        "gait": 2.0,
+        "pose": 0.5,
+        "tilt": -5.0,
+        "bounce": -1.0,
+        "wobble": -0.05,
+        "rate": -0.05,
+        "torque": -2e-4,
+        "speed": -5.0,
+    }
+    recipes = {
+        "ppo": {
+            "steps": 12_000_000,
+            "num_envs": 1024,
+            "horizon": 24,
+            "minibatch": 6144,
+            "epochs": 5,
+            "lr": 1e-3,
+            "lr_schedule": "linear",
+            "hidden": (128, 128),
+            "activation": "elu",
+            "init_std": 0.5,
+            "entropy_coef": 0.005,
+            "max_grad_norm": 1.0,
+            "mirror": True,
+        }
+    }
+
+    def reset(self, sim, rng):
+        home = sim.keyframe("home")
+        free, joints = home.qpos[:7].expand(sim.num_envs, 7), home.qpos[7:]
+        qvel = uniform(sim, rng, 18, 0.2)  # m/s, rad/s
+        return {"qpos": torch.cat((free, joints + uniform(sim, rng, 12, 0.1)), -1), "qvel": qvel}
+
+    def randomize(self, sim, rng):
+        gain, bias = sim.nominal("actuator_gainprm"), sim.nominal("actuator_biasprm")
+        stiff = 1 + uniform(sim, rng, 12, 0.1)[..., None]
+        offset = uniform(sim, rng, 12, 0.02)  # rad, of each joint's zero
+        shift = gain[:, 0] * offset  # the target is off by as much as the reading
+        grip = 1 + uniform(sim, rng, 1, 0.5)[..., None]
+        load, away = torch.zeros_like(sim.nominal("body_mass")), torch.zeros_like(sim.nominal("body_ipos"))
+        load[1], away[1] = 1.0, 1.0
+        mass = 1 + uniform(sim, rng, 1, 0.15) * load
+        return {
+            "offset": offset,
+            "actuator_gainprm": stiff * gain,
+            "actuator_biasprm": stiff
+            * torch.cat((bias[:, :1] + shift[..., None], (bias[:, 1:]).expand(sim.num_envs, -1, -1)), -1),
+            "geom_friction": grip * sim.nominal("geom_friction"),
+            "body_mass": mass * sim.nominal("body_mass"),
+            "body_inertia": mass[..., None] * sim.nominal("body_inertia"),
+            "body_ipos": sim.nominal("body_ipos") + uniform(sim, rng, 3, 0.02)[:, None] * away,  # m
+        }
+
+    def disturb(self, sim, rng):
+        due = (uniform(sim, rng, 1) + 1) / 2 < self.control_dt / PUSH_EVERY
+        push = torch.nn.functional.pad(uniform(sim, rng, 2, PUSH), (0, 16))
+        return {"qvel": sim.qvel + due * push}
+
+    def observe(self, sim):
+        return {
+            "gyro": sim.sensor("gyro"),
+            "up": sim.sensor("up"),
+            "joint_pos": _joint_pos(sim) - sim.memory["offset"],
+            "joint_vel": sim.qvel[:, 6:],
+            "action": sim.memory["action"],
+            "velocity": sim.memory["velocity"],
+            "clock": sim.memory["clock"],
+        }
+
+    def privileged(self, sim):
+        return {
+            "speed": sim.sensor("velocity"),
+            "height": _height(sim)[:, None],
+            "feet": _feet_height(sim),
+            "touch": _touch(sim),
+        }
+
+    def rewards(self, sim, action):
+        command, speed, gyro, up = (
+            sim.memory["velocity"],
+            sim.sensor("velocity"),
+            sim.sensor("gyro"),
+            sim.sensor("up"),
+        )
+        bend = (_joint_pos(sim) - sim.keyframe("home").qpos[7:]) * sim.qpos.new_tensor(POSE).sqrt()
+        return {
+            "track": exp_error(speed[:, :2] - command[:, :2], 0.5),
+            "turn": exp_error(gyro[:, 2:] - command[:, 2:], 0.5),
+            "gait": self._gait(sim),
+            "pose": exp_error(bend, 1.0),
+            "tilt": up[:, :2].square().sum(-1),
+            "bounce": sim.qvel[:, 2].square(),
+            "wobble": gyro[:, :2].square().sum(-1),
+            "rate": (action - sim.memory["action"]).square().sum(-1),
+            "torque": _torque(sim).square().sum(-1),
+            "speed": (_speed_share(sim) - 0.7).clamp(min=0).square().sum(-1),
+        }
+
+    def _gait(self, sim):
+        """How well each foot does what the clock asks: swing clear of the ground, or stand without slip."""
+        moving = sim.memory["velocity"].norm(dim=-1, keepdim=True) > STILL
+        lift = sim.memory["clock"][:, :1] * sim.qpos.new_tensor(TROT) * moving
+        height, touch = _feet_height(sim), _touch(sim)
+        shy, high = (CLEARANCE * lift - height).clamp(min=0), (height - CEILING).clamp(min=0)
+        swing = torch.exp(-(shy.square() + high.square()) / SOFT**2 - touch / 10.0)
+        stand = (touch > 0) * torch.exp(-(_feet_speed(sim) / SLIP).square())
+        share = (0.5 + lift).clamp(0, 1) * moving
+        return (share * swing + (1 - share) * stand).mean(-1)
+
+    def terminated(self, sim):
+        return (sim.sensor("up")[:, 2] < TILTED) | (_height(sim) < LOW)
+
+    def remember(self, sim, action):
+        return {"before": sim.memory["velocity"], "since": _since(sim), "recent": _recent(sim)}
+
+    def metrics(self, sim):
+        command, speed = sim.memory["velocity"], sim.sensor("velocity")
+        off = _recent(sim).reshape(-1, WINDOW, 3).mean(1) - command
+        settled = _since(sim)[:, 0] >= SETTLED
+        return {
+            "velocity_error": (speed[:, :2] - command[:, :2]).norm(dim=-1),  # m/s
+            "mean_velocity_error": torch.where(settled, off[:, :2].norm(dim=-1), torch.nan),
+            "mean_turn_error": torch.where(settled, off[:, 2].abs(), torch.nan),  # rad/s
+            "torque_share": (_torque(sim).abs() / sim.nominal("actuator_forcerange")[:, 1]).amax(-1),
+            "speed_share": _speed_share(sim).amax(-1),
+            "slip": (_feet_speed(sim) * (_touch(sim) > 0)).amax(-1),  # m/s
+            "fell": self.terminated(sim),
+        }
+
+
+class Go2WalkFull(Go2Walk):
+    """The same with every link of the robot touching the ground."""
+
+    model = ROBOT / "scene_full.xml"
+
+
+def _joint_pos(sim):
+    return sim.qpos[:, 7:]
+
+
+def _since(sim):
+    """Control steps under this command, (N, 1)."""
+    same = (sim.memory["velocity"] == sim.memory["before"]).all(-1, keepdim=True)
+    return torch.where(same, sim.memory["since"] + 1, 0)
+
+
+def _recent(sim):
+    """Velocities and yaw rates of the last WINDOW control steps, (N, 3 WINDOW)."""
+    now = torch.cat((sim.sensor("velocity")[:, :2], sim.sensor("gyro")[:, 2:]), -1)
+    return torch.cat((sim.memory["recent"][:, 3:], now), -1)
+
+
+def _speed_share(sim):
+    """Of what each motor can do, (N, 12)."""
+    return sim.qvel[:, 6:].abs() / sim.qpos.new_tensor(FASTEST)
+
+
+def _height(sim):
+    return sim.body("base").xpos[:, 2]
+
+
+def _torque(sim):
+    return sim.field("actuator_force")
+
+
+def _feet_height(sim):
+    return torch.stack([sim.site(foot).xpos[:, 2] for foot in FEET], -1) - FOOT
+
+
+def _feet_speed(sim):
+    """Horizontal, (N, 4)."""
+    return torch.stack([sim.sensor(f"{foot}_velocity")[:, :2].norm(dim=-1) for foot in FEET], -1)
+
+
+def _touch(sim):
+    """N, (N, 4)."""
+    return torch.cat([sim.sensor(f"{foot}_touch") for foot in FEET], -1)
