@@ -1,4 +1,4 @@
-"""Gradients, clipping and Adam on a dict of parameters that aliases a module's own.
+"""Gradients, clipping and Adam on the parameters of a module, laid out as one vector that the module aliases.
 
     update = make_update(net, loss, adam)            # loss(net, *batch) -> (0-d tensor, {name: 0-d tensor})
     parts = update(lr, *batch)                       # lr is a 0-d tensor, so that no schedule recompiles
@@ -6,7 +6,14 @@
 Eager, the gradient is ordinary autograd; compiled, loss, gradient, clipping and Adam are one graph.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import statistics
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,66 +23,145 @@ Params = dict[str, Tensor]
 Parts = dict[str, Tensor]
 Loss = Callable[..., tuple[Tensor, Parts]]
 BETA1, BETA2 = 0.9, 0.999
+GAIN = 0.8  # more threads must take less than this share of one thread's time to be chosen
 
 
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1) behind a clip of the global gradient norm."""
 
     def __init__(self, module: nn.Module, eps: float = 1e-5, max_grad_norm: float = 0.5) -> None:
-        self.params: Params = {k: p.detach() for k, p in module.named_parameters()}  # the module sees updates
-        self.first = {k: torch.zeros_like(p) for k, p in self.params.items()}
-        self.second = {k: torch.zeros_like(p) for k, p in self.params.items()}
-        self.steps = torch.zeros((), device=next(iter(self.params.values())).device)
+        named = dict(module.named_parameters())
+        self.shapes = {name: p.shape for name, p in named.items()}
+        self.flat = torch.cat([p.detach().flatten() for p in named.values()])
+        for name, view in self.views(self.flat).items():
+            named[name].data = view  # the module sees every update
+        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.steps = torch.zeros((), device=self.flat.device)
         self.eps, self.max_grad_norm = eps, max_grad_norm
 
+    def views(self, flat: Tensor) -> Params:
+        """A vector as long as all parameters together, cut up into their names and shapes."""
+        parts = flat.split([shape.numel() for shape in self.shapes.values()])
+        return {k: part.view(shape) for (k, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
     def apply(self, grads: list[Tensor], lr: Tensor) -> Tensor:
-        """One step in place; grads in the order of `params`. Returns the gradient's norm before the clip.
+        """One step in place; grads in the order of the parameters. Returns their norm before the clip.
 
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
         """
-        first, second = list(self.first.values()), list(self.second.values())
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        grads = list(torch._foreach_mul(grads, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)))
+        grad = torch.cat([g.flatten() for g in grads])
+        norm = grad.square().sum().sqrt()
+        grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         self.steps.add_(1)
-        torch._foreach_lerp_(first, grads, 1 - BETA1)
-        torch._foreach_mul_(second, BETA2)
-        torch._foreach_addcmul_(second, grads, grads, 1 - BETA2)
-        scale = torch._foreach_sqrt(second)
-        torch._foreach_div_(scale, (1 - BETA2**self.steps).sqrt())
-        torch._foreach_add_(scale, self.eps)
-        move = torch._foreach_div(first, scale)
-        torch._foreach_mul_(move, lr / (1 - BETA1**self.steps))
-        torch._foreach_sub_(list(self.params.values()), move)
+        self.first.lerp_(grad, 1 - BETA1)
+        self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        scale = self.second.sqrt() / (1 - BETA2**self.steps).sqrt() + self.eps
+        self.flat.sub_(lr / (1 - BETA1**self.steps) * self.first / scale)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
-        moments = {f"{m}.{k}": v.clone() for m in ("first", "second") for k, v in getattr(self, m).items()}
-        return {"steps": self.steps.clone(), **moments}
+        moments = {"first": self.views(self.first), "second": self.views(self.second)}
+        named = {f"{m}.{k}": v.clone() for m, views in moments.items() for k, v in views.items()}
+        return {"steps": self.steps.clone(), **named}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.steps.copy_(state["steps"])
-        for moment in ("first", "second"):
-            for key, value in getattr(self, moment).items():
+        for moment, flat in (("first", self.first), ("second", self.second)):
+            for key, value in self.views(flat).items():
                 value.copy_(state[f"{moment}.{key}"])
 
 
-def make_update(module: nn.Module, loss: Loss, adam: Adam, compile: bool = False) -> Callable[..., Parts]:
-    """update(lr, *batch) -> parts: one Adam step of `module` on `loss(module, *batch)`."""
+def make_update(
+    module: nn.Module,
+    loss: Loss,
+    adam: Adam,
+    compile: bool = False,
+    schedule: Callable[[Tensor, Parts], Tensor] | None = None,
+) -> Callable[..., Parts]:
+    """update(lr, *batch) -> parts: one Adam step of `module` on `loss(module, *batch)`.
 
+    `schedule(lr, parts)` is the learning rate after the step, written into `lr`. Compiled, every batch must
+    have the shapes of the first.
+    """
     parameters = list(module.parameters())
+
+    def step(lr: Tensor, grads: list[Tensor], parts: Parts) -> Parts:
+        parts = {**parts, "grad_norm": adam.apply(grads, lr)}
+        if schedule is not None:
+            lr.copy_(schedule(lr, parts))
+        return parts
 
     def eager(lr: Tensor, *batch: Any) -> Parts:
         value, parts = loss(module, *batch)
         grads = torch.autograd.grad(value, parameters)
         with torch.no_grad():
-            return {**parts, "grad_norm": adam.apply(list(grads), lr)}
+            return step(lr, list(grads), parts)
 
     def whole(lr: Tensor, *batch: Any) -> Parts:
-        def objective(params: Params) -> tuple[Tensor, Parts]:
-            return loss(lambda *inputs: torch.func.functional_call(module, params, inputs), *batch)
+        # lambdas: torch cannot trace the annotations of a nested def
+        net = lambda params: lambda *inputs: torch.func.functional_call(module, params, inputs)  # noqa: E731
+        objective = lambda params: loss(net(params), *batch)  # noqa: E731
+        grads, (_, parts) = torch.func.grad_and_value(objective, has_aux=True)(adam.views(adam.flat))
+        return step(lr, list(grads.values()), parts)
 
-        grads, (_, parts) = torch.func.grad_and_value(objective, has_aux=True)(adam.params)
-        return {**parts, "grad_norm": adam.apply(list(grads.values()), lr)}
+    return compiled(whole, adam.flat.device) if compile else eager
 
-    return torch.compile(whole) if compile else eager
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`function` as one graph, called with the least overhead: nothing is checked after its first call.
+
+    So it must go on being called with tensors of the same shapes, under the same thread count and grad mode.
+    """
+    assert isinstance(function, FunctionType)
+    code = (
+        function.__code__.replace()
+    )  # torch keeps its graphs with the code object: this one has no other owner
+    own = FunctionType(code, function.__globals__, None, function.__defaults__, function.__closure__)
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    if device.type == "cpu":
+        options["cpp_wrapper"] = True  # the calls between the kernels in C++ too
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+def compiler_works() -> bool:
+    """Whether the C++ compiler that torch calls ($CXX, else g++) is there, and what it will include."""
+    command = [os.environ.get("CXX", "g++"), "-fsyntax-only", "-fopenmp", "-x", "c++", "-"]
+    source = f'#include "{sysconfig.get_path("include")}/Python.h"\n#include <omp.h>\n'
+    try:
+        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fastest(step: Callable[[], object], threads: int, rounds: int = 9) -> tuple[int, float]:
+    """One torch thread or `threads`, whichever runs `step` faster, and its median seconds.
+
+    Measured in turns. More threads must win clearly: where another process is busy they lose by a factor
+    of ten and more, and then the first round is the last.
+    """
+    seconds: dict[int, list[float]] = {1: [], threads: []}
+    for _ in range(rounds):
+        for count, taken in seconds.items():
+            with torch_threads(count):
+                step()  # the first call after a change wakes the threads
+                began = time.perf_counter()
+                step()
+                taken.append(time.perf_counter() - began)
+        if seconds[threads][0] > 4 * seconds[1][0]:
+            break
+    median = {count: statistics.median(taken) for count, taken in seconds.items()}
+    best = threads if median[threads] < GAIN * median[1] else 1
+    return best, median[best]

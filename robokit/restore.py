@@ -16,6 +16,7 @@ import pkgutil
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -32,6 +33,7 @@ from robokit.env import Env
 from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
+from robokit.optim import compiler_works, fastest
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
 from robokit.sim.facts import model_hashes
@@ -39,6 +41,9 @@ from robokit.task import Task, known_tasks, load_task
 
 POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations the gate replays
+SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
+COLD = 40.0  # s that compiling takes the first time
+SAVED = 0.4  # share of an eager gradient step that a compiled one saves, at least
 PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
@@ -51,7 +56,9 @@ class Setup:
     sim: Literal["cpu", "gpu"] = "cpu"  # physics: MuJoCo on CPU threads, or MuJoCo Warp
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
     threads: int = 0  # threads of the physics; 0: one for each core
-    torch_threads: int = 1  # threads of the learning; small networks are fastest with one
+    torch_threads: int = (
+        0  # threads of the gradient steps; 0: one, or as many as `threads` if measured faster
+    )
 
 
 class Built(Learner, Protocol):
@@ -59,9 +66,15 @@ class Built(Learner, Protocol):
 
     env: Env
     config: Any
+    threads: int  # of torch, in gradient steps
 
     @property
     def policy(self) -> Policy: ...
+
+    @property
+    def updates(self) -> int: ...  # gradient steps of the whole training
+
+    def rehearsal(self) -> Callable[[], object]: ...  # an eager gradient step that changes nothing
 
 
 def algorithm(name: str) -> ModuleType:
@@ -84,31 +97,59 @@ def options(task: Task, algo: str) -> Any:
 
 
 def build(task: Task, setup: Setup, config: Any) -> Built:
-    """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs."""
+    """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs.
+
+    What setup and config leave open, torch_threads and compile, is measured and decided here, and `create`
+    stores it.
+    """
     if not 0 <= setup.seed < SEED_OFFSET:
         raise OptionError(f"seed must be from 0 to {SEED_OFFSET - 1}, got {setup.seed}")
-    if setup.threads < 0 or setup.torch_threads < 1:
-        rule = "threads must be at least 0 and torch-threads at least 1"
+    if setup.threads < 0 or setup.torch_threads < 0:
+        rule = "threads and torch-threads must be at least 0"
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
     module, device = algorithm(setup.algo), _device(setup.device)
     module.check(config)
-    torch.set_num_threads(setup.torch_threads)
-    env = Env(
-        task,
-        config.num_envs,
-        seed=setup.seed,
-        sim=setup.sim,
-        device=device,
-        threads=setup.threads,
-        compile=config.compile,
-    )
-    return module.Learner(env, config, setup.seed)
+    torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
+    if config.compile and not compiler_works():
+        say("note: no working C++ compiler ($CXX, else g++), so nothing is compiled: slower, not bit for bit")
+        config = replace(config, compile=False)
+
+    def start(compile: bool) -> Built:
+        env = Env(
+            task,
+            config.num_envs,
+            seed=setup.seed,
+            sim=setup.sim,
+            device=device,
+            threads=setup.threads,
+            compile=compile,
+        )
+        return module.Learner(env, replace(config, compile=compile), setup.seed)
+
+    learner = start(bool(config.compile))
+    threads, seconds = setup.torch_threads or 1, 0.0
+    if (config.compile is None or not setup.torch_threads) and _long(learner):
+        cores = setup.torch_threads or (
+            1 if getattr(config, "overlap", False) else getattr(learner.env.sim, "threads", 1)
+        )
+        threads, seconds = fastest(learner.rehearsal(), cores)
+        threads = setup.torch_threads or threads
+    if config.compile is None and seconds * learner.updates * SAVED > COLD and compiler_works():
+        learner = start(compile=True)
+    learner.threads = threads
+    return learner
+
+
+def _long(learner: Built) -> bool:
+    """Whether a run is long enough for its settings to matter; a short one is the same everywhere."""
+    return learner.updates >= SHORT and learner.env.device.type == "cpu"
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
     """A new run folder for a learner at its start."""
     task, file = learner.env.task, _file(learner.env.task)
-    setup = replace(setup, threads=getattr(learner.env.sim, "threads", setup.threads))
+    threads = getattr(learner.env.sim, "threads", setup.threads)
+    setup = replace(setup, threads=threads, torch_threads=learner.threads)
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     config = {"task": _title(task), **asdict(setup), "options": own, "hashes": _hashes(task)}
     about = {
@@ -137,20 +178,20 @@ def changed(run: Run, task: Task) -> list[str]:
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
-def rebuild(run: Run) -> Built:
-    """The learner of a run, at its start."""
+def rebuild(run: Run, **changes: Any) -> Built:
+    """The learner of a run, at its start; `changes` of its options."""
     config, task = run.config, task_of(run)
     setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})
     own = {name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()}
     default = algorithm(setup.algo).Config()
     if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
         raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
-    return build(task, setup, replace(default, steps=run.steps, **own))
+    return build(task, setup, replace(default, steps=run.steps, **{**own, **changes}))
 
 
 def restore(run: Run) -> tuple[Built, int]:
     """The learner of a run at its newest good checkpoint, and that checkpoint's step."""
-    learner = rebuild(run)
+    learner = rebuild(run, compile=False)  # not to go on training
     if differ := changed(run, learner.env.task):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
     done = run.resume(learner)

@@ -82,7 +82,7 @@ GRADIENTS = {
 
 def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
     """One rollout as a flat batch; `shift` moves the old log-probs, so that ratios differ from 1."""
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     value, advantage, target = learner.targets(rollout)
     columns = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
     flat = {k: getattr(rollout, k).flatten(0, 1) for k in columns}
@@ -130,7 +130,7 @@ def test_one_update_from_equal_weights_and_batch_has_the_losses_and_gradients_of
 
 def test_advantages_and_targets_are_stable_baselines3s_where_no_episode_is_cut_by_time():
     learner = tiny(scale_reward=False)
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     rollout.terminated = rollout.done
     value, advantage, target = learner.targets(rollout)
     buffer = RolloutBuffer(16, gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Box(-1, 1, (1,)),
@@ -156,7 +156,7 @@ def test_a2c_is_the_first_epoch_its_gradient_is_that_of_log_prob_times_advantage
 
 def test_reinforce_weighs_log_prob_by_the_return_that_followed():
     learner = tiny(normalize_advantage=False, value_coef=0.0, lam=1.0, baseline=False, scale_reward=False)
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     rollout.terminated = rollout.done.clone()
     rollout.done[-1] = rollout.terminated[-1] = True
     _, advantage, _ = learner.targets(rollout)
@@ -179,7 +179,7 @@ def test_the_first_gradient_step_on_a_rollout_starts_at_a_ratio_of_exactly_one()
 
 def test_the_sample_is_stored_as_it_was_drawn_and_the_simulation_gets_it_clipped():
     learner = tiny(init_std=3.0)
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     assert rollout.action.abs().max() > 1.0
     density = log_prob(rollout.action, rollout.mean, learner.policy.log_std)
     torch.testing.assert_close(rollout.log_prob, density.detach())
@@ -190,7 +190,7 @@ def test_the_sample_is_stored_as_it_was_drawn_and_the_simulation_gets_it_clipped
 
 def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
     learner = tiny(scale_reward=False, lam=0.0)
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     rollout.done[5, 2], rollout.terminated[5, 2] = True, False
     rollout.final_state[5, 2] += 1.0  # not what the next episode begins with
     value, advantage, _ = learner.targets(rollout)
@@ -253,10 +253,35 @@ def test_linear_schedule_reaches_zero_at_the_last_step():
     assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
 
 
+def test_the_overlapped_rollout_is_that_of_the_policy_one_update_older():
+    learner, twin = (tiny(normalize_obs=True, overlap=True) for _ in range(2))
+    learner.iterate()
+    first = twin.pending
+    assert first is not None
+    twin.pending = twin.collect()  # one after the other: the same numbers
+    twin.learn(first)
+    assert learner.pending is not None
+    for name, value in vars(learner.pending).items():
+        assert torch.equal(value, getattr(twin.pending, name)), name
+    assert torch.equal(learner.adam.flat, twin.adam.flat)
+
+
+def test_an_error_in_the_overlapped_rollout_is_raised():
+    learner = tiny(overlap=True)
+    learner.env.task.rewards = lambda sim, action: 1 / 0  # pyright: ignore
+    with pytest.raises(ZeroDivisionError):
+        learner.iterate()
+
+
 ADAPTIVE = {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}
 
 
-@pytest.mark.parametrize("changes", [{}, ADAPTIVE, pytest.param({"compile": True}, marks=pytest.mark.slow)])
+OVERLAP = {"overlap": True, "lr_schedule": "linear"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, ADAPTIVE, OVERLAP, pytest.param({"compile": True}, marks=pytest.mark.slow)]
+)
 def test_a_learner_continues_bit_for_bit(changes):
     straight = tiny(epochs=2, minibatch=32, normalize_obs=True, **changes)
     first = [straight.iterate() for _ in range(2)]
@@ -277,7 +302,7 @@ def test_equal_seeds_learn_equally_and_others_do_not():
 @pytest.mark.slow
 def test_the_compiled_update_is_the_eager_one():
     eager, compiled = (tiny(epochs=2, minibatch=32, compile=c) for c in (False, True))
-    rollout, _ = eager.collect()
+    rollout = eager.collect()
     compiled.collect()
     ours, theirs = eager.learn(rollout), compiled.learn(rollout)
     for name, value in ours.items():
@@ -306,7 +331,7 @@ def test_only_the_critic_sees_the_privileged_terms():
             return {"force": sim.ctrl * 2.0}
 
     learner = Learner(Env(Told(), 4, threads=1), TINY)
-    rollout, _ = learner.collect()
+    rollout = learner.collect()
     assert rollout.obs.shape[-1] == 4 and rollout.state.shape[-1] == 5
     assert torch.equal(rollout.state[..., :4], rollout.obs)
     assert torch.equal(rollout.final_state[..., 4], 2.0 * 3.0 * rollout.action[..., 0].clamp(-1, 1))
@@ -319,7 +344,8 @@ def test_a_metric_is_averaged_where_it_is_not_nan_and_left_out_where_it_always_i
             return {"right": torch.where(x > 0, x, torch.nan), "never": torch.full_like(x, torch.nan)}
 
     learner = Learner(Env(Counted(), 4, threads=1), TINY)
-    rollout, means = learner.collect()
+    rollout = learner.collect()
+    means = dict(zip(learner.labels, rollout.sums[0] / rollout.sums[1], strict=True))
     x = rollout.final_state[..., 0]
     assert means["metric/right"].item() == pytest.approx(x[x > 0].mean().item())
     logged = learner.iterate()

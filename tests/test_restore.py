@@ -8,6 +8,7 @@ import pytest
 import torch
 from slide import MODEL, OWN, write
 
+import robokit.restore
 from robokit.algos.ppo import Config
 from robokit.errors import OptionError, RunError
 from robokit.restore import (
@@ -129,13 +130,55 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
         (Setup(seed=-1), "seed must be from 0"),
         (Setup(seed=1_000_000), "seed must be from 0"),  # evaluation's
         (Setup(threads=-1), "threads must be at least 0"),
-        (Setup(torch_threads=0), "torch-threads at least 1"),
+        (Setup(torch_threads=-1), "torch-threads must be at least 0"),
         (Setup(device="cud"), "device 'cud' cannot be used"),
     ],
 )
 def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
     with pytest.raises(OptionError, match=words):
         build(load_task(file), setup, SMALL)
+
+
+LONG = replace(SMALL, steps=40_000)  # 2,500 gradient steps
+
+
+@pytest.mark.parametrize(("seconds", "compiles"), [(1.0, True), (1e-4, False)])
+def test_threads_and_compile_are_measured_once_stored_and_used_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, compiles: bool
+):
+    started: list[bool] = []
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: (threads, seconds))
+    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: started.append(True) or function)
+    learner = build(load_task(file), Setup(threads=2), LONG)
+    assert (learner.threads, learner.config.compile, bool(started)) == (2, compiles, compiles)
+    run = create(tmp_path / "runs", learner, Setup(threads=2))
+    assert (run.config["torch_threads"], run.config["options"]["compile"]) == (2, compiles)
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: pytest.fail("measured again"))
+    again = rebuild(Run.open(run.path))
+    assert (again.threads, again.config.compile) == (2, compiles)
+
+
+def test_a_short_run_or_one_that_says_all_measures_nothing(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: pytest.fail("measured"))
+    short = build(load_task(file), Setup(threads=2), SMALL)
+    assert (short.threads, short.config.compile) == (1, False)
+    said = build(load_task(file), Setup(threads=2, torch_threads=2), replace(LONG, compile=False))
+    assert (said.threads, said.config.compile) == (2, False)
+
+
+def test_overlap_leaves_torch_one_thread(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: (threads, 0.0))
+    learner = build(load_task(file), Setup(threads=2), replace(LONG, overlap=True))
+    assert learner.threads == 1
+
+
+def test_without_a_compiler_a_run_is_eager_and_says_so(file: Path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    learner = build(load_task(file), SETUP, replace(SMALL, compile=True))
+    assert learner.config.compile is False
+    assert "no working C++ compiler" in capsys.readouterr().err
+    learner.iterate()
 
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):

@@ -8,8 +8,10 @@ Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --min
 --no-normalize-advantage` and a horizon of whole episodes.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +22,7 @@ from robokit.belief import Normalizer, make_belief
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
-from robokit.optim import Adam, Parts, make_update
+from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
 from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, standardize
 from robokit.state import gather, scatter
@@ -59,7 +61,9 @@ class Config:
     init_std: float = 1.0  # standard deviation of the first policy's actions
     mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
     belief: Literal["memoryless", "stack"] = "memoryless"  # what the policy remembers
-    compile: bool = False  # one compiled graph an update, and the task's functions: slow start, faster steps
+    # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
+    compile: bool | None = None
+    overlap: bool = False  # collect the next rollout while learning from this one; its data are one older
 
 
 @dataclass
@@ -72,12 +76,14 @@ class Rollout:
     first: Tensor  # (T, N) bool: obs[t] begins an episode
     action: Tensor  # (T, N, A) the unclipped sample
     mean: Tensor  # (T, N, A) of the policy that acted
+    log_std: Tensor  # (A,) of the policy that acted
     log_prob: Tensor  # (T, N)
     reward: Tensor  # (T, N)
     terminated: Tensor  # (T, N) bool
     done: Tensor  # (T, N) bool
     bad: Tensor  # (T, N) bool: kept out of the losses
     final_state: Tensor  # (T, N, S) before any reset
+    sums: Tensor  # (2, L) of `Learner.labels` over all steps, and how many steps counted
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -115,6 +121,14 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 
 
 Batch = Mapping[str, Tensor]
+NUMBERS = ("first", "valid", "log_prob", "value", "advantage", "target")  # one for each transition
+
+
+def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
+    """The columns of (M, C) rows by name: (M, width), or (M,) for NUMBERS."""
+    named = zip(widths, rows.split(list(widths.values()), -1), strict=True)
+    batch = {name: part.squeeze(-1) if name in NUMBERS else part for name, part in named}
+    return batch | {flag: batch[flag] != 0 for flag in ("first", "valid")}
 
 
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
@@ -166,8 +180,16 @@ class Learner:
             self.critic = Critic(env.state_dim, *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
-        self.update = make_update(self.net, make_loss(config), self.adam, config.compile)
+        self.widths = {"obs": env.obs_dim, "state": env.state_dim, "belief": self.policy.belief_size}
+        self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
+        self.update = self._make_update(self.net, self.adam, bool(config.compile))
+        self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
+        self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
+        self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = env.num_envs * config.horizon
+        names = env.names
+        self.labels = [f"reward/{n}" for n in names.rewards] + [f"cost/{n}" for n in names.costs]
+        self.labels += ["episode/bad"] + [f"metric/{n}" for n in names.metrics]
         self.episodes = Episodes(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
@@ -176,55 +198,84 @@ class Learner:
         start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
         self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
         env.reset(stagger=True)
+        self.pending = self.collect() if config.overlap else None
+
+    def _make_update(self, net: ActorCritic, adam: Adam, compile: bool) -> Callable[..., Parts]:
+        config, of_columns, widths = self.config, make_loss(self.config), self.widths
+
+        def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Parts]:
+            return of_columns(net, unpack(rows, widths), *rest)
+
+        def schedule(lr: Tensor, parts: Parts) -> Tensor:
+            return adapt_lr(lr, parts["kl"], config.kl_target)
+
+        return make_update(net, loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
+
+    def rehearsal(self) -> Callable[[], object]:
+        """An eager gradient step on copies: to measure what one costs."""
+        net, device = copy.deepcopy(self.net), self.env.device
+        update = self._make_update(net, Adam(net), compile=False)
+        rows = torch.ones(self.config.minibatch, sum(self.widths.values()), device=device)
+        one, log_std = torch.ones((), device=device), self.policy.log_std.detach().clone()
+        return lambda: update(one.clone(), rows, log_std, one)
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps of the whole training."""
+        return self.config.steps * self.config.epochs // self.config.minibatch
 
     def iterate(self) -> dict[str, float]:
         """Collect one rollout, learn from it, and say what happened."""
-        rollout, sums = self.collect()
-        parts = self.learn(rollout)
+        rollout = self.pending or self.collect()
+        parts = self._learn_and_collect(rollout) if self.pending else self.learn(rollout)
         self.scalars["iterations"] += 1
         valid = ~rollout.bad.flatten()
         # after the epochs, so that the ratio began at 1
         self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
-        logged = {f"loss/{k}": v for k, v in parts.items()} | sums
+        means = rollout.sums[0] / rollout.sums[1]
+        logged = {f"loss/{k}": v for k, v in parts.items()}
+        logged |= dict(zip(self.labels, means.unbind(), strict=True))
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
         numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
         means = dict(zip(logged, numbers, strict=True))
         uncounted = {k for k, v in means.items() if k.startswith("metric/") and math.isnan(v)}
         return {**self.episodes.summary(), **{k: v for k, v in means.items() if k not in uncounted}}
 
+    def _learn_and_collect(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout while a copy of the policy, as it is now, collects the next on another thread.
+
+        The two share no tensor that either writes: the noise is drawn before, the copy has its own weights.
+        """
+        self.actor.load_state_dict(self.policy.state_dict())
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self.collect, self._noise())
+            parts = self.learn(rollout)
+            self.pending = coming.result()
+        return parts
+
+    def _noise(self) -> Tensor:
+        shape = (self.config.horizon, self.env.num_envs, self.env.act_dim)
+        return torch.randn(shape, generator=self.rng, device=self.env.device)
+
     @torch.no_grad()
-    def collect(self) -> tuple[Rollout, dict[str, Tensor]]:
-        """One rollout of the current policy, and means of the reward terms, costs and metrics over it."""
-        env, config, device = self.env, self.config, self.env.device
-        shape = (config.horizon, env.num_envs, env.act_dim)
-        noise = torch.randn(shape, generator=self.rng, device=device)
-        std = self.policy.log_std.exp()
+    def collect(self, noise: Tensor | None = None) -> Rollout:
+        """One rollout of the policy; noise (T, N, A) is drawn ahead."""
+        env, log_std = self.env, self.actor.log_std.clone()
         rows: list[tuple[Tensor, ...]] = []
         steps: list[Step] = []
-        for t in range(config.horizon):
+        for z in self._noise() if noise is None else noise:
             obs, state, belief, first = env.obs, env.state, self.belief, self.first
-            mean, self.belief = self.policy.mean(obs, belief, first)
-            action = mean + std * noise[t]
+            action, mean, self.belief = self.act(obs, belief, first, z)
             step = env.step(action)
             self.episodes.add(step.reward, step.done)
             self.first = step.done
             rows.append((obs, state, belief, first, action, mean))
             steps.append(step)
         obs, state, belief, first, action, mean = (torch.stack(column) for column in zip(*rows, strict=True))
-        density = log_prob(action, mean, self.policy.log_std)
+        density = log_prob(action, mean, log_std)  # not from the noise: the ratio shall begin at exactly 1
         after = {k: torch.stack([getattr(s, k) for s in steps]) for k in _KEPT}
-        rollout = Rollout(obs, state, belief, first, action, mean, density, **after)
-        return rollout, self._means(steps)
-
-    def _means(self, steps: list[Step]) -> dict[str, Tensor]:
-        names = self.env.names
-        labels = [f"reward/{n}" for n in names.rewards] + [f"cost/{n}" for n in names.costs]
-        labels += ["episode/bad"] + [f"metric/{n}" for n in names.metrics]
-        columns = [torch.cat((s.terms, s.cost, s.bad[:, None].float()), -1).mean(0) for s in steps]
-        metrics = torch.stack([s.metrics for s in steps]).nanmean((0, 1))  # NaN: not counted
-        means = torch.cat((torch.stack(columns).mean(0), metrics))
-        return dict(zip(labels, means.unbind(), strict=True))
+        return Rollout(obs, state, belief, first, action, mean, log_std, density, **after, sums=_sums(steps))
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,22 +295,20 @@ class Learner:
         """K epochs of minibatches; the means of the loss's parts over them."""
         config, scalars = self.config, self.scalars
         value, advantage, target = self.targets(rollout)
-        columns = {k: getattr(rollout, k) for k in _LEARNED} | {"valid": ~rollout.bad}
+        columns = {**vars(rollout), "valid": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
-        flat = {k: v.flatten(0, 1) for k, v in columns.items()}
-        log_std_old = self.policy.log_std.detach().clone()
+        parts = [columns[name].reshape(self.steps_per_iteration, -1).float() for name in self.widths]
+        packed = torch.cat(parts, -1)  # (M, C): shuffled as a whole, once an epoch
         if config.lr_schedule == "linear":
             done = scalars["iterations"] * self.steps_per_iteration / config.steps
             scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
         history: list[Parts] = []
-        for _ in range(config.epochs):
-            order = torch.randperm(len(flat["valid"]), generator=self.rng, device=self.env.device)
-            for rows in order.split(config.minibatch):
-                batch = {k: v[rows] for k, v in flat.items()}
-                parts = self.update(scalars["lr"], batch, log_std_old, scalars["beta"])
-                history.append({k: v.clone() for k, v in parts.items()})
-                if config.lr_schedule == "adaptive":
-                    scalars["lr"].copy_(adapt_lr(scalars["lr"], parts["kl"], config.kl_target))
+        with torch_threads(self.threads):
+            for _ in range(config.epochs):
+                order = torch.randperm(len(packed), generator=self.rng, device=self.env.device)
+                batches = packed[order].split(config.minibatch)
+                fixed = rollout.log_std, scalars["beta"]
+                history += [self.update(scalars["lr"], rows, *fixed) for rows in batches]
         means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
         if config.objective == "penalty":
             last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
@@ -271,7 +320,8 @@ class Learner:
     def _parts(self) -> dict[str, object]:
         modules = {"net": self.net, "adam": self.adam, "env": self.env, "episodes": self.episodes}
         running = {"belief": self.belief, "first": self.first, "discounted": self.discounted, "rng": self.rng}
-        return {**modules, **running, **self.scalars, "return_scale": self.return_scale}
+        coming = {f"pending.{k}": v for k, v in vars(self.pending).items()} if self.pending else {}
+        return {**modules, **running, **self.scalars, "return_scale": self.return_scale, **coming}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything a bit-equal continuation needs, the environment included."""
@@ -285,7 +335,24 @@ class Learner:
 _COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs")
 _SIZES = ("lr", "kl_target", "max_grad_norm", "init_std")
 _KEPT = ("reward", "terminated", "done", "bad", "final_state")
-_LEARNED = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
+
+
+def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    def act(obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, belief = policy.mean(obs, belief, first)
+        return mean + policy.log_std.exp() * noise, mean, belief
+
+    return act
+
+
+def _sums(steps: list[Step]) -> Tensor:
+    """(2, L): see Rollout. A metric that is NaN is not counted; anything else that is shall be seen."""
+    bad = torch.stack([s.bad for s in steps])[..., None].float()
+    terms, cost, metrics = (torch.stack([getattr(s, k) for s in steps]) for k in ("terms", "cost", "metrics"))
+    known = ~torch.isnan(metrics)
+    values = torch.cat((terms, cost, bad, torch.where(known, metrics, 0.0)), -1)
+    counted = torch.cat((torch.ones_like(terms), torch.ones_like(cost), torch.ones_like(bad), known), -1)
+    return torch.stack((values.sum((0, 1)), counted.sum((0, 1))))
 
 
 def check(config: Config) -> None:

@@ -1,0 +1,102 @@
+"""One vector behind a module's parameters, one update in two forms, and thread counts that are measured."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import robokit.optim
+from robokit.optim import Adam, compiled, compiler_works, fastest, make_update, torch_threads
+from robokit.policy import mlp
+
+
+def square_loss(net: nn.Module, x: torch.Tensor, y: torch.Tensor):
+    loss = (net(x) - y).square().mean()
+    return loss, {"loss": loss.detach()}
+
+
+def test_a_module_sees_every_update_and_keeps_its_state_dict():
+    net = mlp((3, 5, 1), "tanh", 1.0)
+    before = copy.deepcopy(net.state_dict())
+    adam = Adam(net)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    adam.flat.add_(1.0)
+    assert all(torch.equal(before[k] + 1, v) for k, v in net.state_dict().items())
+    net.load_state_dict(before)
+    assert torch.equal(adam.flat, torch.cat([p.flatten() for p in before.values()]))
+
+
+def test_moments_are_saved_by_name_and_continue_the_same():
+    x, y, lr = torch.randn(8, 3), torch.randn(8, 1), torch.tensor(0.01)
+    one, other = mlp((3, 5, 1), "tanh", 1.0), mlp((3, 5, 1), "tanh", 1.0)
+    mine, theirs = Adam(one), Adam(other)
+    update, again = make_update(one, square_loss, mine), make_update(other, square_loss, theirs)
+    update(lr, x, y)
+    assert mine.state_dict()["first.0.weight"].shape == (5, 3)
+    other.load_state_dict(one.state_dict())
+    theirs.load_state_dict(mine.state_dict())
+    for step in (update, again):
+        step(lr, x, y)
+    assert torch.equal(mine.flat, theirs.flat) and torch.equal(mine.second, theirs.second)
+
+
+def test_a_schedule_moves_the_learning_rate_after_the_step():
+    net, lr = mlp((3, 1), "tanh", 1.0), torch.tensor(0.5)
+    update = make_update(net, square_loss, Adam(net), schedule=lambda lr, parts: lr / 2)
+    bias = dict(net.named_parameters())["0.bias"]
+    before = bias.clone()
+    update(lr, torch.zeros(8, 3), torch.full((8, 1), 9.0))
+    assert lr.item() == 0.25
+    assert (bias - before).item() == pytest.approx(0.5, rel=1e-3)  # Adam's first step is lr
+
+
+@pytest.mark.parametrize(
+    ("times", "best", "rounds"),
+    [({1: 4.0, 2: 2.0}, 2, 3), ({1: 4.0, 2: 3.8}, 1, 3), ({1: 2.0, 2: 40.0}, 1, 1)],
+)
+def test_more_threads_must_win_clearly_and_a_collapse_ends_the_measurement(monkeypatch, times, best, rounds):
+    clock, calls = [0.0], list[int]()
+    monkeypatch.setattr(robokit.optim.time, "perf_counter", lambda: clock[0])
+
+    def step():
+        calls.append(torch.get_num_threads())
+        clock[0] += times[calls[-1]]
+
+    assert fastest(step, threads=2, rounds=3) == (best, times[best])
+    assert calls == [1, 1, 2, 2] * rounds
+
+
+def test_thread_counts_are_put_back_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), torch_threads(before + 1):
+        _ = 1 / (torch.get_num_threads() - before - 1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_compiler_that_is_not_there_or_does_nothing_right_does_not_work(monkeypatch):
+    for name in ("/nowhere/g++", "false"):
+        monkeypatch.setenv("CXX", name)
+        assert not compiler_works()
+
+
+@pytest.mark.slow
+def test_two_compiled_updates_of_one_code_share_nothing():
+    nets = mlp((3, 5, 1), "tanh", 1.0), mlp((3, 9, 1), "tanh", 1.0)
+    x, y, lr = torch.randn(8, 3), torch.randn(8, 1), torch.tensor(0.01)
+    for net in nets:  # other shapes, and nothing is checked after the first call
+        eager = copy.deepcopy(net)
+        make_update(net, square_loss, Adam(net), compile=True)(lr, x, y)
+        make_update(eager, square_loss, Adam(eager))(lr, x, y)
+        for a, b in zip(net.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_function_keeps_its_defaults_and_closure():
+    shift = torch.ones(3)
+
+    def add(x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        return x * scale + shift
+
+    assert compiled(add, torch.device("cpu"))(torch.ones(3)).tolist() == [3.0] * 3
