@@ -110,7 +110,7 @@ class Evaluate:
 
     what: What  # a run folder, or an exported file
     episodes: int = 300  # one in each of so many simulations
-    nominal: bool = False  # without randomisation and pushes
+    nominal: bool = False  # without randomisation, pushes and sensor noise
     seed: int = 0  # of the episodes; never those of training
     threads: int = 0  # threads of the physics; 0: one for each core
     # hold the task's commands at these numbers, in its order, instead of drawing them
@@ -148,7 +148,7 @@ class Play:
     # hold the task's commands at these numbers, in its order, instead of drawing them
     command: tuple[float, ...] = ()
     viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
-    nominal: bool = False  # without randomisation and pushes
+    nominal: bool = False  # without randomisation, pushes and sensor noise
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
 
     def __call__(self) -> int:

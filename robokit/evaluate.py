@@ -4,7 +4,7 @@
     print(report.text())
 
 Exactly one episode in each of `episodes` simulations, from seeds that training never uses, on the task as
-trained; `nominal` turns randomisation and pushes off. Given the torch policy too, the same episodes are run
+trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes are run
 with it and the paired difference is reported.
 """
 
