@@ -4,8 +4,8 @@
     print(report.text())
 
 Exactly one episode in each of `episodes` simulations, from seeds that training never uses, on the task as
-trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes are run
-with it and the paired difference is reported.
+trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes
+are run with it and the paired difference is reported.
 """
 
 import hashlib
