@@ -12,21 +12,18 @@ FEET = ("FR", "FL", "RR", "RL")
 TROT = (1.0, -1.0, -1.0, 1.0)  # FR swings with RL, FL with RR, half a period apart
 STRIDE = 2.0  # Hz
 FOOT = 0.022  # m, radius
-CLEARANCE, CEILING, SOFT = (
-    0.06,
-    0.08,
-    0.035,
-)  # m: a swinging foot's apex at least and at most, and how strictly
+CLEARANCE, CEILING = 0.06, 0.08  # m: at least and at most how high a swinging foot passes
+SOFT = 0.035  # m beyond these that counts as bad
 SLIP = 0.2  # m/s of a standing foot that counts as bad
 STILL = 0.1  # m/s or rad/s: a smaller command means stand
 POSE = (1.0, 1.0, 0.1) * 4  # how much hip, thigh and calf should stay near home
 LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt, below which it has fallen
 FASTEST = (30.1, 30.1, 15.7) * 4  # rad/s of hip, thigh and calf: Unitree's go2_description
+FAST = 0.7  # of that, beyond which it costs
 PUSH_EVERY, PUSH = 4.0, 0.5  # s on average, m/s at most along each axis
 SETTLED, WINDOW = 50, 25  # control steps: after a new command, and of the running mean that is judged
 
 LEGS = Mirror(sign=(-1, 1, 1) * 4, order=(3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8))
-AXIAL, POLAR = Mirror(sign=(-1, 1, -1)), Mirror(sign=(1, -1, 1))
 
 
 class Go2Walk(Task):
@@ -48,13 +45,13 @@ class Go2Walk(Task):
         "joint_vel": Sense(noise=0.5),  # rad/s
     }
     mirror = {
-        "gyro": AXIAL,
-        "up": POLAR,
-        "joint_pos": LEGS,
-        "joint_vel": LEGS,
-        "action": LEGS,
-        "velocity": Mirror(sign=(1, -1, -1)),
-        "clock": Mirror(sign=(-1, -1)),
+        **{
+            "gyro": Mirror(sign=(-1, 1, -1)),
+            "up": Mirror(sign=(1, -1, 1)),
+            "velocity": Mirror(sign=(1, -1, -1)),
+        },
+        **{"joint_pos": LEGS, "joint_vel": LEGS, "action": LEGS},
+        "clock": Mirror(sign=(-1, -1)),  # half a period later
     }
     weights = {
         "track": 1.0,
@@ -93,23 +90,23 @@ class Go2Walk(Task):
         return {"qpos": torch.cat((free, joints + uniform(sim, rng, 12, 0.1)), -1), "qvel": qvel}
 
     def randomize(self, sim, rng):
-        gain, bias = sim.nominal("actuator_gainprm"), sim.nominal("actuator_biasprm")
-        stiff = 1 + uniform(sim, rng, 12, 0.1)[..., None]
-        offset = uniform(sim, rng, 12, 0.02)  # rad, of each joint's zero
-        shift = gain[:, 0] * offset  # the target is off by as much as the reading
+        n, base = sim.num_envs, sim.model.body("base").id
         grip = 1 + uniform(sim, rng, 1, 0.5)[..., None]
-        load, away = torch.zeros_like(sim.nominal("body_mass")), torch.zeros_like(sim.nominal("body_ipos"))
-        load[1], away[1] = 1.0, 1.0
-        mass = 1 + uniform(sim, rng, 1, 0.15) * load
+        mass = 1 + uniform(sim, rng, sim.model.nbody, 0.15)
+        center = sim.nominal("body_ipos").repeat(n, 1, 1)
+        center[:, base] += uniform(sim, rng, 3, 0.02)  # m
+        stiff = 1 + uniform(sim, rng, 12, 0.1)[..., None]
+        offset = uniform(sim, rng, 12, 0.02)  # rad: a joint's zero, by which its target is off as well
+        bias = sim.nominal("actuator_biasprm").repeat(n, 1, 1)
+        bias[:, :, 0] += sim.nominal("actuator_gainprm")[:, 0] * offset
         return {
-            "offset": offset,
-            "actuator_gainprm": stiff * gain,
-            "actuator_biasprm": stiff
-            * torch.cat((bias[:, :1] + shift[..., None], (bias[:, 1:]).expand(sim.num_envs, -1, -1)), -1),
             "geom_friction": grip * sim.nominal("geom_friction"),
             "body_mass": mass * sim.nominal("body_mass"),
             "body_inertia": mass[..., None] * sim.nominal("body_inertia"),
-            "body_ipos": sim.nominal("body_ipos") + uniform(sim, rng, 3, 0.02)[:, None] * away,  # m
+            "body_ipos": center,
+            "actuator_gainprm": stiff * sim.nominal("actuator_gainprm"),
+            "actuator_biasprm": stiff * bias,
+            "offset": offset,
         }
 
     def disturb(self, sim, rng):
@@ -137,24 +134,19 @@ class Go2Walk(Task):
         }
 
     def rewards(self, sim, action):
-        command, speed, gyro, up = (
-            sim.memory["velocity"],
-            sim.sensor("velocity"),
-            sim.sensor("gyro"),
-            sim.sensor("up"),
-        )
+        command, turning = sim.memory["velocity"], sim.sensor("gyro")
         bend = (_joint_pos(sim) - sim.keyframe("home").qpos[7:]) * sim.qpos.new_tensor(POSE).sqrt()
         return {
-            "track": exp_error(speed[:, :2] - command[:, :2], 0.5),
-            "turn": exp_error(gyro[:, 2:] - command[:, 2:], 0.5),
+            "track": exp_error(sim.sensor("velocity")[:, :2] - command[:, :2], 0.5),
+            "turn": exp_error(turning[:, 2:] - command[:, 2:], 0.5),
             "gait": self._gait(sim),
             "pose": exp_error(bend, 1.0),
-            "tilt": up[:, :2].square().sum(-1),
-            "bounce": sim.qvel[:, 2].square(),
-            "wobble": gyro[:, :2].square().sum(-1),
-            "rate": (action - sim.memory["action"]).square().sum(-1),
-            "torque": _torque(sim).square().sum(-1),
-            "speed": (_speed_share(sim) - 0.7).clamp(min=0).square().sum(-1),
+            "tilt": _squared(sim.sensor("up")[:, :2]),
+            "bounce": _squared(sim.qvel[:, 2:3]),
+            "wobble": _squared(turning[:, :2]),
+            "rate": _squared(action - sim.memory["action"]),
+            "torque": _squared(_torque(sim)),
+            "speed": _squared((_speed_share(sim) - FAST).clamp(min=0)),
         }
 
     def _gait(self, sim):
@@ -193,6 +185,10 @@ class Go2WalkFull(Go2Walk):
     """The same with every link of the robot touching the ground."""
 
     model = ROBOT / "scene_full.xml"
+
+
+def _squared(x):
+    return x.square().sum(-1)
 
 
 def _joint_pos(sim):
