@@ -45,13 +45,11 @@ class Go2Walk(Task):
         "joint_vel": Sense(noise=0.5),  # rad/s
     }
     mirror = {
-        **{
-            "gyro": Mirror(sign=(-1, 1, -1)),
-            "up": Mirror(sign=(1, -1, 1)),
-            "velocity": Mirror(sign=(1, -1, -1)),
-        },
-        **{"joint_pos": LEGS, "joint_vel": LEGS, "action": LEGS},
+        "gyro": Mirror(sign=(-1, 1, -1)),
+        "up": Mirror(sign=(1, -1, 1)),
+        "velocity": Mirror(sign=(1, -1, -1)),
         "clock": Mirror(sign=(-1, -1)),  # half a period later
+        **dict.fromkeys(("joint_pos", "joint_vel", "action"), LEGS),
     }
     weights = {
         "track": 1.0,
