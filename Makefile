@@ -56,6 +56,7 @@ check: $(VENV)/test.stamp $(VENV)/dev.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/controller.py policies/*.onnx
 	$(BIN)/python benchmarks/controller.py policies/hopper.onnx --minutes 10 --hz 50
+	$(BIN)/python benchmarks/env.py
 	$(BIN)/python benchmarks/returns.py hopper half_cheetah
 
 format: $(VENV)/dev.stamp
