@@ -35,7 +35,7 @@ class Go2Walk(Task):
     action = Around("home", scale=(0.4, 0.6, 0.8) * 4)  # rad, of hip, thigh and calf
     clock = STRIDE
     commands = {
-        "velocity": Command((-1.0, -0.5, -1.0), (1.0, 0.5, 1.0), every=(3.0, 8.0), still=0.1)
+        "velocity": Command((-1.0, -0.5, -1.0), (1.0, 0.5, 1.0), every=(3.0, 8.0), still=0.15)
     }  # m/s, rad/s
     memory = {"offset": 12, "before": 3, "since": 1, "recent": 3 * WINDOW}
     sensing = {
@@ -65,7 +65,7 @@ class Go2Walk(Task):
     }
     recipes = {
         "ppo": {
-            "steps": 12_000_000,
+            "steps": 10_000_000,
             "num_envs": 1024,
             "horizon": 24,
             "minibatch": 6144,
