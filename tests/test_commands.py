@@ -170,7 +170,7 @@ def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixtur
 def stopped(number: signal.Signals, times: int) -> tuple[int, str]:
     """Exit code and standard error of a long training that is sent a signal once it iterates."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "robokit.cli", *TRAIN, "--steps", "1_000_000_000"],
+        [sys.executable, "-m", "robokit.cli", *TRAIN, "--compile", "False", "--steps", "1_000_000_000"],
         stderr=subprocess.PIPE,
         text=True,
     )
