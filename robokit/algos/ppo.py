@@ -185,6 +185,7 @@ class Learner:
         self.update = self._make_update(self.net, self.adam, bool(config.compile))
         self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
         self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
+        self.warm = not config.compile  # whether all is compiled that will be
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = env.num_envs * config.horizon
         names = env.names
@@ -250,7 +251,9 @@ class Learner:
         self.actor.load_state_dict(self.policy.state_dict())
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self.collect, self._noise())
-            parts = self.learn(rollout)
+            if not self.warm:
+                coming.result()  # torch cannot compile on two threads at once
+            parts, self.warm = self.learn(rollout), True
             self.pending = coming.result()
         return parts
 
