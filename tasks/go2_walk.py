@@ -17,6 +17,7 @@ SOFT = 0.035  # m beyond these that counts as bad
 SLIP = 0.2  # m/s of a standing foot that counts as bad
 STILL = 0.1  # m/s or rad/s: a smaller command means stand
 POSE = (1.0, 1.0, 0.1) * 4  # how much hip, thigh and calf should stay near home
+TALL = 0.3  # m of the base
 LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt, below which it has fallen
 FASTEST = (30.1, 30.1, 15.7) * 4  # rad/s of hip, thigh and calf: Unitree's go2_description
 FAST = 0.7  # of that, beyond which it costs
@@ -55,7 +56,9 @@ class Go2Walk(Task):
         "track": 1.0,
         "turn": 0.5,
         "gait": 2.0,
+        "still": -1.5,
         "pose": 0.5,
+        "height": -30.0,
         "tilt": -5.0,
         "bounce": -1.0,
         "wobble": -0.05,
@@ -138,7 +141,9 @@ class Go2Walk(Task):
             "track": exp_error(sim.sensor("velocity")[:, :2] - command[:, :2], 0.5),
             "turn": exp_error(turning[:, 2:] - command[:, 2:], 0.5),
             "gait": self._gait(sim),
+            "still": ~_moving(sim)[:, 0] * (_touch(sim) == 0).to(bend.dtype).mean(-1),
             "pose": exp_error(bend, 1.0),
+            "height": (_height(sim) - TALL).square(),
             "tilt": _squared(sim.sensor("up")[:, :2]),
             "bounce": _squared(sim.qvel[:, 2:3]),
             "wobble": _squared(turning[:, :2]),
@@ -149,7 +154,7 @@ class Go2Walk(Task):
 
     def _gait(self, sim):
         """How well each foot does what the clock asks: swing clear of the ground, or stand without slip."""
-        moving = sim.memory["velocity"].norm(dim=-1, keepdim=True) > STILL
+        moving = _moving(sim)
         lift = sim.memory["clock"][:, :1] * sim.qpos.new_tensor(TROT) * moving
         height, touch = _feet_height(sim), _touch(sim)
         shy, high = (CLEARANCE * lift - height).clamp(min=0), (height - CEILING).clamp(min=0)
@@ -191,6 +196,11 @@ def _squared(x):
 
 def _joint_pos(sim):
     return sim.qpos[:, 7:]
+
+
+def _moving(sim):
+    """(N, 1) bool: not told to stand."""
+    return sim.memory["velocity"].norm(dim=-1, keepdim=True) > STILL
 
 
 def _since(sim):
