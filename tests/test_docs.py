@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import robokit
+from robokit.task import load_task
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +32,8 @@ def test_every_link_leads_somewhere(page: str):
     file = ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page
     links = re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text())
     assert [link for link in links if not (file.parent / link).exists()] == []
+
+
+def test_the_reward_table_of_the_first_robot_is_the_task_s():
+    rows = re.findall(r"^\| `(\w+)` \| (-?[\d.]+) \|", (ROOT / "docs/first-robot.md").read_text(), re.MULTILINE)
+    assert {name: float(weight) for name, weight in rows} == load_task("go2_walk").weights

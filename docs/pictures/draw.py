@@ -1,0 +1,94 @@
+"""Draws the pictures of docs/first-robot.md from the shipped policy and the recorded curve.
+
+pip install matplotlib imageio[ffmpeg] && python docs/pictures/draw.py
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import imageio.v3 as imageio
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import robokit
+from robokit.controller import load
+from robokit.evaluate import onnx_actor
+from robokit.play import film
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+POLICY = ROOT / "policies/go2_walk.onnx"
+COMMAND = (0.8, 0.0, 0.0)  # m/s, m/s, rad/s
+FEET = ("FR", "FL", "RR", "RL")
+
+
+def walk() -> None:
+    """Six moments of one stride."""
+    env = robokit.make("go2_walk", nominal=True)
+    env.hold({"velocity": COMMAND})
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "walk.mp4"
+        film(POLICY, env, path, seconds=3.0, width=320, height=240)
+        frames = imageio.imread(path)[-13::2]
+    rows = [np.concatenate(list(frames[i : i + 3, 40:]), 1) for i in (0, 3)]
+    imageio.imwrite(HERE / "walk.png", np.concatenate(rows))
+
+
+def gait() -> None:
+    """Height of each foot, and torques, targets and speed of the base, over 1.5 s."""
+    env = robokit.make("go2_walk", 2, nominal=True)
+    env.hold({"velocity": COMMAND})
+    env.reset()
+    session, contract = load(POLICY)
+    act, first = onnx_actor(session, int(contract["carry"]["size"])), torch.ones(2, dtype=torch.bool)
+    sim, rows = env.sim, []
+    for _ in range(225):
+        action = act(env, first)
+        first = env.step(action).done
+        feet = [float(sim.site(foot).xpos[0, 2]) for foot in FEET]
+        rows.append([*feet, *sim.field("actuator_force")[0, :3], *action[0, :3], *sim.sensor("velocity")[0]])
+    table, time = np.array(rows)[150:], np.arange(75) * env.task.control_dt
+    figure, axes = plt.subplots(4, 1, figsize=(7, 7), sharex=True)
+    leg = ("hip", "thigh", "calf")
+    for i, foot in enumerate(FEET):
+        axes[0].plot(time, 100 * table[:, i] + 12 * i, label=foot)
+    for axis, columns, names in (
+        (1, (4, 5, 6), leg),
+        (2, (7, 8, 9), leg),
+        (3, (10, 11, 12), ("x", "y", "z")),
+    ):
+        for column, name in zip(columns, names, strict=True):
+            axes[axis].plot(time, table[:, column], label=name)
+    labels = ("feet, cm (each 12 higher)", "torque FR, N m", "action FR", "base velocity, m/s")
+    for axis, label in zip(axes, labels, strict=True):
+        axis.set_ylabel(label)
+        axis.legend(loc="upper right", fontsize=7)
+    axes[-1].set_xlabel("s")
+    save(figure, "gait.png")
+
+
+def learning() -> None:
+    """Error and falls in nominal episodes against steps."""
+    curve = json.loads((ROOT / "benchmarks/curves/walk_recipe.json").read_text())["curve"]
+    steps = [point["steps"] / 1e6 for point in curve]
+    figure, axis = plt.subplots(figsize=(7, 3))
+    axis.plot(steps, [p["velocity_error"] for p in curve], label="velocity error, m/s")
+    axis.plot(steps, [p["mean_velocity_error"] for p in curve], label="error of the 0.5 s mean, m/s")
+    axis.plot(steps, [p["falls"] for p in curve], label="share of episodes that fall")
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("million steps")
+    axis.legend()
+    save(figure, "learning.png")
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    figure.tight_layout()
+    figure.savefig(HERE / name, dpi=80)
+
+
+if __name__ == "__main__":
+    walk()
+    gait()
+    learning()
