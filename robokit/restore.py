@@ -201,7 +201,8 @@ def restore(run: Run) -> tuple[Built, int]:
 def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
     """Write a learner's policy through the gate, its sha256 and its card. Raises ExportError."""
     env, setup = learner.env, run.config
-    fresh = Env(env.task, EXPORT_ENVS, seed=setup["seed"], sim=setup["sim"], threads=setup["threads"])
+    options = {"seed": setup["seed"], "sim": setup["sim"], "threads": setup["threads"]}
+    fresh = Env(env.task, EXPORT_ENVS, **options, nominal=True)  # what is observed is then what a sensor says
     report = export(learner.policy, fresh, path, commit=run.about["commit"]["robokit"])
     write_card(path, {"run": run.path.name, "steps": steps})
     return report
