@@ -1,35 +1,35 @@
 """How fast a quadruped learns to walk: wall clock of training against error and falls in nominal episodes.
 
     python benchmarks/walk.py                        # the recipe; about 15 minutes on two cores
-    python benchmarks/walk.py --name no-mirror --set mirror=false --steps 4000000
+    python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
 
-writes `benchmarks/curves/walk_<name>.json`. The clock stops while a policy is evaluated: deterministic actions in
-300 episodes without noise, randomisation and pushes, commands redrawn every 3 to 8 s; falls, and the error of
-the planar velocity at every step, as the mjbatch Go1 example measures its own (there with the base velocity
-observed: falls .8 % and .21 m/s after 6.1 M steps and 394 s, .14 m/s after 8.6 M and 552 s).
+writes `benchmarks/curves/walk_<name>.json`. The clock stops for an evaluation: deterministic actions in
+300 episodes without noise, randomisation and pushes, commands redrawn every 3 to 8 s; falls, and the error
+of the planar velocity at every step, as the mjbatch Go1 example measures its own (it observes the base
+velocity: falls .8 % and .21 m/s after 6.1 M steps and 394 s, .14 m/s after 8.6 M and 552 s).
 
-With `--peer FILE` (that example's go1_joystick.py; `pip install mjbatch mujoco-menagerie`) it only alternates
-training of the two in blocks of three iterations and prints both speeds and their ratio.
+With `--peer PYTHON FILE` (an interpreter with `pip install torch mjbatch mujoco-menagerie`, and that
+example's go1_joystick.py) it only alternates the two, five iterations each, and prints both speeds.
 """
 
 import argparse
-import importlib.util
 import json
+import math
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 
 import robokit
 from robokit.env import Env
 from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
-from robokit.restore import Built, Setup, build, options
+from robokit.restore import Built, Setup, build, create, options
+from robokit.run import Done
 from robokit.task import load_task
 
 TASK, EPISODES = "go2_walk", 300
@@ -44,62 +44,75 @@ def judge(learner: Built, nominal: bool) -> dict[str, float]:
     return {"falls": ran.terminated / EPISODES, **errors}
 
 
-def record(seed: int, changes: dict[str, Any], every: int) -> dict[str, Any]:
-    """The curve of one training."""
-    task = load_task(TASK)
+def record(seed: int, changes: dict[str, Any], every: int, until: float) -> dict[str, Any]:
+    """The curve of one training, which lies in runs/ for `robokit export`."""
+    task, setup = load_task(TASK), Setup(seed=seed)
     config = replace(options(task, "ppo"), **changes)
-    learner = build(task, Setup(seed=seed), config)
-    seconds, steps, curve = 0.0, 0, []
-    while steps < config.steps:
+    began = time.perf_counter()
+    learner = build(task, setup, config)
+    ready = time.perf_counter() - began
+    run = create(Path("runs"), learner, setup)
+    seconds, steps, curve, end = 0.0, 0, [], min(config.steps, until)
+    while steps < end:
         began = time.perf_counter()
         learner.iterate()
         seconds += time.perf_counter() - began
         steps += learner.steps_per_iteration
-        if steps // every > (steps - learner.steps_per_iteration) // every or steps >= config.steps:
+        if steps // every > (steps - learner.steps_per_iteration) // every or steps >= end:
             curve.append({"steps": steps, "seconds": round(seconds, 1), **judge(learner, nominal=True)})
             print(json.dumps(curve[-1]), flush=True)
+    run.save(learner, Done(steps, steps // learner.steps_per_iteration, seconds))
     as_trained = judge(learner, nominal=False)
-    print("as trained:", json.dumps(as_trained), flush=True)
-    return {"seed": seed, "changes": changes, "curve": curve, "as_trained": as_trained}
+    print("as trained:", json.dumps(as_trained), "built in", round(ready, 1), "s", flush=True)
+    return {
+        "seed": seed,
+        "changes": changes,
+        "build_seconds": ready,
+        "curve": curve,
+        "as_trained": as_trained,
+    }
 
 
-def beside(peer: ModuleType, blocks: int) -> None:
-    """Speeds of both in alternating blocks: control steps a second, medians."""
-    task = load_task(TASK)
-    learner = build(task, Setup(), options(task, "ppo"))
-    env, net = peer.Go1(peer.NUM_ENVS), peer.ActorCritic()
-    optimizer = torch.optim.Adam(net.parameters(), peer.LR, fused=True)
-
-    def theirs() -> int:
+DRIVER = """
+import sys, time, torch
+sys.path.insert(0, sys.argv[1])
+import go1_joystick as peer
+torch.manual_seed(0)
+env, net = peer.Go1(peer.NUM_ENVS), peer.ActorCritic()
+optimizer = torch.optim.Adam(net.parameters(), peer.LR, fused=True)
+for line in sys.stdin:
+    began = time.perf_counter()
+    for _ in range(int(line)):
         batch, _ = peer.rollout(net, env)
         peer.update(net, optimizer, batch, *peer.gae(batch))
-        return peer.NUM_ENVS * peer.HORIZON
+    print(int(line) * peer.NUM_ENVS * peer.HORIZON / (time.perf_counter() - began), flush=True)
+"""
 
-    def ours() -> int:
-        learner.iterate()
-        return learner.steps_per_iteration
 
-    ours(), theirs()  # warm
-    speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    threads = torch.get_num_threads()
-    for _ in range(blocks):
-        for name, iterate in (("ours", ours), ("theirs", theirs)):
-            torch.set_num_threads(threads if name == "ours" else 2)  # what each chooses
+def beside(python: str, file: Path, blocks: int) -> None:
+    """Speeds of both in alternating blocks of five iterations: control steps a second, medians."""
+    task = load_task(TASK)
+    learner = build(task, Setup(), options(task, "ppo"))
+    learner.iterate()
+    speeds: dict[str, list[float]] = {"robokit": [], "mjbatch": []}
+    command = [python, "-c", DRIVER, str(file.parent.resolve())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for block in range(-1, blocks):  # the first warms
             began = time.perf_counter()
-            steps = sum(iterate() for _ in range(3))
-            speeds[name].append(steps / (time.perf_counter() - began))
-    a, b = (statistics.median(speeds[name]) for name in ("ours", "theirs"))
+            for _ in range(5):
+                learner.iterate()
+            ours = 5 * learner.steps_per_iteration / (time.perf_counter() - began)
+            process.stdin.write("5\n")
+            process.stdin.flush()
+            theirs = float(process.stdout.readline())
+            if block >= 0:
+                speeds["robokit"].append(ours)
+                speeds["mjbatch"].append(theirs)
+        process.stdin.close()
+    a, b = (statistics.median(values) for values in speeds.values())
     print(f"walk, training steps/s: robokit {a:,.0f}, mjbatch Go1 example {b:,.0f}, ratio {a / b:.2f}")
-
-
-def load(file: Path) -> ModuleType:
-    sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location("peer", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":
@@ -107,16 +120,21 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--until", type=float, default=math.inf, help="steps to stop at, on the recipe's schedule"
+    )
     parser.add_argument("--every", type=int, default=500_000, help="steps between two evaluations")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=JSON", help="changes to the recipe")
-    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--peer", nargs=2, metavar=("PYTHON", "FILE"))
     parser.add_argument("--blocks", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.peer:
-        beside(load(arguments.peer), arguments.blocks)
+        beside(arguments.peer[0], Path(arguments.peer[1]), arguments.blocks)
         sys.exit()
     changes = {k: json.loads(v) for k, _, v in (text.partition("=") for text in arguments.set)}
     changes |= {"steps": arguments.steps} if arguments.steps else {}
     about = {"task": TASK, "date": time.strftime("%Y-%m-%d"), "versions": {"robokit": robokit.__version__}}
     path = Path(__file__).parent / f"curves/walk_{arguments.name}.json"
-    path.write_text(json.dumps(about | record(arguments.seed, changes, arguments.every), indent=1) + "\n")
+    path.write_text(
+        json.dumps(about | record(arguments.seed, changes, arguments.every, arguments.until), indent=1) + "\n"
+    )
