@@ -108,6 +108,17 @@ class Stack(nn.Module):
         return normalizer(belief, self.source), belief
 
 
+NOON = (0.0, 1.0)  # sine and cosine of a clock that has just begun
+
+
+def rest(clock: Tensor, *commands: Tensor) -> Tensor:
+    """A clock (N, 2), at NOON where all numbers of its commands (N, d) each are zero."""
+    if not commands:
+        return clock
+    standing = torch.cat(commands, -1).abs().amax(-1, keepdim=True) == 0
+    return torch.where(standing, clock.new_tensor(NOON), clock)
+
+
 def tick(clock: Tensor, turn: float) -> Tensor:
     """A clock [sine, cosine] (N, 2) of its phase, `turn` revolutions later."""
     sine, cosine = clock[:, :1], clock[:, 1:]

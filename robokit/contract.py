@@ -202,6 +202,10 @@ def _check_weights(task: Task, terms: Terms) -> None:
 
 
 def _check_sensing(task: Task, widths: dict[str, int]) -> None:
+    unseen = [name for name in task.commands if name not in widths]
+    if task.clock and "clock" in widths and unseen:
+        rule = "must observe its commands by name: the clock stands while they are zero"
+        raise TaskError(f"{type(task).__name__} observes its clock, so it {rule}; not so: {unseen}")
     for name, sense in task.sensing.items():
         if name not in widths or not isinstance(sense, Sense):
             hint = f"{did_you_mean(name, widths)}; it observes {list(widths)}"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robokit.belief import tick
+from robokit.belief import NOON, rest, tick
 from robokit.contract import check_constants, check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.policy import Reflection
@@ -49,6 +49,11 @@ class Step:
     @property
     def done(self) -> Tensor:
         return self.terminated | self.truncated
+
+    @property
+    def logged(self) -> Tensor:
+        """(N, L): what `Env.labels` names; a metric that is NaN is not counted."""
+        return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)
 
 
 class Env:
@@ -91,6 +96,8 @@ class Env:
         self.action_low, self.action_high = ctrl_limits(self.sim)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
         self.names = read_names(task, self.sim, seed, nominal)
+        kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
+        self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = self.obs_dim + sum(self.names.privileged.values())
         noise = [n for k, w in self.names.obs.items() for n in [_noise(task, k)] * w]
@@ -230,15 +237,18 @@ class Env:
         self.sim.memory["action"].copy_(action)
         self.sim.memory["age"].add_(1)
         if self.task.clock:
-            clock = self.sim.memory["clock"]
-            clock.copy_(tick(clock, self.task.clock * self.task.control_dt))
+            self._set_clock(tick(self.sim.memory["clock"], self.task.clock * self.task.control_dt))
+
+    def _set_clock(self, clock: Tensor) -> None:
+        memory = self.sim.memory
+        memory["clock"].copy_(rest(clock, *(memory[name] for name in self.task.commands)))
 
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
         values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
         if self.task.clock:
-            values["clock"] = self.sim.qpos.new_tensor([0.0, 1.0]).expand(self.num_envs, 2)
+            values["clock"] = self.sim.qpos.new_tensor(NOON).expand(self.num_envs, 2)
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         self.sim.reset(mask, values)
@@ -274,6 +284,8 @@ class Env:
         for name in timed:
             for key in (name, _left(name)):
                 memory[key].copy_(torch.where(due[name], drawn[key], memory[key]))
+        if self.task.clock:
+            self._set_clock(memory["clock"])
         return True
 
     # -- save and continue -----------------------------------------------------------------------

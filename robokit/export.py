@@ -4,8 +4,8 @@
 
 The graph is the whole controller. In: every named observation term, raw, (B, d); `carry` (B, S), which is
 [previous action | clock, if the task has one | belief]; `reset` (B,) bool, which clears it. Out: `ctrl`
-(B, A), actuator targets in MuJoCo's order; `carry_next` (B, S). Terms called "action" (the previous one) and "clock"
-are carried, not supplied.
+(B, A), actuator targets in MuJoCo's order; `carry_next` (B, S). Terms called "action" (the previous one) and
+"clock" are carried, not supplied.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from robokit.belief import tick
+from robokit.belief import NOON, rest, tick
 from robokit.card import gaps, supplied, write_contract
 from robokit.checkpoint import sync_folder, write_synced
 from robokit.controller import METADATA_KEY, OUTPUTS
 from robokit.env import Env
 from robokit.errors import ExportError
-from robokit.gate import Parity, check_refusal, gate, record
+from robokit.gate import CARRIED, Parity, check_refusal, gate, record
 from robokit.policy import Policy
 
 OPSET = 18
@@ -60,20 +60,23 @@ class Graph(nn.Module):
         self.policy, self.names = policy, tuple(env.names.obs)
         self.turn = env.task.clock * env.task.control_dt  # revolutions of the clock in a control period
         self.kept = [policy.act_dim, *([2] if env.task.clock else []), policy.belief_size]
-        self.register_buffer("noon", torch.tensor([0.0, 1.0]), persistent=False)
+        self.commands = tuple(env.task.commands)
+        self.register_buffer("noon", torch.tensor(NOON), persistent=False)
         for name in ("action_center", "action_half", "action_low", "action_high"):
             self.register_buffer(name, getattr(env, name).float().cpu().clone())
 
     def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
         action, *clock, belief = carry.split(self.kept, -1)
-        kept = {"action": torch.where(reset[:, None], 0.0, action)}
+        supplied = [n for n in self.names if n not in CARRIED]
+        seen = dict(zip(supplied, terms, strict=True))
+        seen["action"] = torch.where(reset[:, None], 0.0, action)
+        ticked = []
         if clock:
-            kept["clock"] = torch.where(reset[:, None], self.noon, clock[0])
-        given = iter(terms)
-        obs = torch.cat([kept[n] if n in kept else next(given) for n in self.names], -1)
-        action, belief = self.policy(obs, belief, reset)
+            commands = [seen[name] for name in self.commands if name in seen]
+            seen["clock"] = rest(torch.where(reset[:, None], self.noon, clock[0]), *commands)
+            ticked = [rest(tick(seen["clock"], self.turn), *commands)]
+        action, belief = self.policy(torch.cat([seen[n] for n in self.names], -1), belief, reset)
         ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
-        ticked = [tick(kept["clock"], self.turn)] if clock else []
         return ctrl, torch.cat((action, *ticked, belief), -1)
 
 

@@ -15,7 +15,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
-from robokit.belief import tick
+from robokit.belief import NOON, rest, tick
 from robokit.controller import OUTPUTS, Controller, ObservationError
 from robokit.env import Env
 from robokit.errors import ExportError
@@ -32,7 +32,7 @@ MEANING = {
 }
 CARRIED = tuple(MEANING)  # the observation terms that are carried, not supplied
 ALLOWED = {
-    "clock": 1e-3
+    "clock": 1e-3,
 }  # how far a carried term may be off: a simulation keeps its clock in its own precision
 Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
@@ -69,14 +69,14 @@ def record(policy: Policy, env: Env) -> Rollout:
     kept, belief = _nothing(policy, env, env.num_envs)
     first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
-        kept = _restart(kept, first)
+        kept = _begin(kept, first, env_obs, env)
         obs = _with(kept, env_obs, env)
         for name, value in _terms((obs - env_obs), env).items():
             if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
                 raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, first)
-        kept = _next(kept, action, env)
+        kept = _next(kept, action, obs, env)
         first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -164,9 +164,9 @@ def replay(session: ort.InferenceSession, policy: Policy, env: Env, rollout: Rol
         own = torch.cat((*kept.values(), belief), -1).numpy()
         equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
-        kept = _restart(kept, reset)
+        kept = _begin(kept, reset, obs, env)
         action, belief = policy(_with(kept, obs, env), belief, reset)
-        kept = _next(kept, action, env)
+        kept = _next(kept, action, obs, env)
         expected = torch.clamp(center + half * action.double(), low, high)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
         errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
@@ -204,11 +204,20 @@ def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
     return kept, torch.zeros(batch, policy.belief_size)
 
 
-def _restart(kept: Kept, first: Tensor) -> Kept:
-    begin = {"action": torch.tensor(0.0), "clock": torch.tensor([0.0, 1.0])}
-    return {name: torch.where(first[:, None], begin[name], value) for name, value in kept.items()}
+def _begin(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
+    """What is kept, where an episode begins or the clock has to stand."""
+    start = {"action": torch.tensor(0.0), "clock": torch.tensor(NOON)}
+    kept = {name: torch.where(first[:, None], start[name], value) for name, value in kept.items()}
+    return {n: rest(value, *_commands(obs, env)) if n == "clock" else value for n, value in kept.items()}
 
 
-def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
+def _next(kept: Kept, action: Tensor, obs: Tensor, env: Env) -> Kept:
     turn = env.task.clock * env.task.control_dt
-    return {n: action if n == "action" else tick(value, turn) for n, value in kept.items()}
+    return {
+        n: action if n == "action" else rest(tick(value, turn), *_commands(obs, env))
+        for n, value in kept.items()
+    }
+
+
+def _commands(obs: Tensor, env: Env) -> list[Tensor]:
+    return [value for name, value in _terms(obs, env).items() if name in env.task.commands]

@@ -49,7 +49,7 @@ class Policy(nn.Module):
 
     `forward` is the deterministic controller that is exported; `mean` is what PPO explores around. With a
     `mirror` (of obs, of actions) the mean is averaged with that of the mirrored observation, mirrored back,
-    and so commutes with the mirror exactly; mirrored observations have a belief of their own beside the first.
+    and so commutes with the mirror exactly; mirrored observations have a belief of their own.
     """
 
     def __init__(

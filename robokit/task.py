@@ -129,11 +129,11 @@ class Task:
     action: Ctrl | Around = Ctrl()
     commands: ClassVar[Mapping[str, Command]] = {}
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
-    clock: float = 0.0  # Hz; memory "clock" (N, 2) is the sine and cosine of its phase, 0 at a restart
-    sensing: ClassVar[
-        Mapping[str, Sense]
-    ] = {}  # {observation: how the robot's own differs}; others are exact
-    mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation, and of "action"; for PPO's `mirror`
+    clock: float = (
+        0.0  # Hz; memory "clock" (N, 2), sine and cosine; 0 at a restart, and while commands are zero
+    )
+    sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: how the robot's own differs}
+    mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for PPO's `mirror`
     history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}

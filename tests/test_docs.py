@@ -35,5 +35,7 @@ def test_every_link_leads_somewhere(page: str):
 
 
 def test_the_reward_table_of_the_first_robot_is_the_task_s():
-    rows = re.findall(r"^\| `(\w+)` \| (-?[\d.]+) \|", (ROOT / "docs/first-robot.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (-?[\d.]+) \|", (ROOT / "docs/first-robot.md").read_text(), re.MULTILINE
+    )
     assert {name: float(weight) for name, weight in rows} == load_task("go2_walk").weights

@@ -345,7 +345,7 @@ def test_a_metric_is_averaged_where_it_is_not_nan_and_left_out_where_it_always_i
 
     learner = Learner(Env(Counted(), 4, threads=1), TINY)
     rollout = learner.collect()
-    means = dict(zip(learner.labels, rollout.sums[0] / rollout.sums[1], strict=True))
+    means = dict(zip(learner.env.labels, rollout.logged, strict=True))
     x = rollout.final_state[..., 0]
     assert means["metric/right"].item() == pytest.approx(x[x > 0].mean().item())
     logged = learner.iterate()

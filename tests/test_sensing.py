@@ -101,8 +101,34 @@ def test_the_clock_starts_at_noon_and_every_episode_starts_it_again():
         assert row.tolist() == [pytest.approx(wanted, abs=1e-6)] * 2
 
 
+def test_the_clock_stands_at_noon_while_every_command_is_zero():
+    class Marching(Clocked):
+        commands = {
+            "goal": Command((0.0,), (0.0,)),
+            "turn": Command((0.0, 0.0), (0.0, 0.0), every=(0.04, 0.04)),
+        }
+        memory = {"x": 1, "sum": 2}
+
+    env = new(Marching, 2)
+    noon = [0.0, 1.0]
+    env.sim.memory["turn"][1, 0] = 0.5
+    assert env.step(constant(0.0, 0.0)).obs[:, -2:].tolist()[0] == noon
+    assert env.obs[1, -2:].tolist() == pytest.approx([math.sin(0.2 * math.pi), math.cos(0.2 * math.pi)])
+    step = env.step(constant(0.0, 0.0))  # the command is redrawn: zero from now on
+    assert step.final_obs[1, -2:].tolist() != noon
+    assert step.obs[:, -2:].tolist() == [noon, noon]
+
+
+def test_who_observes_a_clock_observes_the_commands_that_stop_it():
+    observe = lambda self, sim: {"clock": sim.memory["clock"], "goal": sim.memory["goal"]}  # noqa: E731
+    assert "the clock stands while they are zero; not so: ['turn']" in refusal(
+        but(clock=1.0, observe=observe)
+    )
+
+
 class Rhythm(Arm):
     clock = 3.0
+    commands = {"speed": Command(low=(-0.1,), high=(0.3,), every=(0.1, 0.2), still=0.5)}
 
     def observe(self, sim: Any) -> dict[str, Tensor]:
         return {"clock": sim.memory["clock"], **super().observe(sim)}

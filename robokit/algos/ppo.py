@@ -83,7 +83,7 @@ class Rollout:
     done: Tensor  # (T, N) bool
     bad: Tensor  # (T, N) bool: kept out of the losses
     final_state: Tensor  # (T, N, S) before any reset
-    sums: Tensor  # (2, L) of `Learner.labels` over all steps, and how many steps counted
+    logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -188,9 +188,6 @@ class Learner:
         self.warm = not config.compile  # whether all is compiled that will be
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = env.num_envs * config.horizon
-        names = env.names
-        self.labels = [f"reward/{n}" for n in names.rewards] + [f"cost/{n}" for n in names.costs]
-        self.labels += ["episode/bad"] + [f"metric/{n}" for n in names.metrics]
         self.episodes = Episodes(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
@@ -234,14 +231,13 @@ class Learner:
         # after the epochs, so that the ratio began at 1
         self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
-        means = rollout.sums[0] / rollout.sums[1]
         logged = {f"loss/{k}": v for k, v in parts.items()}
-        logged |= dict(zip(self.labels, means.unbind(), strict=True))
+        logged |= dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
         numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
         means = dict(zip(logged, numbers, strict=True))
-        uncounted = {k for k, v in means.items() if k.startswith("metric/") and math.isnan(v)}
-        return {**self.episodes.summary(), **{k: v for k, v in means.items() if k not in uncounted}}
+        counted = {k: v for k, v in means.items() if not (k.startswith("metric/") and math.isnan(v))}
+        return {**self.episodes.summary(), **counted}
 
     def _learn_and_collect(self, rollout: Rollout) -> dict[str, Tensor]:
         """Learn from a rollout while a copy of the policy, as it is now, collects the next on another thread.
@@ -278,7 +274,8 @@ class Learner:
         obs, state, belief, first, action, mean = (torch.stack(column) for column in zip(*rows, strict=True))
         density = log_prob(action, mean, log_std)  # not from the noise: the ratio shall begin at exactly 1
         after = {k: torch.stack([getattr(s, k) for s in steps]) for k in _KEPT}
-        return Rollout(obs, state, belief, first, action, mean, log_std, density, **after, sums=_sums(steps))
+        logged = torch.stack([s.logged for s in steps]).nanmean((0, 1))
+        return Rollout(obs, state, belief, first, action, mean, log_std, density, **after, logged=logged)
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
@@ -346,16 +343,6 @@ def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         return mean + policy.log_std.exp() * noise, mean, belief
 
     return act
-
-
-def _sums(steps: list[Step]) -> Tensor:
-    """(2, L): see Rollout. A metric that is NaN is not counted; anything else that is shall be seen."""
-    bad = torch.stack([s.bad for s in steps])[..., None].float()
-    terms, cost, metrics = (torch.stack([getattr(s, k) for s in steps]) for k in ("terms", "cost", "metrics"))
-    known = ~torch.isnan(metrics)
-    values = torch.cat((terms, cost, bad, torch.where(known, metrics, 0.0)), -1)
-    counted = torch.cat((torch.ones_like(terms), torch.ones_like(cost), torch.ones_like(bad), known), -1)
-    return torch.stack((values.sum((0, 1)), counted.sum((0, 1))))
 
 
 def check(config: Config) -> None:
