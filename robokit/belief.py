@@ -108,15 +108,15 @@ class Stack(nn.Module):
         return normalizer(belief, self.source), belief
 
 
-NOON = (0.0, 1.0)  # sine and cosine of a clock that has just begun
+NOON = (0.0, 1.0)  # sine and cosine of a clock that begins
 
 
 def rest(clock: Tensor, *commands: Tensor) -> Tensor:
-    """A clock (N, 2), at NOON where all numbers of its commands (N, d) each are zero."""
+    """A clock (N, 2): [0, 0], no phase at all, where its commands (N, d) are zero, and NOON after that."""
     if not commands:
         return clock
-    standing = torch.cat(commands, -1).abs().amax(-1, keepdim=True) == 0
-    return torch.where(standing, clock.new_tensor(NOON), clock)
+    standing, rested = (x.abs().amax(-1, keepdim=True) == 0 for x in (torch.cat(commands, -1), clock))
+    return torch.where(standing, 0.0, torch.where(rested, clock.new_tensor(NOON), clock))
 
 
 def tick(clock: Tensor, turn: float) -> Tensor:
@@ -124,7 +124,8 @@ def tick(clock: Tensor, turn: float) -> Tensor:
     sine, cosine = clock[:, :1], clock[:, 1:]
     s, c = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
     moved = torch.cat((sine * c + cosine * s, cosine * c - sine * s), -1)
-    return moved * torch.rsqrt(moved.square().sum(-1, keepdim=True))  # rounding must not add up over hours
+    length = moved.square().sum(-1, keepdim=True).sqrt().clamp(min=0.5)  # 0 of a clock that rests
+    return moved / length  # rounding must not add up over hours
 
 
 KINDS = {"memoryless": Memoryless, "stack": Stack}

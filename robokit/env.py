@@ -248,7 +248,8 @@ class Env:
     def _restart(self, mask: Tensor | None) -> None:
         values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
         if self.task.clock:
-            values["clock"] = self.sim.qpos.new_tensor(NOON).expand(self.num_envs, 2)
+            noon = self.sim.qpos.new_tensor(NOON).expand(self.num_envs, 2)
+            values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         self.sim.reset(mask, values)

@@ -130,7 +130,7 @@ class Task:
     commands: ClassVar[Mapping[str, Command]] = {}
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
     clock: float = (
-        0.0  # Hz; memory "clock" (N, 2), sine and cosine; 0 at a restart, and while commands are zero
+        0.0  # Hz; memory "clock" (N, 2), sine and cosine from noon on; [0, 0] while commands are zero
     )
     sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: how the robot's own differs}
     mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for PPO's `mirror`
