@@ -22,6 +22,7 @@ from torch import Tensor
 from robokit.belief import NOON, rest, tick
 from robokit.contract import check_constants, check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.optim import alone
 from robokit.policy import Reflection
 from robokit.sim import load, make_sim
 from robokit.state import gather, scatter
@@ -106,7 +107,9 @@ class Env:
         self._senses = any(noise) and not nominal
         weights = [float(task.weights[k]) for k in self.names.rewards]
         self._weights = torch.tensor(weights, device=self.sim.device)
-        wrap: Callable[..., Any] = (lambda f: torch.compile(f, fullgraph=True)) if compile else (lambda f: f)
+        wrap: Callable[..., Any] = (
+            (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
+        )
         self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._held: Terms = {}  # commands that are not drawn, (N, d)

@@ -13,7 +13,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -113,15 +113,18 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
 
     So it must go on being called with tensors of the same shapes, under the same thread count and grad mode.
     """
-    assert isinstance(function, FunctionType)
-    code = (
-        function.__code__.replace()
-    )  # torch keeps its graphs with the code object: this one has no other owner
-    own = FunctionType(code, function.__globals__, None, function.__defaults__, function.__closure__)
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     if device.type == "cpu":
         options["cpp_wrapper"] = True  # the calls between the kernels in C++ too
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+    return torch.compile(alone(function), fullgraph=True, dynamic=False, options=options)
+
+
+def alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function or method with a code object of its own: torch keeps its graphs there, eight at most."""
+    plain = getattr(function, "__func__", function)
+    code = plain.__code__.replace()
+    own = FunctionType(code, plain.__globals__, None, plain.__defaults__, plain.__closure__)
+    return own if plain is function else MethodType(own, function.__self__)  # pyright: ignore
 
 
 def compiler_works() -> bool:

@@ -184,6 +184,15 @@ def test_randomised_fields_are_drawn_around_the_nominal_for_each_simulation_and_
 
 
 @pytest.mark.slow
+def test_one_process_may_have_many_compiled_environments():
+    for n in range(1, 6):  # each is traced with and without gradients: torch keeps eight graphs of one code
+        env = Env(Still(), n, compile=True)
+        with torch.no_grad():
+            env.step(torch.zeros(n, 2))
+        assert torch.isfinite(env.step(torch.zeros(n, 2)).obs).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["cart", "hopper", "reacher", "ant"])
 def test_compiled_functions_say_what_eager_ones_say(task: str):
     chosen: Task = Cart() if task == "cart" else load_task(task)
