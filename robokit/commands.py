@@ -183,7 +183,11 @@ class Export:
         if self.episodes:
             measured = evaluate(path, learner.env.task, self.episodes, policy=learner.policy)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
-            card |= {"return": measured.returns.mean, "costs": costs, "evaluation": asdict(measured)}
+            card |= {
+                "return": measured.returns.mean,
+                "costs": costs,
+                "evaluation": {**asdict(measured), "file": path.name},
+            }
         beside = write_card(path, card)
         error = max(p.ctrl_error for p in report.parity)
         print(

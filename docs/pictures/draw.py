@@ -48,7 +48,8 @@ def gait() -> None:
         action = act(env, first)
         first = env.step(action).done
         feet = [float(sim.site(foot).xpos[0, 2]) for foot in FEET]
-        rows.append([*feet, *sim.field("actuator_force")[0, :3], *action[0, :3], *sim.sensor("velocity")[0]])
+        live = sim.field("actuator_force")[0, :3], action[0, :3], sim.sensor("velocity")[0]
+        rows.append([*feet, *torch.cat(live).tolist()])
     table, time = np.array(rows)[150:], np.arange(75) * env.task.control_dt
     figure, axes = plt.subplots(4, 1, figsize=(7, 7), sharex=True)
     leg = ("hip", "thigh", "calf")
@@ -61,7 +62,7 @@ def gait() -> None:
     ):
         for column, name in zip(columns, names, strict=True):
             axes[axis].plot(time, table[:, column], label=name)
-    labels = ("feet, cm (each 12 higher)", "torque FR, N m", "action FR", "base velocity, m/s")
+    labels = ("feet, cm (+12 each)", "torque FR, N m", "action FR", "velocity, m/s")
     for axis, label in zip(axes, labels, strict=True):
         axis.set_ylabel(label)
         axis.legend(loc="upper right", fontsize=7)
