@@ -74,7 +74,7 @@ class Graph(nn.Module):
         if clock:
             commands = [seen[name] for name in self.commands if name in seen]
             seen["clock"] = rest(torch.where(reset[:, None], self.noon, clock[0]), *commands)
-            ticked = [rest(tick(seen["clock"], self.turn), *commands)]
+            ticked = [tick(seen["clock"], self.turn)]
         action, belief = self.policy(torch.cat([seen[n] for n in self.names], -1), belief, reset)
         ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
         return ctrl, torch.cat((action, *ticked, belief), -1)

@@ -76,7 +76,7 @@ def record(policy: Policy, env: Env) -> Rollout:
                 raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, first)
-        kept = _next(kept, action, obs, env)
+        kept = _next(kept, action, env)
         first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
@@ -166,7 +166,7 @@ def replay(session: ort.InferenceSession, policy: Policy, env: Env, rollout: Rol
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
         kept = _begin(kept, reset, obs, env)
         action, belief = policy(_with(kept, obs, env), belief, reset)
-        kept = _next(kept, action, obs, env)
+        kept = _next(kept, action, env)
         expected = torch.clamp(center + half * action.double(), low, high)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
         errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
@@ -211,12 +211,9 @@ def _begin(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
     return {n: rest(value, *_commands(obs, env)) if n == "clock" else value for n, value in kept.items()}
 
 
-def _next(kept: Kept, action: Tensor, obs: Tensor, env: Env) -> Kept:
+def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
     turn = env.task.clock * env.task.control_dt
-    return {
-        n: action if n == "action" else rest(tick(value, turn), *_commands(obs, env))
-        for n, value in kept.items()
-    }
+    return {name: action if name == "action" else tick(value, turn) for name, value in kept.items()}
 
 
 def _commands(obs: Tensor, env: Env) -> list[Tensor]:

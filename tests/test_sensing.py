@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from arm import Arm, make_policy
-from cart import Cart, Still, actions, but, constant, new, refusal
+from cart import PERIODS, Cart, Still, actions, but, constant, new, refusal
 from torch import Tensor
 
 import robokit
@@ -39,9 +39,13 @@ def test_noise_is_on_the_terms_that_are_named_with_their_deviation_and_not_on_wh
 def test_noise_is_fresh_every_step_and_an_episode_that_goes_on_sees_what_final_obs_said():
     env = new(Noisy, 4)
     one, two = env.step(actions(1, 4)[0]), env.step(actions(1, 4)[0])
-    assert torch.equal(one.obs, one.final_obs)
     noise = [s.obs - s.state[:, : env.obs_dim] for s in (one, two)]
     assert not torch.equal(*noise)
+    env.reset(stagger=True)
+    steps = [env.step(actions(1, 4)[0]) for _ in range(PERIODS)]
+    mixed = [s for s in steps if s.done.any() and not s.done.all()]
+    assert len(mixed) > 1
+    assert all(torch.equal(s.obs[~s.done], s.final_obs[~s.done]) for s in mixed)
 
 
 def test_nominal_sensors_are_exact():
