@@ -218,9 +218,7 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
     kind = type(task).__name__
     if task.mirror and task.mirror.keys() != widths.keys():
         odd = sorted(task.mirror.keys() ^ widths.keys())
-        raise TaskError(
-            f"{kind}.mirror must name every observation and 'action', {list(widths)}; not so: {odd}"
-        )
+        raise TaskError(f"{kind}.mirror must name 'action' and every observation; missing or unknown: {odd}")
     for name, mirror in task.mirror.items():
         if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
             raise TaskError(

@@ -91,6 +91,13 @@ def options(task: Task, algo: str) -> Any:
         if name not in known:
             where = f"the {algo} recipe of {type(task).__name__} sets an unknown option"
             raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {known}")
+        default, value = getattr(config, name), recipe[name]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        if default is not None and (
+            not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
+        ):
+            where = f"the {algo} recipe of {type(task).__name__} sets {name}"
+            raise OptionError(f"{where} to {value!r}; it must be of the kind of {default!r}")
     return replace(config, **recipe)
 
 

@@ -52,8 +52,8 @@ def test_a_mirror_that_is_not_its_own_inverse_is_refused(wrong: dict[str, Any]):
     [
         ({**MIRROR, "tip": PLAIN}, "mirror['tip'] must be a Mirror of 3 numbers"),
         ({**MIRROR, "tip": (1, 1, 1)}, "mirror['tip'] must be a Mirror of 3 numbers"),
-        ({k: v for k, v in MIRROR.items() if k != "action"}, "not so: ['action']"),
-        ({**MIRROR, "tipp": PLAIN}, "not so: ['tipp']"),
+        ({k: v for k, v in MIRROR.items() if k != "action"}, "missing or unknown: ['action']"),
+        ({**MIRROR, "tipp": PLAIN}, "missing or unknown: ['tipp']"),
     ],
 )
 def test_a_mirror_names_every_observation_and_the_action_with_their_widths(mirror: Any, words: str):

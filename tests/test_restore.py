@@ -123,6 +123,20 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
         options(load_task(f"{file}:Other"), "ppo")
 
 
+def test_a_recipe_that_sets_another_kind_of_value_is_refused():
+    class Odd(Task):
+        recipes = {"ppo": {"mirror": "yes"}, "a": {}}
+
+    class Right(Task):
+        recipes = {"ppo": {"lr": 1, "hidden": (8,), "value_clip": 0.2, "compile": True}}
+
+    with pytest.raises(
+        OptionError, match="recipe of Odd sets mirror to 'yes'; it must be of the kind of False"
+    ):
+        options(Odd(), "ppo")
+    assert options(Right(), "ppo").hidden == (8,)
+
+
 @pytest.mark.parametrize(
     ("setup", "words"),
     [

@@ -35,7 +35,7 @@ REWARD_CLIP = 10.0  # scaled rewards
 class Config:
     """Options of PPO; the defaults are those of the paper's MuJoCo table where it names them."""
 
-    steps: int = 500_000  # environment steps to train for, over all simulations
+    steps: int = 500_000  # environment steps to train for, over all simulations; the last rollout is finished
     num_envs: int = 32  # N, simulations stepped together
     horizon: int = 64  # T, control steps per rollout
     minibatch: int = 64  # transitions per gradient step; must divide num_envs * horizon
