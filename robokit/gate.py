@@ -71,7 +71,7 @@ def record(policy: Policy, env: Env) -> Rollout:
     for _ in range(STEPS):
         kept = _begin(kept, first, env_obs, env)
         obs = _with(kept, env_obs, env)
-        for name, value in _terms((obs - env_obs), env).items():
+        for name, value in _terms(obs - env_obs, env).items():
             if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
                 raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
