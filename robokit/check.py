@@ -96,10 +96,9 @@ def _random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
 
 def _check_step(env: Env, step: Step, t: int) -> None:
     names = env.names
-    state = names.obs | {f"privileged {name}": width for name, width in names.privileged.items()}
     columns = {
         "observe": (step.obs, _columns(names.obs)),
-        "observe or privileged": (step.final_state, _columns(state)),
+        "observe or privileged": (step.final_state, _columns(names.state)),
         "rewards": (step.terms, list(names.rewards)),
         "costs": (step.cost, list(names.costs)),
         "metrics": (torch.where(step.metrics.isnan(), 0.0, step.metrics), list(names.metrics)),

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.errors import Error, TaskError, did_you_mean
+from robokit.sensing import check_delay
 from robokit.sim import Sim
 from robokit.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
 
@@ -22,13 +23,19 @@ ALIKE = 0.85  # from which on another name counts as a slip
 class Names:
     """What the columns of obs, terms, cost and metrics are called, in order."""
 
-    obs: dict[str, int]  # name -> width
+    obs: dict[str, int]  # name -> width, of what the policy sees
+    truth: dict[str, int]  # of all that `observe` returns
     privileged: dict[str, int]
     rewards: tuple[str, ...]
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # metrics that are true or false
     memory: tuple[str, ...]  # what remember returns
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Of all that a critic may see."""
+        return self.truth | {f"privileged {name}": width for name, width in self.privileged.items()}
 
 
 def check_constants(task: Task) -> None:
@@ -51,6 +58,7 @@ def check_constants(task: Task) -> None:
     for name, width in task.memory.items():
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
+    check_delay(f"{kind.__name__}.action_delay", task.action_delay)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -97,7 +105,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _check_sensing(task, widths)
     _check_mirror(task, {**widths, "action": sim.model.nu})
     return Names(
-        obs=widths,
+        obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
+        truth=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
         rewards=tuple(task.weights),
         costs=tuple(seen["costs"]),
@@ -206,12 +215,15 @@ def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     if task.clock and "clock" in widths and unseen:
         rule = "must observe its commands by name: the clock stands while they are zero"
         raise TaskError(f"{type(task).__name__} observes its clock, so it {rule}; not so: {unseen}")
+    measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
     for name, sense in task.sensing.items():
-        if name not in widths or not isinstance(sense, Sense):
-            hint = f"{did_you_mean(name, widths)}; it observes {list(widths)}"
+        if name not in measured or not isinstance(sense, Sense):
+            hint = f"{did_you_mean(name, measured)}; it measures {measured}"
             raise TaskError(
                 f"{type(task).__name__}.sensing[{name!r}] must be a Sense of an observation{hint}"
             )
+    if all(task.sensing.get(name, Sense()).hidden for name in widths):
+        raise TaskError(f"{type(task).__name__}.sensing hides all of {list(widths)}: nothing is left to see")
 
 
 def _check_mirror(task: Task, widths: dict[str, int]) -> None:

@@ -24,6 +24,7 @@ from robokit.contract import check_constants, check_finite, read_names, same_nam
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.optim import alone
 from robokit.policy import Reflection
+from robokit.sensing import Delay, Sensors
 from robokit.sim import load, make_sim
 from robokit.state import gather, scatter
 from robokit.task import Task, Terms, ctrl_limits, load_task
@@ -36,7 +37,7 @@ class Step:
     """What one control period of N simulations led to; float32 on the environment's device."""
 
     obs: Tensor  # (N, O) to act on next: of the new episode where one ended
-    state: Tensor  # (N, S) what the critic may see: the observation, exact, and the privileged terms
+    state: Tensor  # (N, S) what the critic may see: all that is observed, exact, and the privileged terms
     reward: Tensor  # (N,)
     cost: Tensor  # (N, K)
     terminated: Tensor  # (N,) bool: ended for good
@@ -100,11 +101,11 @@ class Env:
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
         self.obs_dim = sum(self.names.obs.values())
-        self.state_dim = self.obs_dim + sum(self.names.privileged.values())
-        noise = [n for k, w in self.names.obs.items() for n in [_noise(task, k)] * w]
-        self._noise_std = torch.tensor(noise, device=self.sim.device)
-        self._noise = torch.zeros(num_envs, self.obs_dim, device=self.sim.device)
-        self._senses = any(noise) and not nominal
+        self.state_dim = sum(self.names.state.values())
+        here = num_envs, self.sim.device
+        self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
+        late = 0.0 if nominal else task.action_delay
+        self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
         weights = [float(task.weights[k]) for k in self.names.rewards]
         self._weights = torch.tensor(weights, device=self.sim.device)
         wrap: Callable[..., Any] = (
@@ -127,13 +128,13 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
-        ctrl = self.action_center + self.action_half * action
+        ctrl = self.action_center + self.action_half * self._arrived(action)
         if self._pushes:
             for name, value in self.task.disturb(sim, self.rng).items():
                 sim.written(name).copy_(value)
         sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
         bad = sim.bad()
-        self._draw_noise()
+        self.sensors.advance(self.rng)
         (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
         final_obs, final_state = self._sensed(*seen)
         if self._any(bad):
@@ -167,7 +168,7 @@ class Env:
         self._restart(None)
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
-        self._draw_noise()
+        self.sensors.draw(self.rng)
         self.obs, self.state = self._sensed(*self._look(self.sim))
         return self.obs
 
@@ -208,19 +209,21 @@ class Env:
         return worth, self._look_eager(sim)
 
     def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
-        obs = _concatenate(self.task.observe(sim), self.names.obs, sim, "observe")
+        obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
         if not self.names.privileged:
             return obs, obs
         more = _concatenate(self.task.privileged(sim), self.names.privileged, sim, "privileged")
         return obs, torch.cat((obs, more), -1)
 
-    def _sensed(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self._to(obs + self._noise if self._senses else obs), self._to(state)
+    def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self._to(self.sensors.read(truth)), self._to(state)
 
-    def _draw_noise(self) -> None:
-        """Once a control step: an episode that goes on sees in obs what final_obs said."""
-        if self._senses:
-            self._noise.normal_(generator=self.rng).mul_(self._noise_std)
+    def _arrived(self, action: Tensor) -> Tensor:
+        """(N, A): what of the policy's actions has reached the actuators, its mean over the coming period."""
+        if not self._action_delay.depth:
+            return action
+        self._action_delay.advance()
+        return self._action_delay.read(action)
 
     def _to(self, value: Tensor) -> Tensor:
         return value.to(self.device)
@@ -256,6 +259,11 @@ class Env:
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         self.sim.reset(mask, values)
+        begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
+        self.sensors.restart(begun, self.rng)
+        if self._action_delay.depth:
+            self._action_delay.draw(begun, self.rng)
+            self._action_delay.fill(begun, 0.0)
 
     def _new_commands(self) -> Terms:
         drawn: Terms = {}
@@ -306,7 +314,8 @@ class Env:
         scatter(self._parts(), state)
 
     def _parts(self) -> dict[str, Any]:
-        return {"sim": self.sim, "rng": self.rng, "obs": self.obs, "state": self.state}
+        own = {"rng": self.rng, "obs": self.obs, "state": self.state}
+        return {"sim": self.sim, "sensors": self.sensors, "action_delay": self._action_delay, **own}
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
@@ -328,11 +337,6 @@ def _memory(task: Task, act_dim: int) -> dict[str, int]:
     if taken:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
     return {**widths, **task.memory}
-
-
-def _noise(task: Task, term: str) -> float:
-    sense = task.sensing.get(term)
-    return sense.noise if sense else 0.0
 
 
 def _substeps(control_dt: float, timestep: float) -> int:

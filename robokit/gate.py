@@ -188,8 +188,8 @@ def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
 
 
 def _exact(env: Env) -> Tensor:
-    """obs (N, O) without noise: its columns then are readings of sensors."""
-    return env.state[:, : env.obs_dim].cpu()
+    """obs (N, O) as if the sensors were exact: its columns then are readings of them."""
+    return env.sensors.visible(env.state).cpu()
 
 
 def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:

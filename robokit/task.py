@@ -29,6 +29,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.errors import TaskError, did_you_mean
+from robokit.sensing import Range
 from robokit.sensing import Sense as Sense  # a task file imports it from here
 from robokit.sim import Sim, Source
 
@@ -133,6 +134,7 @@ class Task:
         0.0  # Hz; memory "clock" (N, 2), sine and cosine from noon on; [0, 0] while commands are zero
     )
     sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: how the robot's own differs}
+    action_delay: Range = 0.0  # s from the policy to the actuators, or a range that each episode draws from
     mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for PPO's `mirror`
     history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step

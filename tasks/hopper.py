@@ -2,7 +2,7 @@
 
 import torch
 
-from robokit.task import Task, packaged, uniform
+from robokit.task import Sense, Task, packaged, uniform
 
 RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
 MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
@@ -49,3 +49,15 @@ class Hopper(Task):
         height, angle = sim.qpos[:, 1], sim.qpos[:, 2]
         largest = torch.cat((sim.qpos[:, 2:], sim.qvel), -1).abs().amax(-1)
         return (largest < MAX_STATE) & (height > MIN_HEIGHT) & (angle.abs() < MAX_ANGLE)
+
+
+class Positions(Hopper):
+    """Without a measure of velocity."""
+
+    sensing = {"velocity": Sense(hidden=True)}
+
+
+class Velocities(Hopper):
+    """Without a measure of position."""
+
+    sensing = {"position": Sense(hidden=True)}

@@ -1,6 +1,6 @@
 """Walker, equal to gymnasium's Walker2d-v5."""
 
-from robokit.task import Task, packaged, uniform
+from robokit.task import Sense, Task, packaged, uniform
 
 RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
 MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
@@ -45,3 +45,15 @@ class Walker2d(Task):
     def _healthy(self, sim):
         height, angle = sim.qpos[:, 1], sim.qpos[:, 2]
         return (height > HEIGHT[0]) & (height < HEIGHT[1]) & (angle.abs() < MAX_ANGLE)
+
+
+class Positions(Walker2d):
+    """Without a measure of velocity."""
+
+    sensing = {"velocity": Sense(hidden=True)}
+
+
+class Velocities(Walker2d):
+    """Without a measure of position."""
+
+    sensing = {"position": Sense(hidden=True)}

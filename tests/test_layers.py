@@ -14,8 +14,8 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
-    "errors",
-    "rewards returns constraint sensing belief optim dynamics episodes state",
+    "errors state",
+    "rewards returns constraint sensing belief optim dynamics episodes",
     "policy",
     "sim",
     "task",
@@ -47,6 +47,7 @@ LEARNING = {place: {"torch"} for layer in LAYERS[1:3] for place in layer.split()
 FOREIGN = {  # all that these may know beside the standard library; the others anything but an engine
     **LEARNING,
     "errors": set[str](),
+    "state": {"torch"},
     "controller": {"numpy", "onnxruntime"},
     "checkpoint": {"torch", "safetensors"},
     "run": {"torch", "tensorboard"},

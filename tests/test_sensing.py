@@ -72,8 +72,8 @@ def test_sensing_and_clocks_that_cannot_be_are_refused(attributes: dict[str, Any
 
 
 @pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
-def test_a_noise_that_is_no_deviation_is_refused(noise: float):
-    with pytest.raises(TaskError, match=r"Sense\.noise must be a standard deviation >= 0, got"):
+def test_a_noise_that_is_no_size_is_refused(noise: float):
+    with pytest.raises(TaskError, match=r"Sense\.noise must be a size >= 0, got"):
         Sense(noise=noise)
 
 
