@@ -6,7 +6,7 @@
 
 trains each of MASKS of a task under each of KINDS, one run at a time on one thread, and records it in
 `benchmarks/curves/pomdp_<task>.json`; a run that is recorded already is not repeated. A score is the mean
-return of 100 deterministic episodes of the final policy. The critic is the same everywhere: it sees the state.
+return of 100 deterministic episodes of the final policy. The critic sees the state, whatever the policy sees.
 `gap` is the share of what hiding costs a memoryless policy that a belief recovers.
 """
 
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from returns import EPISODES, deterministic_returns
@@ -61,7 +62,7 @@ def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
     }
 
 
-def document(task: str) -> dict[str, object]:
+def document(task: str) -> dict[str, Any]:
     versions = {"robokit": robokit.__version__, "torch": torch.__version__}
     about = {"task": task, "settings": SETTINGS, "kinds": KINDS, "history": HISTORY, "versions": versions}
     return about | {"episodes": EPISODES, "date": time.strftime("%Y-%m-%d"), "runs": []}

@@ -18,6 +18,7 @@ import robokit
 from robokit.algos.ppo import Config, Learner
 from robokit.env import make
 from robokit.policy import Policy
+from robokit.task import Task
 
 EPISODES = 100
 SETTINGS = Config(steps=500_000, num_envs=8, horizon=256, minibatch=64)  # the rest of Config is theirs too
@@ -25,7 +26,7 @@ PEERS = {"hopper": "sb3_ppo_hopper.json", "half_cheetah": "sb3_ppo_halfcheetah.j
 
 
 @torch.no_grad()
-def deterministic_returns(policy: Policy, task: str, seed: int) -> list[float]:
+def deterministic_returns(policy: Policy, task: str | Task, seed: int) -> list[float]:
     """Undiscounted return of the first episode of each of EPISODES simulations."""
     env = make(task, EPISODES, seed=seed, threads=1)
     obs, belief = env.reset(), torch.zeros(EPISODES, policy.belief_size)
