@@ -1,20 +1,23 @@
 """What a policy remembers: a tensor (N, B) that is passed in and out, never an attribute.
 
-A belief is a module with `size` (B, may be 0), `out_dim` and
+    belief = make_belief("gru", {"position": 5}, size=64)
+    features, h = belief(obs, h, first, normalizer)           # one control step of N simulations
+    features, hs = belief.unroll(obs, h, first, normalizer)   # L steps of M, from the belief before them
 
-    forward(obs, belief, first, normalizer) -> (features (N, out_dim), belief (N, B))
-
-`obs` (N, O) is the raw current frame; `first` (N,) bool begins an episode and clears the belief through
-`where`, so that a NaN in it does not survive.
+A new kind is one class here: derive from Belief, write `forward`, name it in KINDS.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robokit.errors import OptionError
+
+SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
 
 
 class Normalizer(nn.Module):
@@ -54,10 +57,41 @@ class Normalizer(nn.Module):
         self.count.copy_(total)
 
 
-class Memoryless(nn.Module):
+class Belief(nn.Module, ABC):
+    """What the past left: a tensor (N, B) of numbers, and the features (N, F) that a head reads."""
+
+    size: int  # B, may be 0
+    out_dim: int  # F
+    trained: bool = False  # whether gradients flow along it, through time
+
+    @abstractmethod
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        """features (N, F) and the belief (N, B) after a raw frame obs (N, O).
+
+        first (N,) bool begins an episode and clears the belief, by `where`: a NaN in it does not survive.
+        """
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        """features (L, M, F) and the belief (L, M, B) after each of L frames, from belief (M, B) before them.
+
+        The same as L calls of `forward`; obs (L, M, O), first (L, M) bool.
+        """
+        features, beliefs = [], []
+        for frame, begins in zip(obs, first, strict=True):
+            seen, belief = self(frame, belief, begins, normalizer)
+            features.append(seen)
+            beliefs.append(belief)
+        return torch.stack(features), torch.stack(beliefs)
+
+
+class Memoryless(Belief):
     """The current frame is all there is: B = 0."""
 
-    def __init__(self, widths: Mapping[str, int], history: object = 1) -> None:
+    def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.size, self.out_dim = 0, sum(widths.values())
 
@@ -66,8 +100,13 @@ class Memoryless(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         return normalizer(obs), belief
 
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        return normalizer(obs), belief.expand(len(obs), *belief.shape)
 
-class Stack(nn.Module):
+
+class Stack(Belief):
     """The last H frames of each term, term by term, oldest first; raw, normalised on reading.
 
     At the start of an episode every slot holds its first frame. `history` is one H for all terms or
@@ -108,31 +147,158 @@ class Stack(nn.Module):
         return normalizer(belief, self.source), belief
 
 
-NOON = (0.0, 1.0)  # sine and cosine of a clock that begins
+class Recurrent(Belief):
+    """The current frame beside a state h that a cell carries along; subclasses are the cells.
+
+    features = [normalised obs, h]: what needs no memory need not pass through one.
+    """
+
+    trained = True
+    inputs: nn.Linear  # normalised obs -> all of the cell that does not depend on the belief
+
+    def __init__(self, widths: Mapping[str, int], size: int, gates: int, states: int = 1) -> None:
+        super().__init__()
+        frame = sum(widths.values())
+        self.units, self.size, self.out_dim = size, states * size, frame + size
+        self.inputs = nn.Linear(frame, gates * size)
+        _orthogonal(self.inputs, gates)
+
+    @abstractmethod
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        """The belief (N, B) after a frame whose `inputs` are driven (N, G)."""
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frame = normalizer(obs)
+        belief = self.cell(self.inputs(frame), torch.where(first[:, None], 0.0, belief))
+        return torch.cat((frame, belief[:, : self.units]), -1), belief
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frames, beliefs = normalizer(obs), []
+        for driven, begins in zip(self.inputs(frames).unbind(), first.unbind(), strict=True):
+            belief = self.cell(driven, torch.where(begins[:, None], 0.0, belief))
+            beliefs.append(belief)
+        after = torch.stack(beliefs)
+        return torch.cat((frames, after[..., : self.units]), -1), after
 
 
-def rest(clock: Tensor, *commands: Tensor) -> Tensor:
-    """A clock (N, 2): [0, 0], no phase at all, where its commands (N, d) are zero, and NOON after that."""
-    if not commands:
-        return clock
-    standing, rested = (x.abs().amax(-1, keepdim=True) == 0 for x in (torch.cat(commands, -1), clock))
-    return torch.where(standing, 0.0, torch.where(rested, clock.new_tensor(NOON), clock))
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078; the reset gate after the product, as in torch).
+
+    r = sigmoid(x_r + U_r h),  z = sigmoid(x_z + U_z h),  n = tanh(x_n + r (U_n h + b_n))
+    h' = (1 - z) n + z h
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=3)
+        self.recurrent = nn.Linear(size, 3 * size)
+        _orthogonal(self.recurrent, 3)
+        self.inputs.bias.data[size : 2 * size] = time_constants(size)
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        xr, xz, xn = driven.chunk(3, -1)
+        hr, hz, hn = self.recurrent(belief).chunk(3, -1)
+        reset, keep = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        new = torch.tanh(xn + reset * hn)
+        return new + keep * (belief - new)
 
 
-def tick(clock: Tensor, turn: float) -> Tensor:
-    """A clock [sine, cosine] (N, 2) of its phase, `turn` revolutions later."""
-    sine, cosine = clock[:, :1], clock[:, 1:]
-    s, c = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
-    moved = torch.cat((sine * c + cosine * s, cosine * c - sine * s), -1)
-    length = moved.square().sum(-1, keepdim=True).sqrt().clamp(min=0.5)  # 0 of a clock that rests
-    return moved / length  # rounding must not add up over hours
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+        i, f, o = sigmoid(...),  g = tanh(x_g + U_g h),  c' = f c + i g,  h' = o tanh(c')
+
+    The belief is [h, c].
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=4, states=2)
+        self.recurrent = nn.Linear(size, 4 * size, bias=False)
+        _orthogonal(self.recurrent, 4)
+        slow = time_constants(size)
+        self.inputs.bias.data[: 2 * size] = torch.cat((-slow, slow))
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        h, c = belief.chunk(2, -1)
+        i, f, g, o = (driven + self.recurrent(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat((torch.sigmoid(o) * torch.tanh(c), c), -1)
 
 
-KINDS = {"memoryless": Memoryless, "stack": Stack}
+class MinGRU(Recurrent):
+    """A GRU whose gates do not see h (Feng et al. 2024, arXiv:2410.01201, section 3.1): linear along time.
+
+        z = sigmoid(x_z),  h' = (1 - z) h + z x_h
+
+    so that L steps are log2(L) passes over all of them (Hillis & Steele 1986) in place of L in turn.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=2)
+        self.inputs.bias.data[:size] = -time_constants(size)
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        update, new = driven.chunk(2, -1)
+        return torch.lerp(belief, new, torch.sigmoid(update))
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frames = normalizer(obs)
+        update, new = self.inputs(frames).chunk(2, -1)
+        keep = torch.where(first[..., None], 0.0, torch.sigmoid(-update))
+        start = torch.where(first[0, :, None], 0.0, belief)
+        after = linear_recurrence(keep, torch.sigmoid(update) * new, start)
+        return torch.cat((frames, after), -1), after
 
 
-def make_belief(kind: str, widths: Mapping[str, int], history: int | Mapping[str, int]) -> nn.Module:
-    """A belief by name over observation terms {name: width}."""
+def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor) -> Tensor:
+    """h_t = keep_t h_{t-1} + add_t, (L, ...), from h_0 = start; by doubling, log2(L) passes."""
+    add = torch.cat((add[:1] + keep[:1] * start, add[1:]))
+    reach = 1
+    while reach < len(add):
+        earlier, factor = add[:-reach], keep[reach:]
+        add = torch.cat((add[:reach], add[reach:] + factor * earlier))
+        keep = torch.cat((keep[:reach], factor * keep[:-reach]))
+        reach *= 2
+    return add
+
+
+def time_constants(size: int) -> Tensor:
+    """Biases (size,) of a gate that keeps, for memories of 2 to SPAN steps, evenly on a logarithmic scale.
+
+    sigmoid(log(tau - 1)) = 1 - 1 / tau (Tallec & Ollivier 2018, arXiv:1804.11188, chrono initialisation).
+    """
+    return torch.log(torch.logspace(math.log10(2.0), math.log10(SPAN), size) - 1)
+
+
+def _orthogonal(linear: nn.Linear, gates: int) -> None:
+    """Each gate's square or rectangle orthogonal, no bias."""
+    for block in linear.weight.data.chunk(gates):
+        nn.init.orthogonal_(block)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+KINDS = ("memoryless", "stack", "gru", "lstm", "mingru")
+Kind = Literal["memoryless", "stack", "gru", "lstm", "mingru"]
+RECURRENT: dict[str, type[GRU] | type[LSTM] | type[MinGRU]] = {"gru": GRU, "lstm": LSTM, "mingru": MinGRU}
+
+
+def make_belief(
+    kind: str, widths: Mapping[str, int], history: int | Mapping[str, int] = 1, size: int = 64
+) -> Belief:
+    """A belief by name over observation terms {name: width}; `size` units of a recurrent one.
+
+    Raises OptionError for a kind that is not there, a history < 1 and a size < 1.
+    """
     if kind not in KINDS:
-        raise OptionError(f"belief must be one of {sorted(KINDS)}, got {kind!r}")
-    return KINDS[kind](widths, history)  # pyright: ignore[reportArgumentType]
+        raise OptionError(f"belief must be one of {list(KINDS)}, got {kind!r}")
+    if size < 1:
+        raise OptionError(f"belief_size must be at least 1 unit, got {size}")
+    if kind in RECURRENT:
+        return RECURRENT[kind](widths, size)
+    return Stack(widths, history) if kind == "stack" else Memoryless(widths)

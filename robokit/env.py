@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robokit.belief import NOON, rest, tick
+from robokit.clock import NOON, rest, tick
 from robokit.contract import check_constants, check_finite, read_names, same_names
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.optim import alone

@@ -24,9 +24,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from robokit.belief import NOON, rest, tick
 from robokit.card import gaps, supplied, write_contract
 from robokit.checkpoint import sync_folder, write_synced
+from robokit.clock import NOON, rest, tick
 from robokit.controller import METADATA_KEY, OUTPUTS
 from robokit.env import Env
 from robokit.errors import ExportError

@@ -15,7 +15,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
-from robokit.belief import NOON, rest, tick
+from robokit.clock import NOON, rest, tick
 from robokit.controller import OUTPUTS, Controller, ObservationError
 from robokit.env import Env
 from robokit.errors import ExportError

@@ -1,13 +1,13 @@
 """The networks: normaliser -> belief -> head. One module serves collection, training and the ONNX graph."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from robokit.belief import Normalizer
+from robokit.belief import Belief, Normalizer
 from robokit.errors import OptionError
 
 ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -56,7 +56,7 @@ class Policy(nn.Module):
         self,
         obs_dim: int,
         act_dim: int,
-        belief: nn.Module,
+        belief: Belief,
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
         normalize: bool = True,
@@ -68,23 +68,32 @@ class Policy(nn.Module):
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.normalizer = Normalizer(obs_dim, active=normalize)
         self.belief = belief
-        self.head = mlp((int(belief.out_dim), *hidden, act_dim), activation, last_gain=0.01)  # pyright: ignore
+        self.head = mlp((belief.out_dim, *hidden, act_dim), activation, last_gain=0.01)
         self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
 
     @property
     def belief_size(self) -> int:
         """B."""
-        return int(self.belief.size) * (1 if self.mirror is None else 2)  # pyright: ignore
+        return self.belief.size * (1 if self.mirror is None else 2)
 
     def mean(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Unclipped mean action (N, A) and the next belief, from a raw obs (N, O); first (N,) bool."""
+        return self._mean(self.belief, obs, belief, first)
+
+    def unroll(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """L steps of `mean`, from belief (M, B): means (L, M, A) and the belief (L, M, B) after each."""
+        return self._mean(self.belief.unroll, obs, belief, first)
+
+    def _mean(
+        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, first: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if self.mirror is None:
-            features, belief = self.belief(obs, belief, first, self.normalizer)
+            features, belief = remember(obs, belief, first, self.normalizer)
             return self.head(features), belief
         of_obs, of_action = self.mirror
         half = self.belief_size // 2
-        features, ours = self.belief(obs, belief[:, :half], first, self.normalizer)
-        reflected, theirs = self.belief(of_obs(obs), belief[:, half:], first, self.normalizer)
+        features, ours = remember(obs, belief[:, :half], first, self.normalizer)
+        reflected, theirs = remember(of_obs(obs), belief[:, half:], first, self.normalizer)
         mean = (self.head(features) + of_action(self.head(reflected))) / 2
         return mean, torch.cat((ours, theirs), -1)
 
@@ -95,17 +104,25 @@ class Policy(nn.Module):
 
 
 class Critic(nn.Module):
-    """V(state), (M, S) -> (M,)."""
+    """V of what the critic has seen: a state (M, S) as it is, or with a belief of its own."""
 
     def __init__(
-        self, state_dim: int, hidden: Sequence[int], activation: str, normalize: bool = True
+        self, belief: Belief, state_dim: int, hidden: Sequence[int], activation: str, normalize: bool = True
     ) -> None:
         super().__init__()
         self.normalizer = Normalizer(state_dim, active=normalize)
-        self.head = mlp((state_dim, *hidden, 1), activation, last_gain=1.0)
+        self.belief = belief
+        self.head = mlp((belief.out_dim, *hidden, 1), activation, last_gain=1.0)
 
-    def forward(self, state: Tensor) -> Tensor:
-        return self.head(self.normalizer(state)).squeeze(-1)
+    def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """value (M,) and the next belief (M, B)."""
+        features, belief = self.belief(state, belief, first, self.normalizer)
+        return self.head(features).squeeze(-1), belief
+
+    def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """L steps of `forward`, from belief (M, B): values (L, M) and the belief (L, M, B) after each."""
+        features, beliefs = self.belief.unroll(state, belief, first, self.normalizer)
+        return self.head(features).squeeze(-1), beliefs
 
 
 class ActorCritic(nn.Module):
@@ -116,10 +133,12 @@ class ActorCritic(nn.Module):
         self.policy, self.critic = policy, critic
 
     def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, state: Tensor
+        self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (M, A), log_std (A,), value (M,)."""
-        return self.policy.mean(obs, belief, first)[0], self.policy.log_std, self.critic(state)
+        """mean (L, M, A), log_std (A,), value (L, M), from both beliefs [policy's | critic's] (M, B + B')."""
+        ours, theirs = belief.split((self.policy.belief_size, self.critic.belief.size), -1)
+        mean = self.policy.unroll(obs, ours, first)[0]
+        return mean, self.policy.log_std, self.critic.unroll(state, theirs, first)[0]
 
 
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
     "errors state",
-    "rewards returns constraint sensing belief optim dynamics episodes",
+    "rewards returns constraint sensing belief clock optim dynamics episodes",
     "policy",
     "sim",
     "task",
     "contract",
     "env",
     "checkpoint",
-    "replay run",
+    "replay run rollout",
     "train",
     "algos",
     "controller",
@@ -41,6 +41,7 @@ ALONE = {
     "run": {"errors", "checkpoint"},
     "train": {"errors", "checkpoint", "run"},
     "replay": {"errors"},
+    "rollout": set[str](),
 }  # all of robokit that these may know
 ENGINES = {"mujoco", "mujoco_warp", "warp"}
 LEARNING = {place: {"torch"} for layer in LAYERS[1:3] for place in layer.split()}
@@ -50,6 +51,7 @@ FOREIGN = {  # all that these may know beside the standard library; the others a
     "state": {"torch"},
     "controller": {"numpy", "onnxruntime"},
     "checkpoint": {"torch", "safetensors"},
+    "rollout": {"torch"},
     "run": {"torch", "tensorboard"},
     "train": {"torch", "rich"},
     "task": {"torch", "numpy"},

@@ -81,15 +81,21 @@ GRADIENTS = {
 
 
 def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
-    """One rollout as a flat batch; `shift` moves the old log-probs, so that ratios differ from 1."""
+    """One rollout as chunks of one step, (1, M, ...); `shift` moves the old log-probs, so that ratios differ from 1."""
     rollout = learner.collect()
-    value, advantage, target = learner.targets(rollout)
-    columns = ("obs", "state", "belief", "first", "action", "mean", "log_prob")
+    value, advantage, target, _ = learner.targets(rollout)
+    columns = ("obs", "state", "first", "action", "mean", "log_prob")
     flat = {k: getattr(rollout, k).flatten(0, 1) for k in columns}
     flat |= {"value": value.flatten(), "advantage": advantage.flatten(), "target": target.flatten()}
     noise = torch.randn(len(flat["value"]), generator=torch.Generator().manual_seed(0))
     flat["log_prob"] = flat["log_prob"] + shift * noise
-    return flat | {"valid": ~rollout.bad.flatten()}
+    return {k: v[None] for k, v in (flat | {"valid": ~rollout.bad.flatten()}).items()}
+
+
+@torch.no_grad()
+def value_of(learner: Learner, state: torch.Tensor) -> torch.Tensor:
+    """V(state), (M,), of a critic without memory."""
+    return learner.critic(state, torch.zeros(len(state), 0), torch.zeros(len(state), dtype=torch.bool))[0]
 
 
 def gradients(
@@ -97,7 +103,8 @@ def gradients(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """The loss's parts and its gradient by parameter."""
     loss = make_loss(learner.config)
-    total, parts = loss(learner.net, batch, learner.policy.log_std.detach(), torch.tensor(1.0))
+    belief = torch.zeros(batch["obs"].shape[1], 0)
+    total, parts = loss(learner.net, batch, belief, learner.policy.log_std.detach(), torch.tensor(1.0))
     names, params = zip(*learner.net.named_parameters(), strict=True)
     grads = torch.autograd.grad(total, params, allow_unused=True)
     return {k: v.item() for k, v in parts.items()}, dict(zip(names, grads, strict=True))
@@ -132,12 +139,12 @@ def test_advantages_and_targets_are_stable_baselines3s_where_no_episode_is_cut_b
     learner = tiny(scale_reward=False)
     rollout = learner.collect()
     rollout.terminated = rollout.done
-    value, advantage, target = learner.targets(rollout)
+    value, advantage, target, _ = learner.targets(rollout)
     buffer = RolloutBuffer(16, gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Box(-1, 1, (1,)),
                            "cpu", gae_lambda=0.95, gamma=0.99, n_envs=4)  # fmt: skip
     buffer.rewards, buffer.values = rollout.reward.numpy(), value.detach().numpy()
     buffer.episode_starts = torch.cat((torch.zeros(1, 4), rollout.done[:-1].float())).numpy()
-    last = learner.critic(rollout.final_state[-1]).detach()
+    last = value_of(learner, rollout.final_state[-1])
     buffer.compute_returns_and_advantage(last, rollout.done[-1].numpy())
     torch.testing.assert_close(advantage, torch.from_numpy(buffer.advantages), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(target, torch.from_numpy(buffer.returns), atol=1e-5, rtol=1e-5)
@@ -147,7 +154,7 @@ def test_a2c_is_the_first_epoch_its_gradient_is_that_of_log_prob_times_advantage
     learner = tiny(normalize_advantage=False, value_coef=0.0, lam=1.0)
     batch = a_batch(learner)
     _, grads = gradients(learner, batch)
-    mean, log_std, _ = learner.net(batch["obs"], batch["belief"], batch["first"], batch["state"])
+    mean, log_std, _ = learner.net(batch["obs"], batch["state"], batch["first"], torch.zeros(64, 0))
     textbook = -(log_prob(batch["action"], mean, log_std) * batch["advantage"]).mean()
     names, params = zip(*learner.policy.named_parameters(), strict=True)
     for name, grad in zip(names, torch.autograd.grad(textbook, params), strict=True):
@@ -159,7 +166,7 @@ def test_reinforce_weighs_log_prob_by_the_return_that_followed():
     rollout = learner.collect()
     rollout.terminated = rollout.done.clone()
     rollout.done[-1] = rollout.terminated[-1] = True
-    _, advantage, _ = learner.targets(rollout)
+    _, advantage, *_ = learner.targets(rollout)
     for n in range(4):
         for t in range(16):
             expected, discount = 0.0, 1.0
@@ -193,11 +200,11 @@ def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
     rollout = learner.collect()
     rollout.done[5, 2], rollout.terminated[5, 2] = True, False
     rollout.final_state[5, 2] += 1.0  # not what the next episode begins with
-    value, advantage, _ = learner.targets(rollout)
-    expected = rollout.reward[5, 2] + 0.99 * learner.critic(rollout.final_state[5, 2][None])[0] - value[5, 2]
+    value, advantage, *_ = learner.targets(rollout)
+    expected = rollout.reward[5, 2] + 0.99 * value_of(learner, rollout.final_state[5, 2][None])[0] - value[5, 2]
     assert advantage[5, 2].item() == pytest.approx(expected.item(), abs=1e-6)
     rollout.terminated[5, 2] = True
-    _, advantage, _ = learner.targets(rollout)
+    _, advantage, *_ = learner.targets(rollout)
     assert advantage[5, 2].item() == pytest.approx((rollout.reward[5, 2] - value[5, 2]).item(), abs=1e-6)
 
 

@@ -11,8 +11,8 @@ from cart import PERIODS, Cart, Still, actions, but, constant, new, refusal
 from torch import Tensor
 
 import robokit
-from robokit.belief import tick
 from robokit.card import inspect
+from robokit.clock import tick
 from robokit.controller import Controller
 from robokit.errors import ExportError, TaskError
 from robokit.export import export

@@ -18,13 +18,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robokit.belief import Normalizer, make_belief
+from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
 from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, standardize
+from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
 from robokit.state import gather, scatter
 
 LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
@@ -60,30 +61,14 @@ class Config:
     activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
     init_std: float = 1.0  # standard deviation of the first policy's actions
     mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
-    belief: Literal["memoryless", "stack"] = "memoryless"  # what the policy remembers
+    belief: Kind = "memoryless"  # what the policy remembers
+    belief_size: int = 64  # units of a recurrent belief
+    chunk: int = 16  # L, control steps that a recurrent belief is trained through; must divide the horizon
+    critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
+    critic_belief: Kind = "memoryless"  # what the critic remembers
     # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
     compile: bool | None = None
     overlap: bool = False  # collect the next rollout while learning from this one; its data are one older
-
-
-@dataclass
-class Rollout:
-    """T control steps of N simulations; what PPO learns from."""
-
-    obs: Tensor  # (T, N, O)
-    state: Tensor  # (T, N, S)
-    belief: Tensor  # (T, N, B) before obs[t]
-    first: Tensor  # (T, N) bool: obs[t] begins an episode
-    action: Tensor  # (T, N, A) the unclipped sample
-    mean: Tensor  # (T, N, A) of the policy that acted
-    log_std: Tensor  # (A,) of the policy that acted
-    log_prob: Tensor  # (T, N)
-    reward: Tensor  # (T, N)
-    terminated: Tensor  # (T, N) bool
-    done: Tensor  # (T, N) bool
-    bad: Tensor  # (T, N) bool: kept out of the losses
-    final_state: Tensor  # (T, N, S) before any reset
-    logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -120,23 +105,17 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(error, (near - target).square())
 
 
-Batch = Mapping[str, Tensor]
-NUMBERS = ("first", "valid", "log_prob", "value", "advantage", "target")  # one for each transition
-
-
-def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
-    """The columns of (M, C) rows by name: (M, width), or (M,) for NUMBERS."""
-    named = zip(widths, rows.split(list(widths.values()), -1), strict=True)
-    batch = {name: part.squeeze(-1) if name in NUMBERS else part for name, part in named}
-    return batch | {flag: batch[flag] != 0 for flag in ("first", "valid")}
-
-
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
-    """loss(net, batch, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch."""
+    """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
-    def loss(net: ActorCritic, batch: Batch, log_std_old: Tensor, beta: Tensor) -> tuple[Tensor, Parts]:
+    batch: (L, M, ...) chunks of L steps; belief: (M, B) of policy and critic, as stored before them.
+    """
+
+    def loss(
+        net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Parts]:
         valid = batch["valid"]
-        mean, log_std, value = net(batch["obs"], batch["belief"], batch["first"], batch["state"])
+        mean, log_std, value = net(batch["obs"], batch["state"], batch["first"], belief)
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
         ratio = log_ratio.exp()
         advantage = batch["advantage"]
@@ -173,14 +152,18 @@ class Learner:
         self.rng = torch.Generator(device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            belief = make_belief(config.belief, env.names.obs, env.task.history)
+            seen = env.names.state if config.critic == "state" else env.names.obs  # by the critic
+            memory = env.task.history, config.belief_size
+            belief = make_belief(config.belief, env.names.obs, *memory)
+            theirs = make_belief(config.critic_belief, seen, *memory)
             sizes = (config.hidden, config.activation, config.normalize_obs)
             mirror = env.mirror() if config.mirror else None
             self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std, mirror).to(device)
-            self.critic = Critic(env.state_dim, *sizes).to(device)
+            self.critic = Critic(theirs, sum(seen.values()), *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
-        self.widths = {"obs": env.obs_dim, "state": env.state_dim, "belief": self.policy.belief_size}
+        self.chunk = config.chunk if belief.trained or theirs.trained else 1
+        self.widths = {"obs": env.obs_dim, "state": sum(seen.values())}
         self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
         self.update = self._make_update(self.net, self.adam, bool(config.compile))
         self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
@@ -190,6 +173,7 @@ class Learner:
         self.steps_per_iteration = env.num_envs * config.horizon
         self.episodes = Episodes(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
+        self.critic_belief = torch.zeros(env.num_envs, theirs.size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.discounted = torch.zeros(env.num_envs, device=device)  # running return that scales the reward
         self.return_scale = Normalizer(1).to(device)
@@ -213,9 +197,11 @@ class Learner:
         """An eager gradient step on copies: to measure what one costs."""
         net, device = copy.deepcopy(self.net), self.env.device
         update = self._make_update(net, Adam(net), compile=False)
-        rows = torch.ones(self.config.minibatch, sum(self.widths.values()), device=device)
+        chunks, columns = self.config.minibatch // self.chunk, sum(self.widths.values())
+        rows = torch.ones(chunks, self.chunk, columns, device=device)
+        beliefs = torch.zeros(chunks, self.belief.shape[1] + self.critic_belief.shape[1], device=device)
         one, log_std = torch.ones((), device=device), self.policy.log_std.detach().clone()
-        return lambda: update(one.clone(), rows, log_std, one)
+        return lambda: update(one.clone(), rows, beliefs, log_std, one)
 
     @property
     def updates(self) -> int:
@@ -264,7 +250,7 @@ class Learner:
         rows: list[tuple[Tensor, ...]] = []
         steps: list[Step] = []
         for z in self._noise() if noise is None else noise:
-            obs, state, belief, first = env.obs, env.state, self.belief, self.first
+            obs, state, belief, first = env.obs, getattr(env, self.config.critic), self.belief, self.first
             action, mean, self.belief = self.act(obs, belief, first, z)
             step = env.step(action)
             self.episodes.add(step.reward, step.done)
@@ -273,42 +259,48 @@ class Learner:
             steps.append(step)
         obs, state, belief, first, action, mean = (torch.stack(column) for column in zip(*rows, strict=True))
         density = log_prob(action, mean, log_std)  # not from the noise: the ratio shall begin at exactly 1
-        after = {k: torch.stack([getattr(s, k) for s in steps]) for k in _KEPT}
+        after = {k: torch.stack([getattr(s, k) for s in steps]) for k in KEPT}
+        after["final_state"] = torch.stack([getattr(s, f"final_{self.config.critic}") for s in steps])
         logged = torch.stack([s.logged for s in steps]).nanmean((0, 1))
         return Rollout(obs, state, belief, first, action, mean, log_std, density, **after, logged=logged)
 
     @torch.no_grad()
-    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """value, advantage and value target, (T, N) each; values in one pass over the rollout."""
+    def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """value, advantage and value target (T, N) each, and the critic's belief (T, N, B') before them."""
         reward, config = rollout.reward, self.config
         if config.scale_reward:
             sums, self.discounted = discounted_sums(reward, rollout.done, self.discounted, config.gamma)
             self.return_scale.update(sums.flatten()[:, None], ~rollout.bad.flatten())
             scale = torch.rsqrt(self.return_scale.var + 1e-8)
             reward = (reward * scale).clamp(-REWARD_CLIP, REWARD_CLIP)
-        value, next_value = self.critic(rollout.state), self.critic(rollout.final_state)
+        value, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.first)
+        before = torch.cat((self.critic_belief[None], after[:-1]))
+        self.critic_belief = after[-1].clone()
+        going_on = torch.zeros_like(rollout.done).flatten()  # V(final) remembers the episode that it ends
+        ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), going_on)[0]
+        next_value = ends.view_as(value)
         base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
         advantage = gae(reward, base, ahead, rollout.terminated, rollout.done, config.gamma, config.lam)
-        return value, advantage, advantage + base
+        return value, advantage, advantage + base, before
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """K epochs of minibatches; the means of the loss's parts over them."""
         config, scalars = self.config, self.scalars
-        value, advantage, target = self.targets(rollout)
+        value, advantage, target, remembered = self.targets(rollout)
         columns = {**vars(rollout), "valid": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
-        parts = [columns[name].reshape(self.steps_per_iteration, -1).float() for name in self.widths]
-        packed = torch.cat(parts, -1)  # (M, C): shuffled as a whole, once an epoch
+        rows = pack([columns[name] for name in self.widths], self.chunk)
+        beliefs = torch.cat((rollout.belief, remembered), -1)[:: self.chunk].flatten(0, 1)
         if config.lr_schedule == "linear":
             done = scalars["iterations"] * self.steps_per_iteration / config.steps
             scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
         history: list[Parts] = []
         with torch_threads(self.threads):
             for _ in range(config.epochs):
-                order = torch.randperm(len(packed), generator=self.rng, device=self.env.device)
-                batches = packed[order].split(config.minibatch)
+                order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)
+                shuffled = (x[order].split(config.minibatch // self.chunk) for x in (rows, beliefs))
                 fixed = rollout.log_std, scalars["beta"]
-                history += [self.update(scalars["lr"], rows, *fixed) for rows in batches]
+                history += [self.update(scalars["lr"], *b, *fixed) for b in zip(*shuffled, strict=True)]
         means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
         if config.objective == "penalty":
             last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
@@ -319,7 +311,13 @@ class Learner:
 
     def _parts(self) -> dict[str, object]:
         modules = {"net": self.net, "adam": self.adam, "env": self.env, "episodes": self.episodes}
-        running = {"belief": self.belief, "first": self.first, "discounted": self.discounted, "rng": self.rng}
+        running = {
+            "belief": self.belief,
+            "first": self.first,
+            "critic_belief": self.critic_belief,
+            "discounted": self.discounted,
+            "rng": self.rng,
+        }
         coming = {f"pending.{k}": v for k, v in vars(self.pending).items()} if self.pending else {}
         return {**modules, **running, **self.scalars, "return_scale": self.return_scale, **coming}
 
@@ -332,9 +330,8 @@ class Learner:
         scatter(self._parts(), state)
 
 
-_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs")
+_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs", "chunk")
 _SIZES = ("lr", "kl_target", "max_grad_norm", "init_std")
-_KEPT = ("reward", "terminated", "done", "bad", "final_state")
 
 
 def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
@@ -355,6 +352,11 @@ def check(config: Config) -> None:
             raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
+    if {config.belief, config.critic_belief} & set(RECURRENT):
+        for name in ("horizon", "minibatch"):
+            if getattr(config, name) % config.chunk:
+                rule = f"the control steps that a recurrent belief is trained through, must divide {name}"
+                raise OptionError(f"chunk ({config.chunk}), {rule} ({getattr(config, name)})")
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")

@@ -1,0 +1,46 @@
+"""T control steps of N simulations, and the chunks of L of them that a policy with a memory learns from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Rollout:
+    """T control steps of N simulations; what PPO learns from."""
+
+    obs: Tensor  # (T, N, O)
+    state: Tensor  # (T, N, S) what the critic sees
+    belief: Tensor  # (T, N, B) before obs[t]
+    first: Tensor  # (T, N) bool: obs[t] begins an episode
+    action: Tensor  # (T, N, A) the unclipped sample
+    mean: Tensor  # (T, N, A) of the policy that acted
+    log_std: Tensor  # (A,) of the policy that acted
+    log_prob: Tensor  # (T, N)
+    reward: Tensor  # (T, N)
+    terminated: Tensor  # (T, N) bool
+    done: Tensor  # (T, N) bool
+    bad: Tensor  # (T, N) bool: kept out of the losses
+    final_state: Tensor  # (T, N, S) before any reset
+    logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
+
+
+KEPT = ("reward", "terminated", "done", "bad")  # of each Step
+Batch = Mapping[str, Tensor]
+NUMBERS = ("first", "valid", "log_prob", "value", "advantage", "target")  # one for each transition
+
+
+def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
+    """(T N / L, L, C): columns (T, N, ...) side by side, cut into chunks of L steps; shuffled as a whole."""
+    steps, simulations = parts[0].shape[:2]
+    rows = torch.cat([part.reshape(steps, simulations, -1).float() for part in parts], -1)
+    return rows.unflatten(0, (-1, chunk)).transpose(1, 2).flatten(0, 1)
+
+
+def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
+    """The columns of (M, L, C) chunks by name: (L, M, width), or (L, M) for NUMBERS."""
+    named = zip(widths, rows.transpose(0, 1).split(list(widths.values()), -1), strict=True)
+    batch = {name: part.squeeze(-1) if name in NUMBERS else part for name, part in named}
+    return batch | {flag: batch[flag] != 0 for flag in ("first", "valid")}
