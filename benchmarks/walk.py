@@ -2,6 +2,7 @@
 
     python benchmarks/walk.py                        # the recipe; about 15 minutes on two cores
     python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
+    python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru      # and --set belief='"stack"'
 
 writes `benchmarks/curves/walk_<name>.json`. The clock stops for an evaluation: deterministic actions in
 300 episodes without noise, randomisation and pushes, commands redrawn every 3 to 8 s; falls, and the error
@@ -32,7 +33,7 @@ from robokit.restore import Built, Setup, build, create, options
 from robokit.run import Done
 from robokit.task import load_task
 
-TASK, EPISODES = "go2_walk", 300
+EPISODES = 300
 REPORTED = ("velocity_error", "mean_velocity_error", "mean_turn_error")
 
 
@@ -44,9 +45,9 @@ def judge(learner: Built, nominal: bool) -> dict[str, float]:
     return {"falls": ran.terminated / EPISODES, **errors}
 
 
-def record(seed: int, changes: dict[str, Any], every: int, until: float) -> dict[str, Any]:
+def record(name: str, seed: int, changes: dict[str, Any], every: int, until: float) -> dict[str, Any]:
     """The curve of one training, which lies in runs/ for `robokit export`."""
-    task, setup = load_task(TASK), Setup(seed=seed)
+    task, setup = load_task(name), Setup(seed=seed)
     config = replace(options(task, "ppo"), **changes)
     began = time.perf_counter()
     learner = build(task, setup, config)
@@ -89,9 +90,9 @@ for line in sys.stdin:
 """
 
 
-def beside(python: str, file: Path, blocks: int) -> None:
+def beside(name: str, python: str, file: Path, blocks: int) -> None:
     """Speeds of both in alternating blocks of five iterations: control steps a second, medians."""
-    task = load_task(TASK)
+    task = load_task(name)
     learner = build(task, Setup(), options(task, "ppo"))
     learner.iterate()
     speeds: dict[str, list[float]] = {"robokit": [], "mjbatch": []}
@@ -117,6 +118,7 @@ def beside(python: str, file: Path, blocks: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--task", default="go2_walk")
     parser.add_argument("--name", default="recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
@@ -129,12 +131,15 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.peer:
-        beside(arguments.peer[0], Path(arguments.peer[1]), arguments.blocks)
+        beside(arguments.task, arguments.peer[0], Path(arguments.peer[1]), arguments.blocks)
         sys.exit()
     changes = {k: json.loads(v) for k, _, v in (text.partition("=") for text in arguments.set)}
     changes |= {"steps": arguments.steps} if arguments.steps else {}
-    about = {"task": TASK, "date": time.strftime("%Y-%m-%d"), "versions": {"robokit": robokit.__version__}}
+    about = {
+        "task": arguments.task,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"robokit": robokit.__version__},
+    }
     path = Path(__file__).parent / f"curves/walk_{arguments.name}.json"
-    path.write_text(
-        json.dumps(about | record(arguments.seed, changes, arguments.every, arguments.until), indent=1) + "\n"
-    )
+    run = record(arguments.task, arguments.seed, changes, arguments.every, arguments.until)
+    path.write_text(json.dumps(about | run, indent=1) + "\n")

@@ -188,6 +188,23 @@ class Go2WalkFull(Go2Walk):
     model = ROBOT / "scene_full.xml"
 
 
+class Go2WalkSensed(Go2Walk):
+    """The same as a robot senses it: noisy, biased, late, with readings that do not come, and a slow bus.
+
+    Noise is legged_gym's (its noise_scales). The zero of each joint is off in Go2Walk already.
+    """
+
+    sensing = {
+        "gyro": Sense(noise=0.2, distribution="uniform", bias=0.05, delay=(0.0, 0.02), dropout=0.01),
+        "up": Sense(noise=0.05, distribution="uniform", bias=0.02, delay=(0.0, 0.02), dropout=0.01),
+        "joint_pos": Sense(noise=0.01, distribution="uniform", delay=(0.0, 0.02), dropout=0.01),
+        "joint_vel": Sense(noise=1.5, distribution="uniform", delay=(0.0, 0.02), dropout=0.01),
+    }
+    action_delay = (0.0, 0.02)  # s
+    history = {"gyro": 5, "up": 5, "joint_pos": 5, "joint_vel": 5, "action": 5}
+    recipes = {"ppo": {**Go2Walk.recipes["ppo"], "belief": "gru", "belief_size": 64, "chunk": 24}}
+
+
 def _squared(x):
     return x.square().sum(-1)
 
