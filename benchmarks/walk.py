@@ -2,7 +2,7 @@
 
     python benchmarks/walk.py                        # the recipe; about 15 minutes on two cores
     python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
-    python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru      # and --set belief='"stack"'
+    python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru
 
 writes `benchmarks/curves/walk_<name>.json`. The clock stops for an evaluation: deterministic actions in
 300 episodes without noise, randomisation and pushes, commands redrawn every 3 to 8 s; falls, and the error
