@@ -4,7 +4,7 @@ import mujoco
 import torch
 
 from robokit.sim import load
-from robokit.task import Task, normal, packaged, uniform
+from robokit.task import Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
 HEIGHT = (0.2, 1.0)  # m, of the torso
@@ -64,3 +64,15 @@ class Ant(Task):
         height = sim.qpos[:, 2]
         finite = torch.isfinite(torch.cat((sim.qpos, sim.qvel), -1)).all(-1)
         return finite & (height >= HEIGHT[0]) & (height <= HEIGHT[1])
+
+
+class Positions(Ant):
+    """Without a measure of velocity, or of contact forces, which are no positions either."""
+
+    sensing = {"velocity": Sense(hidden=True), "contact": Sense(hidden=True)}
+
+
+class Velocities(Ant):
+    """Without a measure of position, or of contact forces, which are no velocities either."""
+
+    sensing = {"position": Sense(hidden=True), "contact": Sense(hidden=True)}

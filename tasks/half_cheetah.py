@@ -1,6 +1,6 @@
 """Half cheetah, equal to gymnasium's HalfCheetah-v5."""
 
-from robokit.task import Task, normal, packaged, uniform
+from robokit.task import Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
 
@@ -34,3 +34,15 @@ class HalfCheetah(Task):
     def _speed(self, sim):
         """(N,) m/s, mean over the control step."""
         return (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
+
+
+class Positions(HalfCheetah):
+    """Without a measure of velocity."""
+
+    sensing = {"velocity": Sense(hidden=True)}
+
+
+class Velocities(HalfCheetah):
+    """Without a measure of position."""
+
+    sensing = {"position": Sense(hidden=True)}

@@ -2,7 +2,7 @@
 
 import torch
 
-from robokit.task import Task, packaged, uniform
+from robokit.task import Sense, Task, packaged, uniform
 
 RESET_NOISE = 0.01  # m, rad, m/s, rad/s
 MAX_ANGLE = 0.2  # rad, of the pole
@@ -37,3 +37,15 @@ class InvertedPendulum(Task):
     def _upright(self, sim):
         finite = torch.isfinite(torch.cat((sim.qpos, sim.qvel), -1)).all(-1)
         return finite & (sim.qpos[:, 1].abs() <= MAX_ANGLE)
+
+
+class Positions(InvertedPendulum):
+    """Without a measure of velocity."""
+
+    sensing = {"velocity": Sense(hidden=True)}
+
+
+class Velocities(InvertedPendulum):
+    """Without a measure of position."""
+
+    sensing = {"position": Sense(hidden=True)}

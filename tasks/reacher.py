@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from robokit.task import Task, packaged, uniform
+from robokit.task import Sense, Task, packaged, uniform
 
 ARM_NOISE = 0.1  # rad, at a reset
 SPEED_NOISE = 5e-3  # rad/s, at a reset
@@ -45,3 +45,15 @@ class Reacher(Task):
     def _error(self, sim):
         """(N, 3) m, from the target to the fingertip."""
         return sim.body("fingertip").xpos - sim.body("target").xpos
+
+
+class Positions(Reacher):
+    """Without a measure of velocity."""
+
+    sensing = {"velocity": Sense(hidden=True)}
+
+
+class Velocities(Reacher):
+    """Without a measure of where the arm is; the target stays in sight, for it is the goal itself."""
+
+    sensing = dict.fromkeys(("cos", "sin", "error"), Sense(hidden=True))

@@ -32,6 +32,11 @@ class Case:
 WALK = {"forward": "reward_forward", "healthy": "reward_survive", "ctrl": "reward_ctrl"}
 CASES = {
     "inverted_pendulum": Case("InvertedPendulum-v5", {"upright": "reward_survive"}, contacts=False),
+    "inverted_double_pendulum": Case(
+        "InvertedDoublePendulum-v5",
+        {"upright": "reward_survive", "distance": "distance_penalty", "velocity": "velocity_penalty"},
+        contacts=False,
+    ),
     "reacher": Case("Reacher-v5", {"distance": "reward_dist", "ctrl": "reward_ctrl"}, contacts=False),
     "hopper": Case("Hopper-v5", WALK),
     "half_cheetah": Case("HalfCheetah-v5", {"forward": "reward_forward", "ctrl": "reward_ctrl"}),
@@ -139,14 +144,15 @@ def test_a_step_from_far_off_is_gymnasiums(name: str):
     starts, ended = (env.sim.qpos.clone(), env.sim.qvel.clone()), 0
     step = env.step(torch.zeros(WILD, env.act_dim))
     center = env.action_center.numpy()
-    for i in torch.nonzero(~step.bad).flatten().tolist():
+    fine = ~step.bad & step.terms.isfinite().all(-1)  # a square may be more than float32 holds
+    for i in torch.nonzero(fine).flatten().tolist():
         peer.put(*(value[i].numpy() for value in starts))
         obs, reward, terminated, _, info = peer.step(center)
         assert terminated == step.terminated[i].item()
         assert np.array_equal(compared(env, case, step.final_obs[i].numpy()), compared(env, case, obs))
         assert_same_reward(env, case, step, i, reward, info)
         ended += terminated
-    assert step.bad.sum() < 0.1 * WILD
+    assert fine.sum() > 0.9 * WILD
     assert ended > 0.1 * WILD or name in ENDLESS
 
 
