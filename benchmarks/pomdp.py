@@ -34,7 +34,7 @@ KINDS = {  # of the policy's memory; "full" sees all that the task observes
     "gru": {"belief": "gru"},
 }
 HISTORY = 5  # frames of the stack
-SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 512, "compile": True}  # the rest is our default
+SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 256, "compile": True}  # the rest is our default
 
 
 def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
