@@ -119,7 +119,7 @@ class Evaluate:
     json: bool = False  # for machines
 
     def __call__(self) -> int:
-        path, task, policy = _policy(self.what, self.task)
+        path, task, policy = policy_of(self.what, self.task)
         report = evaluate(
             path,
             task,
@@ -152,7 +152,7 @@ class Play:
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
 
     def __call__(self) -> int:
-        path, task, _ = _policy(self.what, self.task)
+        path, task, _ = policy_of(self.what, self.task)
         env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
         env.hold(_by_name(task, self.command))
         if self.viewer:
@@ -293,7 +293,7 @@ def _by_name(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, .
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def _policy(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
+def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
     """The exported file, its task, and the torch policy where a run folder is given."""
     path = Path(what)
     if path.suffix != ".onnx":
@@ -308,10 +308,13 @@ def _policy(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
     if (path.parent / CONFIG).is_file():
         return path, task_of(Run.open(path.parent)), None
     named = str(load(path)[1]["task"])
-    files = [f for stem, f in known_tasks().items() if stem.replace("_", "").lower() == named.lower()]
-    if not files:
-        raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{named}")
-    return path, load_task(files[0]), None
+    stem, _, cls = named.rpartition(":")
+    own = [
+        s for s in known_tasks() if s == stem or (not stem and s.replace("_", "").lower() == named.lower())
+    ]
+    if not own:
+        raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{cls}")
+    return path, load_task(f"{own[0]}:{cls}"), None
 
 
 def _about(file: Path) -> str:

@@ -283,7 +283,7 @@ def interquartile_mean(x: Array) -> float:
 
 
 def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
-    if contract["task"] != type(task).__name__:
+    if contract["task"].rpartition(":")[2] != type(task).__name__:
         raise TaskError(f"{path} was exported for task {contract['task']!r}, not {type(task).__name__!r}")
 
 

@@ -37,7 +37,7 @@ from robokit.optim import compiler_works, fastest
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
 from robokit.sim.facts import model_hashes
-from robokit.task import Task, known_tasks, load_task
+from robokit.task import Task, known_tasks, load_task, title
 
 POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations the gate replays
@@ -156,7 +156,7 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     threads = getattr(learner.env.sim, "threads", setup.threads)
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
-    config = {"task": _title(task), **asdict(setup), "options": own, "hashes": _hashes(task)}
+    config = {"task": title(task), **asdict(setup), "options": own, "hashes": _hashes(task)}
     about = {
         "file": str(file),
         "command": sys.argv,
@@ -165,7 +165,7 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
         "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
     }
-    return Run.create(root, _title(task).replace(":", "-"), learner.config.steps, config, about)
+    return Run.create(root, title(task).replace(":", "-"), learner.config.steps, config, about)
 
 
 def task_of(run: Run) -> Task:
@@ -260,12 +260,6 @@ def _device(name: str) -> torch.device:
 
 def _file(task: Task) -> Path:
     return Path(inspect.getfile(type(task)))
-
-
-def _title(task: Task) -> str:
-    """`hopper`, or `hopper:Positions` for a class that the file's name does not tell."""
-    stem, cls = _file(task).stem, type(task).__name__
-    return stem if cls.lower() == stem.replace("_", "").lower() else f"{stem}:{cls}"
 
 
 def _hashes(task: Task) -> dict[str, str]:

@@ -254,6 +254,18 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
     return cls()
 
 
+def title(task: Task) -> str:
+    """`hopper`, or `hopper:Positions` for a class that the file's name does not tell."""
+    stem, cls = Path(inspect.getfile(type(task))).stem, type(task).__name__
+    return stem if cls.lower() == stem.replace("_", "").lower() else f"{stem}:{cls}"
+
+
+def class_name(task: Task) -> str:
+    """A contract's `task`: `Hopper`, or `hopper:Positions` where the file's name does not tell the class."""
+    name = title(task)
+    return name if ":" in name else type(task).__name__
+
+
 def _classes(path: Path) -> dict[str, type[Task]]:
     module_name = f"_robokit_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
