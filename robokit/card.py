@@ -16,7 +16,9 @@ from robokit.controller import SCHEMA, load
 from robokit.env import Env
 from robokit.gate import CARRIED, Rollout
 from robokit.policy import Policy
+from robokit.sensing import Sense
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
+from robokit.task import class_name
 
 PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
 ON_THE_CARD = ("evaluation", "limits")  # measured after the file was written
@@ -30,7 +32,7 @@ def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | Non
     carry = {"action": policy.act_dim, **({"clock": 2} if task.clock else {}), "belief": policy.belief_size}
     return {
         "schema": SCHEMA,
-        "task": type(task).__name__,
+        "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
         "inputs": [_input(name, env, rollout) for name in widths],
@@ -105,7 +107,11 @@ def supplied(env: Env) -> dict[str, int]:
 
 
 def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:
-    """One observation term; `seen` is its range in the rollout that checked the export."""
+    """One observation term; `seen` is its range in the rollout that checked the export.
+
+    Its unit and frame are the model's, found by which reading each number equals, unless the task's Sense
+    says them: the author may have changed them on the way, and knows.
+    """
     start = sum(width for _, width in _before(name, env))
     values = rollout.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
     sources = _sources(values, rollout.readings.flatten(0, 1))
@@ -114,13 +120,16 @@ def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:
         key: _once([None if i is None else getattr(known[i], key) for i in sources])
         for key in ("source", "unit", "frame")
     }
+    sense = env.task.sensing.get(name, Sense())
+    said = {key: value for key, value in (("unit", sense.unit), ("frame", sense.frame)) if value is not None}
     low, high = values.amin(0).tolist(), values.amax(0).tolist()
     return {
         "name": name,
         "size": values.shape[1],
         **facts,
+        **said,
         "seen": {"low": low, "high": high},
-        "max_age": None,
+        "max_age": sense.max_age,
     }
 
 

@@ -1,7 +1,7 @@
 """The task contract at its border: what a task's functions return, checked once before anything runs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,7 +58,6 @@ def check_constants(task: Task) -> None:
     for name, width in task.memory.items():
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
-    check_delay(f"{kind.__name__}.action_delay", task.action_delay)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -102,6 +101,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     _check_weights(task, seen["rewards"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
+    _check_clock(task, widths)
     _check_sensing(task, widths)
     _check_mirror(task, {**widths, "action": sim.model.nu})
     return Names(
@@ -210,20 +210,28 @@ def _check_weights(task: Task, terms: Terms) -> None:
             )
 
 
-def _check_sensing(task: Task, widths: dict[str, int]) -> None:
+def _check_clock(task: Task, widths: dict[str, int]) -> None:
     unseen = [name for name in task.commands if name not in widths]
     if task.clock and "clock" in widths and unseen:
         rule = "must observe its commands by name: the clock stands while they are zero"
         raise TaskError(f"{type(task).__name__} observes its clock, so it {rule}; not so: {unseen}")
+
+
+def _check_sensing(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    if not isinstance(task.sensing, Mapping):
+        raise TaskError(f"{kind}.sensing must be {{observation: Sense}}, got {task.sensing!r}")
     measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
+    check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
     for name, sense in task.sensing.items():
-        if name not in measured or not isinstance(sense, Sense):
-            hint = f"{did_you_mean(name, measured)}; it measures {measured}"
-            raise TaskError(
-                f"{type(task).__name__}.sensing[{name!r}] must be a Sense of an observation{hint}"
-            )
+        if name not in measured:
+            hint = f"{did_you_mean(str(name), measured)}; it measures {measured}"
+            raise TaskError(f"{kind}.sensing[{name!r}] must be of an observation that is measured{hint}")
+        if not isinstance(sense, Sense):
+            raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
+        check_delay(f"{kind}.sensing[{name!r}].delay", sense.delay, task.control_dt)
     if all(task.sensing.get(name, Sense()).hidden for name in widths):
-        raise TaskError(f"{type(task).__name__}.sensing hides all of {list(widths)}: nothing is left to see")
+        raise TaskError(f"{kind}.sensing hides all of {list(widths)}: nothing is left to see")
 
 
 def _check_mirror(task: Task, widths: dict[str, int]) -> None:

@@ -9,6 +9,7 @@ did not come, the last one that did.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from robokit.errors import TaskError
 from robokit.state import gather, scatter
 
 LONGEST = 50  # control steps that a delay may reach back
-EPSILON = 1e-6  # control steps: 0.06 s is 3 of 0.02 s
+EPSILON = 1e-6  # control steps: rounding
 Range = float | tuple[float, float]  # one value, or a range that each episode draws from
 
 
@@ -35,35 +36,55 @@ class Sense:
         0.0  # failures a second, on average: after one the last reading stands till the episode ends
     )
     hidden: bool = False  # the policy does not see it at all; a critic does
-    unit: str | None = None  # for the exported contract, where the model does not say
+    unit: str | None = None  # for the exported contract; None: as the model says
     frame: str | None = None
     max_age: float | None = None  # s, for the contract: an older reading should not be acted on
 
     def __post_init__(self) -> None:
-        for name, rule in (("noise", "a size"), ("bias", "a half width"), ("loss", "failures a second")):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TaskError(f"Sense.{name} must be {rule} >= 0, got {getattr(self, name)}")
+        for name, (rule, limit) in _RULES.items():
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < limit):
+                raise TaskError(f"Sense.{name} must be {rule}, got {value!r}")
         if self.distribution not in ("gaussian", "uniform"):
             raise TaskError(f"Sense.distribution must be gaussian or uniform, got {self.distribution!r}")
-        if not 0 <= self.dropout < 1:
-            raise TaskError(f"Sense.dropout must be a chance in [0, 1), got {self.dropout}")
-        if self.max_age is not None and not 0 < self.max_age < math.inf:
-            raise TaskError(f"Sense.max_age must be seconds > 0, got {self.max_age}")
         check_delay("Sense.delay", self.delay)
+        if not isinstance(self.hidden, bool):
+            raise TaskError(f"Sense.hidden must be True or False, got {self.hidden!r}")
+        for name in ("unit", "frame"):
+            if not isinstance(getattr(self, name), str | None):
+                raise TaskError(f"Sense.{name} must be text, got {getattr(self, name)!r}")
+        age = self.max_age
+        if age is not None and not (_is_number(age) and 0 < age < math.inf):
+            raise TaskError(f"Sense.max_age must be seconds > 0, got {age!r}")
 
 
-def check_delay(name: str, delay: Range) -> None:
-    """Raise TaskError unless it is a time in s, or a range of times, from 0 on."""
-    pair = delay if isinstance(delay, tuple) else (delay, delay)
-    if len(pair) != 2 or not 0 <= pair[0] <= pair[1] < math.inf:
-        raise TaskError(f"{name} must be seconds >= 0, or a range (from, to) of them, got {delay}")
+_RULES = {
+    "noise": ("a size >= 0", math.inf),
+    "bias": ("a half width >= 0", math.inf),
+    "dropout": ("a chance in [0, 1)", 1.0),
+    "loss": ("failures a second >= 0", math.inf),
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_delay(name: str, delay: Range, control_dt: float = math.inf) -> None:
+    """Raise TaskError unless it is a time in s, or a range of times, from 0 to LONGEST control steps."""
+    low, high = delay if isinstance(delay, tuple) and len(delay) == 2 else (delay, delay)
+    if not (_is_number(low) and _is_number(high) and 0 <= low <= high < math.inf):
+        raise TaskError(f"{name} must be seconds >= 0, or a range (from, to) of them, got {delay!r}")
+    if high > (LONGEST + EPSILON) * control_dt:
+        rule = f"at most {LONGEST} control steps ({LONGEST * control_dt:g} s), the length of its buffer"
+        raise TaskError(f"{name} must be {rule}, got {delay} s")
 
 
 class Delay:
     """Vectors (N, D) as they were some time ago, linear between the control steps that are kept.
 
     ranges: for each group of columns its delay in s; widths: how many columns each group has. Every group of
-    every simulation has a delay of its own. Raises TaskError when one reaches beyond LONGEST control steps.
+    every simulation has a delay of its own.
     """
 
     def __init__(
@@ -74,46 +95,48 @@ class Delay:
         num_envs: int,
         device: torch.device,
     ) -> None:
-        pairs = [r if isinstance(r, tuple) else (r, r) for r in ranges]
-        longest = max((high for _, high in pairs), default=0.0) / control_dt
-        if longest > LONGEST + EPSILON:
-            rule = f"at most {LONGEST} control steps ({LONGEST * control_dt:g} s), the length of its buffer"
-            raise TaskError(f"a delay must be {rule}, got {longest * control_dt:g} s")
-        self.low, self.high = torch.tensor(pairs, device=device).reshape(-1, 2).unbind(-1)
-        self.low, self.high = self.low / control_dt, self.high / control_dt
+        steps = [[t / control_dt for t in (r if isinstance(r, tuple) else (r, r))] for r in ranges]
+        self.low, self.high = torch.tensor(steps, device=device).reshape(-1, 2).unbind(-1)
+        self.depth = math.ceil(max((high for _, high in steps), default=0.0) - EPSILON)
         self.group = groups(widths, device)
-        self.depth = math.ceil(longest - EPSILON)
-        self.line = torch.zeros(self.depth + 1, num_envs, len(self.group), device=device)
+        self.line = torch.zeros(self.depth + 1, num_envs, len(self.group), device=device)  # newest first
         self.steps = torch.zeros(num_envs, len(widths), device=device)
+        self.cell = torch.arange(self.line[0].numel(), device=device).reshape(self.line[0].shape)  # of a row
+        self._aim()
 
     def draw(self, mask: Tensor, rng: Generator) -> None:
         """New delays for the simulations in mask (N,) bool."""
-        unit = torch.rand(self.steps.shape, generator=rng, device=self.steps.device)
-        drawn = self.low + (self.high - self.low) * unit
-        self.steps.copy_(torch.where(mask[:, None], drawn, self.steps))
+        drawn = self.low + (self.high - self.low) * _uniform(self.steps, rng)
+        self.steps = torch.where(mask[:, None], drawn, self.steps)
+        self._aim()
+
+    def _aim(self) -> None:
+        """Where in `line` the newer of the two neighbours is, and how far on its way to the older one."""
+        near = self.steps.long().clamp_(max=self.depth - 1)
+        self.place = (near * self.cell.numel()).index_select(1, self.group).add_(self.cell).flatten()
+        self.weight = (self.steps - near).index_select(1, self.group).flatten()
 
     def advance(self) -> None:
         """A control step has passed."""
-        if self.depth:
-            self.line[1:] = self.line[:-1].clone()
+        self.line = self.line.roll(1, 0)
 
     def fill(self, mask: Tensor, past: Tensor | float) -> None:
         """The simulations in mask (N,) bool have only ever seen `past` (N, D)."""
-        self.line.copy_(torch.where(mask[:, None], past, self.line))
+        self.line = torch.where(mask[:, None], past, self.line)
 
     def read(self, newest: Tensor) -> Tensor:
         """(N, D) as known now, where `newest` (N, D) is the truth now."""
         self.line[0] = newest
-        steps = self.steps.index_select(1, self.group)
-        near = steps.long()
-        far = (near + 1).clamp(max=len(self.line) - 1)
-        return torch.lerp(self.line.gather(0, near[None])[0], self.line.gather(0, far[None])[0], steps - near)
+        line = self.line.flatten()
+        near, far = (x.index_select(0, self.place) for x in (line, line[newest.numel() :]))
+        return torch.lerp(near, far, self.weight).view_as(newest)
 
     def state_dict(self) -> dict[str, Tensor]:
         return gather({"line": self.line, "steps": self.steps})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         scatter({"line": self.line, "steps": self.steps}, state)
+        self._aim()
 
 
 class Sensors:
@@ -133,74 +156,83 @@ class Sensors:
         exact: bool = False,
     ) -> None:
         every = {name: sensing.get(name, Sense()) for name in widths}
-        columns = torch.tensor(
-            [not every[name].hidden for name, width in widths.items() for _ in range(width)]
-        )
+        columns = torch.tensor([not every[name].hidden for name in widths for _ in range(widths[name])])
         self.columns = None if columns.all() else columns.nonzero()[:, 0].to(device)
-        shown = [name for name in widths if not every[name].hidden]
-        sizes, senses = [widths[name] for name in shown], [every[name] for name in shown]
-        senses = [Sense() for _ in senses] if exact else senses
+        shown = {name: Sense() if exact else sense for name, sense in every.items() if not sense.hidden}
+        senses, sizes = shown.values(), [widths[name] for name in shown]
         self.group = groups(sizes, device)
-        figures = {n: [float(getattr(s, n)) for s in senses] for n in ("noise", "bias", "dropout", "loss")}
-        self.noise_size, self.bias_size, self.dropout, self.loss = torch.tensor(
-            list(figures.values()), device=device
-        )
-        self.loss = self.loss * control_dt  # chance per control step
-        self.uniform = torch.tensor([s.distribution == "uniform" for s in senses], device=device)
-        self.noisy, self.biased = any(figures["noise"]), any(figures["bias"])
-        self.failing = any(figures["dropout"]) or any(figures["loss"])
-        self.delay = Delay([s.delay for s in senses], sizes, control_dt, num_envs, device)
-        self.noise, self.bias, self.last, self.held = torch.zeros(4, num_envs, len(self.group), device=device)
-        self.missing, self.lost = torch.zeros(2, num_envs, len(sizes), dtype=torch.bool, device=device)
-        self.fresh = torch.ones(num_envs, dtype=torch.bool, device=device)  # an episode's first reading
+        self.noisy, self.biased = any(s.noise for s in senses), any(s.bias for s in senses)
+        self.failing = any(s.dropout or s.loss for s in senses)
+        figures = [[float(x) for x in (s.noise, s.bias, s.dropout, s.loss)] for s in senses]
+        noise, bias, self.dropout, loss = torch.tensor(figures, device=device).unbind(-1)
+        self.noise_size, self.bias_size = self._each(noise), self._each(bias)
+        self.loss = -torch.expm1(-loss * control_dt)  # chance per control step
+        flat = torch.tensor([s.distribution == "uniform" for s in senses])
+        self.uniform = self._each(flat.to(device)) if flat.any() else None
+        late = [sense.delay not in (0, (0, 0)) for sense in senses]
+        self.late = torch.tensor(late).to(device)[self.group].nonzero()[:, 0]  # the columns that are delayed
+        delays = [sense.delay for sense in compress(senses, late)]
+        self.delay = Delay(delays, [*compress(sizes, late)], control_dt, num_envs, device)
+        self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
+        self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
+        self.missing = self._each(self.lost)
+        self.fresh: Tensor | None = None  # (N,) bool: whose episode begins with this control step's reading
 
     def visible(self, truth: Tensor) -> Tensor:
         """(N, O) of truth (N, E or more): the exact terms that the policy may see."""
         if self.columns is not None:
-            return truth.index_select(1, self.columns)
+            return truth.index_select(1, self.columns.to(truth.device))
         return truth[:, : len(self.group)]
 
     def restart(self, mask: Tensor, rng: Generator) -> None:
         """Episodes of the simulations in mask (N,) bool begin: new biases and delays, whole sensors."""
+        begun = mask[:, None]
         if self.biased:
-            bias = self._each(self.bias_size) * (2 * _uniform(self.bias, rng) - 1)
-            self.bias.copy_(torch.where(mask[:, None], bias, self.bias))
+            bias = self.bias_size * (2 * _uniform(self.bias, rng) - 1)
+            self.bias = torch.where(begun, bias, self.bias)
         if self.delay.depth:
             self.delay.draw(mask, rng)
-        self.lost &= ~mask[:, None]
-        self.fresh |= mask
+            self.fresh = mask if self.fresh is None else self.fresh | mask
+        if self.failing:
+            self.lost, self.missing = self.lost & ~begun, self.missing & ~begun
 
     def advance(self, rng: Generator) -> None:
         """A control step has passed."""
-        self.fresh.zero_()
-        self.delay.advance()
+        if self.delay.depth:
+            self.delay.advance()
+            self.fresh = None
         self.draw(rng)
+        if self.failing:
+            self._fail(rng)
 
     def draw(self, rng: Generator) -> None:
-        """Noise and failures of this control step's reading."""
-        if self.noisy:
-            noise = self.noise.normal_(generator=rng)
-            if self.uniform.any():
-                noise = torch.where(self._each(self.uniform), 2 * _uniform(noise, rng) - 1, noise)
-            self.noise.copy_(noise * self._each(self.noise_size))
-        if self.failing:
-            self.held.copy_(self.last)
-            self.lost |= _uniform(self.missing, rng) < self.loss
-            self.missing.copy_(self.lost | (_uniform(self.missing, rng) < self.dropout))
+        """Noise of this control step's reading."""
+        if not self.noisy:
+            return
+        noise = torch.empty_like(self.noise).normal_(generator=rng)
+        if self.uniform is not None:
+            noise = torch.where(self.uniform, 2 * _uniform(noise, rng) - 1, noise)
+        self.noise = noise * self.noise_size
+
+    def _fail(self, rng: Generator) -> None:
+        """Which of this control step's readings do not come; an episode's first always does."""
+        self.lost |= _uniform(self.lost, rng) < self.loss
+        self.missing = self._each(self.lost | (_uniform(self.lost, rng) < self.dropout))
 
     def read(self, truth: Tensor) -> Tensor:
         """obs (N, O) of truth (N, E) now; once more in the same control step gives the same of the same."""
         seen = self.visible(truth)
         if self.delay.depth:
-            self.delay.fill(self.fresh, seen)
-            seen = self.delay.read(seen)
+            newest = seen.index_select(1, self.late)
+            if self.fresh is not None:
+                self.delay.fill(self.fresh, newest)
+            seen = seen.index_copy(1, self.late, self.delay.read(newest))
         if self.biased:
             seen = seen + self.bias
         if self.noisy:
             seen = seen + self.noise
         if self.failing:
-            missing = self._each(self.missing & ~self.fresh[:, None])
-            seen = torch.where(missing, self.held, seen)
+            seen = torch.where(self.missing, self.last, seen)
             self.last.copy_(seen)
         return seen
 
@@ -209,16 +241,14 @@ class Sensors:
         return figures.index_select(-1, self.group)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """What the next control step needs; its noise and its failures are still to come."""
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         scatter(self._parts(), state)
 
     def _parts(self) -> dict[str, object]:
-        return {**{name: getattr(self, name) for name in _KEPT}, "delay": self.delay}
-
-
-_KEPT = ("noise", "bias", "last", "held", "missing", "lost", "fresh")
+        return {"bias": self.bias, "last": self.last, "lost": self.lost, "delay": self.delay}
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:

@@ -1,27 +1,36 @@
-"""Sensor noise, the gait clock and commands to stand still: what Env keeps for a task."""
+"""What the policy reads of the truth: noise, bias, readings that do not come, hidden terms."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from arm import Arm, make_policy
-from cart import PERIODS, Cart, Still, actions, but, constant, new, refusal
+from cart import PERIODS, Cart, Still, actions, but, new, same
+from sensors import DT, hits, play
 from torch import Tensor
 
 import robokit
-from robokit.card import inspect
-from robokit.clock import tick
-from robokit.controller import Controller
-from robokit.errors import ExportError, TaskError
-from robokit.export import export
-from robokit.gate import TOLERANCE
+from robokit.env import Env
+from robokit.sim import Sim
 from robokit.task import Command, Sense
 
 
 class Noisy(Still):
     sensing = {"slide": Sense(noise=0.5), "tip": Sense(noise=2.0)}
+
+
+class Every(Cart):
+    """Every kind of sensing, commands that are redrawn under way, episodes that end early and late."""
+
+    commands = {"goal": Command((-0.5,), (0.5,)), "turn": Command((-1.0, 2.0), (1.0, 3.0), every=(0.04, 0.1))}
+    sensing = {
+        "slide": Sense(noise=0.1, bias=0.2, delay=(0.0, 0.07), dropout=0.3),
+        "hinge_speed": Sense(noise=0.5, distribution="uniform", delay=0.03, loss=3.0),
+        "tip": Sense(hidden=True, noise=1.0),
+    }
+    action_delay = (0.0, 0.05)
+
+
+# -- noise ---------------------------------------------------------------------------------------
 
 
 def test_noise_is_on_the_terms_that_are_named_with_their_deviation_and_not_on_what_the_critic_sees():
@@ -36,158 +45,256 @@ def test_noise_is_on_the_terms_that_are_named_with_their_deviation_and_not_on_wh
     assert all(not std.any() for std in stds.values())
 
 
-def test_noise_is_fresh_every_step_and_an_episode_that_goes_on_sees_what_final_obs_said():
+def test_noise_is_fresh_every_step():
     env = new(Noisy, 4)
     one, two = env.step(actions(1, 4)[0]), env.step(actions(1, 4)[0])
     noise = [s.obs - s.state[:, : env.obs_dim] for s in (one, two)]
     assert not torch.equal(*noise)
+
+
+def test_uniform_noise_has_a_half_width_and_gaussian_noise_beside_it_a_deviation():
+    truth = torch.zeros(200, 100, 3)
+    seen = play({"a": 2, "b": 1}, truth, a=Sense(0.5, "uniform"), b=Sense(0.5)).flatten(0, 1)
+    assert -0.5 <= seen[:, :2].min() < -0.4999 and 0.4999 < seen[:, :2].max() <= 0.5
+    stds = torch.cat((seen.std(0), (seen[:, 0] + seen[:, 1]).std()[None]))
+    third = 0.5 / math.sqrt(3)  # deviation of a uniform number
+    assert stds.tolist() == pytest.approx([third, third, 0.5, third * math.sqrt(2)], rel=0.02)
+    assert seen.mean(0).abs().max() < 4 * 0.5 / math.sqrt(len(seen))
+
+
+def test_noise_is_one_normal_draw_a_step_for_all_columns_and_nothing_else_is_drawn():
+    """So seeds mean what they meant before there was more than Gaussian noise."""
+    env, rng = new(Noisy, 5, seed=3), torch.Generator().manual_seed(3)
+    torch.rand(5, 1, generator=rng)  # ages
+    std = torch.tensor([0.5, 0, 2, 2, 2, 0, 0, 0, 0, 0])  # slide, hinge_speed, tip, goal, turn, action
+    exact = env.state[:, :10]
+    for action in actions(2 * PERIODS, 5):
+        noise = torch.zeros(5, 10).normal_(generator=rng) * std
+        assert torch.equal(env.obs, exact + noise)
+        exact = env.step(action).state[:, :10]
+
+
+class Plain:
+    """Gaussian noise as plainly as can be, in the place of Sensors."""
+
+    def __init__(self, env: Env) -> None:
+        sensing = env.task.sensing
+        stds = [sensing.get(k, Sense()).noise for k, width in env.names.obs.items() for _ in range(width)]
+        self.std, self.noise = torch.tensor(stds), torch.zeros(env.num_envs, env.obs_dim)
+
+    def restart(self, mask: Tensor, rng: torch.Generator) -> None:
+        pass
+
+    def draw(self, rng: torch.Generator) -> None:
+        self.noise.normal_(generator=rng).mul_(self.std)
+
+    advance = draw
+
+    def read(self, truth: Tensor) -> Tensor:
+        return truth + self.noise
+
+
+def test_the_walking_task_draws_what_it_always_drew():
+    env, plain = (robokit.make("go2_walk", 3, seed=1, threads=1) for _ in range(2))
+    plain.sensors = Plain(plain)  # pyright: ignore[reportAttributeAccessIssue]
+    for e in (env, plain):
+        e.rng.manual_seed(7)
+        e.reset(stagger=True)
+    for _ in range(40):
+        action = torch.rand(3, 12, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        step, expected = env.step(action), plain.step(action)
+        assert torch.equal(step.obs, expected.obs)
+        assert torch.equal(step.final_obs, expected.final_obs)
+        assert torch.equal(step.state, expected.state)
+
+
+# -- bias ----------------------------------------------------------------------------------------
+
+
+def test_a_bias_is_constant_in_an_episode_and_drawn_anew_for_those_who_restart():
+    truth, begins = torch.randn(6, 400, 4), hits(6, 400, {3: slice(0, 200)})
+    bias = play({"a": 2, "b": 1, "c": 1}, truth, begins, a=Sense(bias=0.5), b=Sense(0.0)) - truth
+    assert not bias[..., 2:].any()
+    first, second = bias[0, :, :2], bias[5, :, :2]
+    assert torch.allclose(bias[:3, :, :2], first.expand(3, -1, -1), atol=1e-6)
+    assert torch.allclose(bias[3:, :, :2], second.expand(3, -1, -1), atol=1e-6)
+    assert torch.allclose(first[200:], second[200:], atol=1e-6)
+    drawn = torch.cat((first, second[:200]))
+    assert (first[:200] - second[:200]).abs().min() > 0
+    assert -0.5 <= drawn.min() < -0.49 and 0.49 < drawn.max() <= 0.5
+    assert drawn.std(0).tolist() == pytest.approx([0.5 / math.sqrt(3)] * 2, rel=0.06)
+    pairs = torch.cat((drawn, second[:200].roll(1, 0).repeat(3, 1)), -1).T  # of simulations, of numbers
+    assert torch.corrcoef(pairs)[0, 1:].abs().max() < 0.2
+
+
+# -- readings that do not come -------------------------------------------------------------------
+
+
+def test_where_a_reading_drops_out_the_last_one_stands_with_its_noise_for_all_numbers_of_the_term():
+    truth, begins = torch.randn(50, 200, 3), hits(50, 200, {20: slice(0, 100)})
+    seen = play({"a": 2, "b": 1}, truth, begins, a=Sense(noise=0.1, bias=1.0, dropout=0.3), b=Sense(0.1))
+    held = seen[1:] == seen[:-1]
+    assert torch.equal(held[..., 0], held[..., 1])
+    assert not held[19, :100].any()  # an episode's first reading always comes
+    assert not held[..., 2].any()
+    assert held[..., 0].float().mean().item() == pytest.approx(0.3, abs=0.02)
+    twice = (
+        (held[1:, 100:, 0] & held[:-1, 100:, 0]).float().mean().item()
+    )  # one step says nothing of the next
+    assert twice == pytest.approx(0.09, abs=0.02)
+
+
+def test_the_reading_that_stands_is_the_last_that_came():
+    """Against a loop: late by one control step, without noise, so that each reading is known."""
+    truth, begins = torch.randn(60, 20, 1), hits(60, 20, {25: slice(0, 10), 26: slice(5, 6)})
+    seen = play({"a": 1}, truth, begins, a=Sense(delay=DT, dropout=0.4))[..., 0]
+    dropped = 0
+    for n in range(20):
+        for t in range(60):
+            start = begins[t, n]
+            due = truth[t if start else t - 1, n, 0]
+            dropped += int(seen[t, n] != due)
+            assert seen[t, n] == due or (seen[t, n] == seen[t - 1, n] and not start)
+    assert dropped / truth.numel() == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_lost_sensor_stays_lost_until_the_episode_ends_and_the_rate_is_per_second():
+    rate, n = 3.0, 4000
+    truth = torch.arange(100.0)[:, None, None].expand(-1, 2 * n, 2)
+    seen = play({"a": 1, "b": 1}, truth, hits(100, 2 * n, {50: slice(n, None)}), a=Sense(loss=rate))
+    assert torch.equal(seen[..., 1], truth[..., 1])
+    for episode in (seen[:, :n, 0], seen[:50, n:, 0], seen[50:, n:, 0]):
+        time = torch.arange(len(episode))
+        working = episode == episode[0, 0] + time[:, None]
+        assert working[0].all()
+        assert (working[1:] <= working[:-1]).all()  # never again
+        assert torch.equal(episode.diff(dim=0), working[1:].float())  # the last reading stands
+        share = working.float().mean(1)
+        expected = torch.exp(-rate * DT * time)
+        assert (share - expected).abs().max() < 0.025
+        assert share[1].item() == pytest.approx(expected[1].item(), abs=0.012)
+
+
+def test_a_reset_under_way_finds_whole_sensors():
+    env = Env(but(sensing={"slide": Sense(loss=1e9)}), 3, threads=1)
+    for _ in range(2):
+        begun = env.terms()["slide"]
+        assert torch.equal(begun, env.state[:, :1])
+        for action in actions(3, 3):
+            assert not torch.equal(env.step(action).state[:, :1], begun)
+            assert torch.equal(env.terms()["slide"], begun)
+        env.reset()
+
+
+# -- hidden and nominal --------------------------------------------------------------------------
+
+
+def test_a_hidden_term_is_the_critics_alone_and_the_others_keep_their_order():
+    env, full = new(Every, 3), new(Cart, 3)
+    assert list(env.names.obs) == ["slide", "hinge_speed", "goal", "turn", "action"]
+    assert (env.obs_dim, env.state_dim, env.obs.shape, env.state.shape) == (7, 14, (3, 7), (3, 14))
+    assert env.names.state == full.names.state
+    step = env.step(actions(1, 3)[0])
+    assert torch.equal(step.state[:, 2:5], env.sim.sensor("tip").float())
+    assert torch.equal(step.obs[:, 2:], step.state[:, 5:10])
+    assert torch.equal(step.final_obs[:, 2:], step.final_state[:, 5:10])
+
+
+def test_nominal_sensors_are_exact_and_actions_arrive_at_once_but_what_is_hidden_stays_hidden():
+    env = new(Every, 3, nominal=True)
+    columns = [0, 1, *range(5, 10)]
+    assert torch.equal(env.obs, env.state[:, columns])
+    for action in actions(2 * PERIODS, 3):
+        step = env.step(action)
+        assert torch.equal(step.obs, step.state[:, columns])
+        assert torch.equal(step.final_obs, step.final_state[:, columns])
+        on = ~step.done
+        assert torch.allclose(env.sim.ctrl[on, 0].float(), 2 + 4 * action[on, 0])
+
+
+# -- in an environment ---------------------------------------------------------------------------
+
+
+def test_episodes_that_go_on_see_what_final_obs_said_and_only_the_redrawn_command_differs():
+    env = new(Every, 16)
     env.reset(stagger=True)
-    steps = [env.step(actions(1, 4)[0]) for _ in range(PERIODS)]
-    mixed = [s for s in steps if s.done.any() and not s.done.all()]
-    assert len(mixed) > 1
-    assert all(torch.equal(s.obs[~s.done], s.final_obs[~s.done]) for s in mixed)
+    mixed = redrawn = 0
+    measured = [0, 1, 2, 5, 6]  # slide, hinge_speed, goal, action
+    for action in actions(3 * PERIODS, 16):
+        before, step = env.terms()["turn"], env.step(action)
+        on = ~step.done
+        assert torch.equal(step.obs[on][:, measured], step.final_obs[on][:, measured])
+        assert torch.equal(step.final_obs[:, 3:5], before)
+        moved = (step.obs[on, 3:5] != before[on]).any()
+        redrawn += int(moved)
+        mixed += int(moved and step.done.any())
+    assert redrawn > 20 and mixed > 5
 
 
-def test_nominal_sensors_are_exact():
-    env = robokit.make(Noisy, 4, nominal=True)
-    assert torch.equal(env.obs, env.state[:, : env.obs_dim])
+@pytest.mark.parametrize("where", ["qpos", "qvel", "action", "seen"])
+def test_a_broken_simulation_leaves_nothing_behind(where: str):
+    """On a GPU a NaN stays in the simulation, and so is seen; "seen" plays that on a CPU."""
+
+    class Broken(Every):
+        action_delay = 0.02  # a NaN in an action arrives a control step later
+
+        def observe(self, sim: Sim) -> dict[str, Tensor]:
+            terms = super().observe(sim)
+            gone = sim.memory["age"][:, :1] == (8 if where == "seen" else -1)
+            return {k: v if k in self.commands else torch.where(gone, torch.nan, v) for k, v in terms.items()}
+
+    env = new(Broken, 3)
+    bad = torch.zeros(3, dtype=torch.bool)
+    if where == "seen":
+        env.sim.bad = lambda: env.sim.memory["age"][:, 0] == 7  # pyright: ignore[reportAttributeAccessIssue]
+    for t, action in enumerate(actions(2 * PERIODS, 3)):
+        if t == 6 and where in ("qpos", "qvel", "action"):
+            (action if where == "action" else env.sim.written(where))[1, 0] = torch.nan
+        step = env.step(action)
+        bad |= step.bad
+        assert all(torch.isfinite(x).all() for x in (step.obs, step.final_obs, step.state))
+    assert bad[1]
+    kept = {k: v for k, v in env.state_dict().items() if k.startswith(("sensors", "action_delay"))}
+    assert all(torch.isfinite(v).all() for v in kept.values())
 
 
-@pytest.mark.parametrize(
-    ("attributes", "words"),
-    [
-        (
-            {"sensing": {"slid": Sense(0.1)}},
-            "sensing['slid'] must be a Sense of an observation; did you mean 'slide'?",
-        ),
-        ({"sensing": {"slide": 0.1}}, "sensing['slide'] must be a Sense"),
-        ({"clock": -1.0}, "clock must be at least 0 and below 25 Hz, half the control rate, got -1.0"),
-        ({"clock": 25.0}, "below 25 Hz"),
-        ({"clock": math.nan}, "got nan"),
-        ({"clock": 1.0, "memory": {"x": 1, "sum": 2, "clock": 1}}, "['clock']: these names are taken"),
-    ],
-)
-def test_sensing_and_clocks_that_cannot_be_are_refused(attributes: dict[str, Any], words: str):
-    assert words in refusal(but(**attributes))
+def test_one_seed_is_one_run():
+    one, other, third = new(Every, 4, seed=2), new(Every, 4, seed=2), new(Every, 4, seed=3)
+    for action in actions(2 * PERIODS, 4):
+        step = one.step(action)
+        assert same(step, other.step(action))
+        assert not torch.equal(step.obs, third.step(action).obs)
 
 
-@pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
-def test_a_noise_that_is_no_size_is_refused(noise: float):
-    with pytest.raises(TaskError, match=r"Sense\.noise must be a size >= 0, got"):
-        Sense(noise=noise)
+@pytest.mark.parametrize("cut", [0, 7, PERIODS, 33])
+def test_a_saved_environment_continues_bit_for_bit_with_every_kind_of_sensing(cut: int):
+    env, other = new(Every, 4, seed=1), new(Every, 4, seed=9)
+    env.reset(stagger=True)
+    for action in actions(cut, 4, seed=1):
+        env.step(action)
+    for action in actions(5, 4, seed=3):  # leaves readings of its own
+        other.step(action)
+    other.load_state_dict(env.state_dict())
+    assert torch.equal(env.obs, other.obs)
+    for action in actions(2 * PERIODS, 4, seed=2):
+        assert same(env.step(action), other.step(action))
 
 
-# -- the clock -----------------------------------------------------------------------------------
+def test_a_restart_touches_its_own_simulation_only():
+    """Beside a run with the same draws in which nobody restarts."""
+    sense = Sense(noise=0.1, bias=1.0, delay=(0.0, 0.1), dropout=0.3, loss=1.0)
+    truth = torch.randn(30, 2, 3)
+    runs = []
+    for whom in (slice(0, 1), slice(0, 0)):
+        begins = hits(30, 2, {10: whom, 17: whom})
+        runs.append(play({"a": 2, "b": 1}, truth, begins, also=(10, 17), a=sense, b=sense))
+    assert torch.equal(runs[0][:, 1], runs[1][:, 1])
+    assert torch.equal(runs[0][:10, 0], runs[1][:10, 0])
+    assert not torch.equal(runs[0][12, 0], runs[1][12, 0])
 
 
-def test_a_clock_ticks_by_a_turn_and_forgets_its_rounding():
-    clock = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
-    assert tick(clock, 0.25).tolist() == [pytest.approx([1.0, 0.0], abs=1e-6), pytest.approx([0.8, -0.6])]
-    assert tick(1.01 * clock, 1.0).tolist() == [pytest.approx(row, abs=1e-6) for row in clock.tolist()]
-
-
-class Clocked(Still):
-    clock = 5.0  # Hz, a tenth of a turn a control period of 0.02 s
-
-    def observe(self, sim: Any) -> dict[str, Tensor]:
-        return {**super().observe(sim), "clock": sim.memory["clock"]}
-
-    def terminated(self, sim: Any) -> Tensor:
-        return sim.memory["age"][:, 0] == 2  # the third period is an episode's last
-
-
-def test_the_clock_starts_at_noon_and_every_episode_starts_it_again():
-    env = new(Clocked, 2)
-    seen = [env.obs[:, -2:]] + [env.step(constant(0.0, 0.0)).obs[:, -2:] for _ in range(4)]
-    turns = [0.0, 0.1, 0.2, 0.0, 0.1]
-    expected = [[math.sin(2 * math.pi * t), math.cos(2 * math.pi * t)] for t in turns]
-    for row, wanted in zip(seen, expected, strict=True):
-        assert row.tolist() == [pytest.approx(wanted, abs=1e-6)] * 2
-
-
-def test_the_clock_has_no_phase_while_every_command_is_zero_and_begins_at_noon_after_it():
-    class Marching(Clocked):
-        commands = {
-            "goal": Command((0.0,), (0.0,)),
-            "turn": Command((0.0, 0.0), (0.0, 0.0), every=(0.04, 0.04)),
-        }
-        memory = {"x": 1, "sum": 2}
-
-    env = new(Marching, 2)
-    assert env.obs[:, -2:].tolist() == [[0.0, 0.0]] * 2
-    env.sim.memory["turn"][1, 0] = 0.5
-    ticked = [math.sin(0.2 * math.pi), math.cos(0.2 * math.pi)]
-    seen = env.step(constant(0.0, 0.0)).obs[:, -2:].tolist()
-    assert seen == [[0.0, 0.0], [0.0, 1.0]]
-    step = env.step(constant(0.0, 0.0))  # the command is redrawn: zero from now on
-    assert step.final_obs[1, -2:].tolist() == pytest.approx(ticked)
-    assert step.obs[:, -2:].tolist() == [[0.0, 0.0]] * 2
-
-
-def test_who_observes_a_clock_observes_the_commands_that_stop_it():
-    observe = lambda self, sim: {"clock": sim.memory["clock"], "goal": sim.memory["goal"]}  # noqa: E731
-    assert "the clock stands while they are zero; not so: ['turn']" in refusal(
-        but(clock=1.0, observe=observe)
-    )
-
-
-class Rhythm(Arm):
-    clock = 3.0
-    commands = {"speed": Command(low=(-0.1,), high=(0.3,), every=(0.1, 0.2), still=0.5)}
-
-    def observe(self, sim: Any) -> dict[str, Tensor]:
-        return {"clock": sim.memory["clock"], **super().observe(sim)}
-
-
-def test_the_exported_file_keeps_the_clock_itself(tmp_path: Path):
-    env = robokit.make(Rhythm, 4, threads=1)
-    policy = make_policy(env)
-    path = export(policy, env, tmp_path / "arm.onnx").path
-    carry = inspect(path)["contract"]["carry"]
-    assert (carry["action"], carry["clock"]) == (2, 2) and carry["size"] == 4 + carry["belief"]
-    controller, one = Controller(path), robokit.make(Rhythm, threads=1)
-    assert "clock" not in controller.inputs
-    belief, first, ends = torch.zeros(1, policy.belief_size), torch.ones(1, dtype=torch.bool), 0
-    for _ in range(100):
-        ctrl = controller.step({k: v[0].numpy() for k, v in one.terms().items() if k in controller.inputs})
-        with torch.no_grad():
-            action, belief = policy(one.obs, belief, first)
-        wanted = (one.action_center + one.action_half * action[0]).clamp(one.action_low, one.action_high)
-        assert float(((wanted - torch.from_numpy(ctrl)) / (2 * one.action_half)).abs().max()) <= TOLERANCE
-        first = one.step(action).done
-        if first:
-            controller.reset()
-            ends += 1
-    assert ends >= 3
-
-
-class Slow(Rhythm):
-    """Calls something else `clock`."""
-
-    def observe(self, sim: Any) -> dict[str, Tensor]:
-        return {**super().observe(sim), "clock": tick(sim.memory["clock"], 0.5)}
-
-
-def test_a_term_called_clock_that_is_not_the_clock_is_refused(tmp_path: Path):
-    env = robokit.make(Slow, 2, threads=1)
-    with pytest.raises(ExportError, match="'clock' is not the task's clock"):
-        export(make_policy(env), env, tmp_path / "arm.onnx")
-
-
-# -- commands ------------------------------------------------------------------------------------
-
-
-def test_a_command_stands_still_as_often_as_asked():
-    class Idle(Cart):
-        commands = {"goal": Command((-0.1,), (0.5,), still=0.25), "turn": Command((1.0, 2.0), (1.0, 3.0))}
-
-    goal, turn = (new(Idle, 4000).sim.memory[name] for name in ("goal", "turn"))
-    assert (goal == 0).double().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert (turn > 0).all()
-
-
-def test_a_chance_that_cannot_be_is_refused():
-    with pytest.raises(TaskError, match=r"Command.still must be a chance in \[0, 1\], got 1.5"):
-        Command((0.0,), (1.0,), still=1.5)
-    with pytest.raises(TaskError, match=r"Command.still needs 0 between low and high, got \(0.1,\) and"):
-        Command((0.1,), (1.0,), still=0.5)
+def test_reading_twice_in_one_control_step_is_reading_once():
+    sense = Sense(noise=0.1, bias=1.0, delay=(0.0, 0.1), dropout=0.3, loss=1.0)
+    truth = torch.randn(30, 4, 3)
+    once, twice = (play({"a": 2, "b": 1}, truth, a=sense, b=sense, reads=reads) for reads in (1, 2))
+    assert torch.equal(once, twice)
