@@ -22,6 +22,19 @@ class Recall(Task):
     wait = 20  # control steps from the observation that shows the light to the action that counts
     memory = {"light": 1}  # drawn once an episode: the side is its sign
     weights = {"arrived": 1.0}  # in an episode's last step, nothing before it
+    recipes = {
+        "ppo": {
+            "steps": 300_000,
+            "num_envs": 32,
+            "horizon": 128,
+            "minibatch": 1024,
+            "gamma": 0.999,
+            "lr": 1e-3,
+            "belief": "gru",
+            "chunk": 128,  # as long as what must be learned across it
+            "compile": False,  # so long a loop compiles for minutes
+        }
+    }
 
     @property
     def time_limit(self):
