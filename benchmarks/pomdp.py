@@ -2,6 +2,7 @@
 
     python benchmarks/pomdp.py hopper walker2d --steps 1_000_000          # 42 runs, several hours
     python benchmarks/pomdp.py reacher inverted_double_pendulum --steps 500_000 --masks Positions
+    python benchmarks/pomdp.py recall --masks Recall Recall100 --kinds memoryless gru lstm --steps 300_000
     python benchmarks/pomdp.py                                            # only the table of what is recorded
 
 trains each of MASKS of a task under each of KINDS, one run at a time on one thread, and records it in
@@ -32,17 +33,25 @@ KINDS = {  # of the policy's memory; "full" sees all that the task observes
     "memoryless": {},
     "stack": {"belief": "stack"},
     "gru": {"belief": "gru"},
+    "lstm": {"belief": "lstm"},
+    "mingru": {"belief": "mingru"},
 }
 HISTORY = 5  # frames of the stack
-SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 256, "compile": True}  # the rest is our default
+SETTINGS = {
+    "num_envs": 64,
+    "horizon": 64,
+    "minibatch": 256,
+    "compile": True,
+}  # else a task's recipe, else our default
 
 
 def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
     """One run and what it came to."""
     start, task = time.perf_counter(), load_task(name)
     task.history = HISTORY
-    config = Config(steps=steps, **SETTINGS, **KINDS[kind])
-    env = Env(task, config.num_envs, seed=seed, threads=1, compile=True)
+    settings = dict(task.recipes.get("ppo", SETTINGS)) | {"belief": "memoryless", "steps": steps}
+    config = Config(**settings | KINDS[kind])
+    env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
     learner, curve = Learner(env, config, seed), list[tuple[int, float]]()
     for i in range(-(-steps // learner.steps_per_iteration)):
         metrics = learner.iterate()
@@ -105,7 +114,7 @@ def table(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("tasks", nargs="*")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS)[:4])
     parser.add_argument("--masks", nargs="+", default=list(MASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1_000_000)
