@@ -6,11 +6,11 @@ from cart import Cart
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from robokit.check import DRAWS, JUDGES, READS, Finding, StandIn, check_task
+from robokit.check import DRAWS, JUDGES, READS, Finding, StandIn, _independent, check_task
 from robokit.env import Env
 from robokit.errors import TaskError
 from robokit.sim import Sim
-from robokit.task import Task, Terms, known_tasks, load_task, shipped_folder
+from robokit.task import Task, Terms, known_tasks, load_task, shipped_folder, uniform
 
 SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(shipped_folder().resolve())]
 VARIANTS = [f"{name}:{cls.__name__}" for name in SHIPPED for cls in type(load_task(name)).__subclasses__()]
@@ -102,6 +102,18 @@ class SharesDraw(Cart):
     def reset(self, sim: Sim, rng: Generator) -> Terms:
         height = torch.rand(1, generator=rng, dtype=sim.qpos.dtype).expand(sim.num_envs, 2)
         return {**super().reset(sim, rng), "sum": height}
+
+
+class FairCoin(Cart):
+    def reset(self, sim: Sim, rng: Generator) -> Terms:
+        side = torch.where(uniform(sim, rng, 2) < 0, -1.0, 1.0).to(sim.qpos.dtype)
+        return {**super().reset(sim, rng), "sum": side}
+
+
+def test_a_coin_that_falls_alike_in_two_simulations_is_no_shared_draw():
+    env = Env(FairCoin(), 2)
+    for seed in range(8):
+        _independent(env, seed)
 
 
 class WritesState(Cart):
