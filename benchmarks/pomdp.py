@@ -7,8 +7,9 @@
 
 trains each of MASKS of a task under each of KINDS, one run at a time on one thread, and records it in
 `benchmarks/curves/pomdp_<task>.json`; a run that is recorded already is not repeated. A score is the mean
-return of 100 deterministic episodes of the final policy. The critic sees the state, whatever the policy sees.
-`gap` is the share of what hiding costs a memoryless policy that a belief recovers.
+return of 100 deterministic episodes of the final policy, `training` the mean return of the last tenth of its
+training, `gap` the share of what hiding costs a memoryless policy that a belief recovers. The critic sees
+the state, whatever the policy sees.
 """
 
 import argparse
@@ -37,6 +38,7 @@ KINDS = {  # of the policy's memory; "full" sees all that the task observes
     "mingru": {"belief": "mingru"},
 }
 HISTORY = 5  # frames of the stack
+LATE = 6  # of the 60 points of a curve: its last tenth
 SETTINGS = {
     "num_envs": 64,
     "horizon": 64,
@@ -96,16 +98,18 @@ def record(task: str, options: argparse.Namespace) -> None:
 
 
 def table(path: Path) -> None:
-    """One line for each mask and kind: the mean over seeds, each seed's, and the gap recovered."""
-    runs = json.loads(path.read_text())["runs"]
+    """One line for each mask and kind: the mean over seeds, each seed's, the end of the curves, the gap."""
     scores: dict[tuple[str, str], list[float]] = {}
-    for run in runs:
-        scores.setdefault((run["name"], run["kind"]), []).append(run["mean"])
+    late: dict[tuple[str, str], list[float]] = {}
+    for run in json.loads(path.read_text())["runs"]:
+        key = run["name"], run["kind"]
+        scores.setdefault(key, []).append(run["mean"])
+        late.setdefault(key, []).extend(mean for _, mean in run["curve"][-LATE:])
     means = {key: statistics.mean(values) for key, values in scores.items()}
     for (name, kind), values in sorted(scores.items()):
-        full = means.get((name.partition(":")[0], "full"))
-        least = means.get((name, "memoryless"))
-        said = f"{name:<28}{kind:<12}{means[name, kind]:>9.1f}   {' '.join(f'{v:.0f}' for v in values)}"
+        each, end = " ".join(f"{v:.4g}" for v in values), statistics.mean(late[name, kind])
+        said = f"{name:<36}{kind:<12}{means[name, kind]:>9.1f}   ({each})   training {end:.1f}"
+        full, least = means.get((name.partition(":")[0], "full")), means.get((name, "memoryless"))
         if full is not None and least is not None and kind != "memoryless":
             said += f"   gap {(means[name, kind] - least) / (full - least):.2f}"
         print(said)
