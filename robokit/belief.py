@@ -4,18 +4,18 @@
     features, h = belief(obs, h, first, normalizer)           # one control step of N simulations
     features, hs = belief.unroll(obs, h, first, normalizer)   # L steps of M, from the belief before them
 
-A new kind is one class here: derive from Belief, write `forward`, name it in KINDS.
+A new kind is one class here: derive from Belief, write `forward`, name it in Kind and in make_belief.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from robokit.errors import OptionError
+from robokit.errors import OptionError, did_you_mean
 
 SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
 
@@ -119,8 +119,6 @@ class Stack(Belief):
     def __init__(self, widths: Mapping[str, int], history: int | Mapping[str, int]) -> None:
         super().__init__()
         lengths = {k: history if isinstance(history, int) else history.get(k, 1) for k in widths}
-        if min(lengths.values()) < 1:
-            raise OptionError(f"history must be at least 1 frame, got {history}")
         source, shift, column = [], [], 0
         self.size = self.out_dim = sum(widths[k] * n for k, n in lengths.items())
         for name, width in widths.items():
@@ -135,9 +133,8 @@ class Stack(Belief):
                 )
             column += width
         self.register_buffer("source", torch.tensor(source), persistent=False)  # slot -> column of obs
-        self.register_buffer(
-            "shift", torch.tensor(shift), persistent=False
-        )  # slot -> column of [belief | obs]
+        # slot -> column of [belief | obs]
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
 
     def forward(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
@@ -249,20 +246,22 @@ class MinGRU(Recurrent):
     ) -> tuple[Tensor, Tensor]:
         frames = normalizer(obs)
         update, new = self.inputs(frames).chunk(2, -1)
-        keep = torch.where(first[..., None], 0.0, torch.sigmoid(-update))
-        start = torch.where(first[0, :, None], 0.0, belief)
-        after = linear_recurrence(keep, torch.sigmoid(update) * new, start)
+        after = linear_recurrence(torch.sigmoid(-update), torch.sigmoid(update) * new, belief, first)
         return torch.cat((frames, after), -1), after
 
 
-def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor) -> Tensor:
-    """h_t = keep_t h_{t-1} + add_t, (L, ...), from h_0 = start; by doubling, log2(L) passes."""
-    add = torch.cat((add[:1] + keep[:1] * start, add[1:]))
-    reach = 1
+def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, first: Tensor) -> Tensor:
+    """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where first (L, M) bool.
+
+    By doubling, log2(L) passes. What lies before a `first` is left out, not multiplied by 0: it may be NaN.
+    """
+    cut, reach = first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
+    add = torch.cat((add[:1] + torch.where(cut[:1], 0.0, keep[:1] * start), add[1:]))
     while reach < len(add):
-        earlier, factor = add[:-reach], keep[reach:]
-        add = torch.cat((add[:reach], add[reach:] + factor * earlier))
-        keep = torch.cat((keep[:reach], factor * keep[:-reach]))
+        earlier = torch.where(cut[reach:], 0.0, keep[reach:] * add[:-reach])
+        add = torch.cat((add[:reach], add[reach:] + earlier))
+        keep = torch.cat((keep[:reach], keep[reach:] * keep[:-reach]))
+        cut = torch.cat((cut[:reach], cut[reach:] | cut[:-reach]))
         reach *= 2
     return add
 
@@ -283,8 +282,8 @@ def _orthogonal(linear: nn.Linear, gates: int) -> None:
         nn.init.zeros_(linear.bias)
 
 
-KINDS = ("memoryless", "stack", "gru", "lstm", "mingru")
 Kind = Literal["memoryless", "stack", "gru", "lstm", "mingru"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 RECURRENT: dict[str, type[GRU] | type[LSTM] | type[MinGRU]] = {"gru": GRU, "lstm": LSTM, "mingru": MinGRU}
 
 
@@ -293,12 +292,24 @@ def make_belief(
 ) -> Belief:
     """A belief by name over observation terms {name: width}; `size` units of a recurrent one.
 
-    Raises OptionError for a kind that is not there, a history < 1 and a size < 1.
+    Raises OptionError for a kind that is not there, a history < 1 and a size < 1, used or not.
     """
     if kind not in KINDS:
-        raise OptionError(f"belief must be one of {list(KINDS)}, got {kind!r}")
+        raise OptionError(f"belief must be one of {[*KINDS]}, got {kind!r}")
     if size < 1:
         raise OptionError(f"belief_size must be at least 1 unit, got {size}")
+    check_history(history)
     if kind in RECURRENT:
         return RECURRENT[kind](widths, size)
     return Stack(widths, history) if kind == "stack" else Memoryless(widths)
+
+
+def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
+    """Raise OptionError unless it is a number of frames, or {term: frames} of `terms`, seen or hidden."""
+    for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
+        if not isinstance(frames, int) or frames < 1:
+            each = f" of {name!r}" if name else ""
+            raise OptionError(f"history{each} must be a whole number of frames from 1 on, got {frames!r}")
+        if name and terms is not None and name not in terms:
+            hint = f"{did_you_mean(name, terms)}; there are {[*terms]}"
+            raise OptionError(f"history must name terms, got {name!r}{hint}")

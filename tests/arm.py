@@ -6,9 +6,9 @@ import mujoco
 import torch
 from torch import Tensor, nn
 
-from robokit.belief import make_belief
+from robokit.belief import GRU, Belief, make_belief
 from robokit.env import Env
-from robokit.policy import Policy
+from robokit.policy import Policy, Reflection
 from robokit.task import Around, Command, Task
 
 ARM = """
@@ -75,30 +75,42 @@ class Blind(Arm):
         return {"angle": sim.sensor("angle"), "gyro": sim.sensor("gyro")}
 
 
-class GRU(nn.Module):
-    """The fused GRU, whose kernel swallows NaN."""
+class Fused(nn.Module):
+    """A GRU of ours as torch's, which is exported as one GRU node."""
 
-    def __init__(self, widths: dict[str, int], size: int = 8) -> None:
+    def __init__(self, gru: Belief) -> None:
         super().__init__()
-        self.size = self.out_dim = size
-        self.cell = nn.GRU(sum(widths.values()), size)
+        assert isinstance(gru, GRU)
+        self.size, self.out_dim = gru.size, gru.out_dim
+        self.cell = nn.GRU(gru.inputs.in_features, gru.size)
+        names = {"ih": gru.inputs, "hh": gru.recurrent}
+        for name, linear in names.items():
+            self.cell.get_parameter(f"weight_{name}_l0").data.copy_(linear.weight)
+            self.cell.get_parameter(f"bias_{name}_l0").data.copy_(linear.bias)
 
     def forward(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: nn.Module
     ) -> tuple[Tensor, Tensor]:
-        belief = torch.where(first[:, None], 0.0, belief)
-        belief = self.cell(normalizer(obs)[None], belief[None])[1][0]
-        return belief, belief
+        frame, belief = normalizer(obs), torch.where(first[:, None], 0.0, belief)
+        belief = self.cell(frame[None], belief[None])[1][0]
+        return torch.cat((frame, belief), -1), belief
 
 
-def make_policy(env: Env, belief: str = "stack") -> Policy:
+def make_policy(env: Env, kind: str = "stack", mirrored: bool = False) -> Policy:
     """Untrained, but lively: actions over most of [-1, 1], and a normaliser that matters."""
     torch.manual_seed(1)
-    module = GRU(env.names.obs) if belief == "gru" else make_belief(belief, env.names.obs, 3)
-    policy = Policy(env.obs_dim, env.act_dim, module, hidden=(16,))
+    belief = make_belief(kind, env.names.obs, 3, 8)
+    mirror = (_flip(env.obs_dim), _flip(env.act_dim)) if mirrored else None
+    policy = Policy(env.obs_dim, env.act_dim, belief, hidden=(16,), mirror=mirror)
     last = policy.head[-1]
     assert isinstance(last, nn.Linear)
     last.weight.data.mul_(40)
     policy.normalizer.mean.normal_(0.0, 0.1)
     policy.normalizer.var.uniform_(0.01, 0.1)
     return policy
+
+
+def _flip(size: int) -> Reflection:
+    """Back to front, every second number negated as well; its own inverse for any size."""
+    sign = [-1.0 if min(i, size - 1 - i) % 2 else 1.0 for i in range(size)]
+    return Reflection(range(size - 1, -1, -1), sign)

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from arm import Arm, make_policy
+from arm import Arm, Fused, make_policy
 from torch import Tensor, nn
 
 import robokit
@@ -132,6 +132,22 @@ def test_the_gate_stops_a_graph_that_is_wired_wrong(made: Made, wrong: type[Grap
     model = trace(wrong(made.policy, made.env), made.env)
     with pytest.raises(ExportError, match=says):
         gate(model, made.policy, made.env, made.rollout)
+
+
+@pytest.mark.medium
+def test_the_gate_stops_a_gru_whose_reset_gate_comes_before_the_product(made: Made) -> None:
+    """`linear_before_reset=0`, which exporters have written for torch's GRU."""
+    policy, fused = (make_policy(made.env, "gru") for _ in range(2))
+    fused.belief = Fused(policy.belief)  # pyright: ignore[reportAttributeAccessIssue]
+    model = trace(Graph(fused, made.env), made.env)
+    (reset,) = [a for n in model.graph.node for a in n.attribute if a.name == "linear_before_reset"]
+    part = Rollout(*(x[:300] for x in vars(made.rollout).values()))
+    assert reset.i == 1 and gate(model, policy, made.env, part)
+    reset.i = 0
+    with pytest.raises(
+        ExportError, match=r"differs from the policy at batch 1 by 0\.\d+ of the actuator range"
+    ):
+        gate(model, policy, made.env, part)
 
 
 def static(model: onnx.ModelProto) -> None:

@@ -9,7 +9,7 @@ import torch
 from cart import Cart, but, new, refusal
 
 from robokit.algos.ppo import Config, Learner
-from robokit.belief import make_belief
+from robokit.belief import KINDS, make_belief
 from robokit.card import inspect
 from robokit.errors import OptionError, TaskError
 from robokit.export import export
@@ -67,7 +67,7 @@ def test_the_mirror_of_an_observation_is_that_of_its_terms():
     assert of_action(torch.tensor([[1.0, 2.0]])).tolist() == [[-1, -2]]
 
 
-@pytest.mark.parametrize("kind", ["memoryless", "stack"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_mirrored_policy_commutes_with_its_mirror_over_time(kind: str):
     torch.manual_seed(0)
     of_obs, of_action = Reflection([1, 0, 2], [1.0, 1.0, -1.0]), Reflection([1, 0], [-1.0, -1.0])

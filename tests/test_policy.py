@@ -1,4 +1,4 @@
-"""Normaliser, beliefs, heads, optimiser and episode statistics, beside exact references."""
+"""Heads, optimiser and episode statistics, beside exact references."""
 
 import math
 
@@ -7,60 +7,10 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from robokit.belief import Memoryless, Normalizer, Stack, make_belief
+from robokit.belief import Memoryless
 from robokit.episodes import Episodes
-from robokit.errors import OptionError
 from robokit.optim import Adam, make_update
 from robokit.policy import Policy, entropy, kl, log_prob, mlp
-
-
-def test_normalizer_merges_batches_to_the_mean_and_variance_of_all_valid_rows():
-    torch.manual_seed(0)
-    rows, valid = torch.randn(100, 3) * 5 + 2, torch.rand(100) > 0.2
-    rows[~valid] = float("nan")
-    normalizer = Normalizer(3)
-    for part in ((rows[:30], valid[:30]), (rows[30:31], valid[30:31]), (rows[31:], valid[31:])):
-        normalizer.update(*part)
-    torch.testing.assert_close(normalizer.mean, rows[valid].mean(0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(normalizer.var, rows[valid].var(0, correction=0), rtol=1e-3, atol=1e-3)
-
-
-def test_a_batch_without_a_valid_row_moves_nothing():
-    normalizer = Normalizer(2)
-    normalizer.update(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.bool))
-    assert normalizer.mean.tolist() == [0.0, 0.0] and normalizer.var.tolist() == [1.0, 1.0]
-
-
-def test_stack_is_term_major_oldest_first_and_starts_full_of_the_first_frame():
-    stack = Stack({"a": 1, "b": 2}, {"b": 3})
-    identity = Normalizer(3, active=False)
-    belief, first = torch.full((1, stack.size), float("nan")), torch.tensor([True])
-    features = torch.empty(0)
-    for t in range(4):
-        obs = torch.tensor([[10.0 + t, 20.0 + t, 30.0 + t]])
-        features, belief = stack(obs, belief, first, identity)
-        first = torch.tensor([False])
-        if t == 0:
-            assert features.tolist() == [[10, 20, 30, 20, 30, 20, 30]]
-    assert features.tolist() == [[13, 21, 31, 22, 32, 23, 33]]
-
-
-def test_stack_keeps_raw_frames_and_normalises_on_reading():
-    stack, normalizer = Stack({"a": 1}, 2), Normalizer(1)
-    normalizer.mean.fill_(1.0)
-    normalizer.var.fill_(4.0)
-    features, belief = stack(
-        torch.tensor([[5.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor([False]), normalizer
-    )
-    assert belief.tolist() == [[3.0, 5.0]]
-    torch.testing.assert_close(features, torch.tensor([[1.0, 2.0]]))
-
-
-def test_beliefs_are_refused_by_name_and_length():
-    with pytest.raises(OptionError, match="memoryless"):
-        make_belief("transformer", {"a": 1}, 1)
-    with pytest.raises(OptionError, match="at least 1"):
-        make_belief("stack", {"a": 1}, {"a": 0})
 
 
 def test_gaussian_quantities_are_those_of_torch_distributions():

@@ -201,7 +201,9 @@ def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
     rollout.done[5, 2], rollout.terminated[5, 2] = True, False
     rollout.final_state[5, 2] += 1.0  # not what the next episode begins with
     value, advantage, *_ = learner.targets(rollout)
-    expected = rollout.reward[5, 2] + 0.99 * value_of(learner, rollout.final_state[5, 2][None])[0] - value[5, 2]
+    expected = (
+        rollout.reward[5, 2] + 0.99 * value_of(learner, rollout.final_state[5, 2][None])[0] - value[5, 2]
+    )
     assert advantage[5, 2].item() == pytest.approx(expected.item(), abs=1e-6)
     rollout.terminated[5, 2] = True
     _, advantage, *_ = learner.targets(rollout)

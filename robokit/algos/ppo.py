@@ -12,13 +12,13 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
 
-from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
+from robokit.belief import RECURRENT, Kind, Normalizer, check_history, make_belief
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
@@ -148,6 +148,7 @@ class Learner:
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         check(config)
+        check_history(env.task.history, env.names.state)
         self.env, self.config, device = env, config, env.device
         self.rng = torch.Generator(device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -330,7 +331,7 @@ class Learner:
         scatter(self._parts(), state)
 
 
-_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs", "chunk")
+_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
 _SIZES = ("lr", "kl_target", "max_grad_norm", "init_std")
 
 
@@ -344,6 +345,7 @@ def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
+    _check_choices(config)
     for name in (*_COUNTS, *_SIZES):
         if not getattr(config, name) > 0:
             raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
@@ -360,3 +362,10 @@ def check(config: Config) -> None:
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
+
+
+def _check_choices(config: Config) -> None:
+    for field in fields(config):
+        name, known = field.name, get_args(field.type)
+        if get_origin(field.type) is Literal and getattr(config, name) not in known:
+            raise OptionError(f"{name} must be one of {[*known]}, got {getattr(config, name)!r}")
