@@ -81,7 +81,7 @@ GRADIENTS = {
 
 
 def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
-    """One rollout as chunks of one step, (1, M, ...); `shift` moves the old log-probs away from a ratio of 1."""
+    """One rollout as chunks of one step, (1, M, ...); `shift` moves the old log-probs from a ratio of 1."""
     rollout = learner.collect()
     value, advantage, target, _ = learner.targets(rollout)
     columns = ("obs", "state", "first", "action", "mean", "log_prob")
