@@ -32,9 +32,7 @@ class Sense:
     bias: float = 0.0  # half width, unit of the term: each number's constant offset, drawn every episode
     delay: Range = 0.0  # s, between two control steps linear; all the term's numbers share it
     dropout: float = 0.0  # chance per control step that no reading comes: the last one stands
-    loss: float = (
-        0.0  # failures a second, on average: after one the last reading stands till the episode ends
-    )
+    loss: float = 0.0  # failures a second; after one the last reading stands till the episode ends
     hidden: bool = False  # the policy does not see it at all; a critic does
     unit: str | None = None  # for the exported contract; None: as the model says
     frame: str | None = None
