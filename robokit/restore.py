@@ -43,6 +43,7 @@ POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations the gate replays
 SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
 COLD = 30.0  # s that compiling takes the first time
+UNROLLED = 2.0  # s that it takes more for each control step that a recurrent belief is trained through
 SAVED = 0.5  # share of an eager gradient step that a compiled one saves: .8 of a small one, .3 of a large one
 PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
@@ -65,6 +66,7 @@ class Built(Learner, Protocol):
     env: Env
     config: Any
     threads: int  # of torch, in gradient steps
+    chunk: int  # control steps that a gradient step goes through, one after the other
 
     @property
     def policy(self) -> Policy: ...
@@ -139,7 +141,8 @@ def build(task: Task, setup: Setup, config: Any) -> Built:
         )
         threads, seconds = fastest(learner.rehearsal(), cores)
         threads = setup.torch_threads or threads
-    if config.compile is None and seconds * learner.updates * SAVED > COLD and compiler_works():
+    cold = COLD + UNROLLED * (learner.chunk - 1)
+    if config.compile is None and seconds * learner.updates * SAVED > cold and compiler_works():
         learner = start(compile=True)
     learner.threads = threads
     return learner

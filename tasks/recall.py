@@ -32,7 +32,6 @@ class Recall(Task):
             "lr": 1e-3,
             "belief": "gru",
             "chunk": 128,  # as long as what must be learned across it
-            "compile": False,  # so long a loop compiles for minutes
         }
     }
 

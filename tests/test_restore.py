@@ -10,6 +10,7 @@ from slide import MODEL, OWN, write
 
 import robokit.restore
 from robokit.algos.ppo import Config
+from robokit.belief import Kind
 from robokit.errors import OptionError, RunError
 from robokit.restore import (
     Built,
@@ -171,6 +172,17 @@ def test_threads_and_compile_are_measured_once_stored_and_used_again(
     monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: pytest.fail("measured again"))
     again = rebuild(Run.open(run.path))
     assert (again.threads, again.config.compile) == (2, compiles)
+
+
+@pytest.mark.parametrize(("belief", "compiles"), [("memoryless", True), ("gru", False)])
+def test_a_belief_that_is_unrolled_must_save_its_longer_compiling(
+    file: Path, monkeypatch: pytest.MonkeyPatch, belief: Kind, compiles: bool
+):
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: (threads, 0.03))  # 37 s saved
+    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    learner = build(load_task(file), Setup(threads=2), replace(LONG, belief=belief, chunk=8))
+    assert learner.config.compile is compiles
 
 
 def test_a_short_run_or_one_that_says_all_measures_nothing(file: Path, monkeypatch: pytest.MonkeyPatch):
