@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: p
 @pytest.mark.medium
 def test_ctrl_c_while_the_export_is_checked_says_how_to_export_later():
     train = [sys.executable, "-m", "robokit.cli", *TRAIN, "--steps", "32"]
-    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
+    process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     assert process.stderr is not None
     for line in process.stderr:
         if "checking the policy" in line:
