@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from robokit.belief import check_history
 from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sensing import check_delay
 from robokit.sim import Sim
@@ -103,6 +104,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
     _check_clock(task, widths)
     _check_sensing(task, widths)
+    check_history(task.history, widths)
     _check_mirror(task, {**widths, "action": sim.model.nu})
     return Names(
         obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},

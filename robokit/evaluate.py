@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robokit.card import clip_command, clip_note
+from robokit.card import clip_command, clip_note, supplied
 from robokit.controller import OUTPUTS, load
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
@@ -145,6 +145,7 @@ def evaluate(
     def fresh() -> Env:
         options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
         env = Env(task, episodes, **options, device=device, threads=threads)
+        _same_inputs(contract, env, path)
         env.hold(held)
         return env
 
@@ -285,6 +286,12 @@ def interquartile_mean(x: Array) -> float:
 def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
     if contract["task"].rpartition(":")[2] != type(task).__name__:
         raise TaskError(f"{path} was exported for task {contract['task']!r}, not {type(task).__name__!r}")
+
+
+def _same_inputs(contract: Mapping[str, Any], env: Env, path: Path) -> None:
+    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
+    if takes != gives:
+        raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
 
 
 def _row(name: str, s: Summary) -> str:

@@ -23,7 +23,7 @@ from robokit.evaluate import (
 from robokit.export import export
 from robokit.policy import Policy
 from robokit.sim import Sim
-from robokit.task import Terms, load_task
+from robokit.task import Sense, Terms, load_task
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,12 @@ def test_another_task_and_too_few_episodes_are_refused(exported):
         evaluate(path, "hopper", 4)
     with pytest.raises(OptionError, match="at least 2"):
         evaluate(path, "inverted_pendulum", 1)
+
+
+def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused(exported):
+    hides = {"sensing": {"velocity": Sense(hidden=True)}}
+    task = type("InvertedPendulum", (type(load_task("inverted_pendulum")),), hides)
+    with pytest.raises(
+        TaskError, match=r"takes {'position': 2, 'velocity': 2}, but .* gives {'position': 2}"
+    ):
+        evaluate(exported[0], task(), 2)

@@ -18,7 +18,7 @@ from typing import Literal, get_args, get_origin
 import torch
 from torch import Tensor
 
-from robokit.belief import RECURRENT, Kind, Normalizer, check_history, make_belief
+from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
@@ -148,7 +148,6 @@ class Learner:
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         check(config)
-        check_history(env.task.history, env.names.state)
         self.env, self.config, device = env, config, env.device
         self.rng = torch.Generator(device).manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
