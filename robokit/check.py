@@ -109,8 +109,17 @@ def _check_step(env: Env, step: Step, t: int) -> None:
     for function, (values, known) in columns.items():
         if not torch.isfinite(values).all():
             raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")
-    if (step.cost < 0).any():
-        raise TaskError(f"costs {names.costs[_first(step.cost < 0)]!r} is negative at step {t}")
+    check_costs(env, step.cost, t)
+
+
+def check_costs(env: Env, cost: Tensor, t: int) -> None:
+    """Raise TaskError unless each of cost (N, K) lies between 0 and what its limit says is the largest."""
+    for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
+        low, high = column.min(), column.max()
+        if not 0 <= low <= high <= limit.largest * (1 + 1e-6):
+            wrong = high if low >= 0 else low
+            rule = f"must lie from 0 to {limit.largest:g}, its Limit.largest"
+            raise TaskError(f"costs {name!r} {rule}; got {float(wrong):g} at step {t}")
 
 
 def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.belief import check_history
+from robokit.constraint import Limit
 from robokit.errors import Error, TaskError, did_you_mean
 from robokit.sensing import check_delay
 from robokit.sim import Sim
@@ -101,6 +102,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _state_values(task, "remember", remembered, sim)
     _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     _check_weights(task, seen["rewards"])
+    _check_limits(task, seen["costs"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
     _check_clock(task, widths)
     _check_sensing(task, widths)
@@ -111,7 +113,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         truth=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
         rewards=tuple(task.weights),
-        costs=tuple(seen["costs"]),
+        costs=tuple(task.limits),
         metrics=tuple(seen["metrics"]),
         booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
         memory=tuple(remembered),
@@ -210,6 +212,27 @@ def _check_weights(task: Task, terms: Terms) -> None:
             raise TaskError(
                 f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
             )
+
+
+def _check_limits(task: Task, costs: Terms) -> None:
+    kind = type(task).__name__
+    if not isinstance(task.limits, Mapping):
+        raise TaskError(f"{kind}.limits must be {{cost: Limit}}, got {task.limits!r}")
+    for name, limit in task.limits.items():
+        if name not in costs:
+            raise TaskError(
+                f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
+            )
+        if not isinstance(limit, Limit):
+            raise TaskError(f"{kind}.limits[{name!r}] must be a Limit, got {limit!r}")
+        steps = task.time_limit / task.control_dt
+        if limit.value > limit.largest * limit.unit(round(steps)):
+            most = f"a cost of at most {limit.largest:g} cannot sum to more than {limit.largest * steps:g}"
+            raise TaskError(f"{kind}.limits[{name!r}] is {limit.value:g}, which has no use: {most}")
+    for name in costs:
+        if name not in task.limits:
+            hint = did_you_mean(name, task.limits)
+            raise TaskError(f"costs returns {name!r}, which has no limit{hint}; a metric only reports")
 
 
 def _check_clock(task: Task, widths: dict[str, int]) -> None:

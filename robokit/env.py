@@ -42,6 +42,7 @@ class Step:
     cost: Tensor  # (N, K)
     terminated: Tensor  # (N,) bool: ended for good
     truncated: Tensor  # (N,) bool: the time limit came first
+    left: Tensor  # (N,) control steps that the time limit would still have let the episode go on
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
@@ -141,7 +142,8 @@ class Env:
             terminated = terminated | bad
             reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
             final_obs, final_state = self._last_good(bad, final_obs, final_state)
-        truncated = (sim.memory["age"][:, 0] >= self.max_age) & ~terminated
+        left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
+        truncated = (left == 0) & ~terminated
         done = terminated | truncated
         moved = self._redraw_commands()
         if restarting := self._any(done):
@@ -155,6 +157,7 @@ class Env:
             cost=self._to(cost),
             terminated=self._to(terminated),
             truncated=self._to(truncated),
+            left=self._to(left.float()),
             final_obs=final_obs,
             final_state=final_state,
             bad=self._to(bad),

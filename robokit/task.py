@@ -28,9 +28,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
+from robokit.constraint import Limit as Limit  # a task file imports it from here
 from robokit.errors import TaskError, did_you_mean
 from robokit.sensing import Range
-from robokit.sensing import Sense as Sense  # a task file imports it from here
+from robokit.sensing import Sense as Sense  # likewise
 from robokit.sim import Sim, Source
 
 Terms = dict[str, Tensor]
@@ -138,6 +139,7 @@ class Task:
     mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for PPO's `mirror`
     history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
+    limits: Mapping[str, Limit] = {}  # {cost: what it must stay below}, one for each of `costs`
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
     lag: bool = False  # True: derived fields one timestep old, as mj_step leaves them
 
@@ -172,7 +174,7 @@ class Task:
         raise NotImplementedError
 
     def costs(self, sim: Sim, action: Tensor) -> Terms:
-        """(N,) each, >= 0; never folded into the reward."""
+        """(N,) each, one per limit, from 0 to the limit's `largest`; never folded into the reward."""
         return {}
 
     def terminated(self, sim: Sim) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from robokit.env import Env, Step
 from robokit.errors import Error, TaskError
 from robokit.sim import Sim
-from robokit.task import Command, Task, Terms, uniform
+from robokit.task import Command, Limit, Task, Terms, uniform
 
 XML = """
 <mujoco model="cart">
@@ -70,6 +70,7 @@ class Cart(Task):
     }
     memory = {"x": 1, "sum": 2}
     weights = {"near": 1.0, "rate": -0.1}
+    limits = {"away": Limit(0.5, largest=2.0)}
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
         qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, 0.01)

@@ -209,7 +209,7 @@ class Steps(Cart):
         (DrawsElsewhere, "pure", "reset 'sum' is another"),
         (Counts, "pure", "rewards 'near' is another"),
         (Counts, "deterministic", "Step.reward differs"),
-        (Negative, "rollout", "costs 'away' is negative at step"),
+        (Negative, "rollout", "costs 'away' must lie from 0 to 2, its Limit.largest; got -"),
         (Infinite, "rollout", "rewards 'near' is not finite at step 6"),
         (Renames, "rollout", "observe changed its names"),
         (Widens, "rollout", "observe changed its widths from"),
