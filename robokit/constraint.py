@@ -1,31 +1,33 @@
 """Limits on named costs, and the Lagrange multipliers that hold a policy to them: constrained MDPs.
 
     limits = {"joint_speed": Limit(0.01), "fall": Limit(0.05, "probability")}     # in a task
-    multipliers = Multipliers(limits, Rule(), steps=1000, gamma=0.99)
+    meter, multipliers = Meter(limits, num_envs, steps), Multipliers(limits, steps, gamma=0.99)
     multipliers.update(*meter.measure(cost, terminated, done, left, starts))      # once an iteration
-    advantage = combine(scaled, multipliers.weights(spread))                      # (T, N, 1 + K) -> (T, N)
+    advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
 
 Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
 lambda_k moves with its own violation. Costs are never scaled by anything that the policy can move.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from robokit.errors import OptionError, TaskError
+from robokit.errors import TaskError
 from robokit.state import gather, scatter
 
 Measure = Literal["rate", "episode", "discounted", "probability"]
+Rule = Literal["pid", "dual", "fixed", "off"]
 SMOOTHING = 0.8  # of the violations that a multiplier follows: the weight of the past
 LEAST, MOST = -1.0, 2.0  # relative violation in one iteration
 HIGHEST = 50.0  # multiplier, in the units of normalised advantages
 FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violations are relative
-RECENT = 64  # episodes that lengths and probabilities are taken from
+SLOW = 0.95  # of the advantages' deviations: the weight of the past
+TINY = 1e-8
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,145 @@ class Limit:
                 f"a {self.measure} cannot come above {bound:g}, so a limit of {self.value} has no use"
             )
 
+    @property
+    def scale(self) -> float:
+        """Size of what is measured per unit: of a probability 1, else the largest cost."""
+        return 1.0 if self.measure == "probability" else self.largest
+
     def unit(self, steps: int, gamma: float = 1.0) -> float:
         """What a cost of 1 in every control step of a whole episode of `steps` comes to."""
         discounted = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
         return {"rate": 1.0, "episode": float(steps), "discounted": discounted, "probability": 1.0}[
             self.measure
         ]
+
+
+def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
+    """(K,) relative: clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
+    return ((measured - aim) / torch.maximum(aim, floor)).clamp(LEAST, MOST)
+
+
+def combine(advantage: Tensor, weight: Tensor) -> Tensor:
+    """(T, N) of the reward's and the costs' advantages (T, N, 1 + K), each in units of its own spread.
+
+        (A_r - sum_k w_k A_k) / (1 + sum_k w_k)
+
+    which is of one size whatever the multipliers are (Stooke et al. 2020, arXiv:2007.03964, section 5).
+    """
+    return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
+
+
+def charged(
+    limits: Mapping[str, Limit], cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """What a critic learns of costs (..., K): as they are charged, and where that is the last of them, bool.
+
+    A termination is charged for the `left` (...) control steps that it cut off, sum_t gamma^t absorb. What a
+    limit on a probability asks for has happened at the first cost above 0, so nothing comes after it.
+    """
+    absorb = cost.new_tensor([limit.absorb for limit in limits.values()])
+    once = cost.new_tensor([limit.measure == "probability" for limit in limits.values()]).bool()
+    steps = left if gamma == 1 else (1 - gamma**left) / (1 - gamma)
+    cut = torch.where(terminated, gamma * steps, 0.0)[..., None] * absorb
+    over = terminated[..., None] | (once & (cost > 0))
+    return torch.where(once, (cost > 0).to(cost.dtype), cost) + cut, over
+
+
+class Multipliers:
+    """One lambda >= 0 for each limit, and what it weighs a cost's advantage with.
+
+        pid    s <- .8 s + .2 e,  I <- I + Ki e,  w = clip(Kp s + I + Kd max(ds, 0)),  e: the violation
+               (Stooke et al. 2020, algorithm 2); w is in units of normalised advantages, so that it does
+               not depend on what reward and costs are measured in
+        dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
+        fixed  lambda = penalty
+
+    `lambdas` are in reward per unit of cost under each rule: dJ/dd_k where a limit binds. `steps`: control
+    steps of the longest episode.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, Limit],
+        steps: int,
+        gamma: float,
+        rule: Rule = "pid",
+        margin: float = 0.1,
+        gains: tuple[float, float, float] = (0.5, 0.02, 0.0),
+        dual_lr: float = 0.01,
+        penalty: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rule, self.gains, self.dual_lr = rule, gains, dual_lr
+
+        def row(of: Callable[[Limit], float]) -> Tensor:
+            return torch.tensor([of(limit) for limit in limits.values()], dtype=torch.float64, device=device)
+
+        self.aim = row(lambda limit: (1 - margin) * limit.value)
+        self.floor = row(lambda limit: FLOOR * limit.unit(steps, gamma) * limit.scale)
+        self.least_spread = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
+        start = penalty if rule == "fixed" else 0.0
+        self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others
+        self.integral, self.smooth = torch.zeros_like(self.aim), torch.zeros_like(self.aim)
+        self.begun = torch.zeros_like(self.aim, dtype=torch.bool)  # whether J_k was ever known
+        self.spread = torch.zeros_like(self.least_spread)  # slow deviation of each advantage, in its own unit
+        self.latest = torch.zeros_like(self.aim)
+
+    def update(self, measured: Tensor, known: Tensor) -> None:
+        """Move by J_k = measured (K,), where known (K,) bool."""
+        self.latest = torch.where(known, measured, self.latest)
+        if self.rule == "dual":
+            step = self.dual_lr * (measured - self.aim)
+            self.strength = torch.where(known, (self.strength + step).clamp(min=0.0), self.strength)
+        if self.rule == "pid":
+            self._pid(violation(measured, self.aim, self.floor), known)
+        self.begun = self.begun | known
+
+    def _pid(self, error: Tensor, known: Tensor) -> None:
+        kp, ki, kd = self.gains
+        smooth = torch.where(self.begun, SMOOTHING * self.smooth + (1 - SMOOTHING) * error, error)
+        rise = torch.where(self.begun, (smooth - self.smooth).clamp(min=0.0), 0.0)
+        integral = (self.integral + ki * error).clamp(0.0, HIGHEST)
+        strength = (kp * smooth + integral + kd * rise).clamp(0.0, HIGHEST)
+        for name, value in (("smooth", smooth), ("integral", integral), ("strength", strength)):
+            setattr(self, name, torch.where(known, value, getattr(self, name)))
+
+    def advantage(self, advantage: Tensor, valid: Tensor) -> Tensor:
+        """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units.
+
+        Each is centred, and divided by a slow average of its deviation: never by that of the combination.
+        """
+        count = valid.sum().clamp(min=1)
+        weight = valid[..., None] / count
+        centred = advantage - (advantage * weight).sum((0, 1))
+        now = (centred.square() * weight).sum((0, 1)).sqrt().double()
+        slow = torch.where(self.spread > 0, torch.lerp(now, self.spread, SLOW), now)
+        self.spread = torch.maximum(slow, self.least_spread)
+        units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
+        return combine(centred / units, self.weights(units)).float()
+
+    def weights(self, units: Tensor) -> Tensor:
+        """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""
+        return self.strength if self.rule == "pid" else self.strength * units[1:] / units[0]
+
+    @property
+    def measured(self) -> Tensor:
+        """(K,) J_k as it was last known, NaN before."""
+        return torch.where(self.begun, self.latest, torch.nan)
+
+    @property
+    def lambdas(self) -> Tensor:
+        """(K,) reward per unit of cost."""
+        started = self.spread[0] > 0
+        price = torch.where(started, self.spread[0] / self.spread[1:].clamp(min=TINY), 0.0)
+        return self.strength * price if self.rule == "pid" else self.strength
+
+    def _parts(self) -> dict[str, Tensor]:
+        names = ("strength", "integral", "smooth", "begun", "spread", "latest")
+        return {name: getattr(self, name) for name in names}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return gather(self._parts())
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        scatter(self._parts(), state)

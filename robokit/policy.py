@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -104,25 +105,56 @@ class Policy(nn.Module):
 
 
 class Critic(nn.Module):
-    """V of what the critic has seen: a state (M, S) as it is, or with a belief of its own."""
+    """Expected returns of what the critic has seen: of the reward, and of K costs by a network of their own.
+
+    Each network has its own `beliefs` of the state, side by side in one tensor, and all share the normaliser.
+    """
 
     def __init__(
-        self, belief: Belief, state_dim: int, hidden: Sequence[int], activation: str, normalize: bool = True
+        self,
+        beliefs: Sequence[Belief],
+        outputs: Sequence[int],
+        state_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.normalizer = Normalizer(state_dim, active=normalize)
-        self.belief = belief
-        self.head = mlp((belief.out_dim, *hidden, 1), activation, last_gain=1.0)
+        self.beliefs = nn.ModuleList(beliefs)
+        self.sizes, self.outputs = [belief.size for belief in beliefs], sum(outputs)
+        self.heads = nn.ModuleList(
+            mlp((belief.out_dim, *hidden, n), activation, last_gain=1.0)
+            for belief, n in zip(beliefs, outputs, strict=True)
+        )
+
+    @property
+    def belief_size(self) -> int:
+        """B of all networks."""
+        return sum(self.sizes)
 
     def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """value (M,) and the next belief (M, B)."""
-        features, belief = self.belief(state, belief, first, self.normalizer)
-        return self.head(features).squeeze(-1), belief
+        """values (M, 1 + K) and the next belief (M, B)."""
+        return self._value([b.forward for b in self._each()], state, belief, first)
 
     def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of `forward`, from belief (M, B): values (L, M) and the belief (L, M, B) after each."""
-        features, beliefs = self.belief.unroll(state, belief, first, self.normalizer)
-        return self.head(features).squeeze(-1), beliefs
+        """L steps of `forward`, from belief (M, B): values (L, M, 1 + K), and the belief (L, M, B) after each."""
+        return self._value([b.unroll for b in self._each()], state, belief, first)
+
+    def _each(self) -> list[Belief]:
+        return cast("list[Belief]", list(self.beliefs))
+
+    def _value(
+        self,
+        remember: list[Callable[..., tuple[Tensor, Tensor]]],
+        state: Tensor,
+        belief: Tensor,
+        first: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        parts = belief.split(self.sizes, -1)
+        seen = [f(state, part, first, self.normalizer) for f, part in zip(remember, parts, strict=True)]
+        values = [head(features) for head, (features, _) in zip(self.heads, seen, strict=True)]
+        return torch.cat(values, -1), torch.cat([after for _, after in seen], -1)
 
 
 class ActorCritic(nn.Module):
@@ -135,8 +167,8 @@ class ActorCritic(nn.Module):
     def forward(
         self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (L, M, A), log_std (A,), value (L, M), from both beliefs [policy's | critic's] (M, B + B')."""
-        ours, theirs = belief.split((self.policy.belief_size, self.critic.belief.size), -1)
+        """mean (L, M, A), log_std (A,), values (L, M, 1 + K), from beliefs [policy's | critic's] (M, B + B')."""
+        ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
         mean = self.policy.unroll(obs, ours, first)[0]
         return mean, self.policy.log_std, self.critic.unroll(state, theirs, first)[0]
 

@@ -20,16 +20,18 @@ class Rollout:
     log_std: Tensor  # (A,) of the policy that acted
     log_prob: Tensor  # (T, N)
     reward: Tensor  # (T, N)
+    cost: Tensor  # (T, N, K)
     terminated: Tensor  # (T, N) bool
     done: Tensor  # (T, N) bool
+    left: Tensor  # (T, N) control steps to the time limit
     bad: Tensor  # (T, N) bool: kept out of the losses
     final_state: Tensor  # (T, N, S) before any reset
     logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
 
 
-KEPT = ("reward", "terminated", "done", "bad")  # of each Step
+KEPT = ("reward", "cost", "terminated", "done", "left", "bad")  # of each Step
 Batch = Mapping[str, Tensor]
-NUMBERS = ("first", "valid", "log_prob", "value", "advantage", "target")  # one for each transition
+NUMBERS = ("first", "valid", "log_prob", "advantage")  # one for each transition
 
 
 def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:

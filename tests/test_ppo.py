@@ -39,13 +39,13 @@ def copy_from_sb3(model: PPO, learner: Learner) -> None:
     theirs, ours = model.policy.state_dict(), learner.net.state_dict()
     names = {"policy.log_std": "log_std"}
     for part, extractor, last in (
-        ("policy", "policy_net", "action_net"),
-        ("critic", "value_net", "value_net"),
+        ("policy.head", "policy_net", "action_net"),
+        ("critic.heads.0", "value_net", "value_net"),
     ):
         for kind in ("weight", "bias"):
             for layer in (0, 2):
-                names[f"{part}.head.{layer}.{kind}"] = f"mlp_extractor.{extractor}.{layer}.{kind}"
-            names[f"{part}.head.4.{kind}"] = f"{last}.{kind}"
+                names[f"{part}.{layer}.{kind}"] = f"mlp_extractor.{extractor}.{layer}.{kind}"
+            names[f"{part}.4.{kind}"] = f"{last}.{kind}"
     for mine, other in names.items():
         ours[mine].copy_(theirs[other])
 
@@ -75,8 +75,8 @@ GRADIENTS = {
     "policy.head.0.weight": "mlp_extractor.policy_net.0.weight",
     "policy.head.4.bias": "action_net.bias",
     "policy.log_std": "log_std",
-    "critic.head.2.weight": "mlp_extractor.value_net.2.weight",
-    "critic.head.4.weight": "value_net.weight",
+    "critic.heads.0.2.weight": "mlp_extractor.value_net.2.weight",
+    "critic.heads.0.4.weight": "value_net.weight",
 }
 
 
@@ -86,7 +86,7 @@ def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
     value, advantage, target, _ = learner.targets(rollout)
     columns = ("obs", "state", "first", "action", "mean", "log_prob")
     flat = {k: getattr(rollout, k).flatten(0, 1) for k in columns}
-    flat |= {"value": value.flatten(), "advantage": advantage.flatten(), "target": target.flatten()}
+    flat |= {"advantage": advantage.flatten(), "value": value.flatten(0, 1), "target": target.flatten(0, 1)}
     noise = torch.randn(len(flat["value"]), generator=torch.Generator().manual_seed(0))
     flat["log_prob"] = flat["log_prob"] + shift * noise
     return {k: v[None] for k, v in (flat | {"valid": ~rollout.bad.flatten()}).items()}
@@ -95,7 +95,9 @@ def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def value_of(learner: Learner, state: torch.Tensor) -> torch.Tensor:
     """V(state), (M,), of a critic without memory."""
-    return learner.critic(state, torch.zeros(len(state), 0), torch.zeros(len(state), dtype=torch.bool))[0]
+    return learner.critic(state, torch.zeros(len(state), 0), torch.zeros(len(state), dtype=torch.bool))[0][
+        :, 0
+    ]
 
 
 def gradients(
@@ -142,12 +144,12 @@ def test_advantages_and_targets_are_stable_baselines3s_where_no_episode_is_cut_b
     value, advantage, target, _ = learner.targets(rollout)
     buffer = RolloutBuffer(16, gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Box(-1, 1, (1,)),
                            "cpu", gae_lambda=0.95, gamma=0.99, n_envs=4)  # fmt: skip
-    buffer.rewards, buffer.values = rollout.reward.numpy(), value.detach().numpy()
+    buffer.rewards, buffer.values = rollout.reward.numpy(), value[..., 0].detach().numpy()
     buffer.episode_starts = torch.cat((torch.zeros(1, 4), rollout.done[:-1].float())).numpy()
     last = value_of(learner, rollout.final_state[-1])
     buffer.compute_returns_and_advantage(last, rollout.done[-1].numpy())
     torch.testing.assert_close(advantage, torch.from_numpy(buffer.advantages), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(target, torch.from_numpy(buffer.returns), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(target[..., 0], torch.from_numpy(buffer.returns), atol=1e-5, rtol=1e-5)
 
 
 def test_a2c_is_the_first_epoch_its_gradient_is_that_of_log_prob_times_advantage():
@@ -202,12 +204,12 @@ def test_a_time_out_keeps_the_value_of_the_state_before_the_reset():
     rollout.final_state[5, 2] += 1.0  # not what the next episode begins with
     value, advantage, *_ = learner.targets(rollout)
     expected = (
-        rollout.reward[5, 2] + 0.99 * value_of(learner, rollout.final_state[5, 2][None])[0] - value[5, 2]
+        rollout.reward[5, 2] + 0.99 * value_of(learner, rollout.final_state[5, 2][None])[0] - value[5, 2, 0]
     )
     assert advantage[5, 2].item() == pytest.approx(expected.item(), abs=1e-6)
     rollout.terminated[5, 2] = True
     _, advantage, *_ = learner.targets(rollout)
-    assert advantage[5, 2].item() == pytest.approx((rollout.reward[5, 2] - value[5, 2]).item(), abs=1e-6)
+    assert advantage[5, 2].item() == pytest.approx((rollout.reward[5, 2] - value[5, 2, 0]).item(), abs=1e-6)
 
 
 def test_clipped_surrogate_by_hand():

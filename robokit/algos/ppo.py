@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
+from robokit.constraint import Multipliers, Rule, charged
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
+from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
 from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, standardize
@@ -66,6 +68,12 @@ class Config:
     chunk: int = 16  # L, control steps that a recurrent belief is trained through; must divide the horizon
     critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
     critic_belief: Kind = "memoryless"  # what the critic remembers
+    # how the multipliers of the task's limits move; fixed: they do not; off: as if there were no limits
+    limit_rule: Rule = "pid"
+    margin: float = 0.1  # of the limits that training leaves unused: it aims at (1 - margin) of each
+    gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
+    dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
+    penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
     # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
     compile: bool | None = None
     overlap: bool = False  # collect the next rollout while learning from this one; its data are one older
@@ -105,9 +113,10 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(error, (near - target).square())
 
 
-def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
+def make_loss(config: Config, normalized: bool = False) -> Callable[..., tuple[Tensor, Parts]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
+    normalized: the advantages are already, as those under limits are.
     batch: (L, M, ...) chunks of L steps; belief: (M, B) of policy and critic, as stored before them.
     """
 
@@ -119,14 +128,14 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
         ratio = log_ratio.exp()
         advantage = batch["advantage"]
-        if config.normalize_advantage:
+        if config.normalize_advantage and not normalized:
             advantage = standardize(advantage, valid)
         divergence = kl(batch["mean"], log_std_old, mean, log_std)
         if config.objective == "clip":
             gain = surrogate_clip(ratio, advantage, config.clip)
         else:
             gain = surrogate_penalty(ratio, advantage, divergence, beta)
-        fit = value_loss(value, batch["value"], batch["target"], config.value_clip)
+        fit = value_loss(value, batch["value"], batch["target"], config.value_clip).sum(-1)
         parts = {
             "policy": -average(gain, valid),
             "value": average(fit, valid),
@@ -155,16 +164,19 @@ class Learner:
             seen = env.names.state if config.critic == "state" else env.names.obs  # by the critic
             memory = env.task.history, config.belief_size
             belief = make_belief(config.belief, env.names.obs, *memory)
-            theirs = make_belief(config.critic_belief, seen, *memory)
+            self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
+            outputs = [1, len(self.limits)] if self.limits else [1]
+            theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
             sizes = (config.hidden, config.activation, config.normalize_obs)
             mirror = env.mirror() if config.mirror else None
             self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std, mirror).to(device)
-            self.critic = Critic(theirs, sum(seen.values()), *sizes).to(device)
+            self.critic = Critic(theirs, outputs, sum(seen.values()), *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
-        self.chunk = config.chunk if belief.trained or theirs.trained else 1
+        self.chunk = config.chunk if belief.trained or theirs[0].trained else 1
         self.widths = {"obs": env.obs_dim, "state": sum(seen.values())}
         self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
+        self.widths |= dict.fromkeys(("value", "target"), sum(outputs))
         self.update = self._make_update(self.net, self.adam, bool(config.compile))
         self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
         self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
@@ -173,17 +185,22 @@ class Learner:
         self.steps_per_iteration = env.num_envs * config.horizon
         self.episodes = Episodes(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
-        self.critic_belief = torch.zeros(env.num_envs, theirs.size, device=device)
+        self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        self.discounted = torch.zeros(env.num_envs, device=device)  # running return that scales the reward
-        self.return_scale = Normalizer(1).to(device)
+        # running returns of reward and costs, that scale what the critic learns
+        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)
+        self.return_scale = Normalizer(sum(outputs)).to(device)
+        self.meter = Meter(self.limits, env.num_envs, env.max_age, device)
+        moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
+        self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
         start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
         self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
         env.reset(stagger=True)
         self.pending = self.collect() if config.overlap else None
 
     def _make_update(self, net: ActorCritic, adam: Adam, compile: bool) -> Callable[..., Parts]:
-        config, of_columns, widths = self.config, make_loss(self.config), self.widths
+        config, widths = self.config, self.widths
+        of_columns = make_loss(config, normalized=bool(self.limits))
 
         def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Parts]:
             return of_columns(net, unpack(rows, widths), *rest)
@@ -220,9 +237,13 @@ class Learner:
         logged = {f"loss/{k}": v for k, v in parts.items()}
         logged |= dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
+        for name, *now in zip(self.limits, self.multipliers.measured, self.multipliers.lambdas, strict=True):
+            logged |= dict(zip((f"limit/{name}/measured", f"limit/{name}/lambda"), now, strict=True))
         numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
         means = dict(zip(logged, numbers, strict=True))
-        counted = {k: v for k, v in means.items() if not (k.startswith("metric/") and math.isnan(v))}
+        counted = {
+            k: v for k, v in means.items() if not (k.startswith(("metric/", "limit/")) and math.isnan(v))
+        }
         return {**self.episodes.summary(), **counted}
 
     def _learn_and_collect(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -266,13 +287,15 @@ class Learner:
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """value, advantage and value target (T, N) each, and the critic's belief (T, N, B') before them."""
-        reward, config = rollout.reward, self.config
+        """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
+        config, flags = self.config, (rollout.terminated, rollout.left)
+        cost, over = charged(self.limits, rollout.cost[..., : len(self.limits)], *flags, config.gamma)
+        signal = torch.cat((rollout.reward[..., None], cost), -1)
+        over = torch.cat((rollout.terminated[..., None], over), -1)
+        scale = self._scale(signal, rollout)
+        signal = signal / scale
         if config.scale_reward:
-            sums, self.discounted = discounted_sums(reward, rollout.done, self.discounted, config.gamma)
-            self.return_scale.update(sums.flatten()[:, None], ~rollout.bad.flatten())
-            scale = torch.rsqrt(self.return_scale.var + 1e-8)
-            reward = (reward * scale).clamp(-REWARD_CLIP, REWARD_CLIP)
+            signal[..., 0].clamp_(-REWARD_CLIP, REWARD_CLIP)
         value, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.first)
         before = torch.cat((self.critic_belief[None], after[:-1]))
         self.critic_belief = after[-1].clone()
@@ -280,8 +303,31 @@ class Learner:
         ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), going_on)[0]
         next_value = ends.view_as(value)
         base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
-        advantage = gae(reward, base, ahead, rollout.terminated, rollout.done, config.gamma, config.lam)
-        return value, advantage, advantage + base, before
+        done = over | rollout.done[..., None]
+        advantages = gae(signal, base, ahead, over, done, config.gamma, config.lam)
+        target = advantages + base
+        return value, self._advantage(rollout, advantages * scale, target * scale), target, before
+
+    def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
+        """(1 + K,) that reward and costs are divided by for the critic: the deviation of their returns."""
+        least = signal.new_tensor([0.0, *(limit.largest for limit in self.limits.values())])
+        sums, self.discounted = discounted_sums(
+            signal, rollout.done[..., None], self.discounted, self.config.gamma
+        )
+        self.return_scale.update(sums.flatten(0, 1), ~rollout.bad.flatten())
+        scale = torch.maximum((self.return_scale.var + 1e-8).sqrt(), least)  # a rare cost is not blown up
+        if not self.config.scale_reward:
+            scale[0] = 1.0
+        return scale
+
+    def _advantage(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Tensor:
+        """(T, N) that the policy ascends, from both (T, N, 1 + K) in units of reward and cost."""
+        if not self.limits:
+            return advantages[..., 0]
+        starts = torch.where(rollout.first[..., None], returns[..., 1:], torch.nan).nanmean((0, 1))
+        flags = rollout.terminated, rollout.done, rollout.left
+        self.multipliers.update(*self.meter.measure(rollout.cost, *flags, starts))
+        return self.multipliers.advantage(advantages, ~rollout.bad)
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """K epochs of minibatches; the means of the loss's parts over them."""
@@ -311,6 +357,7 @@ class Learner:
 
     def _parts(self) -> dict[str, object]:
         modules = {"net": self.net, "adam": self.adam, "env": self.env, "episodes": self.episodes}
+        modules |= {"meter": self.meter, "multipliers": self.multipliers}
         running = {
             "belief": self.belief,
             "first": self.first,
@@ -331,7 +378,7 @@ class Learner:
 
 
 _COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
-_SIZES = ("lr", "kl_target", "max_grad_norm", "init_std")
+_SIZES = ("lr", "kl_target", "max_grad_norm", "init_std", "dual_lr")
 
 
 def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
@@ -345,6 +392,7 @@ def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     _check_choices(config)
+    _check_rule(config)
     for name in (*_COUNTS, *_SIZES):
         if not getattr(config, name) > 0:
             raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
@@ -361,6 +409,14 @@ def check(config: Config) -> None:
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
+
+
+def _check_rule(config: Config) -> None:
+    if not 0 <= config.margin < 1:
+        raise OptionError(f"margin must be in [0, 1), got {config.margin}")
+    for name, values in (("penalty", (config.penalty,)), ("gains", config.gains)):
+        if not all(0 <= value < math.inf for value in values):
+            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
 
 
 def _check_choices(config: Config) -> None:
