@@ -33,14 +33,18 @@ KINDS = {  # of the policy's memory; "full" sees all that the task observes
     "full": {},
     "memoryless": {},
     "stack": {"belief": "stack"},
-    "gru": {"belief": "gru"},
+    "gru": {"belief": "gru", "lr_schedule": "adaptive"},
     "lstm": {"belief": "lstm"},
     "mingru": {"belief": "mingru"},
+    "gru-constant": {"belief": "gru"},
 }
 HISTORY = 5  # frames of the stack
 LATE = 6  # of the 60 points of a curve: its last tenth
 # of a task without a recipe; the rest is our default
 SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 256, "compile": True}
+# where the full state is solved, and a constant rate then forgets it: for every kind
+FADING = {"lr_schedule": "linear"}
+OWN = {"inverted_double_pendulum": FADING, "reacher": FADING}
 
 
 def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
@@ -48,7 +52,7 @@ def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
     start, task = time.perf_counter(), load_task(name)
     task.history = HISTORY
     settings = dict(task.recipes.get("ppo", SETTINGS)) | {"belief": "memoryless", "steps": steps}
-    config = Config(**settings | KINDS[kind])
+    config = Config(**settings | KINDS[kind] | OWN.get(name.partition(":")[0], {}))
     env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
     learner, curve = Learner(env, config, seed), list[tuple[int, float]]()
     for i in range(-(-steps // learner.steps_per_iteration)):
@@ -71,7 +75,8 @@ def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
 
 def document(task: str) -> dict[str, Any]:
     versions = {"robokit": robokit.__version__, "torch": torch.__version__}
-    about = {"task": task, "settings": SETTINGS, "kinds": KINDS, "history": HISTORY, "versions": versions}
+    about = {"task": task, "settings": SETTINGS | OWN.get(task, {}), "kinds": KINDS, "history": HISTORY}
+    about |= {"versions": versions}
     return about | {"episodes": EPISODES, "date": time.strftime("%Y-%m-%d"), "runs": []}
 
 

@@ -22,6 +22,7 @@ DRAWS = ("reset", "randomize", "disturb")  # take a generator
 REDRAWS = 8  # a fair coin falls alike for a few simulations, not time and again
 READS = ("observe", "privileged", "metrics", "terminated")
 JUDGES = ("rewards", "costs", "remember")  # take the action
+COST_ENVS, COST_STEPS = 16, 50  # that costs are tried in before a training
 WARM_UP = 5  # control steps before functions are looked at one by one
 
 
@@ -109,11 +110,18 @@ def _check_step(env: Env, step: Step, t: int) -> None:
     for function, (values, known) in columns.items():
         if not torch.isfinite(values).all():
             raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")
-    check_costs(env, step.cost, t)
+    _check_cost(env, step.cost, t)
 
 
-def check_costs(env: Env, cost: Tensor, t: int) -> None:
-    """Raise TaskError unless each of cost (N, K) lies between 0 and what its limit says is the largest."""
+def check_costs(task: Task, seed: int = 0, sim: str = "cpu") -> None:
+    """Raise TaskError for a cost that random actions lead out of its bounds, before a training does."""
+    env = Env(task, COST_ENVS, seed=seed, sim=sim, threads=1)
+    for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
+        _check_cost(env, step.cost, t)
+
+
+def _check_cost(env: Env, cost: Tensor, t: int) -> None:
+    """Each of cost (N, K) lies between 0 and what its limit says is the largest."""
     for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
         low, high = column.min(), column.max()
         if not 0 <= low <= high <= limit.largest * (1 + 1e-6):

@@ -74,21 +74,42 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """Twice: first for the task, then with the defaults that the task's recipe gives."""
     import tyro
 
-    from robokit.commands import Train
+    from robokit.commands import Train, limit_options
+    from robokit.constraint import tightened
     from robokit.restore import Setup, algorithm, options
     from robokit.task import known_tasks, load_task
 
     algo = _value(arguments, "--algo") or Setup.algo
-    kind: Any = Train[algorithm(algo).Config]
 
-    def read(arguments: Sequence[str], config: Any) -> Any:
-        return tyro.cli(kind, args=arguments, prog="robokit train", default=kind(config, Setup()))
+    def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
+        kind: Any = Train[type(config), type(limits)]
+        return tyro.cli(kind, args=arguments, prog="robokit train", default=kind(config, Setup(), limits))
 
-    plain = algorithm(algo).Config()
-    task = read([a for a in arguments if a not in HELP], plain).task
+    plain, nothing = algorithm(algo).Config(), limit_options({})
+    given, others = _limits([a for a in arguments if a not in HELP])
+    task = read(others, plain, nothing).task
     if task is None and not HELP & set(arguments):
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
-    return read(arguments, options(load_task(task), algo) if task else plain)
+    if task is None:
+        return read(arguments, plain, nothing)
+    found = load_task(task)
+    tightened(found.limits, dict.fromkeys(given, 0.0))
+    return read(arguments, options(found, algo), limit_options(found.limits))
+
+
+def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names in `--limits.NAME VALUE`, and the arguments without them."""
+    names, others, skip = list[str](), list[str](), False
+    for this in arguments:
+        if this.startswith("--limits."):
+            name, equals, _ = this.removeprefix("--limits.").partition("=")
+            names.append(name)
+            skip = not equals
+        elif skip:
+            skip = False
+        else:
+            others.append(this)
+    return names, others
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:

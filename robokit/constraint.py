@@ -11,13 +11,13 @@ lambda_k moves with its own violation. Costs are never scaled by anything that t
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from robokit.errors import TaskError
+from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.state import gather, scatter
 
 Measure = Literal["rate", "episode", "discounted", "probability"]
@@ -79,6 +79,15 @@ class Limit:
         ]
 
 
+def tightened(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
+    """The limits with other values. Raises OptionError for a name that has no limit."""
+    for name in values:
+        if name not in limits:
+            known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"
+            raise OptionError(f"the task has no limit {name!r}{known}")
+    return {name: replace(limit, value=values.get(name, limit.value)) for name, limit in limits.items()}
+
+
 def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
     """(K,) relative: clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
     return ((measured - aim) / torch.maximum(aim, floor)).clamp(LEAST, MOST)
@@ -136,6 +145,12 @@ class Multipliers:
         device: torch.device | str = "cpu",
     ) -> None:
         self.rule, self.gains, self.dual_lr = rule, gains, dual_lr
+        for name, limit in limits.items():
+            most = limit.scale * limit.unit(steps, gamma)
+            if limit.value > most:
+                raise OptionError(
+                    f"limit {name!r} is {limit.value:g}, but it cannot come above {most:g}: no use"
+                )
 
         def row(of: Callable[[Limit], float]) -> Tensor:
             return torch.tensor([of(limit) for limit in limits.values()], dtype=torch.float64, device=device)

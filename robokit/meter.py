@@ -25,9 +25,9 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
 class Meter:
     """J_k of each limit, by its own measure, from the steps of N simulations.
 
-    A rate is the mean of the steps at hand, an episode's sum that rate times the mean length of recent episodes:
-    it follows the policy of now, not of a hundred episodes ago. A probability is counted over the last RECENT
-    whole episodes or so, and known from the first RECENT on.
+    A rate is the mean of the steps at hand, an episode's sum that rate times the mean length of recent
+    episodes: it follows the policy of now, not of a hundred episodes ago. A probability is counted over the
+    last RECENT whole episodes or so, and known from the first RECENT on.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class Meter:
         sums, self.running = episode_sums(torch.cat((spent, span), -1), done, self.running)
         before = torch.cat((self.whole[None], done[:-1])).cummax(0).values
         self.whole = self.whole | done.any(0)
-        self._remember(*sums.chunk(2, -1), done & before)
+        spending, spanning = sums.chunk(2, -1)
+        self._remember(spending, spanning, done & before)
         rate = spent.sum((0, 1)) / span.sum((0, 1))
         episodes, spans, violated = self.recent.unbind(-1)
         length = torch.where(episodes > 0, spans / episodes.clamp(min=1.0), self.steps)

@@ -138,7 +138,7 @@ class Critic(nn.Module):
         return self._value([b.forward for b in self._each()], state, belief, first)
 
     def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of `forward`, from belief (M, B): values (L, M, 1 + K), and the belief (L, M, B) after each."""
+        """L steps of `forward`, from belief (M, B): values (L, M, 1 + K) and the belief after each."""
         return self._value([b.unroll for b in self._each()], state, belief, first)
 
     def _each(self) -> list[Belief]:
@@ -167,7 +167,7 @@ class ActorCritic(nn.Module):
     def forward(
         self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (L, M, A), log_std (A,), values (L, M, 1 + K), from beliefs [policy's | critic's] (M, B + B')."""
+        """mean (L, M, A), log_std (A,), values (L, M, 1 + K), from [policy's | critic's] belief (M, B)."""
         ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
         mean = self.policy.unroll(obs, ours, first)[0]
         return mean, self.policy.log_std, self.critic.unroll(state, theirs, first)[0]

@@ -29,6 +29,8 @@ import torch
 import robokit.algos
 from robokit import __version__
 from robokit.card import write_card
+from robokit.check import check_costs
+from robokit.constraint import tightened
 from robokit.env import Env
 from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
@@ -121,6 +123,9 @@ def build(task: Task, setup: Setup, config: Any) -> Built:
         say("note: no working C++ compiler ($CXX, else g++), so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
+    if task.limits:
+        check_costs(task, setup.seed, setup.sim)
+
     def start(compile: bool) -> Built:
         env = Env(
             task,
@@ -159,7 +164,8 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     threads = getattr(learner.env.sim, "threads", setup.threads)
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
-    config = {"task": title(task), **asdict(setup), "options": own, "hashes": _hashes(task)}
+    limits = {name: limit.value for name, limit in task.limits.items()}
+    config = {"task": title(task), "limits": limits, **asdict(setup), "options": own, "hashes": _hashes(task)}
     about = {
         "file": str(file),
         "command": sys.argv,
@@ -172,12 +178,14 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
 
 
 def task_of(run: Run) -> Task:
-    """The task that a run was trained on, from the file it had or else from a task of that name."""
+    """The task that a run was trained on, with its limits: the file it had, or else one of that name."""
     stem, _, cls = str(run.config["task"]).partition(":")
     file = Path(str(run.about.get("file", "")))
     if not file.is_file():
         file = known_tasks().get(stem, file)
-    return load_task(f"{file}:{cls}" if cls else file)
+    task = load_task(f"{file}:{cls}" if cls else file)
+    task.limits = tightened(task.limits, run.config["limits"])
+    return task
 
 
 def changed(run: Run, task: Task) -> list[str]:
