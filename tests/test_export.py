@@ -124,12 +124,16 @@ def test_actuators_carry_range_unit_gains_and_default_at_full_precision(made: Ma
     assert motor == {
         "name": "rail",
         "unit": "3.0 N",
+        "joint": "rail",
+        "joint_range": None,
+        "force_range": None,
         "low": -1.0,
         "high": 1.0,
         "default": 0.125,
     }
     assert servo == {
-        "name": "servo", "unit": "rad", "kp": 0.1, "kd": 0.0004, "low": -1.0, "high": 1.0, "default": 0.875,
+        "name": "servo", "unit": "rad", "kp": 0.1, "kd": 0.0004, "joint": "shoulder", "joint_range": None,
+        "force_range": None, "low": -1.0, "high": 1.0, "default": 0.875,
     }  # fmt: skip
 
 

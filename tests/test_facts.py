@@ -1,6 +1,7 @@
 """What a model says about its own numbers, against MuJoCo's definitions."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import mujoco
@@ -102,7 +103,11 @@ def test_readings_are_a_copy() -> None:
 
 
 def test_actuators_say_what_ctrl_1_does() -> None:
-    assert actuators(bird()) == [
+    told = [
+        {key: value for key, value in actuator.items() if key not in ("joint", "joint_range", "force_range")}
+        for actuator in actuators(bird())
+    ]
+    assert told == [
         {"name": "hinge", "unit": "N m"},  # without a name of its own
         {"name": "push", "unit": "2.5 N"},
         {"name": "servo", "unit": "rad", "kp": 20.0, "kd": 0.0004},
@@ -110,6 +115,32 @@ def test_actuators_say_what_ctrl_1_does() -> None:
         {"name": "spin", "unit": None},
         {"name": "pull", "unit": None},
         {"name": "geared", "unit": None, "kp": 20.0, "kd": 0.0},
+    ]
+
+
+def test_actuators_say_which_joint_they_drive_and_what_limits_it() -> None:
+    mjcf = """
+    <mujoco>
+      <worldbody>
+        <body>
+          <joint name="knee" range="-90 45" limited="true" actuatorfrcrange="-9 5" actuatorfrclimited="true"/>
+          <geom size=".1"/>
+        </body>
+      </worldbody>
+      <tendon><fixed name="wire"><joint joint="knee" coef="1"/></fixed></tendon>
+      <actuator>
+        <position name="servo" joint="knee" kp="2" forcerange="-7 8"/>
+        <motor name="back" joint="knee" gear="-2" forcerange="-3 1"/>
+        <motor name="pull" tendon="wire" forcerange="-3 1"/>
+      </actuator>
+    </mujoco>"""
+    facts = actuators(make_sim("cpu", mujoco.MjSpec.from_string(mjcf), 1, {}))
+    limits = [(a["joint"], a["joint_range"], a["force_range"]) for a in facts]
+    bend = [-math.pi / 2, math.pi / 4]
+    assert limits == [
+        ("knee", bend, [-7.0, 5.0]),  # the narrower of the actuator's and the joint's own
+        ("knee", bend, [-2.0, 5.0]),  # -2 * [-3, 1] = [-2, 6] at the joint
+        (None, None, None),
     ]
 
 

@@ -55,9 +55,9 @@ def readings(sim: Sim) -> Tensor:
 
 
 def actuators(sim: Sim) -> list[dict[str, Any]]:
-    """Name, unit of ctrl, and the gains of a servo, of each actuator, in MuJoCo's order.
+    """Name, unit of ctrl, joint and its range, force limits and a servo's gains, of each, in MuJoCo's order.
 
-    An actuator without a name has that of its joint.
+    An actuator without a name has that of its joint. None: there is no such joint or limit.
     """
     model = sim.model
     return [
@@ -65,6 +65,9 @@ def actuators(sim: Sim) -> list[dict[str, Any]]:
             "name": name or _target(model, i) or f"actuator {i}",
             "unit": _ctrl_unit(model, i),
             **_gains(model, i),
+            "joint": _target(model, i),
+            "joint_range": _joint_range(model, i),
+            "force_range": _force_range(model, i),
         }
         for i, name in enumerate(names(model, "actuator"))
     ]
@@ -158,6 +161,25 @@ def _gains(model: mujoco.MjModel, i: int) -> dict[str, float]:
     if not _servo(model, i):
         return {}
     return {"kp": float(model.actuator_gainprm[i, 0]), "kd": -float(model.actuator_biasprm[i, 2])}
+
+
+def _joint_range(model: mujoco.MjModel, i: int) -> list[float] | None:
+    joint = _driven_joint(model, i)
+    limited = joint is not None and model.jnt_limited[joint] and _joint_unit(model, joint, "pos")
+    return model.jnt_range[joint].tolist() if limited else None
+
+
+def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
+    """[low, high] in the unit of the joint's force: the narrower of the actuator's and the joint's own."""
+    joint = _driven_joint(model, i)
+    if joint is None or _joint_unit(model, joint, "frc") is None:
+        return None
+    limits = []
+    if model.actuator_forcelimited[i]:
+        limits.append(sorted((model.actuator_gear[i, 0] * model.actuator_forcerange[i]).tolist()))
+    if model.jnt_actfrclimited[joint]:
+        limits.append(model.jnt_actfrcrange[joint].tolist())
+    return [max(low for low, _ in limits), min(high for _, high in limits)] if limits else None
 
 
 def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:

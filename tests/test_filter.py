@@ -1,0 +1,521 @@
+"""The filter between a policy and its actuators: bounds by their law, hand numbers, and what latches."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_controller import CONTRACT, GOOD, write
+
+import robokit
+from robokit.controller import Controller, ObservationError
+from robokit.filter import Filter, Filtered, FilterError, Guard, read_filter
+
+ROOT = Path(__file__).parent.parent
+KNEE: dict[str, Any] = {
+    "name": "knee", "unit": "rad", "kp": 40.0, "kd": 1.0, "joint": "knee", "joint_range": [-1.5, 1.5],
+    "force_range": [-20.0, 20.0], "low": -1.0, "high": 2.0, "default": 0.5,
+}  # fmt: skip
+WHEEL: dict[str, Any] = {
+    "name": "wheel", "unit": "2.0 N m", "joint": "wheel", "joint_range": None, "force_range": [-1.0, 1.0],
+    "low": -1.0, "high": 1.0, "default": 0.0,
+}  # fmt: skip
+BACKWARD = WHEEL | {"name": "backward", "unit": "-4.0 N m", "joint": "backward", "force_range": [-1.0, 3.0]}
+JOINTS = ["knee", "wheel", "backward"]
+
+
+def contract(*actuators: dict[str, Any]) -> dict[str, Any]:
+    """A robot that observes the position and velocity of three joints, in another order than its ctrl."""
+    turned = JOINTS[::-1]
+    angle = {"name": "q", "size": 3, "source": turned, "unit": "rad", "frame": "joint axis", "max_age": 0.5}
+    speed = angle | {"name": "dq", "source": [f"{j} velocity" for j in turned], "unit": "rad/s"}
+    return {"control_dt": 0.02, "inputs": [angle, speed], "actuators": [*actuators]}
+
+
+ALL = contract(KNEE, WHEEL, BACKWARD)
+
+
+def run(guard: Guard, targets: Any, **measured: Any) -> list[float]:
+    """What a guard of one actuator sends, step by step."""
+    return [float(guard.step(np.array([x]), **measured)[0]) for x in targets]
+
+
+def adversary(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """Numbers of every size, a few of them no numbers."""
+    plain = rng.normal(0, 2, shape)
+    huge = rng.normal(0, 1, shape) * 10.0 ** rng.integers(-45, 60, shape)
+    kind = rng.choice(8, shape, p=[0.7, 0.1, 0.1, 0.02, 0.02, 0.02, 0.02, 0.02])
+    edges = [plain, 1000 * plain, huge, np.nan, np.inf, -np.inf, 0.0, -0.0]
+    return np.choose(kind, [np.broadcast_to(e, shape) for e in edges])
+
+
+@pytest.mark.parametrize(
+    "fallback", [{"fallback": "damp"}, {"fallback": "pose", "pose": {"knee": 1.0}, "pose_speed": 3.0}]
+)
+def test_no_bound_is_breached_in_1e5_random_actions(fallback: dict[str, Any]):
+    rng, b = np.random.default_rng(0), 100
+    options: dict[str, Any] = {"slew": {"knee": 7.0, "wheel": 11.0}, "margin": 0.1, "soft_start": 0.1}
+    clamps: dict[str, Any] = {"velocity": 9.0, "torque": {"knee": 15.0, "wheel": 1.3}}
+    guard = Guard(ALL, Filter(**options, **clamps, **fallback), b)
+    slew = np.array([7.0, 11.0, math.inf]) * 0.02
+    edges = np.array([[-1.0, -1.0, -1.0], [1.4, 1.0, 1.0]])
+    for t in range(1000):
+        target, q, dq = (adversary(rng, (b, 3)) for _ in range(3))
+        q = np.where(rng.random((b, 3)) < 0.5, guard.last + rng.normal(0, 0.3, (b, 3)), q)
+        rows = rng.random(b) < 0.01 if t else np.ones(b, bool)
+        guard.begin(rows)
+        before = guard.last.astype(float)
+        sent = guard.step(target, q, dq, good=rng.random(b) < 0.95)
+        u = sent.astype(float)
+        assert sent.dtype == np.float32
+        assert np.isfinite(u).all()
+        assert ((edges[0] <= u) & (u <= edges[1])).all()
+        assert (np.abs(u - before) <= slew)[~rows].all()
+        assert (np.abs(u[:, 1] * 2.0) <= 1.3).all()  # a motor's torque needs no measurement
+        # a servo's: where it is more, no target that slew and range permit has less
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            q, dq = q.astype(np.float32).astype(float), dq.astype(np.float32).astype(float)
+            seen = np.isfinite(q[:, 0]) & np.isfinite(dq).all(-1) & ~rows
+            torque = 40.0 * (u[:, 0] - q[:, 0]) - dq[:, 0]
+        least = np.maximum(before[:, 0] - slew[0], edges[0, 0])
+        most = np.minimum(before[:, 0] + slew[0], edges[1, 0])
+        assert (u[:, 0] <= np.nextafter(np.float32(least), np.float32(9)))[seen & (torque > 15.0)].all()
+        assert (u[:, 0] >= np.nextafter(np.float32(most), np.float32(-9)))[seen & (torque < -15.0)].all()
+    assert all(guard.acted[stage].sum() > 100 for stage in guard.acted if stage != "late")
+    assert guard.unmet["torque"].sum() > 100
+
+
+def test_torque_and_velocity_are_never_breached_where_nothing_contradicts_them():
+    rng, b = np.random.default_rng(1), 1000
+    wide = contract(KNEE | {"low": None, "high": None}, WHEEL, BACKWARD)
+    for stage in ("torque", "velocity"):
+        numbers: dict[str, Any] = {stage: {"knee": 12.0, "wheel": 0.7, "backward": 2.0}}
+        guard = Guard(wide, Filter(**numbers, grace=0), b)
+        for _ in range(100):
+            guard.begin()
+            q, dq = rng.normal(0, 2, (2, b, 3)).astype(np.float32)
+            u = guard.step(adversary(rng, (b, 3)), q, dq).astype(np.longdouble)
+            moving = guard.why == 0
+            servo = 40 * (u[:, 0] - q[:, 0]) - (dq[:, 0] if stage == "torque" else 0)
+            assert (np.abs(servo) <= 12)[moving].all()  # velocity: kp ahead <= kd 12
+            force = u[:, 1:] * np.array([2.0, -4.0])
+            if stage == "torque":
+                assert (np.abs(force) <= np.array([0.7, 2.0])).all()
+            else:
+                fast = np.abs(dq[:, 1:]) > np.array([0.7, 2.0])
+                assert (force * dq[:, 1:] <= 0)[fast & moving[:, None]].all()
+        assert not guard.unmet[stage][guard.why == 0].any()
+
+
+def test_what_needs_no_bound_passes_to_the_last_bit():
+    guard = Guard(ALL, Filter(slew=1e9, torque=1e9, velocity=1e9, margin=0.0), 500)
+    rng = np.random.default_rng(2)
+    low, high = guard.bounds.low, guard.bounds.high
+    for _ in range(20):
+        target = (low + (high - low) * rng.random((500, 3))).astype(np.float32)
+        assert np.array_equal(
+            guard.step(target, rng.normal(size=(500, 3)), rng.normal(size=(500, 3))), target
+        )
+    assert not any(count.any() for count in guard.acted.values())
+
+
+def test_the_range_of_the_file_is_the_float32_that_the_graph_clips_to():
+    odd = contract(KNEE | {"low": -0.9472, "high": 0.1})
+    guard = Guard(odd, Filter())
+    assert run(guard, [-5.0, 5.0]) == [float(np.float32(-0.9472)), float(np.float32(0.1))]
+    mine = Guard(odd, Filter(low=-0.3, high=0.05))
+    sent = run(mine, [-5.0, 5.0])
+    assert sent[0] >= -0.3 and sent[1] <= 0.05  # a person's number is not rounded outward
+    assert sent == pytest.approx([-0.3, 0.05], abs=1e-7)
+
+
+def test_slew_by_hand():
+    guard = Guard(contract(KNEE), Filter(slew=12.5))  # 0.25 in a control period
+    assert run(guard, [2.0, 2.0, 2.0, 1.2, -9.0], q=1.0) == [1.25, 1.5, 1.75, 1.5, 1.25]
+    assert guard.acted["slew"].tolist() == [5]
+    assert guard.acted["range"].tolist() == [0]
+
+
+def test_a_soft_start_by_hand_and_again_after_begin():
+    guard = Guard(contract(KNEE), Filter(soft_start=0.08))  # 4 control periods
+    assert run(guard, [1.0] * 6, q=0.0) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    guard.begin()
+    assert run(guard, [1.0, 1.0], q=-1.0) == [-1.0, -0.5]
+    assert guard.acted["soft start"].tolist() == [6]
+    motor = Guard(contract(WHEEL), Filter(soft_start=0.08))
+    assert run(motor, [1.0, 1.0], q=0.7) == [0.0, 0.25]  # from no force, wherever its joint is
+
+
+def test_without_a_measured_position_a_servo_starts_from_its_default_and_outside_its_range_from_the_edge():
+    assert run(Guard(contract(KNEE), Filter(soft_start=0.04)), [1.5] * 3) == [0.5, 1.0, 1.5]
+    assert run(Guard(contract(KNEE), Filter(slew=12.5)), [0.0], q=7.0) == [1.75]  # its range ends at 2
+
+
+def test_the_torque_law_by_hand():
+    # |40 (u - 0.5) - 1 * 4| <= 16: u from 0.5 - 12 / 40 to 0.5 + 20 / 40
+    guard = Guard(contract(KNEE), Filter(torque=16.0))
+    assert run(guard, [9.0, -9.0], q=0.5, dq=4.0) == pytest.approx([1.0, 0.2], abs=1e-7)
+    motor = Guard(contract(WHEEL), Filter(torque=0.5))
+    assert run(motor, [9.0, -9.0]) == [0.25, -0.25]  # ctrl 1 is 2 N m
+    filed = Guard(contract(BACKWARD), Filter(torque="file"))
+    assert run(filed, [9.0, -9.0]) == [0.25, -0.75]  # ctrl 1 is -4 N m, and the joint bears -1 to 3
+    assert Guard(contract(KNEE), Filter(torque="file")).bounds.torque == pytest.approx(
+        np.array([[-20.0], [20.0]])
+    )
+
+
+def test_the_velocity_law_by_hand():
+    # a servo at 8 rad/s that is kd 8 / kp = 0.2 ahead: 40 * 0.2 - 1 * 8 = 0 N m
+    guard = Guard(contract(KNEE), Filter(velocity=8.0))
+    assert run(guard, [9.0, -9.0, 0.6], q=0.5) == pytest.approx([0.7, 0.3, 0.6], abs=1e-7)
+    motor = Guard(contract(WHEEL), Filter(velocity=8.0))
+    assert run(motor, [1.0, -1.0], dq=9.0) == [0.0, -1.0]
+    assert run(motor, [1.0, -1.0], dq=-9.0) == [1.0, 0.0]
+    assert run(motor, [1.0, -1.0], dq=8.0) == [1.0, -1.0]
+    backward = Guard(contract(BACKWARD), Filter(velocity=8.0))
+    assert run(backward, [1.0, -1.0], dq=9.0) == [1.0, 0.0]
+
+
+def test_of_two_bounds_that_contradict_each_other_the_later_holds_and_the_earlier_is_counted():
+    guard = Guard(contract(KNEE), Filter(torque=4.0, slew=5.0))  # 0.1 rad around q; 0.1 a control period
+    run(guard, [0.0], q=0.0, dq=0.0)
+    assert run(guard, [0.0], q=1.0, dq=0.0) == pytest.approx([0.1])  # torque wants 0.9, slew permits 0.1
+    assert guard.unmet["torque"].tolist() == [1]
+    beyond = Guard(contract(KNEE), Filter(torque=4.0))
+    assert run(beyond, [0.0], q=3.0, dq=0.0) == [2.0]  # torque wants 2.9, the range ends at 2
+    assert beyond.unmet["torque"].tolist() == [1]
+    both = Guard(contract(KNEE), Filter(velocity=4.0, torque=4.0))  # 0.1 around q, 0.1 around q + dq / 40
+    assert run(both, [0.5], q=0.5, dq=12.0) == pytest.approx([0.7])
+    assert both.unmet["velocity"].tolist() == [1]
+
+
+def test_the_margin_keeps_a_servo_inside_its_joints_range():
+    assert run(Guard(contract(KNEE), Filter(margin=0.25)), [9.0, -9.0]) == [1.25, -1.0]
+    given = Filter(margin=0.5, joint_range={"knee": [-1.0, 1.0]})
+    assert run(Guard(contract(KNEE), given), [9.0, -9.0]) == [0.5, -0.5]
+
+
+def test_a_bad_row_is_held_for_the_grace_then_latched_and_stays():
+    guard = Guard(contract(KNEE), Filter(grace=2))
+    assert run(guard, [1.0, math.nan, math.inf, 1.5, math.nan], q=0.0) == [1.0, 1.0, 1.0, 1.5, 1.5]
+    assert guard.why.tolist() == [0]
+    assert run(guard, [math.nan] * 2 + [0.0] * 3, q=0.0) == [1.5] * 5
+    assert guard.why.tolist() == [1]
+    assert [guard.acted[k].tolist() for k in ("held", "fallback")] == [[4], [4]]
+    guard.rearm()
+    assert run(guard, [0.0], q=0.0) == [0.0]
+
+
+def test_damp_follows_the_joint_and_pose_goes_there_at_its_speed_and_motors_go_to_rest():
+    pair = contract(KNEE, WHEEL)
+    damp = Guard(pair, Filter(grace=0, fallback="damp"))
+    damp.step([1.0, 0.5], [0.0, 0.0])
+    assert damp.step([1.0, 0.5], [0.25, 0.0], good=False).tolist() == [0.25, 0.0]
+    assert damp.step([1.0, 0.5], [-0.5, 0.0]).tolist() == [-0.5, 0.0]
+    assert damp.step([1.0, 0.5], [math.nan, 0.0]).tolist() == [-0.5, 0.0]  # not measured: held
+    pose = Guard(pair, Filter(grace=0, fallback="pose", pose={"knee": -0.5}, pose_speed=25.0))
+    pose.step([0.75, 0.5])
+    moves = [pose.step([2.0, 0.5], good=False).tolist() for _ in range(4)]
+    assert moves == [[0.25, 0.0], [-0.25, 0.0], [-0.5, 0.0], [-0.5, 0.0]]
+    slow = Guard(pair, Filter(grace=0, slew={"wheel": 12.5}))
+    slow.step([1.0, 0.25])
+    slow.step([1.0, 0.5])
+    assert slow.step([1.0, 0.5], good=False).tolist() == [1.0, 0.25]  # the fallback is slewed as well
+
+
+def test_a_batch_is_its_rows_one_by_one_and_a_second_run_is_the_same():
+    rng = np.random.default_rng(3)
+    filter = Filter(slew=7.0, velocity=9.0, torque=10.0, soft_start=0.1, fallback="damp", margin=0.1)
+    steps = [
+        (*(adversary(rng, (20, 3)) for _ in range(3)), rng.random(20) < 0.9, rng.random(20) < 0.1)
+        for _ in range(50)
+    ]
+
+    def together() -> tuple[Any, Guard]:
+        guard = Guard(ALL, filter, 20)
+        return np.stack([guard.step(x, q, dq, good=g, late=late) for x, q, dq, g, late in steps]), guard
+
+    (sent, guard), (again, _) = together(), together()
+    assert np.array_equal(sent, again)
+    for row in range(20):
+        alone = Guard(ALL, filter)
+        ones = [
+            alone.step(x[row], q[row], dq[row], good=g[row], late=late[row]) for x, q, dq, g, late in steps
+        ]
+        assert np.array_equal(np.stack(ones), sent[:, row])
+        assert all(count[row] == alone.acted[stage][0] for stage, count in guard.acted.items())
+
+
+def test_rows_begin_anew_alone():
+    guard = Guard(contract(KNEE), Filter(slew=5.0, grace=0), 2)
+    guard.step([[1.0], [1.0]], [[0.0], [0.0]], good=[False, False])
+    guard.begin(np.array([True, False]))
+    assert guard.step([[1.0], [1.0]], [[1.5], [1.5]]).tolist() == [[pytest.approx(1.4)], [0.0]]
+    assert guard.why.tolist() == [0, 1]
+
+
+def test_measured_joints_are_found_by_name_in_any_order():
+    q, dq = Guard(ALL, Filter(), 2).measure({"q": [[3, 2, 1], [6, 5, 4]], "dq": [[9, 8, 7], [0, 0, 0]]})
+    assert q.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert dq.tolist() == [[7, 8, 9], [0, 0, 0]]
+    given = Filter(position_from=[["dq", 1], None, ["q", 0]])
+    q, _ = Guard(ALL, given).measure({"q": [3, 2, 1], "dq": [9, 8, 7]})
+    assert np.array_equal(q, [[8, math.nan, 3]], equal_nan=True)
+
+
+LIMP = KNEE | {"kd": 0.0}
+OLD = {k: v for k, v in KNEE.items() if k not in ("joint", "joint_range", "force_range")}
+POSE: dict[str, Any] = {"fallback": "pose", "pose_speed": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("actuator", "numbers", "says"),
+    [
+        (KNEE, {"slew": 0.0}, "slew of 'knee' must be finite and above 0, got 0.0"),
+        (KNEE, {"slew": math.nan}, "slew of 'knee' must be finite and above 0, got nan"),
+        (KNEE, {"slew": "fast"}, "slew of 'knee' must be finite and above 0, got 'fast'"),
+        (KNEE, {"torque": [1.0, 2.0]}, r"torque must be one number or 1, for \['knee'\]; got \[1.0, 2.0\]"),
+        (KNEE, {"velocity": {"kne": 1.0}}, "velocity: no actuator 'kne'; did you mean 'knee'"),
+        (KNEE, {"margin": -0.1}, "margin of 'knee' must be finite and at least 0, got -0.1"),
+        (KNEE, {"margin": 1.6}, "the range of 'knee' is empty: from 0.1"),
+        (KNEE, {"low": 1.0, "high": 0.0}, "the range of 'knee' is empty: from 1.0 to 0.0"),
+        (KNEE, {"soft_start": -1.0}, "soft_start must be a number of seconds from 0 on, got -1.0"),
+        (KNEE, {"soft_start": math.nan}, "soft_start must be a number of seconds from 0 on, got nan"),
+        (KNEE, {"deadline": 0}, "deadline must be above 0 s"),
+        (KNEE, {"grace": -1}, "grace must be a whole number of control periods from 0 on, got -1"),
+        (KNEE, {"grace": 1.5}, "grace must be a whole number"),
+        (KNEE, {"fallback": "stop"}, r"fallback must be one of \('hold', 'damp', 'pose'\), got 'stop'"),
+        (KNEE, POSE, "pose goes with fallback 'pose', which needs it; got pose None"),
+        (
+            KNEE,
+            {"pose": 1.0},
+            "pose goes with fallback 'pose', which needs it; got pose 1.0 and fallback 'hold'",
+        ),
+        (KNEE, {**POSE, "pose": [1.0, 2.0]}, "pose must be one number or 1"),
+        (KNEE, {**POSE, "pose": {}}, "pose must give 'knee' a number within its range, -1.0 to 2.0; got nan"),
+        (
+            KNEE,
+            {**POSE, "pose": 2.5},
+            "pose must give 'knee' a number within its range, -1.0 to 2.0; got 2.5",
+        ),
+        (KNEE, {"kinds": {"knee": "muscle"}}, r"kinds\['knee'\] must be 'servo' or 'motor', got 'muscle'"),
+        (KNEE, {"joint_range": [[1.0, 0.0]], "margin": 0.0}, r"joint_range of 'knee' must be \[low, high\]"),
+        (KNEE, {"position_from": "p"}, r"position_from: no input \('p', 0\)"),
+        (KNEE, {"position_from": "q"}, "position_from must be an input of 1 numbers, as ctrl; 'q' has 3"),
+        (KNEE, {"position_from": [["q", 3]]}, "position_from: 'q' has columns 0 to 2, got 3"),
+        (KNEE, {"torque": "fil"}, "torque must be numbers or 'file', got 'fil'"),
+        (LIMP, {"velocity": 1.0}, "velocity needs a kd above 0; that of 'knee' is 0.0"),
+        (OLD, {"torque": 1.0}, "which input the position of the joint of 'knee' is: give position_from"),
+        (OLD, {"fallback": "damp"}, "which input the position of the joint of 'knee' is: give position_from"),
+        (OLD, {"torque": "file"}, "torque 'file' needs force_range of 'knee', which the file does not say"),
+        (
+            OLD,
+            {"margin": 0.1},
+            "margin needs joint_range of 'knee', which the file does not say: give joint_range",
+        ),
+        (KNEE | {"unit": None}, {}, "does not say whether actuator 'knee' is a servo: say it with kinds"),
+        (
+            {k: v for k, v in KNEE.items() if k != "kp"},
+            {"torque": 1.0, "kinds": {"knee": "servo"}},
+            "velocity or torque needs kp of 'knee', which the file does not say: give kp",
+        ),
+        (KNEE | {"unit": "%"}, {"torque": 1.0, "kinds": {"knee": "motor"}}, "what ctrl 1 of 'knee' gives"),
+        (
+            WHEEL | {"low": 0.5},
+            {"torque": 0.5},
+            "torque leaves 'wheel' a ctrl of -0.25 to 0.25, outside its range",
+        ),
+    ],
+)
+def test_an_impossible_filter_is_refused_by_thing_rule_and_value(
+    actuator: dict[str, Any], numbers: dict[str, Any], says: str
+):
+    with pytest.raises(FilterError, match=says):
+        Guard(contract(actuator), Filter(**numbers))
+
+
+def test_what_an_older_file_does_not_say_a_person_may():
+    said: dict[str, Any] = {"kp": 20.0, "kd": 2.0, "position_from": [["q", 2]], "velocity_from": [["dq", 2]]}
+    guard = Guard(contract(OLD), Filter(torque=4.0, margin=0.5, joint_range=[[-1.0, 1.0]], **said))
+    assert run(guard, [9.0], q=0.0, dq=1.0) == pytest.approx([0.3])  # (4 + 2) / 20
+    assert run(guard, [9.0], q=0.4, dq=1.0) == [0.5]
+
+
+def test_a_filter_is_read_from_json_and_an_unknown_key_is_refused(tmp_path: Path):
+    file = tmp_path / "filter.json"
+    numbers: dict[str, Any] = {
+        "slew": {"knee": 7.0},
+        "torque": "file",
+        "grace": 3,
+        "position_from": [["q", 0]],
+    }
+    file.write_text(json.dumps(numbers))
+    assert read_filter(file) == Filter(**numbers)
+    for text, says in [
+        ('{"slaw": 3.0}', "a filter has no 'slaw'; did you mean 'slew'"),
+        ("[1]", "must hold a JSON object, got list"),
+        ("{", "no filter in"),
+        ('{"soft_start": NaN}', "soft_start must be a number of seconds"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(FilterError, match=says):
+            read_filter(file)
+    with pytest.raises(FilterError, match="no filter in"):
+        read_filter(tmp_path / "none.json")
+
+
+# -- on the robot: ctrl = 2 angle + the previous ctrl, 10 after a reset ------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    angle = {
+        "name": "angle",
+        "size": 1,
+        "unit": "rad",
+        "source": "hinge",
+        "frame": "joint axis",
+        "max_age": 0.1,
+    }
+    hinge = {
+        "name": "hinge",
+        "joint": "hinge",
+        "unit": "rad",
+        "kp": 10.0,
+        "kd": 1.0,
+        "low": -50.0,
+        "high": 50.0,
+    }
+    inputs = [angle, CONTRACT["inputs"][1]]
+    return write(tmp_path / "spin.onnx", contract=CONTRACT | {"inputs": inputs, "actuators": [hinge]})
+
+
+BROKEN = {"angle": [0.25], "rate": [math.nan, 0.0]}
+
+
+def test_a_bad_observation_is_answered_with_the_last_target_then_with_the_latched_fallback(file: Path):
+    policy = Filtered(Controller(file), Filter(grace=1))
+    given: list[Any] = [GOOD, BROKEN, GOOD, BROKEN, {"angle": [0.25]}, GOOD]
+    seen = [(policy.step(obs).tolist(), policy.state) for obs in given]
+    assert seen == [
+        ([10.5], "policy"),
+        ([10.5], "held"),
+        ([11.0], "policy"),
+        ([11.0], "held"),
+        ([11.0], "fallback"),
+        ([11.0], "fallback"),
+    ]
+    assert policy.reason == (
+        "step 4, 0.08 s: ObservationError: observation 'rate' is missing; the policy takes ['angle', 'rate']"
+    )
+    policy.reset()
+    assert (policy.step(GOOD).tolist(), policy.state) == ([11.0], "fallback")  # only rearm leaves it
+    policy.rearm()
+    assert (policy.step(GOOD).tolist(), policy.state, policy.reason) == ([10.5], "policy", None)
+    assert policy.acted == dict.fromkeys(policy.acted, 0) | {"held": 2, "fallback": 3}
+
+
+def test_before_the_first_good_observation_there_is_no_safe_target_and_step_raises(file: Path):
+    policy = Filtered(Controller(file), Filter())
+    with pytest.raises(ObservationError, match="'rate' is not finite"):
+        policy.step(BROKEN)
+    policy.step(GOOD)
+    policy.step(BROKEN)
+    policy.reset()
+    with pytest.raises(ObservationError, match="'rate' is not finite"):
+        policy.step(BROKEN)
+
+
+def test_a_stale_observation_and_a_late_step_count_against_the_grace(file: Path):
+    policy = Filtered(Controller(file), Filter(grace=1, deadline=0.03))
+    policy.step(GOOD, {"angle": 1.0}, now=1.0)
+    policy.step(GOOD, {"angle": 0.9}, now=1.02)
+    assert policy.state == "held"
+    policy.step(GOOD, {"angle": 1.04}, now=1.04)
+    assert policy.step(GOOD, now=1.08).tolist() == [11.5]
+    assert policy.state == "late"  # and acted on: it is the newest there is
+    policy.step(GOOD, now=1.12)
+    assert policy.reason is not None
+    assert policy.reason.startswith("step 4, 0.08 s: 0.04")
+    assert policy.reason.endswith("s since the step before, at most 0.03 s")
+    assert policy.guard.why.tolist() == [2]
+
+
+def test_damp_goes_on_measuring_the_joint_while_another_sensor_is_dead(file: Path):
+    policy = Filtered(Controller(file), Filter(grace=0, fallback="damp"))
+    policy.step(GOOD)
+    assert policy.step({"angle": [7.0], "rate": [math.nan, 0.0]}).tolist() == [7.0]
+    assert policy.step({"angle": [8.0], "rate": [0.0, 0.0]}).tolist() == [8.0]
+    old = {"angle": 0.0}, 0.2
+    assert policy.step({"angle": [9.0], "rate": [0.0, 0.0]}, *old).tolist() == [8.0]  # stale: held
+    assert policy.step({"angle": [math.nan], "rate": [0.0, 0.0]}).tolist() == [8.0]
+    assert policy.step({}).tolist() == [8.0]
+
+
+def test_a_person_trips_it_and_rearm_starts_softly_from_the_last_target(file: Path):
+    policy = Filtered(Controller(file), Filter(soft_start=0.04))
+    for expected in (0.25, 5.625, 11.5):  # 0.25 + 0, 1/2, 1 of the way to 10.5, 11, 11.5
+        assert policy.step(GOOD).tolist() == [expected]
+    policy.trip("the red button")
+    assert policy.step(GOOD).tolist() == [11.5]
+    assert policy.reason == "step 3, 0.06 s: the red button"
+    policy.rearm()
+    assert [policy.step(GOOD).tolist() for _ in range(2)] == [[11.5], [11.25]]  # half way to 11
+
+
+def test_the_filter_runs_as_a_single_copied_file(tmp_path: Path):
+    copy(ROOT / "robokit/filter.py", tmp_path)
+    code = "import sys, filter; print({'robokit', 'torch', 'mujoco', 'onnxruntime'} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+# -- a shipped policy, exported before the contract named joints --------------------------------------------
+
+WALK = ROOT / "policies/go2_walk.onnx"
+OLD_FACTS: dict[str, Any] = {"position_from": "joint_pos", "velocity_from": "joint_vel"}
+
+
+def walk(policy: Any, periods: int) -> tuple[Any, Any, Any]:
+    """(T, A) ctrl, q, dq of go2_walk in closed loop."""
+    env = robokit.make("go2_walk", num_envs=1, seed=7, nominal=True, threads=1)
+    env.hold({"velocity": (0.5, 0.0, 0.0)})
+    env.reset()
+    inputs, (sent, q, dq) = Controller(WALK).inputs, ([], [], [])
+    for _ in range(periods):
+        obs = {n: t[0].numpy() for n, t in env.terms().items() if n in inputs}
+        sent.append(policy.step(obs))
+        q.append(obs["joint_pos"].copy())
+        dq.append(obs["joint_vel"].copy())
+        env.step((torch.from_numpy(sent[-1])[None] - env.action_center) / env.action_half)
+    return np.stack(sent), np.stack(q), np.stack(dq)
+
+
+def test_a_shipped_policy_walks_through_a_wide_filter_as_without_it():
+    wide = Filter(slew=1e4, torque=1e4, velocity=1e4, grace=0, **OLD_FACTS)
+    filtered = Filtered(Controller(WALK), wide)
+    sent, plain = walk(filtered, 100), walk(Controller(WALK), 100)
+    assert all(np.array_equal(a, b) for a, b in zip(sent, plain, strict=True))
+    assert not any(filtered.acted.values())
+
+
+def test_a_shipped_policy_walks_within_narrow_bounds():
+    narrow = Filter(slew=15.0, torque=15.0, velocity=15.0, soft_start=0.2, **OLD_FACTS)
+    filtered = Filtered(Controller(WALK), narrow)
+    sent, q, dq = walk(filtered, 100)
+    u = sent.astype(float)
+    assert (np.abs(np.diff(u, axis=0)) <= 15.0 * 0.02).all()
+    torque = np.abs(40 * (u - q) - dq) > 15.0
+    ahead = np.abs(u - q) > 15.0 / 40
+    assert torque.any(-1).sum() == filtered.unmet["torque"]
+    assert ahead.any(-1).sum() == filtered.unmet["velocity"]
+    assert min(filtered.acted[stage] for stage in ("soft start", "velocity", "torque", "slew")) > 0
+    assert (filtered.acted["range"], filtered.acted["fallback"]) == (0, 0)
