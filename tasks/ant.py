@@ -1,14 +1,18 @@
-"""Ant, equal to gymnasium's Ant-v5 but for the moment at which contact forces are read."""
+"""Ant, equal to gymnasium's Ant-v5 but for the moment at which contact forces are read.
+
+With a limit on its speed it is equal to Safety-Gymnasium's, which reads none.
+"""
 
 import mujoco
 import torch
 
 from robokit.sim import load
-from robokit.task import Sense, Task, normal, packaged, uniform
+from robokit.task import Limit, Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
 HEIGHT = (0.2, 1.0)  # m, of the torso
 MAX_FORCE = 1.0  # N m, N; contact torques and forces are clipped here
+FAST = 2.6222  # m/s in any direction of the ground, beyond which it costs
 
 
 class Ant(Task):
@@ -76,3 +80,36 @@ class Velocities(Ant):
     """Without a measure of position, or of contact forces, which are no velocities either."""
 
     sensing = {"position": Sense(hidden=True), "contact": Sense(hidden=True)}
+
+
+class SpeedLimit(Ant):
+    """Run forward on four legs, faster than FAST in at most 25 control steps of an episode on average.
+
+    Safety-Gymnasium's SafetyAntVelocity-v1: gymnasium's Ant-v4, which neither observes nor charges contact
+    forces, and pays for health in the step in which it falls, too.
+    """
+
+    model = packaged("gymnasium", "envs/mujoco/assets/ant.xml")
+    memory = {"x": 1, "y": 1}  # m, the torso's position one control step ago
+    weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -0.5}
+    limits = {"speed": Limit(25.0, "episode")}
+
+    def reset(self, sim, rng):
+        values = super().reset(sim, rng)
+        return {**values, "y": values["qpos"][:, 1:2]}
+
+    def observe(self, sim):
+        return {"position": sim.qpos[:, 2:], "velocity": sim.qvel}
+
+    def rewards(self, sim, action):
+        forward, ctrl = self._speed(sim), sim.ctrl.square().sum(-1)
+        return {"forward": forward, "healthy": torch.ones_like(forward), "ctrl": ctrl}
+
+    def costs(self, sim, action):
+        before = torch.cat((sim.memory["x"], sim.memory["y"]), -1)
+        velocity = (sim.body("torso").xpos[:, :2] - before) / self.control_dt
+        return {"speed": (velocity.square().sum(-1).sqrt() > FAST).double()}
+
+    def remember(self, sim, action):
+        x, y, _ = sim.body("torso").xpos.split(1, -1)
+        return {"x": x, "y": y}

@@ -1,11 +1,12 @@
 """The Unitree Go2 follows a joystick. Flat ground, 50 Hz, only what its own sensors measure."""
 
+import math
 from pathlib import Path
 
 import torch
 
 from robokit.rewards import exp_error
-from robokit.task import Around, Command, Mirror, Sense, Task, uniform
+from robokit.task import Around, Command, Limit, Mirror, Sense, Task, uniform
 
 ROBOT = Path(__file__).parent / "robots/go2"
 FEET = ("FR", "FL", "RR", "RL")
@@ -20,6 +21,9 @@ TALL = 0.3  # m of the base
 LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt, below which it has fallen
 FASTEST = (30.1, 30.1, 15.7) * 4  # rad/s of hip, thigh and calf: Unitree's go2_description
 FAST = 0.7  # of that, beyond which it costs
+HEAVY = 0.5  # of a motor's peak torque, which costs; no continuous rating is published, this stands for it
+LEAN = math.radians(10)  # of the trunk from upright, which costs
+SKID = 0.5  # m/s of a foot on the ground, which costs
 PUSH_EVERY, PUSH = 4.0, 0.5  # s on average, m/s at most along each axis
 SETTLED, WINDOW = 50, 25  # control steps: after a new command, and of the running mean that is judged
 
@@ -174,10 +178,10 @@ class Go2Walk(Task):
             "velocity_error": (speed[:, :2] - command[:, :2]).norm(dim=-1),  # m/s
             "mean_velocity_error": torch.where(settled, off[:, :2].norm(dim=-1), torch.nan),
             "mean_turn_error": torch.where(settled, off[:, 2].abs(), torch.nan),  # rad/s
-            "torque_share": (_torque(sim).abs() / sim.nominal("actuator_forcerange")[:, 1]).amax(-1),
+            "torque_share": _torque_share(sim).amax(-1),
             "speed_share": _speed_share(sim).amax(-1),
             "overspeed": (_speed_share(sim) > 1).any(-1),
-            "slip": (_feet_speed(sim) * (_touch(sim) > 0)).amax(-1),  # m/s
+            "slip": _slip(sim).amax(-1),  # m/s
             "fell": self.terminated(sim),
         }
 
@@ -203,6 +207,29 @@ class Go2WalkSensed(Go2Walk):
     action_delay = (0.0, 0.02)  # s
     history = {"gyro": 5, "up": 5, "joint_pos": 5, "joint_vel": 5, "action": 5}
     recipes = {"ppo": {**Go2Walk.recipes["ppo"], "belief": "gru", "belief_size": 64, "chunk": 24}}
+
+
+class Go2WalkLimited(Go2Walk):
+    """The same within limits on its motors' speed and torque, its trunk's tilt and its feet's slip.
+
+    Each cost is 1 in a control step at whose end some motor, the trunk or some foot is beyond what is
+    allowed; torques and contacts are those of the last timestep, 5 ms earlier.
+    """
+
+    limits = {  # share of the control steps; go2_walk.onnx, trained without them, has (300 episodes):
+        "joint_speed": Limit(0.001),  # 0.00003
+        "torque": Limit(0.03),  # 0.049
+        "tilt": Limit(0.02, absorb=1.0),  # 0.006, nearly all of it falls: who fell lies there to the end
+        "slip": Limit(0.025),  # 0.035
+    }
+
+    def costs(self, sim, action):
+        return {
+            "joint_speed": (_speed_share(sim) > 1).any(-1).double(),
+            "torque": (_torque_share(sim) > HEAVY).any(-1).double(),
+            "tilt": (sim.sensor("up")[:, 2] < math.cos(LEAN)).double(),
+            "slip": (_slip(sim) > SKID).any(-1).double(),
+        }
 
 
 def _squared(x):
@@ -238,6 +265,11 @@ def _torque(sim):
     return sim.field("actuator_force")
 
 
+def _torque_share(sim):
+    """Of each motor's peak, (N, 12)."""
+    return _torque(sim).abs() / sim.nominal("actuator_forcerange")[:, 1]
+
+
 def _feet_height(sim):
     return torch.stack([sim.site(foot).xpos[:, 2] for foot in FEET], -1) - FOOT
 
@@ -245,6 +277,11 @@ def _feet_height(sim):
 def _feet_speed(sim):
     """Horizontal, (N, 4)."""
     return torch.stack([sim.sensor(f"{foot}_velocity")[:, :2].norm(dim=-1) for foot in FEET], -1)
+
+
+def _slip(sim):
+    """m/s of the feet that touch the ground, (N, 4)."""
+    return _feet_speed(sim) * (_touch(sim) > 0)
 
 
 def _touch(sim):

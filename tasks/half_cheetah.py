@@ -1,8 +1,9 @@
-"""Half cheetah, equal to gymnasium's HalfCheetah-v5."""
+"""Half cheetah, equal to gymnasium's HalfCheetah-v5; with a limit on its speed, to Safety-Gymnasium's."""
 
-from robokit.task import Sense, Task, normal, packaged, uniform
+from robokit.task import Limit, Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
+FAST = 3.2096  # m/s forward, beyond which it costs
 
 
 class HalfCheetah(Task):
@@ -46,3 +47,15 @@ class Velocities(HalfCheetah):
     """Without a measure of position."""
 
     sensing = {"position": Sense(hidden=True)}
+
+
+class SpeedLimit(HalfCheetah):
+    """Run forward, faster than FAST in at most 25 control steps of an episode on average.
+
+    Safety-Gymnasium's SafetyHalfCheetahVelocity-v1: gymnasium's HalfCheetah-v4, which is its v5.
+    """
+
+    limits = {"speed": Limit(25.0, "episode")}
+
+    def costs(self, sim, action):
+        return {"speed": (self._speed(sim) > FAST).double()}

@@ -1,14 +1,15 @@
-"""Hopper, equal to gymnasium's Hopper-v5."""
+"""Hopper, equal to gymnasium's Hopper-v5; with a limit on its speed, to Safety-Gymnasium's."""
 
 import torch
 
-from robokit.task import Sense, Task, packaged, uniform
+from robokit.task import Limit, Sense, Task, packaged, uniform
 
 RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
 MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
 MIN_HEIGHT = 0.7  # m, of the torso
 MAX_ANGLE = 0.2  # rad, of the torso
 MAX_STATE = 100.0  # m, rad, m/s, rad/s
+FAST = 0.7402  # m/s forward, beyond which it costs
 
 
 class Hopper(Task):
@@ -61,3 +62,20 @@ class Velocities(Hopper):
     """Without a measure of position."""
 
     sensing = {"position": Sense(hidden=True)}
+
+
+class SpeedLimit(Hopper):
+    """Hop forward, faster than FAST in at most 25 control steps of an episode on average.
+
+    Safety-Gymnasium's SafetyHopperVelocity-v1: gymnasium's Hopper-v4, which pays for health in the step in
+    which it falls, too.
+    """
+
+    limits = {"speed": Limit(25.0, "episode")}
+
+    def rewards(self, sim, action):
+        terms = super().rewards(sim, action)
+        return {**terms, "healthy": torch.ones_like(terms["healthy"])}
+
+    def costs(self, sim, action):
+        return {"speed": (self._speed(sim) > FAST).double()}

@@ -1,11 +1,14 @@
-"""Walker, equal to gymnasium's Walker2d-v5."""
+"""Walker, equal to gymnasium's Walker2d-v5; with a limit on its speed, to Safety-Gymnasium's."""
 
-from robokit.task import Sense, Task, packaged, uniform
+import torch
+
+from robokit.task import Limit, Sense, Task, packaged, uniform
 
 RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
 MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
 HEIGHT = (0.8, 2.0)  # m, of the torso
 MAX_ANGLE = 1.0  # rad, of the torso
+FAST = 2.3415  # m/s forward, beyond which it costs
 
 
 class Walker2d(Task):
@@ -57,3 +60,21 @@ class Velocities(Walker2d):
     """Without a measure of position."""
 
     sensing = {"position": Sense(hidden=True)}
+
+
+class SpeedLimit(Walker2d):
+    """Walk forward, faster than FAST in at most 25 control steps of an episode on average.
+
+    Safety-Gymnasium's SafetyWalker2dVelocity-v1: gymnasium's Walker2d-v4, whose right foot grips half as well
+    and which pays for health in the step in which it falls, too.
+    """
+
+    model = packaged("gymnasium", "envs/mujoco/assets/walker2d.xml")
+    limits = {"speed": Limit(25.0, "episode")}
+
+    def rewards(self, sim, action):
+        terms = super().rewards(sim, action)
+        return {**terms, "healthy": torch.ones_like(terms["healthy"])}
+
+    def costs(self, sim, action):
+        return {"speed": (self._speed(sim) > FAST).double()}

@@ -116,3 +116,51 @@ def test_what_the_joints_read_is_off_by_what_their_targets_are_off():
     read = sim.qpos[:, 7:] - sim.memory["offset"]
     assert drawn["offset"].abs().max() > 0.015
     torch.testing.assert_close(read, nominal.qpos[:, 7:], atol=4e-3, rtol=0)
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+HIP, CALF = 0, 2  # of the front right leg, in actuator order
+AIR, GROUND = 5.0, 0.285  # m of the base: clear of everything, and with all feet pressed into the floor
+
+
+def cost(name: str, height: float = AIR, *, tilt: float = 0.0, speed: dict[int, float] | None = None,
+         pull: dict[int, float] | None = None) -> float:  # fmt: skip
+    """One cost at home, `tilt` degrees about y; `speed` of dofs (m/s, rad/s), `pull` of targets (rad)."""
+    env = robokit.make(f"{TASK}:Go2WalkLimited", 1, nominal=True, threads=1)
+    home = env.sim.keyframe("home")
+    qpos, ctrl, qvel = home.qpos.clone(), home.ctrl.clone(), torch.zeros(18).double()
+    half = torch.deg2rad(torch.tensor(tilt, dtype=torch.float64)) / 2
+    qpos[2], qpos[3], qpos[5] = height, half.cos(), half.sin()
+    for i, value in (speed or {}).items():
+        qvel[i] = value
+    for i, value in (pull or {}).items():
+        ctrl[i] += value
+    env.sim.reset(None, {"qpos": qpos[None], "qvel": qvel[None], "ctrl": ctrl[None]})
+    return env.task.costs(env.sim, torch.zeros(1, 12))[name].item()
+
+
+def test_standing_at_home_costs_nothing():
+    assert [cost(name, GROUND) for name in ("joint_speed", "torque", "tilt", "slip")] == [0.0] * 4
+
+
+def test_a_joint_costs_beyond_the_published_speed_of_its_own_motor():
+    """Unitree: 30.1 rad/s at hip and thigh, 15.7 at the calf, in either direction."""
+    assert [cost("joint_speed", speed={6 + HIP: v}) for v in (30.0, 30.2, -30.2)] == [0.0, 1.0, 1.0]
+    assert [cost("joint_speed", speed={6 + CALF: v}) for v in (15.6, 15.8, -15.8)] == [0.0, 1.0, 1.0]
+
+
+def test_a_motor_costs_beyond_half_of_its_own_peak_torque():
+    """A servo of 40 N m/rad: half of 23.7 N m is 0.29625 rad away, half of 45.43 N m 0.567875 rad."""
+    assert [cost("torque", pull={HIP: x}) for x in (0.296, 0.297, -0.297)] == [0.0, 1.0, 1.0]
+    assert [cost("torque", pull={CALF: x}) for x in (0.567, 0.569, -0.569)] == [0.0, 1.0, 1.0]
+
+
+def test_the_trunk_costs_beyond_ten_degrees_from_upright():
+    assert [cost("tilt", tilt=x) for x in (9.9, 10.1, -10.1)] == [0.0, 1.0, 1.0]
+
+
+def test_a_foot_costs_that_moves_fast_along_the_ground_and_not_in_the_air():
+    assert [cost("slip", GROUND, speed={0: v}) for v in (0.49, 0.51, -0.51)] == [0.0, 1.0, 1.0]
+    assert cost("slip", GROUND, speed={0: 0.4, 1: 0.4}) == 1.0  # 0.57 m/s
+    assert cost("slip", AIR, speed={0: 2.0}) == 0.0

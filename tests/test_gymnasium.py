@@ -1,7 +1,12 @@
-"""The shipped tasks against gymnasium's v5 environments: same numbers, step for step."""
+"""The shipped tasks against gymnasium's environments: same numbers, step for step.
 
+Those with a limit on speed stand against its v4 environments with Safety-Gymnasium's cost.
+"""
+
+import math
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import mujoco
@@ -16,7 +21,7 @@ from robokit.task import Terms, load_task, normal, uniform
 
 N, STEPS, LIMIT = 4, 300, 120  # simulations; control steps; control steps an episode may last here
 WILD, DRAWN = 1500, 2000  # states far off; resets
-ENDLESS = ("reacher", "half_cheetah")  # only the time limit ends these
+ENDLESS = ("reacher", "half_cheetah", "swimmer")  # only the time limit ends these
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,18 @@ class Case:
     rewards: dict[str, str]  # our name -> the name in gymnasium's info
     contacts: bool = True
     exempt: frozenset[str] = frozenset()  # observation and reward terms that differ, by name
+    fast: float = math.inf  # m/s, beyond which Safety-Gymnasium charges 1
+    planar: bool = False  # whether that is in any direction of the ground, or forward only
+
+    def cost(self, info: dict[str, float]) -> float:
+        """Safety-Gymnasium 1.0, tasks/safe_velocity/safety_*_velocity_v1.py."""
+        x, y = info.get("x_velocity", 0.0), info.get("y_velocity", 0.0)
+        return float((math.sqrt(x**2 + y**2) if self.planar else x) > self.fast)
 
 
-WALK = {"forward": "reward_forward", "healthy": "reward_survive", "ctrl": "reward_ctrl"}
+RUN = {"forward": "reward_forward", "ctrl": "reward_ctrl"}
+WALK = {**RUN, "healthy": "reward_survive"}
+CONTACT = frozenset({"contact"})
 CASES = {
     "inverted_pendulum": Case("InvertedPendulum-v5", {"upright": "reward_survive"}, contacts=False),
     "inverted_double_pendulum": Case(
@@ -39,19 +53,33 @@ CASES = {
     ),
     "reacher": Case("Reacher-v5", {"distance": "reward_dist", "ctrl": "reward_ctrl"}, contacts=False),
     "hopper": Case("Hopper-v5", WALK),
-    "half_cheetah": Case("HalfCheetah-v5", {"forward": "reward_forward", "ctrl": "reward_ctrl"}),
+    "half_cheetah": Case("HalfCheetah-v5", RUN),
     "walker2d": Case("Walker2d-v5", WALK),
     # gymnasium reads contact forces after the last Runge-Kutta stage, see tasks/ant.py
-    "ant": Case("Ant-v5", {**WALK, "contact": "reward_contact"}, exempt=frozenset({"contact"})),
+    "ant": Case("Ant-v5", {**WALK, "contact": "reward_contact"}, exempt=CONTACT),
+    "swimmer": Case("Swimmer-v5", RUN, contacts=False),
+    "humanoid": Case("Humanoid-v5", {**WALK, "contact": "reward_contact"}, exempt=CONTACT),
+    "hopper:SpeedLimit": Case("Hopper-v4", WALK, fast=0.7402),
+    "half_cheetah:SpeedLimit": Case("HalfCheetah-v4", RUN, fast=3.2096),
+    "walker2d:SpeedLimit": Case("Walker2d-v4", WALK, fast=2.3415),
+    "ant:SpeedLimit": Case("Ant-v4", WALK, fast=2.6222, planar=True),
+    "swimmer:SpeedLimit": Case("Swimmer-v4", RUN, contacts=False, fast=0.2282),
+    "humanoid:SpeedLimit": Case("Humanoid-v4", WALK, exempt=CONTACT, fast=1.4149, planar=True),
 }
+
+
+def make_peer(case: Case, **options: Any) -> gymnasium.Env[Any, Any]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*environment .*-v4 is out of date")  # as Safety-Gymnasium's
+        return gymnasium.make(case.id, **options)
 
 
 class Peer:
     """One gymnasium environment that is put where one of our simulations is."""
 
     def __init__(self, case: Case, limit: int) -> None:
-        self.env = gymnasium.make(case.id, max_episode_steps=limit)
-        self.inner: Any = self.env.unwrapped
+        self.env = make_peer(case, max_episode_steps=limit)
+        self.id, self.inner = case.id, cast(Any, self.env.unwrapped)
         self.data: mujoco.MjData = self.inner.data
         self.contacts = 0
 
@@ -68,7 +96,16 @@ class Peer:
     def step(self, ctrl: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
         obs, reward, terminated, truncated, info = self.env.step(ctrl)
         self.contacts += self.data.ncon
+        if self.id.endswith("-v4"):
+            info = {**info, **self.terms(ctrl, info["x_velocity"])}
         return obs, float(reward), terminated, truncated, info
+
+    def terms(self, ctrl: np.ndarray, speed: float) -> dict[str, float]:
+        """The reward's terms, which v4 tells seldom and by other names."""
+        weight = getattr(self.inner, "_forward_reward_weight", 1.0)  # Ant-v4 has none
+        survive = getattr(self.inner, "healthy_reward", 0.0)
+        effort = self.inner.control_cost(ctrl)
+        return {"reward_forward": weight * speed, "reward_survive": survive, "reward_ctrl": -effort}
 
 
 def compared(env: Env, case: Case, obs: np.ndarray) -> np.ndarray:
@@ -85,9 +122,13 @@ def assert_same_reward(env: Env, case: Case, step: Step, i: int, reward: float, 
     for name, value in ours.items():
         if name not in case.exempt:
             assert value == pytest.approx(info[case.rewards[name]], rel=1e-6, abs=1e-30)
-    theirs = reward - sum(info[case.rewards[name]] - ours[name] for name in case.exempt)
+    theirs = reward - sum(info[case.rewards[name]] - ours[name] for name in case.exempt & ours.keys())
     scale = sum(abs(value) for value in ours.values())
     assert step.reward[i].item() == pytest.approx(theirs, rel=0, abs=1e-6 * scale)
+
+
+def assert_same_cost(env: Env, case: Case, step: Step, i: int, info: dict[str, float]):
+    assert step.cost[i].tolist() == ([case.cost(info)] if case.fast < math.inf else [])
 
 
 @pytest.mark.medium
@@ -111,6 +152,7 @@ def test_each_step_is_gymnasiums(name: str):
             final = step.final_obs[i].numpy()
             assert np.array_equal(compared(env, case, final), compared(env, case, obs))
             assert_same_reward(env, case, step, i, reward, info)
+            assert_same_cost(env, case, step, i, info)
             if step.done[i]:
                 ends += 1
                 assert np.array_equal(step.obs[i].numpy(), peer.copy(env, i).astype(np.float32))
@@ -122,7 +164,7 @@ def test_each_step_is_gymnasiums(name: str):
 
 @pytest.mark.parametrize("name", CASES)
 def test_rates_limits_and_sizes_are_gymnasiums(name: str):
-    env, peer = Env(load_task(name), 1), gymnasium.make(CASES[name].id)
+    env, peer = Env(load_task(name), 1), make_peer(CASES[name])
     inner: Any = peer.unwrapped
     assert peer.spec is not None
     assert env.max_age == peer.spec.max_episode_steps
@@ -151,16 +193,33 @@ def test_a_step_from_far_off_is_gymnasiums(name: str):
         assert terminated == step.terminated[i].item()
         assert np.array_equal(compared(env, case, step.final_obs[i].numpy()), compared(env, case, obs))
         assert_same_reward(env, case, step, i, reward, info)
+        assert_same_cost(env, case, step, i, info)
         ended += terminated
-    assert fine.sum() > 0.9 * WILD
-    assert ended > 0.1 * WILD or name in ENDLESS
+    assert fine.sum() > 0.8 * WILD  # the water throws fast swimmers apart
+    assert ended > 0.1 * WILD or name.startswith(ENDLESS)
+    charged = step.cost[fine]
+    assert charged.numel() == 0 or 0.1 < charged.mean() < 0.99
 
 
 def wild(sim: Sim, rng: Generator) -> Terms:
     """Everything far from where episodes begin, one velocity in twenty beyond all bounds."""
     qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, 1.5)
     qvel = normal(sim, rng, sim.model.nv, 8.0) * (1 + 20 * (uniform(sim, rng, 1).abs() > 0.95))
-    return {"qpos": qpos, "qvel": qvel, **({"x": qpos[:, :1]} if "x" in sim.memory else {})}
+    return {"qpos": qpos, "qvel": qvel, **begun(sim, qpos)}
+
+
+def begun(sim: Sim, qpos: torch.Tensor) -> Terms:
+    """What is remembered of where an episode begins, by the names that tasks have for it."""
+    data, starts = mujoco.MjData(sim.model), {"x": qpos[:, :1], "y": qpos[:, 1:2]}
+    if "center" in sim.memory:
+        centers = []
+        for row in qpos:
+            data.qpos = row
+            mujoco.mj_kinematics(sim.model, data)
+            mujoco.mj_comPos(sim.model, data)
+            centers.append(data.subtree_com[0, :2].copy())
+        starts["center"] = torch.as_tensor(np.stack(centers))
+    return {name: value for name, value in starts.items() if name in sim.memory}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,49 @@
+"""Swimmer, equal to gymnasium's Swimmer-v5; with a limit on its speed, to Safety-Gymnasium's."""
+
+from robokit.task import Limit, Task, packaged, uniform
+
+RESET_NOISE = 0.1  # m, rad, m/s, rad/s
+FAST = 0.2282  # m/s forward, beyond which it costs
+
+
+class Swimmer(Task):
+    """Swim forward with three links and two joints."""
+
+    model = packaged("gymnasium", "envs/mujoco/assets/swimmer.xml")
+    control_dt = 0.04  # s
+    time_limit = 40.0  # s
+    lag = True  # only the state is read: nothing derived need be brought up to date
+    memory = {"x": 1}  # m, the torso's position one control step ago
+    weights = {"forward": 1.0, "ctrl": -1e-4}
+
+    def reset(self, sim, rng):
+        qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
+        return {"qpos": qpos, "qvel": uniform(sim, rng, sim.model.nv, RESET_NOISE), "x": qpos[:, :1]}
+
+    def observe(self, sim):
+        return {"position": sim.qpos[:, 2:], "velocity": sim.qvel}
+
+    def rewards(self, sim, action):
+        return {"forward": self._speed(sim), "ctrl": sim.ctrl.square().sum(-1)}
+
+    def remember(self, sim, action):
+        return {"x": sim.qpos[:, :1]}
+
+    def metrics(self, sim):
+        return {"speed": self._speed(sim)}
+
+    def _speed(self, sim):
+        """(N,) m/s, mean over the control step."""
+        return (sim.qpos[:, 0] - sim.memory["x"][:, 0]) / self.control_dt
+
+
+class SpeedLimit(Swimmer):
+    """Swim forward, faster than FAST in at most 25 control steps of an episode on average.
+
+    Safety-Gymnasium's SafetySwimmerVelocity-v1: gymnasium's Swimmer-v4, which is its v5.
+    """
+
+    limits = {"speed": Limit(25.0, "episode")}
+
+    def costs(self, sim, action):
+        return {"speed": (self._speed(sim) > FAST).double()}
