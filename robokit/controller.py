@@ -16,6 +16,7 @@ What bites:
 - `step(obs, stamps={"imu": t})` refuses what is older than the contract's `max_age`, or without one than a
   control period. Stamps and `now` share a clock: time.monotonic() if `now` is not given.
 - A Controller serves one robot, from one thread.
+- It bounds commands and the actuators' range; slew, torque and what a dead sensor leads to: filter.py.
 """
 
 import hashlib

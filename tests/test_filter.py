@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -467,6 +469,16 @@ def test_a_person_trips_it_and_rearm_starts_softly_from_the_last_target(file: Pa
     assert policy.reason == "step 3, 0.06 s: the red button"
     policy.rearm()
     assert [policy.step(GOOD).tolist() for _ in range(2)] == [[11.5], [11.25]]  # half way to 11
+
+
+def test_the_page_names_every_number_and_its_example_fits_the_shipped_policy():
+    page = (ROOT / "docs/filter.md").read_text()
+    table = page.partition("## The numbers")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    keys = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert keys == [f.name for f in fields(Filter)]
+    [example] = re.findall(r"numbers = (Filter\(.*?\))\n", page, re.DOTALL)
+    Filtered(Controller(WALK), eval(example))
 
 
 def test_the_filter_runs_as_a_single_copied_file(tmp_path: Path):

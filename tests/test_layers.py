@@ -27,7 +27,7 @@ LAYERS = (
     "train",
     "algos",
     "controller filter",
-    "gate",
+    "gate filtered",
     "card",
     "export evaluate check play",
     "restore plots",
@@ -50,6 +50,8 @@ LEARNING = {place: {"torch"} for layer in LAYERS[1:3] for place in layer.split()
 FOREIGN = {  # all that these may know beside the standard library; the others anything but an engine
     **LEARNING,
     "errors": set[str](),
+    "statistics": {"numpy"},
+    "verdict": {"torch", "numpy"},
     "state": {"torch"},
     "controller": {"numpy", "onnxruntime"},
     "filter": {"numpy"},

@@ -1,0 +1,91 @@
+"""The filter in simulation: it changes what it must, and counts it in the first episode of each."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import robokit
+from robokit.controller import load
+from robokit.env import Env
+from robokit.evaluate import Episodes, onnx_actor, run_episodes
+from robokit.filter import Filter
+from robokit.filtered import FilteredActor
+from robokit.task import load_task
+
+HOPPER = Path(__file__).parent.parent / "policies/hopper.onnx"
+
+
+def through(filter: Filter, n: int = 4) -> FilteredActor:
+    session, contract = load(HOPPER)
+    return FilteredActor(onnx_actor(session, contract["carry"]["size"]), contract, filter, n)
+
+
+def short(n: int = 4) -> Env:
+    task = load_task("hopper")
+    task.time_limit = 0.4  # 50 control steps
+    return Env(task, n, seed=5, threads=1)
+
+
+def plain(n: int = 4) -> Episodes:
+    session, contract = load(HOPPER)
+    return run_episodes(short(n), onnx_actor(session, contract["carry"]["size"]))
+
+
+def test_a_filter_that_never_acts_leaves_the_episodes_as_they_are():
+    actor = through(Filter(slew=1e6, torque=1e6))
+    ran, without = run_episodes(short(), actor), plain()
+    assert np.array_equal(ran.returns, without.returns)
+    assert actor.shares() == dict.fromkeys(actor.shares(), 0.0)
+    assert actor.latched == 0
+
+
+def test_a_filter_that_acts_changes_them_and_says_how_often():
+    actor = through(Filter(slew=5.0, soft_start=0.08))  # 10 control steps
+    ran, without = run_episodes(short(), actor), plain()
+    assert not np.array_equal(ran.returns, without.returns)
+    shares = actor.shares()
+    assert shares["soft start"] == pytest.approx(4 * 10 / ran.lengths.sum())
+    assert 0 < shares["slew"] <= 1
+    assert shares["fallback"] == shares["beyond"] == 0
+
+
+def test_ctrl_moves_no_faster_than_the_slew_in_every_simulation():
+    actor = through(Filter(slew=5.0))
+    env = short()
+    env.reset()
+    first, last = torch.ones(4, dtype=torch.bool), None
+    for _ in range(40):
+        action = actor(env, first)
+        if last is not None:
+            assert bool(((action - last).abs() <= 5.0 * 0.008 + 1e-9)[~first].all())
+        last, first = action, env.step(action).done
+
+
+def test_only_the_first_episode_of_a_simulation_is_counted():
+    actor = through(Filter(soft_start=100.0), n=2)  # acts in every step of an episode
+    env = short(2)
+    env.reset()
+    first = torch.ones(2, dtype=torch.bool)
+    lengths = [0, 0]
+    for step in range(1, 121):  # at least two episodes each
+        first = env.step(actor(env, first)).done
+        lengths = [length or step * bool(done) for length, done in zip(lengths, first, strict=True)]
+    assert min(lengths) > 0
+    assert actor.steps.tolist() == lengths
+
+
+def test_what_an_action_cannot_express_is_counted():
+    _, contract = load(HOPPER.with_name("go2_walk.onnx"))  # its actions are offsets of at most 0.5 rad
+    home = [a["default"] for a in contract["actuators"]]
+    far = [home[0] + 0.8, *home[1:]]
+    filter = Filter(grace=0, fallback="pose", pose=far, pose_speed=50.0)
+    env = robokit.make("go2_walk", num_envs=2, seed=1, nominal=True, threads=1)
+    env.reset()
+    actor = FilteredActor(lambda env, first: torch.full((2, 12), torch.nan), contract, filter, 2)
+    for step in range(3):
+        actor(env, torch.full((2,), step == 0))
+    assert actor.latched == 2
+    assert actor.shares()["fallback"] == 1.0
+    assert actor.shares()["beyond"] > 0
