@@ -3,22 +3,26 @@
 import json
 import math
 import signal
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, make_dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from robokit.card import inspect, write_card
 from robokit.check import Finding, check_task
+from robokit.constraint import Limit, tightened
 from robokit.controller import ContractError, describe, load
 from robokit.env import Env
 from robokit.errors import ExportError, OptionError, RunError, TaskError
-from robokit.evaluate import SEED_OFFSET, evaluate
+from robokit.evaluate import GAMMA, SEED_OFFSET, evaluate
 from robokit.play import film, watch
+from robokit.plots import draw, writable
 from robokit.policy import Policy
+from robokit.report import Report, pool
 from robokit.restore import (
     POLICY,
     Built,
@@ -35,11 +39,12 @@ from robokit.restore import (
     task_of,
     versions,
 )
-from robokit.run import CONFIG, Run, say
-from robokit.task import Task, find_task, known_tasks, load_task
+from robokit.run import CONFIG, METRICS, Run, say
+from robokit.task import Task, find_task, known_tasks, load_task, title
 from robokit.train import SAVE_SECONDS, train
 
 Config = TypeVar("Config")
+Limits = TypeVar("Limits")
 TaskName = Annotated[str, arg(metavar="TASK")]
 What = Positional[Annotated[str, arg(metavar="RUN|FILE.onnx")]]
 OUTPUT = arg(aliases=["-o"])
@@ -59,7 +64,7 @@ class Tasks:
 
 
 @dataclass(frozen=True)
-class Train(Generic[Config]):
+class Train(Generic[Config, Limits]):
     """Train a policy on a task, or go on with a run; the exported policy lies in the run folder.
 
     An option is the algorithm's default, else the task's recipe for it, else what is given here.
@@ -67,6 +72,7 @@ class Train(Generic[Config]):
 
     algorithm: OmitArgPrefixes[Config]
     setup: OmitArgPrefixes[Setup]
+    limits: Limits  # other values of the task's limits
     # a name (see robokit tasks), or file.py, or file.py:Class
     task: Positional[Annotated[str | None, arg(metavar="TASK")]] = None
     runs: Path = Path("runs")  # folder of all runs
@@ -77,8 +83,18 @@ class Train(Generic[Config]):
 
     def __call__(self) -> int:
         assert self.task is not None
-        learner = build(load_task(self.task), self.setup, self.algorithm)
+        task = load_task(self.task)
+        task.limits = tightened(task.limits, asdict(cast("Any", self.limits)))
+        learner = build(task, self.setup, self.algorithm)
         return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
+
+
+def limit_options(limits: Mapping[str, Limit]) -> Any:
+    """An object with one number for each limit: `--limits.NAME VALUE`."""
+    rows = [
+        (n, Annotated[float, arg(help=f"{x.measure} of the cost {n}")], x.value) for n, x in limits.items()
+    ]
+    return make_dataclass("Limits", rows, frozen=True)()
 
 
 @dataclass(frozen=True)
@@ -106,32 +122,68 @@ class Resume:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure the exported file itself in fresh episodes: return, interval, metrics, reward terms."""
+    """Measure the exported file itself in fresh episodes: return, metrics, and a verdict on each limit.
 
-    what: What  # a run folder, or an exported file
+    Exit code 1 where a limit is FAIL or a simulation broke; 0 for PASS and for UNDECIDED.
+    """
+
+    # run folders or exported files; several of one task are measured one by one and then together
+    what: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|FILE.onnx [RUN|FILE.onnx ...]")]]
     episodes: int = 300  # one in each of so many simulations
     nominal: bool = False  # without randomisation, pushes and sensor noise
     seed: int = 0  # of the episodes; never those of training
     threads: int = 0  # threads of the physics; 0: one for each core
     # hold the task's commands at these numbers, in its order, instead of drawing them
     command: tuple[float, ...] = ()
+    gamma: float | None = None  # of discounted limits; default: the run's own, or 0.99 for a file alone
+    plots: Path | None = None  # folder for pictures: the run's curves, and each cost in these episodes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
     json: bool = False  # for machines
 
     def __call__(self) -> int:
-        path, task, policy = policy_of(self.what, self.task)
-        report = evaluate(
-            path,
-            task,
-            self.episodes,
-            seed=self.seed,
-            nominal=self.nominal,
-            commands=_by_name(task, self.command),
-            policy=policy,
-            threads=self.threads,
-        )
-        print(report.to_json() if self.json else report.text())
-        return 1 if report.bad else 0
+        folders = self._folders()
+        measured = [policy_of(what, self.task) for what in self.what]
+        _one_task({what: task for what, (_, task, _) in zip(self.what, measured, strict=True)})
+        reports: dict[str, Report] = {}
+        for what, (path, task, policy) in zip(self.what, measured, strict=True):
+            report = reports[what] = evaluate(
+                path,
+                task,
+                self.episodes,
+                seed=self.seed,
+                nominal=self.nominal,
+                commands=_by_name(task, self.command),
+                policy=policy,
+                gamma=_gamma(path) if self.gamma is None else self.gamma,
+                threads=self.threads,
+            )
+            if not self.json:
+                print(report.text(), flush=True)
+            if folders:
+                run = path.parent if (path.parent / METRICS).is_file() else None
+                for picture in draw(folders[what], report, run):
+                    say(f"drew {picture}")
+        together = pool(reports) if len(reports) > 1 else None
+        if self.json and together:
+            runs = {what: asdict(report) for what, report in reports.items()}
+            print(json.dumps({"runs": runs, "across": asdict(together)}, indent=1))
+        elif self.json:
+            print(reports[self.what[0]].to_json())
+        elif together:
+            print(together.text())
+        return 1 if any(report.failed for report in reports.values()) else 0
+
+    def _folders(self) -> dict[str, Path]:
+        """Where each one's pictures go: one folder, or one in it for each of several."""
+        if len({*self.what}) != len(self.what) or not self.what:
+            raise OptionError(
+                f"evaluate takes one or more runs or files, each once; got {' '.join(self.what)}"
+            )
+        if self.plots is None:
+            return {}
+        if len(self.what) == 1:
+            return {self.what[0]: writable(self.plots)}
+        return {what: writable(self.plots / f"{i}") for i, what in enumerate(self.what, 1)}
 
 
 @dataclass(frozen=True)
@@ -186,7 +238,7 @@ class Export:
             card |= {
                 "return": measured.returns.mean,
                 "costs": costs,
-                "evaluation": {**asdict(measured), "file": path.name},
+                "evaluation": {**measured.facts(), "file": path.name},
             }
         beside = write_card(path, card)
         error = max(p.ctrl_error for p in report.parity)
@@ -278,6 +330,22 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     }
     print(json.dumps(result) if as_json else run.path)
     return 128 + stopped if stopped else 1 if error else 0
+
+
+def _one_task(tasks: dict[str, Task]) -> None:
+    """Raise OptionError for runs of different tasks."""
+    (first, task), *others = tasks.items()
+    for what, other in others:
+        if title(other) != title(task):
+            rule = "runs that are evaluated together must be of one task"
+            raise OptionError(f"{rule}: {first} is of {title(task)!r}, {what} of {title(other)!r}")
+
+
+def _gamma(path: Path) -> float:
+    """What the run that a file lies in discounted with."""
+    if not (path.parent / CONFIG).is_file():
+        return GAMMA
+    return float(Run.open(path.parent).config["options"].get("gamma", GAMMA))
 
 
 def _by_name(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:

@@ -1,17 +1,16 @@
-"""What an exported file is worth: episodes of the ONNX itself in batched MuJoCo, with honest statistics.
+"""What an exported file is worth: episodes of the ONNX itself in batched MuJoCo, and a verdict on each limit.
 
     report = evaluate("hopper.onnx", "hopper", episodes=300)
     print(report.text())
 
 Exactly one episode in each of `episodes` simulations, from seeds that training never uses, on the task as
 trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes
-are run with it and the paired difference is reported.
+are run with it, for the paired difference, and with actions drawn from it, as it was trained.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +25,14 @@ from robokit.env import Env
 from robokit.errors import OptionError, TaskError
 from robokit.gate import CARRIED
 from robokit.policy import Policy
+from robokit.report import Report, Sampled
+from robokit.statistics import Array, Summary, estimate, summarize
 from robokit.task import Task, load_task
+from robokit.verdict import Charged, Ledger, Verdict, judge, overall
 
 SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
-RESAMPLES = 10_000  # of the bootstrap
-LEVEL = 0.95  # of every interval
-Array = npt.NDArray[np.float64]
+GAMMA = 0.99  # of discounted limits, where nobody says otherwise
 Act = Callable[[Env, Tensor], Tensor]  # (env, first (N,)) -> action (N, A)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Statistics over `count` episodes; `low` and `high` bound the mean (percentile bootstrap, 95 %)."""
-
-    mean: float
-    low: float
-    high: float
-    iqm: float  # interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)
-    std: float
-    min: float
-    max: float
-    count: int  # all episodes; of a metric those in which it was counted
 
 
 @dataclass(frozen=True)
@@ -60,58 +46,15 @@ class Episodes:
     metrics: dict[
         str, dict[str, Array]
     ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
+    charged: dict[str, Charged]  # what each cost came to in the measures of limits
     terminated: int
     bad: int  # episodes that ended because the simulation broke
 
-
-@dataclass(frozen=True)
-class Report:
-    """What `robokit evaluate` prints."""
-
-    task: str
-    file: str
-    sha256: str
-    episodes: int
-    seed: int
-    nominal: bool
-    returns: Summary
-    length: Summary
-    terms: dict[str, Summary]
-    costs: dict[str, Summary]
-    metrics: dict[str, dict[str, Summary]]
-    terminated: int
-    bad: int
-    versus_torch: Summary | None  # ONNX minus torch, paired by episode
-    commands: dict[str, list[float]]  # held throughout; the others were drawn
-    notes: list[str]  # about commands outside the trained range
-
-    def to_json(self) -> str:
-        """Everything, at full precision."""
-        return json.dumps(asdict(self), indent=1)
-
-    def text(self) -> str:
-        """A table for people."""
-        how = "nominal" if self.nominal else "as trained"
-        lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
-        lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
-        lines += [f"  {note}" for note in self.notes]
-        lines.append(
-            f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
-        )
-        lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
-        lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
-        lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]
-        for name, kinds in self.metrics.items():
-            lines += [_row(f"{name} ({kind})", v) for kind, v in kinds.items()]
-            if (count := min((v.count for v in kinds.values()), default=0)) < self.episodes:
-                lines.append(f"  {name}: counted in {count or 'fewer than 2'} of {self.episodes} episodes")
-        lines.append(f"  terminated {self.terminated} of {self.episodes}, broken simulations {self.bad}")
-        if self.versus_torch is not None:
-            v = self.versus_torch
-            lines.append(
-                f"  ONNX minus torch: {v.mean:+.4g} in return, 95 % interval [{v.low:.4g}, {v.high:.4g}]"
-            )
-        return "\n".join(lines)
+    def lists(self) -> dict[str, list[float]]:
+        """One number an episode, by name: return, length, and cost by cost what limits are about."""
+        own = {"return": self.returns, "length": self.lengths}
+        parts = {f"{f.name}/{k}": getattr(c, f.name) for k, c in self.charged.items() for f in fields(c)}
+        return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
 
 
 def evaluate(
@@ -123,6 +66,7 @@ def evaluate(
     nominal: bool = False,
     commands: Mapping[str, Sequence[float]] | None = None,
     policy: Policy | None = None,
+    gamma: float = GAMMA,
     sim: str = "cpu",
     device: str = "cpu",
     threads: int = 0,
@@ -131,11 +75,15 @@ def evaluate(
 
     `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
 
+    `gamma` is what discounted limits are measured with.
+
     Raises ContractError for a file that is not whole, TaskError when it was exported for another task,
-    OptionError for episodes < 2 (an interval needs two).
+    OptionError for episodes < 2 (an interval needs two) or a gamma outside (0, 1].
     """
     if episodes < 2:
         raise OptionError(f"episodes must be at least 2, got {episodes}")
+    if not 0 < gamma <= 1:
+        raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
     path, task = Path(path), load_task(task)
     session, contract = load(path)
     _same_task(contract, task, path)
@@ -149,10 +97,14 @@ def evaluate(
         env.hold(held)
         return env
 
-    ran = run_episodes(fresh(), onnx_actor(session, int(contract["carry"]["size"])))
-    versus = None
+    env = fresh()
+    ran = run_episodes(env, onnx_actor(session, int(contract["carry"]["size"])), gamma)
+    versus = stochastic = None
     if policy is not None:
-        versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy)).returns)
+        versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
+        drawn = run_episodes(fresh(), sampling_actor(policy, SEED_OFFSET + seed), gamma)
+        stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
+    limits = _judge(ran, env, gamma)
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
@@ -165,13 +117,18 @@ def evaluate(
         returns=summarize(ran.returns),
         length=summarize(ran.lengths),
         terms={k: summarize(v) for k, v in ran.terms.items()},
-        costs={k: summarize(v) for k, v in ran.costs.items()},
+        costs={k: _summarize_cost(v, env, k) for k, v in ran.costs.items()},
         metrics={k: _summarize_counted(kinds) for k, kinds in ran.metrics.items()},
         terminated=ran.terminated,
         bad=ran.bad,
+        gamma=gamma,
+        limits=limits,
+        verdict=overall(limits) if limits else None,
+        stochastic=stochastic,
         versus_torch=versus,
         commands=held,
         notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
+        per_episode=ran.lists(),
     )
 
 
@@ -204,7 +161,24 @@ def torch_actor(policy: Policy) -> Act:
     return act
 
 
-def run_episodes(env: Env, act: Act) -> Episodes:
+def sampling_actor(policy: Policy, seed: int) -> Act:
+    """Actions drawn from a torch policy, as training draws them; Env clips them."""
+    belief: list[Tensor] = []
+    draws: list[torch.Generator] = []
+
+    @torch.no_grad()
+    def act(env: Env, first: Tensor) -> Tensor:
+        if not belief:
+            belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
+            draws.append(torch.Generator(env.device).manual_seed(seed))
+        mean, belief[0] = policy.mean(env.obs, belief[0], first)
+        noise = torch.randn(mean.shape, generator=draws[0], device=env.device)
+        return mean + policy.log_std.exp() * noise
+
+    return act
+
+
+def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     """One episode of each simulation of `env`, from a reset; a metric that is NaN is not counted there."""
     env.reset()
     names, n, device = env.names, env.num_envs, env.device
@@ -215,6 +189,7 @@ def run_episodes(env: Env, act: Act) -> Episodes:
     last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
     peak, ended, bad = last.clone(), torch.zeros_like(running), torch.zeros_like(running)
     one = torch.ones(n, 1, device=device)
+    ledger = Ledger(env.task.limits, n, gamma, device)
     while bool(running.any()):
         step = env.step(act(env, first))
         first = step.done
@@ -226,6 +201,7 @@ def run_episodes(env: Env, act: Act) -> Episodes:
         counted &= running[:, None]
         last = torch.where(counted, step.metrics.double(), last)
         peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
+        ledger.add(step.cost, running, step.terminated, step.left)
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
     returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))
@@ -240,47 +216,26 @@ def run_episodes(env: Env, act: Act) -> Episodes:
             name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
             for i, name in enumerate(names.metrics)
         },
+        charged=ledger.charged(),
         terminated=int(ended.sum()),
         bad=int(bad.sum()),
     )
 
 
-def summarize(x: Array) -> Summary:
-    """Mean, interquartile mean and a percentile bootstrap of the mean over episodes x (E,)."""
-    low, high = bootstrap(x)
-    return Summary(
-        mean=float(x.mean()),
-        low=low,
-        high=high,
-        iqm=interquartile_mean(x),
-        std=float(x.std(ddof=1)),
-        min=float(x.min()),
-        max=float(x.max()),
-        count=len(x),
-    )
+def _judge(ran: Episodes, env: Env, gamma: float) -> dict[str, Verdict]:
+    return {k: judge(limit, ran.charged[k], env.max_age, gamma) for k, limit in env.task.limits.items()}
+
+
+def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
+    """As any other, but a cost that never occurred has an interval of some width: see statistics.estimate."""
+    bounds = estimate(x, None, max(env.max_age * env.task.limits[name].largest, float(x.max())))
+    return replace(summarize(x), low=bounds.low, high=bounds.high)
 
 
 def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
     """Over the episodes in which a metric was counted; nothing when they are fewer than two."""
     counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
     return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
-
-
-def bootstrap(x: Array, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean of x (E,) at LEVEL (Efron & Tibshirani 1993, chapter 13)."""
-    rng = np.random.default_rng(seed)
-    chunks = [x[rng.integers(len(x), size=(RESAMPLES // 20, len(x)))].mean(1) for _ in range(20)]
-    means = np.concatenate(chunks)  # in chunks, for the memory of many episodes
-    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return float(low), float(high)
-
-
-def interquartile_mean(x: Array) -> float:
-    """Mean of the middle half of x (E,), the numbers at its edges counted by the part that lies inside."""
-    ordered, n = np.sort(x), len(x)
-    edges = np.arange(n + 1)
-    inside = np.clip(np.minimum(edges[1:], 0.75 * n) - np.maximum(edges[:-1], 0.25 * n), 0.0, 1.0)
-    return float((ordered * inside).sum() / inside.sum())
 
 
 def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
@@ -292,10 +247,3 @@ def _same_inputs(contract: Mapping[str, Any], env: Env, path: Path) -> None:
     takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
     if takes != gives:
         raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
-
-
-def _row(name: str, s: Summary) -> str:
-    interval = f"[{s.low:.4g}, {s.high:.4g}]"
-    return (
-        f"  {name:<26}{s.mean:>11.4g}  {interval:<22}{s.iqm:>11.4g}{s.std:>11.4g}{s.min:>11.4g}{s.max:>11.4g}"
-    )

@@ -1,6 +1,7 @@
-"""Evaluation: the statistics by hand, and the episodes beside a plain loop."""
+"""Evaluation: the episodes beside a plain loop, and what is said of the file and its limits."""
 
 import json
+from typing import Any
 
 import cart
 import numpy as np
@@ -11,19 +12,12 @@ from arm import Arm, make_policy
 from robokit.belief import make_belief
 from robokit.env import Env, make
 from robokit.errors import OptionError, TaskError
-from robokit.evaluate import (
-    SEED_OFFSET,
-    bootstrap,
-    evaluate,
-    interquartile_mean,
-    run_episodes,
-    summarize,
-    torch_actor,
-)
+from robokit.evaluate import SEED_OFFSET, evaluate, run_episodes, sampling_actor, torch_actor
 from robokit.export import export
 from robokit.policy import Policy
+from robokit.report import pool
 from robokit.sim import Sim
-from robokit.task import Sense, Terms, load_task
+from robokit.task import Limit, Sense, Task, Terms, load_task
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +29,6 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("policies") / "inverted_pendulum.onnx"
     export(policy, env, path)
     return path, policy
-
-
-def test_interquartile_mean_by_hand():
-    assert interquartile_mean(np.array([1.0, 2.0, 3.0, 100.0])) == 2.5
-    assert interquartile_mean(np.array([0.0, 1.0, 2.0])) == pytest.approx((0.25 * 0 + 1 + 0.25 * 2) / 1.5)
-    x = np.random.default_rng(0).normal(size=40)
-    assert interquartile_mean(x) == pytest.approx(np.sort(x)[10:30].mean())
-
-
-def test_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = [low < 0 < high for low, high in (bootstrap(rng.normal(size=50)) for _ in range(60))]
-    assert 0.85 < np.mean(hits) < 1.0
-
-
-def test_bootstrap_interval_is_that_of_the_normal_approximation_for_many_episodes():
-    x = np.random.default_rng(1).normal(size=1000)
-    low, high = bootstrap(x)
-    half = 1.96 * x.std() / np.sqrt(1000)
-    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.15 * half)
-    assert summarize(x).mean == x.mean()
 
 
 def test_each_simulation_gives_exactly_its_first_episode(exported):
@@ -171,3 +144,101 @@ def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused
         TaskError, match=r"takes {'position': 2, 'velocity': 2}, but .* gives {'position': 2}"
     ):
         evaluate(exported[0], task(), 2)
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+def limited(limit: Limit) -> type[Task]:
+    """The pendulum with a cost of 1 where it leans by more than .02 rad."""
+
+    def costs(self: object, sim: Sim, action: Any) -> Terms:
+        return {"lean": (sim.qpos[:, 1].abs() > 0.02).to(sim.qpos.dtype)}
+
+    base = type(load_task("inverted_pendulum"))
+    return type("InvertedPendulum", (base,), {"limits": {"lean": limit}, "costs": costs})
+
+
+def test_each_limit_gets_a_verdict_and_the_file_the_worst_of_them(exported):
+    path, _ = exported
+    words = {}
+    for value in (0.05, 0.999):
+        report = evaluate(path, limited(Limit(value)), 20, threads=1)
+        words[value] = report.limits["lean"].verdict
+        assert report.failed == (words[value] == "FAIL")
+        assert f"verdict on the file: {words[value]}" in report.text()
+    assert words == {0.05: "FAIL", 0.999: "PASS"}
+
+
+def test_what_was_measured_is_what_was_counted(exported):
+    path, _ = exported
+    report = evaluate(path, limited(Limit(25.0, "episode")), 20, threads=1)
+    lean = report.limits["lean"]
+    kept = {name: np.array(x) for name, x in report.per_episode.items()}
+    assert kept["total/lean"].mean() == pytest.approx(report.costs["lean"].mean) == lean.measured.value
+    assert lean.rate.value == pytest.approx(kept["total/lean"].sum() / kept["span/lean"].sum())
+    assert kept["span/lean"].tolist() == kept["length"].tolist()
+    assert lean.any_cost.count == (kept["total/lean"] > 0).sum() == kept["violated/lean"].sum()
+    assert json.loads(report.to_json())["limits"]["lean"]["measured"]["at_most"] == lean.measured.at_most
+    assert "per_episode" not in report.facts()
+
+
+def test_discounted_sums_take_the_gamma_given(exported):
+    path, _ = exported
+    one, half = (
+        evaluate(path, limited(Limit(5.0, "discounted")), 8, gamma=g, threads=1).limits["lean"].measured.value
+        for g in (1.0, 0.5)
+    )
+    assert 0 < half < 2 < one
+    with pytest.raises(OptionError, match=r"gamma must be above 0 and at most 1, got 1\.5"):
+        evaluate(path, "inverted_pendulum", 4, gamma=1.5)
+
+
+def test_the_stochastic_policy_stands_beside_the_file_and_is_drawn_around_its_mean(exported):
+    path, policy = exported
+    task = limited(Limit(0.9))
+    first, again = (evaluate(path, task, 10, policy=policy, threads=1) for _ in range(2))
+    assert first == again and first.stochastic is not None
+    assert first.stochastic.returns != first.returns
+    assert first.stochastic.limits.keys() == first.limits.keys()
+    assert "actions drawn around the mean" in first.text()
+    assert evaluate(path, task, 10, threads=1).stochastic is None
+
+
+def test_drawn_actions_have_the_mean_and_deviation_of_the_policy(exported):
+    _, policy = exported
+    env = make("inverted_pendulum", 2000, threads=1)
+    first = torch.ones(2000, dtype=torch.bool)
+    mean = policy.mean(env.obs, torch.zeros(2000, policy.belief_size), first)[0]
+    noise = sampling_actor(policy, 0)(env, first) - mean
+    assert noise.mean().item() == pytest.approx(0.0, abs=3 / 2000**0.5)
+    assert noise.std().item() == pytest.approx(1.0, abs=0.05)
+    small = sampling_actor(policy, 0)
+    policy.log_std.data.fill_(-3.0)
+    assert (small(env, first) - mean).std().item() == pytest.approx(np.exp(-3.0), rel=0.05)
+    policy.log_std.data.fill_(0.0)
+
+
+def test_a_cost_that_never_occurs_has_an_interval_of_some_width(exported):
+    never = {"costs": lambda self, sim, action: {"lean": torch.zeros_like(sim.qpos[:, 0])}}
+    task = type("InvertedPendulum", (limited(Limit(0.5)),), never)
+    cost = evaluate(exported[0], task, 10, threads=1).costs["lean"]
+    assert (cost.mean, cost.low) == (0.0, 0.0)
+    assert cost.high == pytest.approx(1000 * (1 - 0.025**0.1))  # the time limit is 1000 steps
+
+
+def test_several_runs_are_pooled_and_others_are_refused_by_name(exported):
+    path, _ = exported
+    task = limited(Limit(0.9))
+    one, two = (evaluate(path, task, 6, seed=seed, threads=1) for seed in (0, 1))
+    together = pool({"a": one, "b": two})
+    assert together.runs == ["a", "b"]
+    assert together.means == pytest.approx([one.returns.mean, two.returns.mean])
+    kept = [report.per_episode for report in (one, two)]
+    rate = sum(sum(x["total/lean"]) for x in kept) / sum(sum(x["span/lean"]) for x in kept)
+    assert together.limits["lean"].value == pytest.approx(rate)
+    other = evaluate(path, limited(Limit(0.8)), 6, threads=1)
+    with pytest.raises(OptionError, match=r"one set of limits: a has .*0\.9.* c has .*0\.8"):
+        pool({"a": one, "c": other})
+    with pytest.raises(OptionError, match="one episodes: a has 6, d has 4"):
+        pool({"a": one, "d": evaluate(path, task, 4, threads=1)})
