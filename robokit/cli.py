@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     from robokit.commands import COMMANDS
     from robokit.controller import ContractError, ObservationError
+    from robokit.filter import FilterError
 
     name, *rest = arguments
     try:
@@ -46,7 +47,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (Error, ContractError, ObservationError, OSError) as error:
+    except (Error, ContractError, FilterError, ObservationError, OSError) as error:
         print("robokit:", " ".join(str(error).split()), file=sys.stderr)  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2
 

@@ -19,6 +19,7 @@ from robokit.controller import ContractError, describe, load
 from robokit.env import Env
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluate import GAMMA, SEED_OFFSET, evaluate
+from robokit.filter import read_filter
 from robokit.play import film, watch
 from robokit.plots import draw, writable
 from robokit.policy import Policy
@@ -136,12 +137,13 @@ class Evaluate:
     # hold the task's commands at these numbers, in its order, instead of drawing them
     command: tuple[float, ...] = ()
     gamma: float | None = None  # of discounted limits; default: the run's own, or 0.99 for a file alone
+    filter: Path | None = None  # the same episodes also through a filter: JSON of its numbers, docs/filter.md
     plots: Path | None = None  # folder for pictures: the run's curves, and each cost in these episodes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
     json: bool = False  # for machines
 
     def __call__(self) -> int:
-        folders = self._folders()
+        folders, filter = self._folders(), None if self.filter is None else read_filter(self.filter)
         measured = [policy_of(what, self.task) for what in self.what]
         _one_task({what: task for what, (_, task, _) in zip(self.what, measured, strict=True)})
         reports: dict[str, Report] = {}
@@ -154,6 +156,7 @@ class Evaluate:
                 nominal=self.nominal,
                 commands=_by_name(task, self.command),
                 policy=policy,
+                filter=filter,
                 gamma=_gamma(path) if self.gamma is None else self.gamma,
                 threads=self.threads,
             )

@@ -10,7 +10,7 @@ are run with it, for the paired difference, and with actions drawn from it, as i
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from robokit.card import clip_command, clip_note, supplied
 from robokit.controller import OUTPUTS, load
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
+from robokit.filter import Filter
+from robokit.filtered import FilteredActor
 from robokit.gate import CARRIED
 from robokit.policy import Policy
-from robokit.report import Report, Sampled
+from robokit.report import Report, Sampled, Through
 from robokit.statistics import Array, Summary, estimate, summarize
 from robokit.task import Task, load_task
 from robokit.verdict import Charged, Ledger, Verdict, judge, overall
@@ -66,6 +68,7 @@ def evaluate(
     nominal: bool = False,
     commands: Mapping[str, Sequence[float]] | None = None,
     policy: Policy | None = None,
+    filter: Filter | None = None,
     gamma: float = GAMMA,
     sim: str = "cpu",
     device: str = "cpu",
@@ -75,9 +78,11 @@ def evaluate(
 
     `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
 
-    `gamma` is what discounted limits are measured with.
+    `gamma` is what discounted limits are measured with. With a `filter` the same episodes are run once more,
+    through it.
 
-    Raises ContractError for a file that is not whole, TaskError when it was exported for another task,
+    Raises FilterError for a filter that does not fit the file,
+    ContractError for a file that is not whole, TaskError when it was exported for another task,
     OptionError for episodes < 2 (an interval needs two) or a gamma outside (0, 1].
     """
     if episodes < 2:
@@ -97,8 +102,12 @@ def evaluate(
         env.hold(held)
         return env
 
+    def actor() -> Act:
+        return onnx_actor(session, int(contract["carry"]["size"]))
+
+    guarded = FilteredActor(actor(), contract, filter, episodes) if filter else None
     env = fresh()
-    ran = run_episodes(env, onnx_actor(session, int(contract["carry"]["size"])), gamma)
+    ran = run_episodes(env, actor(), gamma)
     versus = stochastic = None
     if policy is not None:
         versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
@@ -129,6 +138,7 @@ def evaluate(
         commands=held,
         notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
         per_episode=ran.lists(),
+        filtered=_through(guarded, ran, fresh(), gamma) if guarded else None,
     )
 
 
@@ -219,6 +229,20 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
         charged=ledger.charged(),
         terminated=int(ended.sum()),
         bad=int(bad.sum()),
+    )
+
+
+def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> Through:
+    ran, unset = run_episodes(env, actor, gamma), asdict(Filter())
+    given = asdict(actor.guard.filter)
+    return Through(
+        numbers={name: value for name, value in given.items() if value != unset[name]},
+        returns=summarize(ran.returns),
+        difference=summarize(ran.returns - plain.returns),
+        terminated=ran.terminated,
+        latched=actor.latched,
+        shares=actor.shares(),
+        limits=_judge(ran, env, gamma),
     )
 
 

@@ -1,6 +1,6 @@
 """Bounds between a policy and its actuators: numpy and the standard library; one file that may be copied.
 
-    policy = Filtered(Controller("go2_walk.onnx"), Filter(slew=12.0, torque=20.0, soft_start=2.0))
+    policy = Filtered(Controller("go2_walk.onnx"), Filter(slew=12.0, soft_start=2.0, grace=2))
     policy.reset()
     while running():  # every control_dt seconds
         write(policy.step({"joint_pos": q, "joint_vel": dq, ...}))  # a target, whatever is measured

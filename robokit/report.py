@@ -22,6 +22,30 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Through:
+    """The same episodes through a filter, as on the robot: docs/filter.md."""
+
+    numbers: dict[str, Any]  # of the filter, those that were given
+    returns: Summary
+    difference: Summary  # in return: through it minus without, paired by episode
+    terminated: int
+    latched: int  # episodes that ended in the fallback
+    shares: dict[str, float]  # of the control steps: where each stage acted, a bound was unmet
+    limits: dict[str, Verdict]
+
+    def lines(self, episodes: int) -> list[str]:
+        d = self.difference
+        return [
+            "  through the filter:",
+            _row("return", self.returns),
+            f"  through it minus without: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
+            f"  terminated {self.terminated} of {episodes}, in the fallback at the end {self.latched}",
+            *(f"  {name:<26}{x:>11.2%} of the control steps" for name, x in self.shares.items() if x > 0),
+            *(verdict.line(name) for name, verdict in self.limits.items()),
+        ]
+
+
+@dataclass(frozen=True)
 class Report:
     """What `robokit evaluate` prints."""
 
@@ -46,6 +70,7 @@ class Report:
     commands: dict[str, list[float]]  # held throughout; the others were drawn
     notes: list[str]  # about commands outside the trained range
     per_episode: dict[str, list[float]]  # what statistics over several runs are made from, by name
+    filtered: Through | None = None
 
     @property
     def failed(self) -> bool:
@@ -82,6 +107,8 @@ class Report:
             lines.append("  actions drawn around the mean, as in training:")
             lines.append(_row("return", self.stochastic.returns))
             lines += [verdict.line(name) for name, verdict in self.stochastic.limits.items()]
+        if self.filtered is not None:
+            lines += self.filtered.lines(self.episodes)
         if self.versus_torch is not None:
             v = self.versus_torch
             lines.append(

@@ -1,5 +1,6 @@
 """The filter in simulation: it changes what it must, and counts it in the first episode of each."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 
 import robokit
+from robokit.cli import main
 from robokit.controller import load
 from robokit.env import Env
-from robokit.evaluate import Episodes, onnx_actor, run_episodes
-from robokit.filter import Filter
+from robokit.evaluate import Episodes, evaluate, onnx_actor, run_episodes
+from robokit.filter import Filter, FilterError
 from robokit.filtered import FilteredActor
 from robokit.task import load_task
 
@@ -89,3 +91,36 @@ def test_what_an_action_cannot_express_is_counted():
     assert actor.latched == 2
     assert actor.shares()["fallback"] == 1.0
     assert actor.shares()["beyond"] > 0
+
+
+def test_a_report_compares_the_same_episodes_through_the_filter_and_without():
+    task = load_task("hopper")
+    task.time_limit = 0.4
+    reports = [evaluate(HOPPER, task, 4, filter=f, threads=1) for f in (None, Filter(slew=5.0), Filter())]
+    plain, slewed, idle = (report.filtered for report in reports)
+    assert plain is None and slewed is not None and idle is not None
+    assert slewed.numbers == {"slew": 5.0}
+    assert slewed.difference.mean == pytest.approx(slewed.returns.mean - reports[1].returns.mean)
+    assert slewed.shares["slew"] > 0
+    assert (idle.difference.mean, idle.difference.low, idle.difference.high) == (0.0, 0.0, 0.0)
+    assert reports[0].returns == reports[1].returns
+    assert "through it minus without: +0 in return" in reports[2].text()
+    with pytest.raises(FilterError, match="no actuator 'knee'"):
+        evaluate(HOPPER, task, 4, filter=Filter(slew={"knee": 1.0}))
+
+
+@pytest.mark.medium
+def test_the_command_line_takes_a_filter_and_refuses_one_that_cannot_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "filter.json"
+    file.write_text('{"slew": 1e6, "low": -0.5}')
+    # hopper.onnx belongs to a task of 8 s: two episodes of it
+    options = ["--episodes", "2", "--threads", "1", "--json", "--filter", str(file)]
+    assert main(["evaluate", str(HOPPER), *options]) == 0
+    filtered = json.loads(capsys.readouterr().out)["filtered"]
+    assert filtered["numbers"] == {"slew": 1e6, "low": -0.5}
+    assert filtered["shares"]["range"] > 0
+    file.write_text('{"slaw": 1.0}')
+    assert main(["evaluate", str(HOPPER), "--filter", str(file)]) == 2
+    assert "a filter has no 'slaw'; did you mean 'slew'" in capsys.readouterr().err
