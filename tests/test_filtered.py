@@ -65,14 +65,16 @@ def test_ctrl_moves_no_faster_than_the_slew_in_every_simulation():
         last, first = action, env.step(action).done
 
 
-def test_only_the_first_episode_of_a_simulation_is_counted():
+def test_each_episode_begins_anew_and_only_the_first_of_a_simulation_is_counted():
     actor = through(Filter(soft_start=100.0), n=2)  # acts in every step of an episode
     env = short(2)
     env.reset()
     first = torch.ones(2, dtype=torch.bool)
     lengths = [0, 0]
     for step in range(1, 121):  # at least two episodes each
-        first = env.step(actor(env, first)).done
+        action = actor(env, first)
+        assert not action[first].any()  # t = 0: a motor starts from 0, in every episode
+        first = env.step(action).done
         lengths = [length or step * bool(done) for length, done in zip(lengths, first, strict=True)]
     assert min(lengths) > 0
     assert actor.steps.tolist() == lengths
