@@ -16,8 +16,9 @@ XML = """
 
 
 def chosen(action: Tensor) -> Tensor:
-    """(N, 3) one-hot: the greatest of 0 and the two numbers of an action."""
-    return torch.nn.functional.one_hot(torch.nn.functional.pad(action, (1, 0)).argmax(-1), 3).double()
+    """(N, 3) one-hot: the first number's sign tells the first arm from the rest, the second's those."""
+    first, second = (action > 0).unbind(-1)
+    return torch.stack((~first, first & ~second, first & second), -1).double()
 
 
 class Bandit(Task):
@@ -54,3 +55,93 @@ class Three(Bandit):
     gains = (0.0, 1.0, 2.0)
     prices = {"first": (0.0, 1.0, 0.0), "second": (0.0, 0.0, 1.0), "slack": (0.0, 1.0, 1.0)}
     limits = {"first": Limit(0.2), "second": Limit(0.3), "slack": Limit(0.9)}
+
+
+STATES, LENGTH = 5, 100
+GENERATOR = torch.Generator().manual_seed(178)  # of 300 the one where a limit of .6 is dearest
+MOVES = torch.softmax(2 * torch.randn(STATES, 3, STATES, generator=GENERATOR, dtype=torch.float64), -1)
+PAY = torch.rand(STATES, 3, generator=GENERATOR, dtype=torch.float64)
+PRICE = PAY * torch.rand(STATES, 3, generator=GENERATOR, dtype=torch.float64).sqrt()
+GOES_ON = 0.6  # chance that an episode goes on after a step: the discount of the textbook
+
+
+class Tabular(Bandit):
+    """T4: five states, three actions, known chances; an episode goes on with chance GOES_ON."""
+
+    time_limit = LENGTH * Bandit.control_dt
+    memory = {"place": STATES, "luck": 2}
+    limits = {"price": Limit(0.6, "discounted")}
+
+    def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
+        start = torch.randint(STATES, (sim.num_envs,), generator=rng)
+        return {"place": torch.nn.functional.one_hot(start, STATES).double()}
+
+    def disturb(self, sim: Sim, rng: torch.Generator) -> Terms:
+        return {"luck": torch.rand(sim.num_envs, 2, generator=rng, dtype=torch.float64)}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {"place": sim.memory["place"].clone()}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"gain": ((sim.memory["place"] @ PAY) * chosen(action)).sum(-1)}
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        return {"price": ((sim.memory["place"] @ PRICE) * chosen(action)).sum(-1)}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        return sim.memory["luck"][:, 0] >= GOES_ON
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        chances = torch.einsum("ns,na,sat->nt", sim.memory["place"], chosen(action), MOVES)
+        up_to = chances.cumsum(-1)
+        place = (sim.memory["luck"][:, 1:] >= up_to).sum(-1).clamp(max=STATES - 1)
+        return {"place": torch.nn.functional.one_hot(place, STATES).double()}
+
+
+def best_within(limit: float) -> float:
+    """The greatest return of any policy whose cost is at most `limit`.
+
+    The occupancy measures of all policies are the convex hull of those of the deterministic ones (Altman
+    1999, chapter 3): the best lies on a segment between two of their (cost, return) points.
+    """
+    points = []
+    for policy in torch.cartesian_prod(*[torch.arange(3)] * STATES):
+        rows = torch.arange(STATES)
+        visits = torch.linalg.solve(
+            torch.eye(STATES, dtype=torch.float64) - GOES_ON * MOVES[rows, policy].T,
+            torch.full((STATES,), 1 / STATES, dtype=torch.float64),
+        )
+        points.append((float(visits @ PRICE[rows, policy]), float(visits @ PAY[rows, policy])))
+    within = [p for p in points if p[0] <= limit]
+    beyond = [p for p in points if p[0] > limit]
+    mixed = [a[1] + (b[1] - a[1]) * (limit - a[0]) / (b[0] - a[0]) for a in within for b in beyond]
+    return max([p[1] for p in within] + mixed)
+
+
+class Chain(Bandit):
+    """T9: a walk along four places that no action changes; costs 1, 2, 0, 4, then it ends."""
+
+    time_limit = 8 * Bandit.control_dt
+    memory = {"place": 4}
+    limits = {"toll": Limit(1.0, "discounted", largest=4.0), "hit": Limit(0.5, "probability")}
+    tolls = (1.0, 2.0, 0.0, 4.0)
+
+    def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
+        start = torch.randint(4, (sim.num_envs,), generator=rng)
+        return {"place": torch.nn.functional.one_hot(start, 4).double()}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {"place": sim.memory["place"].clone()}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"gain": chosen(action)[:, 0]}
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        place = sim.memory["place"]
+        return {"toll": place @ place.new_tensor(self.tolls), "hit": place[:, 2]}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        return sim.memory["place"][:, 3] > 0.5
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"place": sim.memory["place"].roll(1, -1)}
