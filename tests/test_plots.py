@@ -164,6 +164,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
             writable(folder)
 
 
+@pytest.mark.medium
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, robokit.plots, robokit.commands; print('matplotlib' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
