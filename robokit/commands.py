@@ -37,6 +37,8 @@ from robokit.restore import (
     options,
     rebuild,
     restore,
+    selection,
+    take_best,
     task_of,
     versions,
 )
@@ -227,11 +229,12 @@ class Export:
     # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json
     output: Annotated[Path, OUTPUT] = Path("policies")
     episodes: int = 300  # that the card's return is measured in; 0: none
+    last: bool = False  # the last policy, even if an earlier one was the best that held the limits
     json: bool = False  # for machines
 
     def __call__(self) -> int:
         run = Run.open(self.run)
-        learner, steps = restore(run)
+        learner, steps = restore(run, self.last)
         path = self.output / f"{run.path.parent.name}.onnx"
         report = export_policy(run, learner, steps, path)
         card: dict[str, Any] = {"run": run.path.name, "steps": steps}
@@ -307,12 +310,15 @@ COMMANDS: dict[str, type] = {
 
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
-    outcome, policy, error = train(learner, run, run.steps, save_seconds=save_every), None, None
+    validate = selection(run, learner) or (lambda done: {})
+    outcome = train(learner, run, run.steps, save_seconds=save_every, validate=validate)
+    policy, error = None, None
     stopped = outcome.signal
     if stopped is None:
         try:
             say(f"trained and saved in {run.path}; checking the policy before it is exported")
-            policy = export_policy(run, learner, outcome.done.steps, run.path / POLICY)
+            steps = take_best(run, learner, outcome.done.steps)
+            policy = export_policy(run, learner, steps, run.path / POLICY)
             say(f"exported {policy.path}")
         except ExportError as refused:
             error = f"trained and saved, but not exported: {refused}"

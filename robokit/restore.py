@@ -38,6 +38,7 @@ from robokit.export import Report, export
 from robokit.optim import compiler_works, fastest
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
+from robokit.selection import TIMES, Selection, load_best
 from robokit.sim.facts import model_hashes
 from robokit.task import Task, known_tasks, load_task, title
 
@@ -60,6 +61,8 @@ class Setup:
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
     threads: int = 0  # threads of the physics; 0: one for each core
     torch_threads: int = 0  # threads of gradient steps; 0: one, or the physics' number where it is faster
+    # times that the policy is validated, to export the best that holds the limits; None: 20 where there are any
+    validations: int | None = None
 
 
 class Built(Learner, Protocol):
@@ -116,6 +119,8 @@ def build(task: Task, setup: Setup, config: Any) -> Built:
     if setup.threads < 0 or setup.torch_threads < 0:
         rule = "threads and torch-threads must be at least 0"
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
+    if setup.validations is not None and setup.validations < 0:
+        raise OptionError(f"validations must be at least 0, got {setup.validations}")
     module, device = algorithm(setup.algo), _device(setup.device)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
@@ -205,15 +210,37 @@ def rebuild(run: Run, **changes: Any) -> Built:
     return build(task, setup, replace(default, steps=run.steps, **{**own, **changes}))
 
 
-def restore(run: Run) -> tuple[Built, int]:
-    """The learner of a run at its newest good checkpoint, and that checkpoint's step."""
+def selection(run: Run, learner: Built) -> Selection | None:
+    """What validates a learner during its training, where it is to be."""
+    times = run.config["validations"]
+    if times is None:
+        times = TIMES if learner.env.task.limits else 0
+    return Selection(run, learner, times) if times else None
+
+
+def restore(run: Run, last: bool = False) -> tuple[Built, int]:
+    """The learner of a run at its newest good checkpoint, and the step of its policy.
+
+    The policy is the best one that held the limits in validation, if there is one; or the `last`.
+    """
     learner = rebuild(run, compile=False)  # not to go on training
     if differ := changed(run, learner.env.task):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
     done = run.resume(learner)
     if not done.steps:
         raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
-    return learner, done.steps
+    return learner, done.steps if last else take_best(run, learner, done.steps)
+
+
+def take_best(run: Run, learner: Built, steps: int) -> int:
+    """Put the best policy of a run in the place of the learner's, made at `steps`; the step that it is of."""
+    score = load_best(run, learner.policy)
+    if score is None and run.config["limits"] and selection(run, learner):
+        say(f"note: no policy of {run.path} held its limits in validation; this is the last, of step {steps}")
+    if score is None:
+        return steps
+    say(f"the best policy that held in validation is that of step {score.steps}: return {score.returns:.4g}")
+    return score.steps
 
 
 def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:

@@ -44,9 +44,11 @@ def train(
     *,
     save_seconds: float = SAVE_SECONDS,
     save_steps: float = math.inf,
+    validate: Callable[[Done], dict[str, float]] = lambda done: {},
 ) -> Outcome:
     """Iterate until `steps` environment steps are done, from wherever the run stands.
 
+    What `validate` says after an iteration is logged with it; its time is not counted as training.
     A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
     SIGTERM end the loop after the running iteration.
 
@@ -68,7 +70,7 @@ def train(
                 keep()  # finds out now, not in an hour, that nothing can be saved here
             while done.steps < steps and not requests:
                 done, metrics = _iterate(learner, done, saved)
-                log.add(metrics)
+                log.add({**metrics, **validate(done)})
                 show(done, metrics)
                 if done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps:
                     saved = keep()

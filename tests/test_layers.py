@@ -30,6 +30,7 @@ LAYERS = (
     "gate filtered",
     "card",
     "export evaluate check play",
+    "selection",
     "restore plots",
     "interop",
     "commands",

@@ -1,0 +1,106 @@
+"""Which policy of a training is exported: the best of those that held every limit on validation episodes.
+
+    select = Selection(run, learner, times=20)
+    train(learner, run, run.steps, validate=select)       # run.path / "best" holds the best one so far
+    found = best(run)
+
+The deterministic policy is validated, in the same episodes each time; neither training nor evaluation sees
+them.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from robokit.checkpoint import Checkpoint, newest, save
+from robokit.env import Env
+from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
+from robokit.run import Done, Run
+from robokit.verdict import weighted
+
+BEST = "best"  # in the run folder
+EPISODES = 32  # of one validation
+SEED = 1000 * SEED_OFFSET  # of its episodes
+TIMES = 20  # validations of a training under limits
+
+
+class Learner(Protocol):
+    """What is asked of an algorithm here."""
+
+    env: Env
+    config: Any
+
+    @property
+    def policy(self) -> Any: ...
+
+    @property
+    def steps_per_iteration(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a policy came to in validation."""
+
+    steps: int  # of training
+    returns: float  # mean
+    limits: dict[str, float]  # each by its own measure
+    feasible: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        named = {f"validation/limit/{name}": value for name, value in self.limits.items()}
+        return {"validation/return": self.returns, **named, "validation/feasible": float(self.feasible)}
+
+
+class Selection:
+    """Validates a learner's policy `times` times over a run, and keeps the best feasible one on the disk."""
+
+    def __init__(self, run: Run, learner: Learner, times: int) -> None:
+        self.run, self.learner, self.times = run, learner, times
+
+    def __call__(self, done: Done) -> dict[str, float]:
+        """What to log after the iteration that led to `done`: nothing where no validation is due.
+
+        Raises CheckpointError when the disk is full or may not be written.
+        """
+        now, before = (
+            min(steps, self.run.steps) * self.times // self.run.steps
+            for steps in (done.steps, done.steps - self.learner.steps_per_iteration)
+        )
+        if now == before:
+            return {}
+        score = validate(self.learner, done.steps, self.run.config["sim"])
+        kept = best(self.run)
+        if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
+            state: dict[str, Tensor] = self.learner.policy.state_dict()
+            save(self.run.path / BEST, done.steps, state, asdict(score), keep=1)
+        return score.metrics
+
+
+def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
+    """The deterministic policy in EPISODES episodes of the task as it is trained."""
+    env, gamma = learner.env, float(learner.config.gamma)
+    threads = getattr(env.sim, "threads", 0)
+    fresh = Env(env.task, EPISODES, seed=SEED, sim=sim, device=env.device, threads=threads)
+    ran = run_episodes(fresh, torch_actor(learner.policy), gamma)
+    measured = {}
+    for name, limit in env.task.limits.items():
+        x, weight = weighted(ran.charged[name], limit.measure)
+        measured[name] = float(x.sum() / weight.sum())
+    feasible = all(measured[name] <= limit.value for name, limit in env.task.limits.items())
+    return Score(steps, float(ran.returns.mean()), measured, feasible)
+
+
+def best(run: Run) -> Checkpoint | None:
+    """The best feasible policy of a run, with its Score as facts; None where there is none."""
+    return newest(run.path / BEST)[0]
+
+
+def load_best(run: Run, policy: nn.Module) -> Score | None:
+    """Load the best feasible policy of a run into `policy`, if there is one."""
+    found = best(run)
+    if found is None:
+        return None
+    policy.load_state_dict(found.tensors)
+    return Score(**found.facts)

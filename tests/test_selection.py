@@ -1,0 +1,144 @@
+"""The policy that is exported: the best of those that held their limits, found again after a kill."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slide import write
+
+from robokit.algos.ppo import Config
+from robokit.commands import _train
+from robokit.errors import OptionError
+from robokit.restore import Built, Setup, build, create, restore, selection, take_best
+from robokit.run import Done, Run
+from robokit.selection import BEST, Score, Selection, best, validate
+from robokit.task import load_task
+from robokit.train import train
+
+PUSHED = """
+from pathlib import Path
+import torch
+from robokit.task import Limit, Task
+
+class Slide(Task):
+    \"\"\"Push to the right, but not hard.\"\"\"
+
+    model = Path(__file__).with_suffix(".xml")
+    control_dt = 0.02
+    time_limit = 0.2
+    weights = {"push": 1.0}
+    limits = {"hard": Limit(0.25)}
+
+    def observe(self, sim):
+        return {"slide": sim.qpos}
+
+    def rewards(self, sim, action):
+        return {"push": action[:, 0]}
+
+    def costs(self, sim, action):
+        return {"hard": (action[:, 0] > 0.5).to(sim.qpos.dtype)}
+"""
+SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
+SETUP = Setup(seed=3, threads=1, validations=2)
+
+
+def new(folder: Path, **changes: Any) -> tuple[Run, Built]:
+    setup = replace(SETUP, **changes)
+    learner = build(load_task(write(folder, PUSHED)), setup, SMALL)
+    return create(folder / "runs", learner, setup), learner
+
+
+@torch.no_grad()
+def always(learner: Built, action: float) -> None:
+    """The deterministic action everywhere."""
+    for name, parameter in learner.policy.named_parameters():
+        if name.startswith("head"):
+            parameter.zero_()
+    learner.policy.get_parameter("head.2.bias").fill_(action)
+
+
+def test_a_validation_counts_whole_episodes_of_the_deterministic_policy(tmp_path: Path):
+    _, learner = new(tmp_path)
+    for action, hard in ((0.4, 0.0), (0.6, 1.0)):
+        always(learner, action)
+        score = validate(learner, 32)
+        assert score.returns == pytest.approx(10 * action)
+        assert score.limits == {"hard": hard} and score.feasible == (hard <= 0.25)
+
+
+def test_the_best_feasible_policy_stays_whatever_comes_after_it(tmp_path: Path):
+    run, learner = new(tmp_path, validations=4)
+    select = Selection(run, learner, times=4)
+    for steps, action in ((16, 0.3), (32, 0.45), (48, 0.9), (64, 0.2)):
+        always(learner, action)
+        metrics = select(Done(steps=steps))
+        assert metrics["validation/feasible"] == float(action <= 0.5)
+    found = best(run)
+    assert found is not None and found.facts["steps"] == 32
+    assert [path.name for path in (run.path / BEST).iterdir()] == [f"{32:012d}"]
+    assert take_best(run, learner, 64) == 32
+    assert learner.policy.get_parameter("head.2.bias").item() == pytest.approx(0.45)
+
+
+def test_without_a_feasible_policy_there_is_none_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, learner = new(tmp_path)
+    always(learner, 0.9)
+    Selection(run, learner, times=1)(Done(steps=64))
+    assert best(run) is None and take_best(run, learner, 64) == 64
+    assert "no policy of" in capsys.readouterr().err
+
+
+def test_validations_are_spread_evenly_and_the_last_iteration_has_one(tmp_path: Path):
+    run, learner = new(tmp_path)
+    select = Selection(replace(run, steps=320), learner, times=3)
+    due = [steps for steps in range(32, 353, 32) if select(Done(steps=steps))]
+    assert due == [128, 224, 320]
+
+
+def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: Path):
+    run, learner = new(tmp_path)
+    always(learner, 0.4)
+    assert _train(learner, run, 1e9, as_json=True) == 0
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [("validation/return" in line) for line in lines] == [True, True]
+    found = best(run)
+    assert found is not None
+    score = Score(**found.facts)
+    assert json.loads((run.path / "policy.json").read_text())["steps"] == score.steps
+    for name, value in restore(run)[0].policy.state_dict().items():
+        assert torch.equal(value, found.tensors[name])
+    assert restore(run, last=True)[1] == 64
+
+
+def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
+    ends = []
+    for name, stops in (("whole", (64,)), ("broken", (32, 64))):
+        run, learner = new(tmp_path / name)
+        for steps in stops:
+            learner = build(learner.env.task, SETUP, SMALL)
+            train(learner, run, steps, validate=Selection(run, learner, times=2))
+        found = best(run)
+        ends.append((learner.state_dict(), found.facts if found else None))
+    assert ends[0][1] == ends[1][1]
+    for name, value in ends[0][0].items():
+        assert torch.equal(value, ends[1][0][name]), name
+
+
+def test_only_tasks_with_limits_are_validated_unless_asked(tmp_path: Path):
+    run, learner = new(tmp_path / "limits", validations=None)
+    found = selection(run, learner)
+    assert found is not None and found.times == 20
+    free = load_task(write(tmp_path / "free"))
+    for validations, expected in ((None, None), (3, 3)):
+        setup = replace(SETUP, validations=validations)
+        learner = build(free, setup, SMALL)
+        found = selection(create(tmp_path / "runs", learner, setup), learner)
+        assert (found.times if found else None) == expected
+
+
+def test_a_number_of_validations_below_zero_is_refused(tmp_path: Path):
+    with pytest.raises(OptionError, match="validations must be at least 0, got -1"):
+        new(tmp_path, validations=-1)
