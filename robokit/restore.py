@@ -61,7 +61,7 @@ class Setup:
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
     threads: int = 0  # threads of the physics; 0: one for each core
     torch_threads: int = 0  # threads of gradient steps; 0: one, or the physics' number where it is faster
-    # times that the policy is validated, to export the best that holds the limits; None: 20 where there are any
+    # times that the policy is validated, to export the best that holds the limits; None: 20 if there are any
     validations: int | None = None
 
 
