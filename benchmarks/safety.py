@@ -33,7 +33,7 @@ from robokit.verdict import judge
 
 HERE = Path(__file__).parent
 VARIANT = "SpeedLimit"
-SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 256, "compile": True}
+SETTINGS = {"compile": True}  # beside the task's own recipe
 EPISODES, POINTS, LATE = 300, 60, 0.2
 # return / cost of Safety-Gymnasium's and OmniSafe's benchmark at 1e7 steps; at 1e6
 PUBLISHED = {
@@ -62,7 +62,7 @@ def measured(task: Task, act: Act, seed: int) -> dict[str, object]:
 def train(name: str, rule: str, seed: int, steps: int, more: dict[str, Any]) -> dict[str, object]:
     """One run and what it came to."""
     task = load_task(name)
-    settings = dict(task.recipes.get("ppo", SETTINGS)) | {"steps": steps, "limit_rule": rule} | more
+    settings = {**task.recipes.get("ppo", {}), **SETTINGS, "steps": steps, "limit_rule": rule, **more}
     config = Config(**settings)
     env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
     learner, curve, seconds = Learner(env, config, seed), list[dict[str, float]](), 0.0
@@ -100,7 +100,12 @@ def train(name: str, rule: str, seed: int, steps: int, more: dict[str, Any]) -> 
 
 def record(task: str, options: argparse.Namespace) -> None:
     path = HERE / f"curves/safety_{task}.json"
-    about = {"task": task, "settings": SETTINGS, "episodes": EPISODES, "published": PUBLISHED.get(task)}
+    about = {
+        "task": task,
+        "settings": {**load_task(f"{task}:{options.variant}").recipes["ppo"], **SETTINGS},
+        "episodes": EPISODES,
+        "published": PUBLISHED.get(task),
+    }
     about |= {"robokit": robokit.__version__, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {**about, "runs": []}
     done = [(run["rule"], run["seed"], run["steps"], run["settings"]) for run in kept["runs"]]

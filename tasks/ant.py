@@ -93,6 +93,7 @@ class SpeedLimit(Ant):
     memory = {"x": 1, "y": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -0.5}
     limits = {"speed": Limit(25.0, "episode")}
+    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
 
     def reset(self, sim, rng):
         values = super().reset(sim, rng)

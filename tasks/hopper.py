@@ -72,6 +72,7 @@ class SpeedLimit(Hopper):
     """
 
     limits = {"speed": Limit(25.0, "episode")}
+    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
 
     def rewards(self, sim, action):
         terms = super().rewards(sim, action)

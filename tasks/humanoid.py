@@ -88,6 +88,7 @@ class SpeedLimit(Humanoid):
 
     weights = {"forward": 1.25, "healthy": 5.0, "ctrl": -0.1}
     limits = {"speed": Limit(25.0, "episode")}
+    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
 
     def observe(self, sim):
         return {

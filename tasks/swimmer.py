@@ -44,6 +44,7 @@ class SpeedLimit(Swimmer):
     """
 
     limits = {"speed": Limit(25.0, "episode")}
+    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
 
     def costs(self, sim, action):
         return {"speed": (self._speed(sim) > FAST).double()}

@@ -71,6 +71,7 @@ class SpeedLimit(Walker2d):
 
     model = packaged("gymnasium", "envs/mujoco/assets/walker2d.xml")
     limits = {"speed": Limit(25.0, "episode")}
+    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
 
     def rewards(self, sim, action):
         terms = super().rewards(sim, action)

@@ -145,3 +145,50 @@ class Chain(Bandit):
 
     def remember(self, sim: Sim, action: Tensor) -> Terms:
         return {"place": sim.memory["place"].roll(1, -1)}
+
+
+class Lqr(Bandit):
+    """T3: x' = x + u / 2 from x^2 = 1, reward -x^2, cost u^2: u = -K x, K and lambda from a Riccati equation."""
+
+    time_limit = 100 * Bandit.control_dt
+    memory = {"x": 1}
+    weights = {"gain": 1.0}
+    limits = {"effort": Limit(0.5, "discounted")}
+
+    def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
+        sign = torch.randint(2, (sim.num_envs, 1), generator=rng) * 2.0 - 1
+        return {"x": sign.double()}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {"x": sim.memory["x"].clone()}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"gain": -sim.memory["x"][:, 0].square()}
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        return {"effort": action[:, 0].double().square()}
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"x": sim.memory["x"] + action[:, :1].double() / 2}
+
+
+class Mortal(Bandit):
+    """T7: quit, go on slowly (cost .2) or fast (cost 1); the limit is half of what a slow life costs."""
+
+    time_limit = 50 * Bandit.control_dt
+    memory = {"quit": 1}
+    gains = (0.0, 0.5, 1.0)
+    prices = {"wear": (0.0, 0.2, 1.0)}
+    limits = {"wear": Limit(5.0, "episode")}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        return sim.memory["quit"][:, 0] > 0.5
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"quit": chosen(action)[:, :1]}
+
+
+class Absorbing(Mortal):
+    """As Mortal, but what is cut off is charged as if it had been lived fast."""
+
+    limits = {"wear": Limit(5.0, "episode", absorb=1.0)}

@@ -134,6 +134,15 @@ def test_a_cost_that_hardly_flows_is_not_blown_up():
     assert combined[0].item() == pytest.approx((1 - 1e-6 / 0.02) / 2)  # 1 % of the largest cost
 
 
+def test_a_cost_that_begins_to_flow_is_no_larger_than_it_is():
+    multipliers = Multipliers({"wear": Limit(0.1)}, steps=100, gamma=0.99)
+    multipliers.strength.fill_(1.0)
+    valid = torch.ones(2, 1, dtype=torch.bool)
+    multipliers.advantage(torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]]), valid)
+    combined = multipliers.advantage(torch.tensor([[[1.0, 0.5]], [[-1.0, -0.5]]]), valid)
+    assert combined.abs().max().item() < 1e-6  # one spread of reward against one of cost
+
+
 # -- multipliers -------------------------------------------------------------------------------------
 
 

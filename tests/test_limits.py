@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from bandits import GOES_ON, Bandit, Chain, Tabular, Three, Two, best_within
+from bandits import GOES_ON, Absorbing, Bandit, Chain, Lqr, Mortal, Tabular, Three, Two, best_within
 from cart import Cart
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from robokit.check import check_costs
 from robokit.constraint import Limit, Rule
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
+from robokit.evaluate import run_episodes, sampling_actor
 from robokit.sim import Sim
 from robokit.task import Task, Terms
 
@@ -86,8 +87,7 @@ def test_t5_costs_and_limits_a_thousand_times_larger_give_the_same_policy(rule: 
     changes = {"num_envs": 32, "minibatch": 64, "limit_rule": rule, "gamma": 0.9}
     one = learner_of(Three, SMALL, **changes, penalty=0.5)
     other = learner_of(Dear, SMALL, **changes, penalty=0.0005)
-    for _ in range(5):
-        ours, theirs = one.iterate(), other.iterate()
+    ours, theirs = [(one.iterate(), other.iterate()) for _ in range(5)][-1]
     assert ours["limit/first/lambda"] == pytest.approx(1000 * theirs["limit/first/lambda"], rel=1e-3)
     assert ours["limit/first/lambda"] > 0
     for mine, its in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
@@ -121,8 +121,8 @@ def test_without_limits_and_with_the_rule_off_learning_is_bit_equal():
             return {}
 
     free, off = learner_of(Free, TINY), learner_of(Two, TINY, limit_rule="off")
-    for _ in range(3):
-        free.iterate(), off.iterate()
+    for learner in (free, off):
+        trained(learner, 3, last=1)
     for ours, theirs in zip(free.net.parameters(), off.net.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -144,8 +144,7 @@ def test_a_limit_that_never_binds_leaves_the_rewards_advantage_alone():
 def test_limits_go_with_every_belief_and_critic_and_resume_bit_for_bit(belief: Kind, critic: str):
     changes = {"belief": belief, "critic": critic, "critic_belief": belief, "chunk": 4, "belief_size": 8}
     learner, again = (learner_of(Cart, TINY, **changes) for _ in range(2))
-    for _ in range(3):
-        metrics = learner.iterate()
+    metrics = trained(learner, 3, last=1)
     again.load_state_dict(learner.state_dict())
     for _ in range(2):
         assert learner.iterate() == again.iterate()
@@ -173,10 +172,10 @@ def test_each_limit_has_a_head_of_its_own_on_a_trunk_that_the_reward_does_not_sh
 
 
 def test_dying_early_does_not_pay_where_it_is_absorbed():
-    class Absorbing(Chain):
+    class Charged(Chain):
         limits = {**Chain.limits, "toll": Limit(1.0, "discounted", largest=4.0, absorb=4.0)}
 
-    plain, absorbing = (learner_of(t, TINY, gamma=0.9, lam=1.0) for t in (Chain, Absorbing))
+    plain, absorbing = (learner_of(t, TINY, gamma=0.9, lam=1.0) for t in (Chain, Charged))
     rollout = absorbing.collect()
     targets = [learner.targets(rollout)[2][..., 1] * scale(learner, 4.0) for learner in (plain, absorbing)]
     ended = rollout.terminated
@@ -226,3 +225,70 @@ def test_a_cost_out_of_its_bounds_is_refused_before_training(cost: float, rule: 
 
     with pytest.raises(TaskError, match=rule):
         check_costs(Wrong())
+
+
+# -- slow: whole trainings ---------------------------------------------------------------------------
+
+
+def lqr(learner: Learner) -> tuple[float, float]:
+    """Discounted reward and cost of the deterministic policy from x = 1."""
+    x, gain, cost = torch.ones(1, 1), 0.0, 0.0
+    for t in range(1000):
+        action, _ = learner.policy(x, torch.zeros(1, 0), torch.zeros(1, dtype=torch.bool))
+        gain -= 0.99**t * x.item() ** 2
+        cost += 0.99**t * action[0, 0].item() ** 2
+        x = x + action[:, :1] / 2
+    return gain, cost
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows():
+    config = dataclasses.replace(
+        SMALL, num_envs=64, horizon=100, minibatch=640, epochs=6, hidden=(16,), gamma=0.99, lam=1.0, lr=1e-3
+    )
+    config = dataclasses.replace(
+        config,
+        lr_schedule="linear",
+        steps=450 * 6400,
+        init_std=0.05,
+        gains=(2.0, 0.06, 0.0),
+        normalize_obs=False,
+    )
+    learner = learner_of(Lqr, config)
+    learner.env.reset()  # all at once: each rollout is an episode
+    with torch.enable_grad():
+        for _ in range(450):
+            learner.iterate()
+    gain, cost = lqr(learner)
+    assert gain == pytest.approx(-2.46509, rel=0.03)
+    assert cost <= 1.03 * 0.5
+
+
+@pytest.mark.slow
+def test_t6_a_limit_that_is_halved_is_met_again_without_much_overshoot():
+    learner = learner_of(Two, SMALL)
+    trained(learner, 300, last=1)
+    learner.multipliers.aim *= 0.5
+    rates = [learner.iterate()["cost/use"] for _ in range(300)]
+    smooth = torch.tensor(rates).unfold(0, 10, 1).mean(-1)
+    met = int((smooth <= 0.15).nonzero()[0])
+    assert met < 60
+    assert smooth[met:].max() <= 1.2 * 0.15
+    assert statistics.mean(rates[-100:]) == pytest.approx(0.15, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "lives"), [(Mortal, False), (Absorbing, True)])
+def test_t7_dying_early_is_a_way_out_unless_it_is_absorbed(task: type[Task], lives: bool):
+    config = dataclasses.replace(
+        SMALL, num_envs=128, horizon=50, minibatch=640, hidden=(16,), gamma=0.99, lam=0.95, lr=1e-3
+    )
+    learner = learner_of(task, config)
+    found = trained(learner, 110, last=10)
+    survived = 1 - found["episode/length"] / 50 < 0.01
+    assert survived == lives
+    if lives:
+        env = Env(task(), 200, seed=9, threads=1)
+        ran = run_episodes(env, sampling_actor(learner.policy, 0))
+        assert ran.terminated <= 0.05 * 200
