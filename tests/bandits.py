@@ -138,7 +138,7 @@ class Chain(Bandit):
 
     def costs(self, sim: Sim, action: Tensor) -> Terms:
         place = sim.memory["place"]
-        return {"toll": place @ place.new_tensor(self.tolls), "hit": place[:, 2]}
+        return {"toll": place @ place.new_tensor(self.tolls), "hit": place[:, 1] + place[:, 3]}
 
     def terminated(self, sim: Sim) -> Tensor:
         return sim.memory["place"][:, 3] > 0.5
@@ -148,7 +148,7 @@ class Chain(Bandit):
 
 
 class Lqr(Bandit):
-    """T3: x' = x + u / 2 from x^2 = 1, reward -x^2, cost u^2: u = -K x, K and lambda from a Riccati equation."""
+    """T3: x' = x + u / 2 from x^2 = 1, reward -x^2, cost u^2: u = -K x, by a Riccati equation."""
 
     time_limit = 100 * Bandit.control_dt
     memory = {"x": 1}

@@ -106,7 +106,7 @@ def test_t9_the_cost_critic_learns_what_a_chain_costs_and_how_likely_it_hits():
     last = 4.0
     third = gamma * last
     second = 2 + gamma * third
-    expected = torch.tensor([[1 + gamma * second, gamma**2], [second, gamma], [third, 1.0], [last, 0.0]])
+    expected = torch.tensor([[1 + gamma * second, gamma], [second, 1.0], [third, gamma], [last, 1.0]])
     torch.testing.assert_close(value[:, 1:] * scale, expected, atol=0.15, rtol=0)
 
 
@@ -169,6 +169,21 @@ def test_each_limit_has_a_head_of_its_own_on_a_trunk_that_the_reward_does_not_sh
             if grad is not None and grad.any()
         }
         assert moved == {str(owner)}
+
+
+def test_the_combined_advantage_is_not_normalised_again():
+    norms = []
+    for factor in (1.0, 2.0):
+        learner = learner_of(Two, TINY, value_coef=0.0, max_grad_norm=1e9, epochs=1, minibatch=32)
+        multipliers = learner.multipliers
+        combined = multipliers.advantage
+
+        def scaled(advantage: Tensor, valid: Tensor, by: float = factor, of: Any = combined) -> Tensor:
+            return by * of(advantage, valid)
+
+        setattr(multipliers, "advantage", scaled)  # noqa: B010
+        norms.append(learner.iterate()["loss/grad_norm"])
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-4) and norms[0] > 0
 
 
 def test_dying_early_does_not_pay_where_it_is_absorbed():
