@@ -1,14 +1,18 @@
 """PPO on Safety-Gymnasium's velocity tasks: what is earned within a limit, beside the published figures.
 
-    python benchmarks/safety.py hopper walker2d half_cheetah --steps 10_000_000      # 9 runs, hours
+    python benchmarks/safety.py hopper walker2d half_cheetah --steps 10_000_000      # 9 runs
     python benchmarks/safety.py hopper --rules pid off --steps 1_000_000
     python benchmarks/safety.py hopper --rules dual --seeds 0 --set dual_lr=0.002
-    python benchmarks/safety.py                                                      # only the table
+    python benchmarks/safety.py hopper --speed             # what limits cost in time; leave the machine alone
+    python benchmarks/safety.py                            # only the table
 
 trains each task's SpeedLimit, one run at a time on one thread, and records it in `benchmarks/curves/
 safety_<task>.json`; a run that is recorded already is not repeated. The policy that is judged is the best
 that held the limit in validation, in 300 fresh episodes, deterministic; the last one and the policy that
 explores stand beside it. `steady` is the relative deviation of lambda over the last fifth of the training.
+
+--speed trains without a limit, with one and with four in turns, blocks of about 3 s, and prints the medians
+of the rounds' ratios of whole iterations, validation apart.
 """
 
 import argparse
@@ -34,7 +38,7 @@ from robokit.verdict import judge
 HERE = Path(__file__).parent
 VARIANT = "SpeedLimit"
 SETTINGS = {"compile": True}  # beside the task's own recipe
-EPISODES, POINTS, LATE = 300, 60, 0.2
+EPISODES, POINTS, LATE, BLOCK = 300, 60, 0.2, 10
 # return / cost of Safety-Gymnasium's and OmniSafe's benchmark at 1e7 steps; at 1e6
 PUBLISHED = {
     "hopper": "PPO-Lag 962+-753 / 14, CPPO-PID 1713+-10 / 9; 1e6: PPO-Lag about 1580",
@@ -118,6 +122,34 @@ def record(task: str, options: argparse.Namespace) -> None:
                 print(line(run), flush=True)
 
 
+def speed(task: str, options: argparse.Namespace) -> None:
+    """Seconds of an iteration with K limits, over those with none."""
+    field: dict[int, Learner] = {}
+    for k in (0, 1, 4):
+        limited = load_task(f"{task}:{options.variant}")
+        [(name, limit)] = limited.limits.items()
+        copies, costs = {f"{name}{i}": limit for i in range(k)}, limited.costs
+        limited.limits = copies
+        limited.costs = lambda sim, action, names=(*copies,), of=costs: dict.fromkeys(
+            names, *of(sim, action).values()
+        )
+        config = Config(**{**limited.recipes["ppo"], **SETTINGS, **options.set})
+        field[k] = Learner(Env(limited, config.num_envs, threads=2, compile=True), config)
+        field[k].iterate()
+    seconds = {k: list[float]() for k in field}
+    for _ in range(7):
+        for k, learner in field.items():
+            began = time.perf_counter()
+            for _ in range(BLOCK):
+                learner.iterate()
+            seconds[k].append((time.perf_counter() - began) / BLOCK)
+    for k, column in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(column, seconds[0], strict=True))
+        print(
+            f"{task}, {k} limits: {1e3 * statistics.median(column):.0f} ms an iteration, {ratio:.3f} of none"
+        )
+
+
 def line(run: dict[str, Any]) -> str:
     def said(found: dict[str, Any] | None) -> str:
         if found is None:
@@ -139,12 +171,15 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=["pid"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=10_000_000)
+    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], help="name=value, options of PPO")
     options = parser.parse_args()
     options.set = {k: ast.literal_eval(v) for k, _, v in (pair.partition("=") for pair in options.set)}
     torch.set_num_threads(1)
     for task in options.tasks:
-        record(task, options)
+        (speed if options.speed else record)(task, options)
+    if options.speed:
+        return
     for path in sorted((HERE / "curves").glob("safety_*.json")):
         kept = json.loads(path.read_text())
         print(f"{kept['task']}; published, 1e7: {kept['published']}")

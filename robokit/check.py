@@ -16,7 +16,7 @@ from robokit.contract import call
 from robokit.env import Env, Step
 from robokit.errors import Error, TaskError
 from robokit.sim import Sim
-from robokit.task import Task, Terms
+from robokit.task import Sense, Task, Terms
 
 DRAWS = ("reset", "randomize", "disturb")  # take a generator
 REDRAWS = 8  # a fair coin falls alike for a few simulations, not time and again
@@ -49,6 +49,8 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
     except Error as error:
         return [Finding("contract", False, str(error))]
     widths = f"{env.obs_dim} observations, {env.act_dim} actions, {len(env.names.rewards)} reward terms"
+    widths += f", {len(task.limits)} limits" if task.limits else ""
+    widths += "".join(f"; {kind}: {', '.join(names)}" for kind, names in _sensed(task).items() if names)
     laws: dict[str, Callable[[], str]] = {
         "pure": lambda: _pure(env, seed),
         "independent": lambda: _independent(env, seed),
@@ -57,6 +59,19 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         "deterministic": lambda: _deterministic(task, num_envs, steps, seed),
     }
     return [Finding("contract", True, widths), *(_finding(name, law) for name, law in laws.items())]
+
+
+def _sensed(task: Task) -> dict[str, list[str]]:
+    """Which observations the policy does not get as they are."""
+    hidden = [name for name, sense in task.sensing.items() if sense.hidden]
+    plain = Sense()
+    figures = ("noise", "bias", "delay", "dropout", "loss")
+    sensed = {
+        name: [f for f in figures if getattr(sense, f) != getattr(plain, f)]
+        for name, sense in task.sensing.items()
+        if name not in hidden
+    }
+    return {"hidden": hidden, "sensed": [f"{name} ({', '.join(f)})" for name, f in sensed.items() if f]}
 
 
 def _finding(name: str, law: Callable[[], str]) -> Finding:

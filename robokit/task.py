@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, ClassVar
 
 import torch
@@ -278,7 +279,9 @@ def _classes(path: Path) -> dict[str, type[Task]]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise TaskError(f"{path} does not import: {type(error).__name__}: {error}") from error
+        lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"{path}{''.join(lines[-1:])}"
+        raise TaskError(f"{where} does not import: {type(error).__name__}: {error}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module_name}
 

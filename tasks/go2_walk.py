@@ -217,9 +217,9 @@ class Go2WalkLimited(Go2Walk):
     """
 
     limits = {  # share of the control steps; go2_walk.onnx, trained without them, has (300 episodes):
-        "joint_speed": Limit(0.001),  # 0.00003
+        "joint_speed": Limit(0.01),  # 0.00003
         "torque": Limit(0.03),  # 0.049
-        "tilt": Limit(0.02, absorb=1.0),  # 0.006, nearly all of it falls: who fell lies there to the end
+        "tilt": Limit(0.03, absorb=1.0),  # 0.006, nearly all of it falls: who fell lies there to the end
         "slip": Limit(0.025),  # 0.035
     }
 
