@@ -12,8 +12,8 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import Literal, get_args, get_origin
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from robokit.episodes import Episodes
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
+from robokit.options import check_choices, check_positive, check_rule, check_unit
 from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, standardize
 from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
@@ -377,10 +378,6 @@ class Learner:
         scatter(self._parts(), state)
 
 
-_COUNTS = ("steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
-_SIZES = ("lr", "kl_target", "max_grad_norm", "init_std", "dual_lr")
-
-
 def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     def act(obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, belief = policy.mean(obs, belief, first)
@@ -391,14 +388,11 @@ def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    _check_choices(config)
-    _check_rule(config)
-    for name in (*_COUNTS, *_SIZES):
-        if not getattr(config, name) > 0:
-            raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
-    for name in ("gamma", "lam"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+    check_choices(config)
+    check_positive(config, "steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
+    check_positive(config, "lr", "kl_target", "max_grad_norm", "init_std")
+    check_unit(config, "gamma", "lam")
+    check_rule(config)
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     if {config.belief, config.critic_belief} & set(RECURRENT):
@@ -409,18 +403,3 @@ def check(config: Config) -> None:
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
-
-
-def _check_rule(config: Config) -> None:
-    if not 0 <= config.margin < 1:
-        raise OptionError(f"margin must be in [0, 1), got {config.margin}")
-    for name, values in (("penalty", (config.penalty,)), ("gains", config.gains)):
-        if not all(0 <= value < math.inf for value in values):
-            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
-
-
-def _check_choices(config: Config) -> None:
-    for field in fields(config):
-        name, known = field.name, get_args(field.type)
-        if get_origin(field.type) is Literal and getattr(config, name) not in known:
-            raise OptionError(f"{name} must be one of {[*known]}, got {getattr(config, name)!r}")

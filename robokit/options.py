@@ -1,0 +1,39 @@
+"""Rules for an algorithm's options; each raises OptionError that names the option, the rule and the value."""
+
+import math
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin
+
+from robokit.errors import OptionError
+
+
+def check_choices(config: Any) -> None:
+    """A field that is a Literal must be one of its words."""
+    for field in fields(config):
+        name, known = field.name, get_args(field.type)
+        if get_origin(field.type) is Literal and getattr(config, name) not in known:
+            raise OptionError(f"{name} must be one of {[*known]}, got {getattr(config, name)!r}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Each must be > 0, and a number."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
+
+
+def check_unit(config: Any, *names: str) -> None:
+    """Each must lie in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+
+
+def check_rule(config: Any) -> None:
+    """How multipliers move: margin, gains, dual_lr and penalty, as constraint.Multipliers takes them."""
+    check_positive(config, "dual_lr")
+    if not 0 <= config.margin < 1:
+        raise OptionError(f"margin must be in [0, 1), got {config.margin}")
+    for name, values in (("penalty", (config.penalty,)), ("gains", config.gains)):
+        if not all(0 <= value < math.inf for value in values):
+            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
