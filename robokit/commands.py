@@ -381,7 +381,7 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
     if not path.is_file():
         raise OptionError(f"no file {path}")
     if task is not None:
-        return path, load_task(task), None
+        return path, _held(load_task(task), path), None
     if (path.parent / CONFIG).is_file():
         return path, task_of(Run.open(path.parent)), None
     named = str(load(path)[1]["task"])
@@ -391,7 +391,16 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
     ]
     if not own:
         raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{cls}")
-    return path, load_task(f"{own[0]}:{cls}"), None
+    return path, _held(load_task(f"{own[0]}:{cls}"), path), None
+
+
+def _held(task: Task, path: Path) -> Task:
+    """The task with the values of its limits that a file was trained for."""
+    trained = load(path)[1].get("limits") or {}  # of an older file: null
+    task.limits = tightened(
+        task.limits, {name: limit["value"] for name, limit in trained.items() if name in task.limits}
+    )
+    return task
 
 
 def _about(file: Path) -> str:

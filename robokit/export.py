@@ -86,7 +86,6 @@ def export(
     path: str | Path,
     *,
     commit: str | None = None,
-    limits: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write `path` and its sha256 once every check has passed; `env`, of its task, is reset and stepped.
@@ -100,7 +99,7 @@ def export(
     model = trace(Graph(policy, env), env)
     rollout = record(policy, env)
     parity = gate(model, policy, env, rollout)
-    facts = {"limits": limits, "evaluation": evaluation, "parity": [asdict(p) for p in parity]}
+    facts = {"evaluation": evaluation, "parity": [asdict(p) for p in parity]}
     contract = write_contract(policy, env, rollout, commit) | facts
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(contract, allow_nan=False)})
     digest = install(model.SerializeToString(), Path(path))

@@ -189,7 +189,7 @@ def task_of(run: Run) -> Task:
     if not file.is_file():
         file = known_tasks().get(stem, file)
     task = load_task(f"{file}:{cls}" if cls else file)
-    task.limits = tightened(task.limits, run.config["limits"])
+    task.limits = tightened(task.limits, run.config.get("limits", {}))
     return task
 
 
@@ -202,6 +202,8 @@ def changed(run: Run, task: Task) -> list[str]:
 def rebuild(run: Run, **changes: Any) -> Built:
     """The learner of a run, at its start; `changes` of its options."""
     config, task = run.config, task_of(run)
+    if missing := [f.name for f in fields(Setup) if f.name not in config]:
+        raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
     setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})
     own = {name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()}
     default = algorithm(setup.algo).Config()

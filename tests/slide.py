@@ -30,6 +30,30 @@ MODEL = """
 </mujoco>
 """
 
+PUSHED = """
+from pathlib import Path
+import torch
+from robokit.task import Limit, Task
+
+class Slide(Task):
+    \"\"\"Push to the right, but not hard.\"\"\"
+
+    model = Path(__file__).with_suffix(".xml")
+    control_dt = 0.02
+    time_limit = 0.2
+    weights = {"push": 1.0}
+    limits = {"hard": Limit(0.25)}
+
+    def observe(self, sim):
+        return {"slide": sim.qpos}
+
+    def rewards(self, sim, action):
+        return {"push": action[:, 0]}
+
+    def costs(self, sim, action):
+        return {"hard": (action[:, 0] > 0.5).to(sim.qpos.dtype)}
+"""
+
 
 def write(folder: Path, text: str = OWN) -> Path:
     """slide.py and slide.xml in `folder`; the task's path."""

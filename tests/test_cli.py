@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slide import OWN, write
+from slide import OWN, PUSHED, write
 
 from robokit import __version__
 from robokit.cli import main
 from robokit.commands import COMMANDS
+from robokit.restore import task_of
+from robokit.run import Run
 from robokit.task import known_tasks
 
 
@@ -191,3 +193,39 @@ def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.Monk
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     main(["--version"])
     assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+
+
+# -- limits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (OWN, ["--limits.hard", "0.1"], "the task has no limit 'hard': it has none"),
+        (PUSHED, ["--limits.hart", "0.1"], "no limit 'hart'; did you mean 'hard'?"),
+        (PUSHED, ["--limits.hard=-0.1"], "Limit.value must be a finite number >= 0, got -0.1"),
+        (PUSHED, ["--limits.hard", "2"], "a rate cannot come above 1"),
+        (PUSHED, ["--limit-rule", "pid", "--margin", "1"], "margin must be in [0, 1), got 1.0"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_before_a_run_exists(
+    text: str, arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write(here / "own", text)
+    assert words in wrong(["train", str(file), *arguments], capsys)
+    assert not (here / "runs").exists()
+
+
+def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys: pytest.CaptureFixture[str]):
+    file = write(here / "own", PUSHED)
+    quick = ["--steps", "32", "--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1"]
+    assert main(["train", str(file), "--limits.hard", "0.125", *quick, "--threads", "1"]) == 0
+    run = Run.open("runs/slide/latest")
+    assert run.config["limits"] == {"hard": 0.125} and task_of(run).limits["hard"].value == 0.125
+    capsys.readouterr()
+    main(["evaluate", "runs/slide/latest", "--episodes", "20", "--json"])
+    assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
+    for suffix in ("", ".sha256"):
+        (here / f"alone.onnx{suffix}").write_bytes((run.path / f"policy.onnx{suffix}").read_bytes())
+    main(["evaluate", "alone.onnx", "--task", str(file), "--episodes", "20", "--json"])
+    assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125

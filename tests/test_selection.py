@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from slide import write
+from slide import PUSHED, write
 
 from robokit.algos.ppo import Config
 from robokit.commands import _train
@@ -18,29 +18,6 @@ from robokit.selection import BEST, Score, Selection, best, validate
 from robokit.task import load_task
 from robokit.train import train
 
-PUSHED = """
-from pathlib import Path
-import torch
-from robokit.task import Limit, Task
-
-class Slide(Task):
-    \"\"\"Push to the right, but not hard.\"\"\"
-
-    model = Path(__file__).with_suffix(".xml")
-    control_dt = 0.02
-    time_limit = 0.2
-    weights = {"push": 1.0}
-    limits = {"hard": Limit(0.25)}
-
-    def observe(self, sim):
-        return {"slide": sim.qpos}
-
-    def rewards(self, sim, action):
-        return {"push": action[:, 0]}
-
-    def costs(self, sim, action):
-        return {"hard": (action[:, 0] > 0.5).to(sim.qpos.dtype)}
-"""
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SETUP = Setup(seed=3, threads=1, validations=2)
 
