@@ -111,7 +111,7 @@ def table(path: Path) -> None:
         each, end = " ".join(f"{v:.4g}" for v in values), statistics.mean(late[name, kind])
         said = f"{name:<36}{kind:<12}{means[name, kind]:>9.1f}   ({each})   training {end:.1f}"
         full, least = means.get((name.partition(":")[0], "full")), means.get((name, "memoryless"))
-        if full is not None and least is not None and kind != "memoryless":
+        if full is not None and least is not None and kind not in ("full", "memoryless"):
             said += f"   gap {(means[name, kind] - least) / (full - least):.2f}"
         print(said)
 
