@@ -112,11 +112,12 @@ def record(task: str, options: argparse.Namespace) -> None:
     }
     about |= {"robokit": robokit.__version__, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {**about, "runs": []}
-    done = [(run["rule"], run["seed"], run["steps"], run["settings"]) for run in kept["runs"]]
+    name, more = f"{task}:{options.variant}", json.loads(json.dumps(options.set))
+    done = [[run[k] for k in ("name", "rule", "seed", "steps", "settings")] for run in kept["runs"]]
     for seed in options.seeds:
         for rule in options.rules:
-            if (rule, seed, options.steps, options.set) not in done:
-                run = train(f"{task}:{options.variant}", rule, seed, options.steps, options.set)
+            if [name, rule, seed, options.steps, more] not in done:
+                run = train(name, rule, seed, options.steps, options.set)
                 kept["runs"].append(run)
                 path.write_text(json.dumps(kept) + "\n")
                 print(line(run), flush=True)

@@ -77,6 +77,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
     from robokit.commands import Train, limit_options
     from robokit.constraint import tightened
+    from robokit.contract import check_limits
     from robokit.restore import Setup, algorithm, options
     from robokit.task import known_tasks, load_task
 
@@ -94,6 +95,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     if task is None:
         return read(arguments, plain, nothing)
     found = load_task(task)
+    check_limits(found)
     tightened(found.limits, dict.fromkeys(given, 0.0))
     return read(arguments, options(found, algo), limit_options(found.limits))
 
@@ -104,7 +106,7 @@ def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for this in arguments:
         if this.startswith("--limits."):
             name, equals, _ = this.removeprefix("--limits.").partition("=")
-            names.append(name)
+            names.append(name.replace("-", "_"))
             skip = not equals
         elif skip:
             skip = False

@@ -180,10 +180,9 @@ class Evaluate:
 
     def _folders(self) -> dict[str, Path]:
         """Where each one's pictures go: one folder, or one in it for each of several."""
-        if len({*self.what}) != len(self.what) or not self.what:
-            raise OptionError(
-                f"evaluate takes one or more runs or files, each once; got {' '.join(self.what)}"
-            )
+        if len({Path(what).resolve() for what in self.what}) != len(self.what) or not self.what:
+            given = " ".join(self.what) or "none"
+            raise OptionError(f"evaluate takes one or more runs or files, each once; got {given}")
         if self.plots is None:
             return {}
         if len(self.what) == 1:
@@ -342,12 +341,15 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
 
 
 def _one_task(tasks: dict[str, Task]) -> None:
-    """Raise OptionError for runs of different tasks."""
+    """Raise OptionError for runs of different tasks or limits, before any of them is measured."""
     (first, task), *others = tasks.items()
     for what, other in others:
         if title(other) != title(task):
             rule = "runs that are evaluated together must be of one task"
             raise OptionError(f"{rule}: {first} is of {title(task)!r}, {what} of {title(other)!r}")
+        if other.limits != task.limits:
+            ours, theirs = ({n: x.value for n, x in t.limits.items()} for t in (task, other))
+            raise OptionError(f"runs must share one set of limits: {first} has {ours}, {what} has {theirs}")
 
 
 def _gamma(path: Path) -> float:
@@ -395,11 +397,12 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
 
 
 def _held(task: Task, path: Path) -> Task:
-    """The task with the values of its limits that a file was trained for."""
-    trained = load(path)[1].get("limits") or {}  # of an older file: null
-    task.limits = tightened(
-        task.limits, {name: limit["value"] for name, limit in trained.items() if name in task.limits}
-    )
+    """The task with the limits that a file was trained for. Raises TaskError where they differ now."""
+    trained = {k: Limit(**limit) for k, limit in (load(path)[1].get("limits") or {}).items()}  # older: null
+    now = tightened(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
+    if trained and trained != now:
+        raise TaskError(f"{path} was trained for {trained}, but {title(task)} now has {now}: train again")
+    task.limits = now
     return task
 
 

@@ -6,7 +6,7 @@
     advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
 
 Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
-lambda_k moves with its own violation. Costs are never scaled by anything that the policy can move.
+lambda_k moves with its own violation. What is measured for it are costs as they are, in their own unit.
 """
 
 import math
@@ -60,23 +60,23 @@ class Limit:
             raise TaskError(f"Limit.absorb must be at most largest ({self.largest}), got {self.absorb}")
         if self.absorb and self.measure == "probability":
             raise TaskError("Limit.absorb has no meaning for a probability: an episode has violated, or not")
-        bound = {"rate": self.largest, "probability": 1.0}.get(self.measure, math.inf)
-        if self.value > bound:
-            raise TaskError(
-                f"a {self.measure} cannot come above {bound:g}, so a limit of {self.value} has no use"
+        if self.measure in ("rate", "probability"):
+            self.check(steps=1)
+
+    def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
+        """Raise TaskError for a value that episodes of `steps` control steps cannot come above."""
+        if self.value > (most := self.most(steps, gamma)):
+            what = {"episode": f"sum of {steps:g} control steps", "discounted": "discounted sum"}.get(
+                self.measure
             )
+            rule = f"a {what or self.measure} cannot come above {most:g}"
+            raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
 
-    @property
-    def scale(self) -> float:
-        """Size of what is measured per unit: of a probability 1, else the largest cost."""
-        return 1.0 if self.measure == "probability" else self.largest
-
-    def unit(self, steps: int, gamma: float = 1.0) -> float:
-        """What a cost of 1 in every control step of a whole episode of `steps` comes to."""
+    def most(self, steps: float, gamma: float = 1.0) -> float:
+        """What the largest cost in every control step of a whole episode of `steps` comes to."""
         discounted = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
-        return {"rate": 1.0, "episode": float(steps), "discounted": discounted, "probability": 1.0}[
-            self.measure
-        ]
+        sums = {"rate": 1.0, "episode": steps, "discounted": discounted}
+        return self.largest * sums[self.measure] if self.measure in sums else 1.0
 
 
 def tightened(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
@@ -103,18 +103,22 @@ def combine(advantage: Tensor, weight: Tensor) -> Tensor:
     return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
 
 
+def cut_off(terminated: Tensor, left: Tensor, gamma: float = 1.0) -> Tensor:
+    """Control steps that a termination cut off, discounted: sum of gamma^t for t = 1 ... left, else 0."""
+    steps = left if gamma == 1 else gamma * (1 - gamma**left) / (1 - gamma)
+    return torch.where(terminated, steps, 0.0)
+
+
 def charged(
     limits: Mapping[str, Limit], cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor]:
     """What a critic learns of costs (..., K): as they are charged, and where that is the last of them, bool.
 
-    A termination is charged for the `left` (...) control steps that it cut off, sum_t gamma^t absorb. What a
-    limit on a probability asks for has happened at the first cost above 0, so nothing comes after it.
+    What a limit on a probability asks for has happened at the first cost above 0: nothing comes after it.
     """
     absorb = cost.new_tensor([limit.absorb for limit in limits.values()])
     once = cost.new_tensor([limit.measure == "probability" for limit in limits.values()]).bool()
-    steps = left if gamma == 1 else (1 - gamma**left) / (1 - gamma)
-    cut = torch.where(terminated, gamma * steps, 0.0)[..., None] * absorb
+    cut = cut_off(terminated, left, gamma)[..., None] * absorb
     over = terminated[..., None] | (once & (cost > 0))
     return torch.where(once, (cost > 0).to(cost.dtype), cost) + cut, over
 
@@ -128,8 +132,8 @@ class Multipliers:
         dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
         fixed  lambda = penalty
 
-    `lambdas` are in reward per unit of cost under each rule: dJ/dd_k where a limit binds. `steps`: control
-    steps of the longest episode.
+    `lambdas` are in reward per unit of cost of one control step under each rule: dJ/dd_k where a discounted
+    limit binds. `steps`: control steps of the longest episode.
     """
 
     def __init__(
@@ -146,17 +150,13 @@ class Multipliers:
     ) -> None:
         self.rule, self.gains, self.dual_lr = rule, gains, dual_lr
         for name, limit in limits.items():
-            most = limit.scale * limit.unit(steps, gamma)
-            if limit.value > most:
-                raise OptionError(
-                    f"limit {name!r} is {limit.value:g}, but it cannot come above {most:g}: no use"
-                )
+            limit.check(steps, gamma, f"limits[{name!r}]")
 
         def row(of: Callable[[Limit], float]) -> Tensor:
             return torch.tensor([of(limit) for limit in limits.values()], dtype=torch.float64, device=device)
 
         self.aim = row(lambda limit: (1 - margin) * limit.value)
-        self.floor = row(lambda limit: FLOOR * limit.unit(steps, gamma) * limit.scale)
+        self.floor = row(lambda limit: FLOOR * limit.most(steps, gamma))
         self.least_spread = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
         start = penalty if rule == "fixed" else 0.0
         self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others

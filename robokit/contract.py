@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from keyword import iskeyword
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -60,6 +61,7 @@ def check_constants(task: Task) -> None:
     for name, width in task.memory.items():
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
+    check_limits(task)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -102,7 +104,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _state_values(task, "remember", remembered, sim)
     _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     _check_weights(task, seen["rewards"])
-    _check_limits(task, seen["costs"])
+    _check_costs(task, seen["costs"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
     _check_clock(task, widths)
     _check_sensing(task, widths)
@@ -214,21 +216,26 @@ def _check_weights(task: Task, terms: Terms) -> None:
             )
 
 
-def _check_limits(task: Task, costs: Terms) -> None:
+def check_limits(task: Task) -> None:
+    """Raise TaskError unless limits are {cost: Limit}, by names that an option can have."""
     kind = type(task).__name__
     if not isinstance(task.limits, Mapping):
         raise TaskError(f"{kind}.limits must be {{cost: Limit}}, got {task.limits!r}")
+    for name, limit in task.limits.items():
+        if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
+            raise TaskError(f"{kind}.limits must be named as variables are, for --limits.NAME; got {name!r}")
+        if not isinstance(limit, Limit):
+            raise TaskError(f"{kind}.limits[{name!r}] must be a Limit, got {limit!r}")
+
+
+def _check_costs(task: Task, costs: Terms) -> None:
+    kind = type(task).__name__
     for name, limit in task.limits.items():
         if name not in costs:
             raise TaskError(
                 f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
             )
-        if not isinstance(limit, Limit):
-            raise TaskError(f"{kind}.limits[{name!r}] must be a Limit, got {limit!r}")
-        steps = task.time_limit / task.control_dt
-        if limit.value > limit.largest * limit.unit(round(steps)):
-            most = f"a cost of at most {limit.largest:g} cannot sum to more than {limit.largest * steps:g}"
-            raise TaskError(f"{kind}.limits[{name!r}] is {limit.value:g}, which has no use: {most}")
+        limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
     for name in costs:
         if name not in task.limits:
             hint = did_you_mean(name, task.limits)

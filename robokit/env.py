@@ -144,6 +144,7 @@ class Env:
             final_obs, final_state = self._last_good(bad, final_obs, final_state)
         left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
         truncated = (left == 0) & ~terminated
+        left = torch.where(bad, 0.0, left)  # what broke is charged for nothing that might have come
         done = terminated | truncated
         moved = self._redraw_commands()
         if restarting := self._any(done):

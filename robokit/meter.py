@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robokit.constraint import Limit
+from robokit.constraint import Limit, cut_off
 from robokit.state import gather, scatter
 
 RECENT = 64  # episodes that lengths and probabilities are taken from
@@ -26,56 +26,58 @@ class Meter:
     """J_k of each limit, by its own measure, from the steps of N simulations.
 
     A rate is the mean of the steps at hand, an episode's sum that rate times the mean length of recent
-    episodes: it follows the policy of now, not of a hundred episodes ago. A probability is counted over the
-    last RECENT whole episodes or so, and known from the first RECENT on.
+    episodes: it follows the policy of now, not of a hundred episodes ago. Discounted sums and probabilities
+    are of the last RECENT whole episodes or so; a probability is known from the first RECENT on.
     """
 
     def __init__(
-        self, limits: Mapping[str, Limit], num_envs: int, steps: int, device: torch.device | str = "cpu"
+        self,
+        limits: Mapping[str, Limit],
+        num_envs: int,
+        steps: int,
+        gamma: float = 1.0,
+        device: torch.device | str = "cpu",
     ) -> None:
         k, kwargs = len(limits), {"dtype": torch.float64, "device": device}
         self.absorb = torch.tensor([limit.absorb for limit in limits.values()], **kwargs)
         self.kinds = [limit.measure for limit in limits.values()]
-        self.steps = float(steps)
-        self.running = torch.zeros(num_envs, 2 * k, **kwargs)  # cost and span of the running episodes
+        self.steps, self.gamma = float(steps), gamma
+        # cost, span and discounted cost of the running episodes, and their length
+        self.running = torch.zeros(num_envs, 3 * k + 1, **kwargs)
         self.whole = torch.zeros(num_envs, dtype=torch.bool, device=device)  # seen from its start
-        self.recent = torch.zeros(k, 3, **kwargs)  # episodes, their spans, those with any cost
+        self.recent = torch.zeros(k, 4, **kwargs)  # episodes, spans, discounted sums, those with any cost
         self.count = torch.zeros((), **kwargs)
 
-    def measure(
-        self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor, discounted: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """J_k (K,) and which of them are known (K,) bool, after T steps of costs (T, N, K).
-
-        discounted (K,): mean cost return of the episodes' starts among these steps, NaN without one.
-        """
-        cut = torch.where(terminated, left, 0.0).double()[..., None]
+    def measure(self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        """J_k (K,) and which of them are known (K,) bool, after T steps of costs (T, N, K)."""
+        cut = cut_off(terminated, left.double())[..., None]
         spent, span = cost + cut * self.absorb, 1 + cut * (self.absorb > 0)
-        sums, self.running = episode_sums(torch.cat((spent, span), -1), done, self.running)
+        one, k = torch.ones_like(spent[..., :1]), len(self.kinds)
+        length, ended = episode_sums(one, done, self.running[:, -1:])
+        later = cut_off(terminated, left.double(), self.gamma)[..., None] * self.absorb
+        discounted = self.gamma ** (length - 1) * (cost + later)
+        sums, carry = episode_sums(torch.cat((spent, span, discounted), -1), done, self.running[:, :-1])
+        self.running = torch.cat((carry, ended), -1)
         before = torch.cat((self.whole[None], done[:-1])).cummax(0).values
         self.whole = self.whole | done.any(0)
-        spending, spanning = sums.chunk(2, -1)
-        self._remember(spending, spanning, done & before)
+        self._remember(sums.unflatten(-1, (3, k)), done & before)
         rate = spent.sum((0, 1)) / span.sum((0, 1))
-        episodes, spans, violated = self.recent.unbind(-1)
+        episodes, spans, discounts, violated = self.recent.unbind(-1)
         length = torch.where(episodes > 0, spans / episodes.clamp(min=1.0), self.steps)
         found = {
             "rate": rate,
             "episode": rate * length,
-            "discounted": discounted.double(),
+            "discounted": discounts / episodes.clamp(min=1.0),
             "probability": violated / episodes.clamp(min=1.0),
         }
         measured = torch.stack([found[kind][k] for k, kind in enumerate(self.kinds)])
-        enough = [
-            (self.count >= RECENT) if kind == "probability" else ~measured[k].isnan()
-            for k, kind in enumerate(self.kinds)
-        ]
-        return measured, torch.stack(enough)
+        least = {"probability": RECENT, "discounted": 1}
+        return measured, torch.stack([self.count >= least.get(kind, 0) for kind in self.kinds])
 
-    def _remember(self, sums: Tensor, spans: Tensor, ended: Tensor) -> None:
-        """Add the episodes that ended (T, N), and forget as many of the RECENT before them."""
-        number = ended.sum()
-        each = torch.stack((torch.ones_like(sums), spans, (sums > 0).double()), -1)
+    def _remember(self, sums: Tensor, ended: Tensor) -> None:
+        """Add the episodes that ended (T, N), sums (T, N, 3, K), and forget as many of the RECENT before."""
+        number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
+        each = torch.stack((torch.ones_like(spent), span, discounted, (spent > 0).double()), -1)
         new = (each * ended[..., None, None]).sum((0, 1))
         self.recent = (1 - number / RECENT).clamp(min=0.0) * self.recent + new
         self.count = self.count + number

@@ -16,10 +16,11 @@ def check_choices(config: Any) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each must be > 0, and a number."""
+    """Each must be > 0 and finite."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise OptionError(f"{name} must be > 0, got {getattr(config, name)}")
+        if not 0 < getattr(config, name) < math.inf:
+            rule = "> 0" if getattr(config, name) != math.inf else "finite"
+            raise OptionError(f"{name} must be {rule}, got {getattr(config, name)}")
 
 
 def check_unit(config: Any, *names: str) -> None:

@@ -74,7 +74,8 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        return self.bad > 0 or any(v.verdict == "FAIL" for v in self.limits.values())
+        verdicts = [*self.limits.values(), *(self.filtered.limits.values() if self.filtered else ())]
+        return self.bad > 0 or any(v.verdict == "FAIL" for v in verdicts)
 
     def facts(self) -> dict[str, Any]:
         """Everything but the single episodes, as JSON has it."""

@@ -108,8 +108,10 @@ def options(task: Task, algo: str) -> Any:
     return replace(config, **recipe)
 
 
-def build(task: Task, setup: Setup, config: Any) -> Built:
+def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs.
+
+    The task's costs are tried out first, where they were not already `tried`.
 
     What setup and config leave open, torch_threads and compile, is measured and decided here, and `create`
     stores it.
@@ -128,7 +130,7 @@ def build(task: Task, setup: Setup, config: Any) -> Built:
         say("note: no working C++ compiler ($CXX, else g++), so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
-    if task.limits:
+    if task.limits and not tried:
         check_costs(task, setup.seed, setup.sim)
 
     def start(compile: bool) -> Built:
@@ -209,14 +211,14 @@ def rebuild(run: Run, **changes: Any) -> Built:
     default = algorithm(setup.algo).Config()
     if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
         raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
-    return build(task, setup, replace(default, steps=run.steps, **{**own, **changes}))
+    return build(task, setup, replace(default, steps=run.steps, **{**own, **changes}), tried=True)
 
 
 def selection(run: Run, learner: Built) -> Selection | None:
     """What validates a learner during its training, where it is to be."""
     times = run.config["validations"]
     if times is None:
-        times = TIMES if learner.env.task.limits else 0
+        times = TIMES if learner.env.task.limits and learner.config.limit_rule != "off" else 0
     return Selection(run, learner, times) if times else None
 
 

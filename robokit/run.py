@@ -8,6 +8,7 @@ What is inside:
     config.json        everything that was asked for, versions, commit
     metrics.jsonl      one line an iteration; tensorboard/ holds the same
     checkpoints/       see robokit.checkpoint
+    best/              the policy to export, where one was chosen: see robokit.selection
 """
 
 import contextlib
@@ -32,8 +33,8 @@ from torch import Tensor, nn
 from robokit.checkpoint import Checkpoint, newest, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 
-CONFIG, METRICS, BOARD, CHECKPOINTS, LATEST = (
-    "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "latest"
+CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
+    "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "latest"
 )  # fmt: skip
 SCHEMA = 1  # of config.json
 WALL_CLOCK = ("seconds", "steps_per_second")  # keys of a metrics line that no two runs share
@@ -134,6 +135,18 @@ class Run:
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error
+
+    def keep_best(self, steps: int, policy: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write the best policy so far. Raises CheckpointError; the one before it stays then."""
+        save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
+
+    def best(self) -> Checkpoint | None:
+        """The best policy so far and its facts; None, and a word, where there is none that is whole."""
+        try:
+            return newest(self.path / BEST, self._check_fits)[0]
+        except CheckpointError as error:
+            say(f"note: {error}; going on as if there were none")
+            return None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

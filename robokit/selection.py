@@ -1,25 +1,24 @@
 """Which policy of a training is exported: the best of those that held every limit on validation episodes.
 
     select = Selection(run, learner, times=20)
-    train(learner, run, run.steps, validate=select)       # run.path / "best" holds the best one so far
-    found = best(run)
+    train(learner, run, run.steps, validate=select)       # run.best() is the best one so far
+    score = load_best(run, learner.policy)
 
 The deterministic policy is validated, in the same episodes each time; neither training nor evaluation sees
 them.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from robokit.checkpoint import Checkpoint, newest, save
 from robokit.env import Env
+from robokit.errors import CheckpointError
 from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
 from robokit.run import Done, Run
 from robokit.verdict import weighted
 
-BEST = "best"  # in the run folder
 EPISODES = 32  # of one validation
 SEED = 1000 * SEED_OFFSET  # of its episodes
 TIMES = 20  # validations of a training under limits
@@ -71,10 +70,9 @@ class Selection:
         if now == before:
             return {}
         score = validate(self.learner, done.steps, self.run.config["sim"])
-        kept = best(self.run)
+        kept = self.run.best()
         if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
-            state: dict[str, Tensor] = self.learner.policy.state_dict()
-            save(self.run.path / BEST, done.steps, state, asdict(score), keep=1)
+            self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
         return score.metrics
 
 
@@ -88,19 +86,21 @@ def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
     for name, limit in env.task.limits.items():
         x, weight = weighted(ran.charged[name], limit.measure)
         measured[name] = float(x.sum() / weight.sum())
-    feasible = all(measured[name] <= limit.value for name, limit in env.task.limits.items())
+    held = all(measured[name] <= limit.value for name, limit in env.task.limits.items())
+    feasible = held and not ran.bad
     return Score(steps, float(ran.returns.mean()), measured, feasible)
 
 
-def best(run: Run) -> Checkpoint | None:
-    """The best feasible policy of a run, with its Score as facts; None where there is none."""
-    return newest(run.path / BEST)[0]
-
-
 def load_best(run: Run, policy: nn.Module) -> Score | None:
-    """Load the best feasible policy of a run into `policy`, if there is one."""
-    found = best(run)
+    """Load the best feasible policy of a run into `policy`, if there is one.
+
+    Raises CheckpointError for one that does not fit.
+    """
+    found = run.best()
     if found is None:
         return None
-    policy.load_state_dict(found.tensors)
-    return Score(**found.facts)
+    try:
+        policy.load_state_dict(found.tensors)
+        return Score(**{f.name: found.facts[f.name] for f in fields(Score)})
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{found.path} does not fit this policy: {error!r}") from error

@@ -137,9 +137,15 @@ def corrected_bootstrap(
 
 
 def estimate(
-    x: Array, weight: Array | None = None, largest: float = math.inf, resamples: int = RESAMPLES
+    x: Array,
+    weight: Array | None = None,
+    largest: float = math.inf,
+    resamples: int = RESAMPLES,
+    highest: float = math.inf,
 ) -> Estimate:
     """sum(x) / sum(weight) of costs 0 <= x <= largest, with bounds that are honest about rare costs too.
+
+    No bound comes above `highest`, which the ratio itself cannot pass.
 
     The bootstrap resamples whole episodes, and knows only those that were seen. So, with u_k
     Clopper-Pearson's bound of k of E episodes, and z_j = x_j / mean(weight) the costs, greatest first:
@@ -153,9 +159,8 @@ def estimate(
     n, ratio, most = len(x), float(x.sum() / weight.sum()), largest / float(weight.mean())
     if unvaried(x, weight):
         ways = [max(most - ratio, 0.0) if side > 0.5 else -ratio for side in SIDES]
-        return Estimate(
-            ratio, *(ratio + upper(0, n, max(s, 1 - s)) * w for s, w in zip(SIDES, ways, strict=True))
-        )
+        ends = (ratio + upper(0, n, max(s, 1 - s)) * w for s, w in zip(SIDES, ways, strict=True))
+        return Estimate(ratio, *(min(end, highest) for end in ends))
     bounds = corrected_bootstrap(x, weight, resamples=resamples)
     sizes = np.sort(x[x > 0] / weight.mean())[::-1]
     if 2 * (k := len(sizes)) > n:
@@ -168,7 +173,7 @@ def estimate(
             bounds[i] = float(steps @ [most, *sizes])
         else:
             bounds[i] = max(bounds[i], upper(k, n, side) * float(sizes.mean()))
-    return Estimate(ratio, *bounds)
+    return Estimate(ratio, *(min(bound, highest) for bound in bounds))
 
 
 def unvaried(x: Array, weight: Array) -> bool:

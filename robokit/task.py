@@ -280,8 +280,8 @@ def _classes(path: Path) -> dict[str, type[Task]]:
         spec.loader.exec_module(module)
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
-        where = f"{path}{''.join(lines[-1:])}"
-        raise TaskError(f"{where} does not import: {type(error).__name__}: {error}") from error
+        where = "".join(lines[-1:])
+        raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module_name}
 

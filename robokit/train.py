@@ -22,7 +22,7 @@ from torch import Tensor
 
 from robokit.checkpoint import sweep
 from robokit.errors import RunError
-from robokit.run import CHECKPOINTS, WALL_CLOCK, Done, Learner, Log, Run, say
+from robokit.run import BEST, CHECKPOINTS, WALL_CLOCK, Done, Learner, Log, Run, say
 
 SAVE_SECONDS = 300.0  # between two checkpoints
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
@@ -56,7 +56,8 @@ def train(
     is no longer finite; the last good checkpoint is then untouched.
     """
     with run.locked(), _stop_requests() as requests:
-        sweep(run.path / CHECKPOINTS)
+        for folder in (CHECKPOINTS, BEST):
+            sweep(run.path / folder)
         saved = done = run.resume(learner)
         with Log(run.path, done.steps) as log, _display(run.path.parent.name, steps, done) as show:
 

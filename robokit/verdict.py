@@ -7,6 +7,7 @@
 PASS claims that the limit holds and FAIL that it does not, each wrong in at most 5 % of evaluations.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robokit.constraint import Limit, Measure
+from robokit.constraint import Limit, Measure, cut_off
 from robokit.errors import TaskError
 from robokit.statistics import (
     Array,
@@ -60,28 +61,34 @@ class Ledger:
         self._absorb = torch.tensor(absorb, dtype=torch.float64, device=device)  # (K,)
         self._names, self._gamma, self._age = [*limits], gamma, 0
         self._sums = torch.zeros(4, num_envs, len(absorb), dtype=torch.float64, device=device)
-        self._least = torch.zeros(len(absorb), dtype=torch.float64, device=device)
+        self._largest = torch.tensor([float(x.largest) for x in limits.values()], device=device)
+        self._least, self._most = torch.zeros_like(self._absorb), torch.zeros_like(self._absorb)
 
     def add(self, cost: Tensor, running: Tensor, terminated: Tensor, left: Tensor) -> None:
         """One control step: cost (N, K), the others (N,); `running` are those whose episode goes on."""
         alive = running[:, None].double()
-        cut = torch.where(running & terminated, left, 0.0)[:, None].double()
+        cut = cut_off(running & terminated, left.double())[:, None]
+        later = cut_off(running & terminated, left.double(), self._gamma)[:, None]
         now = self._gamma**self._age
         cost = torch.where(running[:, None], cost.double(), 0.0)
-        later = cut if self._gamma == 1 else (1 - self._gamma**cut) / (1 - self._gamma)
         total, span, discounted, violations = self._sums
         total += cost + cut * self._absorb
         span += alive + cut * (self._absorb > 0)
-        discounted += now * (cost + self._gamma * later * self._absorb)
+        discounted += now * (cost + later * self._absorb)
         violations += cost > 0
         self._least = torch.minimum(self._least, cost.amin(0))  # NaN stays
+        self._most = torch.maximum(self._most, cost.amax(0))
         self._age += 1
 
     def charged(self) -> dict[str, Charged]:
-        """By name. Raises TaskError for a cost that was negative or no number."""
-        for name, least in zip(self._names, self._least.tolist(), strict=True):
-            if not least >= 0:
-                raise TaskError(f"cost {name!r} must be a number >= 0 in every control step, got {least}")
+        """By name. Raises TaskError for a cost that was negative, no number, or above its Limit.largest."""
+        bounds = zip(
+            self._names, self._least.tolist(), self._most.tolist(), self._largest.tolist(), strict=True
+        )
+        for name, least, most, largest in bounds:
+            if not (least >= 0 and most <= largest * (1 + 1e-6)):
+                rule = f"must lie from 0 to {largest:g}, its Limit.largest, in every control step"
+                raise TaskError(f"cost {name!r} {rule}; got {most if least >= 0 else least:g}")
         total, span, discounted, violations = self._sums.cpu().numpy()
         return {
             name: Charged(total[:, k], span[:, k], discounted[:, k], violations[:, k] > 0)
@@ -131,10 +138,10 @@ def judge(limit: Limit, charged: Charged, steps: int, gamma: float) -> Verdict:
     top = float(limit.largest) * steps
     any_cost = share(charged.violated)
     episode = _estimate(charged, "episode", top)
-    rate = _estimate(charged, "rate", top)
+    rate = _estimate(charged, "rate", top, float(limit.largest))
     known: dict[Measure, Estimate] = {"rate": rate, "episode": episode, "probability": any_cost}
     if limit.measure == "discounted":
-        known["discounted"] = _estimate(charged, "discounted", limit.largest * limit.unit(steps, gamma))
+        known["discounted"] = _estimate(charged, "discounted", limit.most(steps, gamma))
     measured = known[limit.measure]
     word = word_of(measured, limit.value)
     return Verdict(
@@ -167,9 +174,9 @@ def overall(verdicts: Mapping[str, Verdict]) -> str:
     return f"PASS: {'all ' if len(verdicts) > 1 else ''}{len(verdicts)} limit{'s' * (len(verdicts) > 1)}"
 
 
-def _estimate(charged: Charged, measure: Measure, top: float) -> Estimate:
+def _estimate(charged: Charged, measure: Measure, top: float, highest: float = math.inf) -> Estimate:
     x, weight = weighted(charged, measure)
-    return estimate(x, weight, max(top, float(x.max())))
+    return estimate(x, weight, max(top, float(x.max())), highest=highest)
 
 
 def _needed(limit: Limit, charged: Charged, measured: Estimate) -> int | None:

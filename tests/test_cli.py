@@ -139,7 +139,7 @@ def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.Ca
     assert main(["tasks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == known_tasks().keys() >= {"hopper", "slide", "broken"}
-    assert "does not import: ModuleNotFoundError" in rows["broken"]["doc"]
+    assert "does not import, line 1: ModuleNotFoundError" in rows["broken"]["doc"]
 
 
 @pytest.mark.medium
@@ -203,6 +203,18 @@ def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.Monk
     [
         (OWN, ["--limits.hard", "0.1"], "the task has no limit 'hard': it has none"),
         (PUSHED, ["--limits.hart", "0.1"], "no limit 'hart'; did you mean 'hard'?"),
+        (
+            PUSHED.replace('{"hard": Limit(0.25)}', "[Limit(0.25)]"),
+            [],
+            "Slide.limits must be {cost: Limit}, got [",
+        ),
+        (PUSHED.replace("Limit(0.25)", "0.25"), [], "Slide.limits['hard'] must be a Limit, got 0.25"),
+        (
+            PUSHED.replace('"hard"', '"too hard"'),
+            [],
+            "named as variables are, for --limits.NAME; got 'too hard'",
+        ),
+        (PUSHED, ["--dual-lr", "inf"], "dual_lr must be finite, got inf"),
         (PUSHED, ["--limits.hard=-0.1"], "Limit.value must be a finite number >= 0, got -0.1"),
         (PUSHED, ["--limits.hard", "2"], "a rate cannot come above 1"),
         (PUSHED, ["--limit-rule", "pid", "--margin", "1"], "margin must be in [0, 1), got 1.0"),

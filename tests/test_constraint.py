@@ -31,7 +31,7 @@ def known(k: int = 1) -> torch.Tensor:
         ({"value": -0.1}, "Limit.value must be a finite number >= 0, got -0.1"),
         ({"value": float("nan")}, "Limit.value must be a finite number >= 0, got nan"),
         ({"value": True}, "Limit.value must be a finite number"),
-        ({"value": 1.5}, "a rate cannot come above 1, so a limit of 1.5 has no use"),
+        ({"value": 1.5}, "Limit is 1.5, which has no use: a rate cannot come above 1"),
         ({"value": 1.1, "measure": "probability", "largest": 7.0}, "a probability cannot come above 1"),
         ({"value": 1, "measure": "sum"}, "Limit.measure must be one of .*'episode'.*got 'sum'"),
         ({"value": 0.1, "largest": 0.0}, "Limit.largest must be a cost > 0, got 0.0"),
@@ -54,7 +54,10 @@ def limited(**limits: Any) -> type[Cart]:
         (limited(), "costs returns 'away', which has no limit; a metric only reports"),
         (limited(awry=Limit(0.1)), "limits name 'awry', which costs does not return; did you mean 'away'"),
         (limited(away=0.1), r"limits\['away'\] must be a Limit, got 0.1"),
-        (limited(away=Limit(21.0, "episode")), "cost of at most 1 cannot sum to more than 20"),
+        (
+            limited(away=Limit(21.0, "episode")),
+            r"away'\] is 21, which has no use: a sum of 20 control steps cannot come above 20",
+        ),
     ],
 )
 def test_costs_and_limits_must_name_each_other(task: type[Cart], rule: str):
@@ -63,7 +66,7 @@ def test_costs_and_limits_must_name_each_other(task: type[Cart], rule: str):
 
 
 def test_a_discounted_limit_above_what_can_come_is_refused():
-    with pytest.raises(OptionError, match="limit 'wear' is 11, but it cannot come above 10"):
+    with pytest.raises(TaskError, match=r"limits\['wear'\] is 11, .* a discounted sum cannot come above 10"):
         Multipliers({"wear": Limit(11.0, "discounted")}, steps=10_000, gamma=0.9)
 
 
@@ -111,12 +114,12 @@ def test_costs_and_limits_in_another_unit_give_the_same_advantage_and_the_lambda
     valid, made = torch.ones(5, 4, dtype=torch.bool), []
     for unit in (1.0, 1000.0):
         multipliers = Multipliers({"wear": Limit(0.1 * unit, largest=unit)}, steps=100, gamma=0.99)
+        scaled = advantages * torch.tensor([1.0, unit])
         for _ in range(3):
             multipliers.update(row(0.2 * unit), known())
-            combined = multipliers.advantage(advantages * torch.tensor([1.0, unit]), valid)
-        made.append((combined, multipliers.lambdas))
-    torch.testing.assert_close(made[0][0], made[1][0])
-    torch.testing.assert_close(made[0][1], made[1][1] * 1000)
+            made.append((multipliers.advantage(scaled, valid), multipliers.lambdas))
+    torch.testing.assert_close(made[2][0], made[5][0])
+    torch.testing.assert_close(made[2][1], made[5][1] * 1000)
 
 
 def test_broken_simulations_stay_out_of_the_spread():
@@ -206,7 +209,7 @@ def test_multipliers_and_meter_continue_from_their_state():
         for _ in range(rounds):
             cost = (torch.rand(8, 4, 2, generator=generator) < 0.3).float()
             done = torch.rand(8, 4, generator=generator) < 0.2
-            multipliers.update(*meter.measure(cost, done, done, torch.zeros(8, 4), row(0.0, 0.0)))
+            multipliers.update(*meter.measure(cost, done, done, torch.zeros(8, 4)))
             multipliers.advantage(torch.randn(8, 4, 3, generator=generator), torch.ones(8, 4).bool())
         return multipliers.lambdas
 
@@ -242,19 +245,19 @@ def test_episode_sums_equal_a_plain_loop():
 
 def measured(limit: Limit, cost: list[float], done: list[int], terminated: bool = True, **more: Any) -> float:
     """J of one simulation's steps, after a first episode that was not seen from its start."""
-    meter = Meter({"wear": limit}, 1, 100)
+    meter = Meter({"wear": limit}, 1, 100, gamma=0.5)
     meter.whole.fill_(True)
     ended = torch.tensor(done).bool()[:, None]
     left = torch.tensor(more.get("left", [0.0] * len(cost)))[:, None]
-    costs, discounted = torch.tensor(cost)[:, None, None], row(more.get("discounted", 0.0))
-    return meter.measure(costs, ended & terminated, ended, left, discounted)[0].item()
+    return meter.measure(torch.tensor(cost)[:, None, None], ended & terminated, ended, left)[0].item()
 
 
 def test_a_rate_is_the_mean_and_an_episode_that_times_the_length():
     cost, done = [1.0, 0.0, 0.0, 1.0, 1.0], [0, 1, 0, 0, 1]
     assert measured(Limit(0.1), cost, done) == pytest.approx(0.6)
     assert measured(Limit(1.0, "episode"), cost, done) == pytest.approx(0.6 * 2.5)
-    assert measured(Limit(1.0, "discounted"), cost, done, discounted=1.25) == 1.25
+    # 1 + 0 in the first episode, 0 + .5 + .25 in the second
+    assert measured(Limit(1.0, "discounted"), cost, done) == pytest.approx((1 + 0.75) / 2)
     assert measured(Limit(1.0, "episode"), [0.1] * 5, [0] * 5) == pytest.approx(0.1 * 100)  # none has ended
 
 
@@ -263,6 +266,8 @@ def test_dying_early_is_charged_and_a_time_out_is_not():
     absorbing = Limit(0.1, absorb=1.0)
     assert measured(absorbing, cost, done, left=left) == pytest.approx(6 / (4 + 6))
     assert measured(absorbing, cost, done, terminated=False, left=left) == 0.0
+    early = Limit(1.0, "discounted", absorb=1.0)  # 2 steps without a cost, then .25 + ... + .5^7
+    assert measured(early, cost, done, left=left) == pytest.approx(0.5 - 0.5**7)
     summed = Limit(1.0, "episode", absorb=1.0)  # one episode of 2 steps and 6 more
     assert measured(summed, cost, done, left=left) == pytest.approx(0.6 * 8)
 
@@ -273,17 +278,16 @@ def test_a_probability_counts_whole_episodes_only_and_waits_for_enough():
     cost[0] = 1.0  # in the episode that was under way at first
     done[1], done[3] = True, True
     cost[2, :16] = 1.0
-    _, enough = meter.measure(cost, done, done, torch.zeros(4, RECENT), row(0.0))
+    _, enough = meter.measure(cost, done, done, torch.zeros(4, RECENT))
     value, _ = meter.measure(
         torch.zeros(1, RECENT, 1),
         NEVER[:1].expand(1, RECENT),
         NEVER[:1].expand(1, RECENT),
         torch.zeros(1, RECENT),
-        row(0.0),
     )
     assert enough.item() and value.item() == pytest.approx(0.25)
     fresh = Meter({"hit": Limit(0.1, "probability")}, RECENT, 100)
-    _, enough = fresh.measure(cost[:2], done[:2], done[:2], torch.zeros(2, RECENT), row(0.0))
+    _, enough = fresh.measure(cost[:2], done[:2], done[:2], torch.zeros(2, RECENT))
     assert not enough.item()
 
 
@@ -292,5 +296,5 @@ def test_old_episodes_are_forgotten():
     meter.whole.fill_(True)
     done = torch.ones(1, 32, dtype=torch.bool)
     for hit in (1.0, 1.0, 0.0, 0.0, 0.0, 0.0):
-        value, _ = meter.measure(torch.full((1, 32, 1), hit), done, done, torch.zeros(1, 32), row(0.0))
+        value, _ = meter.measure(torch.full((1, 32, 1), hit), done, done, torch.zeros(1, 32))
     assert value.item() == pytest.approx(3 / 63)  # half of them go with every 32 new ones

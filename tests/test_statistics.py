@@ -262,3 +262,10 @@ def test_returns_of_several_runs_by_hand():
 def test_a_pooled_rate_weighs_each_run_by_its_steps():
     value, low, high = pooled_ratio([array(1, 1), array(0, 0)], [array(10, 10), array(30, 30)])
     assert (value, low, high) == (2 / 80, 2 / 80, 2 / 80)
+
+
+def test_the_bound_of_a_rate_of_short_episodes_does_not_come_above_what_a_rate_can_be():
+    nothing, all_of_it, spans = np.zeros(300), np.full(300, 5.0), np.full(300, 5.0)
+    assert estimate(nothing, spans, 1000.0, highest=1.0).at_most == 1.0
+    assert estimate(all_of_it, spans, 1000.0, highest=1.0).at_most == 1.0
+    assert estimate(nothing, np.full(300, 1000.0), 1000.0, highest=1.0).at_most < 0.01

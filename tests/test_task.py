@@ -157,8 +157,8 @@ def test_own_tasks_come_before_shipped_ones(tmp_path: Path, monkeypatch: pytest.
     ("text", "which", "words"),
     [
         ("class", "", "stand.py does not import: SyntaxError"),
-        ("import nowhere_to_be_found", "", "does not import: ModuleNotFoundError"),
-        ("1 / 0", "", "does not import: ZeroDivisionError"),
+        ("import nowhere_to_be_found", "", "does not import, line 1: ModuleNotFoundError"),
+        ("1 / 0", "", "does not import, line 1: ZeroDivisionError"),
         ("x = 1", "", "stand.py has no class derived from Task"),
         ("from robokit.task import Task", "", "has no class derived from Task"),
         (several("Run", "Walk"), "", "has several tasks, ['Run', 'Walk']: name one, as stand.py:Class"),

@@ -83,8 +83,8 @@ def test_an_absorbed_step_is_no_violation():
     assert (fall.total.tolist(), fall.violated.tolist()) == ([7.0], [False])
 
 
-@pytest.mark.parametrize("cost", [-0.5, torch.nan])
-def test_a_cost_below_zero_or_not_a_number_is_refused_by_name(cost: float):
+@pytest.mark.parametrize("cost", [-0.5, 1.5, torch.nan])
+def test_a_cost_below_zero_above_its_largest_or_not_a_number_is_refused_by_name(cost: float):
     ledger = Ledger({"near": Limit(0.5), "far": Limit(0.5)}, 3, 0.99)
     running = torch.tensor([True, True, False])
     none, left = torch.zeros(3, dtype=torch.bool), torch.zeros(3)
@@ -92,7 +92,7 @@ def test_a_cost_below_zero_or_not_a_number_is_refused_by_name(cost: float):
     assert ledger.charged()["near"].total.tolist() == [0, 0, 0]  # an episode that is over
     ledger.add(torch.tensor([[0.0, 0.0], [0.0, cost], [0.0, 0.0]]), running, none, left)
     ledger.add(torch.zeros(3, 2), running, none, left)
-    with pytest.raises(TaskError, match=f"cost 'far' must be a number >= 0 .* got {cost}"):
+    with pytest.raises(TaskError, match=f"cost 'far' must lie from 0 to 1, .* got {cost}"):
         ledger.charged()
 
 

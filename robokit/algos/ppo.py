@@ -191,7 +191,7 @@ class Learner:
         # running returns of reward and costs, that scale what the critic learns
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)
         self.return_scale = Normalizer(sum(outputs)).to(device)
-        self.meter = Meter(self.limits, env.num_envs, env.max_age, device)
+        self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
         moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
         self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
         start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
@@ -307,7 +307,7 @@ class Learner:
         done = over | rollout.done[..., None]
         advantages = gae(signal, base, ahead, over, done, config.gamma, config.lam)
         target = advantages + base
-        return value, self._advantage(rollout, advantages * scale, target * scale), target, before
+        return value, self._advantage(rollout, advantages * scale), target, before
 
     def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
         """(1 + K,) that reward and costs are divided by for the critic: the deviation of their returns."""
@@ -321,13 +321,12 @@ class Learner:
             scale[0] = 1.0
         return scale
 
-    def _advantage(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> Tensor:
-        """(T, N) that the policy ascends, from both (T, N, 1 + K) in units of reward and cost."""
+    def _advantage(self, rollout: Rollout, advantages: Tensor) -> Tensor:
+        """(T, N) that the policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
         if not self.limits:
             return advantages[..., 0]
-        starts = torch.where(rollout.first[..., None], returns[..., 1:], torch.nan).nanmean((0, 1))
         flags = rollout.terminated, rollout.done, rollout.left
-        self.multipliers.update(*self.meter.measure(rollout.cost, *flags, starts))
+        self.multipliers.update(*self.meter.measure(rollout.cost, *flags))
         return self.multipliers.advantage(advantages, ~rollout.bad)
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
