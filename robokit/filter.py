@@ -83,7 +83,9 @@ class Filter:
     def __post_init__(self) -> None:
         for key in ("soft_start", "deadline"):
             value = getattr(self, key)
-            if value is not None and not (_is_number(value) and value >= 0):
+            if value is None and key == "deadline":
+                continue
+            if value is None or not (_is_number(value) and value >= 0):
                 raise FilterError(f"{key} must be a number of seconds from 0 on, got {value!r}")
         if self.deadline == 0:
             raise FilterError("deadline must be above 0 s: every step would be late")
@@ -382,7 +384,9 @@ class Bounds:
 
     def _kinds(self) -> list[str]:
         """Of each actuator "servo" (ctrl is its joint's position) or "motor" (ctrl is a force)."""
-        given = self._filter.kinds or {}
+        given = {} if self._filter.kinds is None else self._filter.kinds
+        if not isinstance(given, Mapping):
+            raise FilterError(f"kinds must be {{actuator: 'servo' or 'motor'}}, got {given!r}")
         for name, kind in given.items():
             self._known("kinds", name)
             if kind not in ("servo", "motor"):
@@ -402,10 +406,10 @@ class Bounds:
                 low = np.maximum(low, _up(self._numbers(key, value, -math.inf)))
             elif value is not None:
                 high = np.minimum(high, _down(self._numbers(key, value, math.inf)))
-        if self._filter.margin is not None:
-            margin = self._numbers("margin", self._filter.margin, -math.inf, least=0.0)
-            joints = self._joint_range(~self.motor & np.isfinite(margin))
-            low, high = np.maximum(low, _up(joints[0] + margin)), np.minimum(high, _down(joints[1] - margin))
+        given = {} if self._filter.margin is None else self._filter.margin
+        margin = self._numbers("margin", given, -math.inf, least=0.0)
+        joints = self._joint_range(~self.motor & np.isfinite(margin))
+        low, high = np.maximum(low, _up(joints[0] + margin)), np.minimum(high, _down(joints[1] - margin))
         for i in np.flatnonzero(low > high)[:1]:
             raise FilterError(f"the range of {self.names[i]!r} is empty: from {low[i]} to {high[i]}")
         return low, high
@@ -413,21 +417,21 @@ class Bounds:
     def _joint_range(self, wanted: Rows) -> Reals:
         """(2, A): infinite where it is not wanted, or where a person says that there is none."""
         given, pairs = self._filter.joint_range, np.tile([[-math.inf], [math.inf]], len(self.names))
-        if given is not None and not isinstance(given, Mapping) and len(given) != len(self.names):
-            raise FilterError(f"joint_range must be one pair for each of {self.names}, got {len(given)}")
+        if not (given is None or isinstance(given, Mapping) or _is_list(given, len(self.names))):
+            raise FilterError(f"joint_range must be one [low, high] for each of {self.names}, got {given!r}")
         for name in given if isinstance(given, Mapping) else ():
             self._known("joint_range", name)
-        for i in np.flatnonzero(wanted):
-            name = self.names[i]
+        for i, name in enumerate(self.names):
             if given is None or (isinstance(given, Mapping) and name not in given):
-                pair = self._fact("joint_range", int(i), "margin")
+                pair = self._fact("joint_range", i, "margin") if wanted[i] else None
             else:
-                pair = given[name] if isinstance(given, Mapping) else given[int(i)]
+                pair = given[name] if isinstance(given, Mapping) else given[i]
             if pair is None:
                 continue
-            if len(pair) != 2 or not all(map(_is_number, pair)) or pair[0] > pair[1]:
+            if not _is_list(pair, 2) or not all(map(_is_number, pair)) or pair[0] > pair[1]:
                 raise FilterError(f"joint_range of {name!r} must be [low, high], got {pair!r}")
-            pairs[:, i] = pair
+            if wanted[i]:
+                pairs[:, i] = pair
         return pairs
 
     def _torque(self) -> Reals | None:
@@ -510,15 +514,18 @@ class Bounds:
                 rule = f"an input of {len(self.names)} numbers, as ctrl"
                 raise FilterError(f"{key} must be {rule}; {given!r} has {width[given]}: give [input, column]")
             given = [(given, i) for i in range(len(self.names))]
-        if isinstance(given, Mapping) or len(given) != len(self.names):
+        if not _is_list(given, len(self.names)):
             raise FilterError(f"{key} must be one [input, column] for each of {self.names}, got {given!r}")
-        for pair in given:
+        for name, pair in zip(self.names, given, strict=True):
             if pair is None:
                 continue
-            if len(pair) != 2 or pair[0] not in width:
-                hint = _hint(str(pair[0]), width) if pair else ""
+            if not _is_list(pair, 2) or not isinstance(pair[0], str):
+                raise FilterError(f"{key} of {name!r} must be [input, column], got {pair!r}")
+            if pair[0] not in width:
+                hint = _hint(pair[0], width)
                 raise FilterError(f"{key}: no input {pair!r}{hint}; the policy takes {width}")
-            if not isinstance(pair[1], int) or not 0 <= pair[1] < width[pair[0]]:
+            whole = isinstance(pair[1], int) and not isinstance(pair[1], bool)
+            if not whole or not 0 <= pair[1] < width[pair[0]]:
                 raise FilterError(
                     f"{key}: {pair[0]!r} has columns 0 to {width[pair[0]] - 1}, got {pair[1]!r}"
                 )
@@ -631,6 +638,12 @@ def _at(value: Any, column: int) -> Any:
 def _is_number(value: Any) -> bool:
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     return real and math.isfinite(value)
+
+
+def _is_list(value: Any, length: int) -> bool:
+    """Of so many values; a string is none."""
+    listed = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+    return listed and len(value) == length
 
 
 def _hint(name: Any, known: Iterable[str]) -> str:

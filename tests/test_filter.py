@@ -342,6 +342,45 @@ def test_an_impossible_filter_is_refused_by_thing_rule_and_value(
         Guard(contract(actuator), Filter(**numbers))
 
 
+COLUMN = r"position_from of 'knee' must be \[input, column\], got "
+RANGE = r"joint_range of 'knee' must be \[low, high\], got "
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ({"kinds": 5}, r"kinds must be \{actuator: 'servo' or 'motor'\}, got 5"),
+        ({"kinds": 0}, r"kinds must be \{actuator: 'servo' or 'motor'\}, got 0"),
+        ({"kinds": ["servo"]}, r"kinds must be \{actuator: 'servo' or 'motor'\}, got \['servo'\]"),
+        ({"kinds": {"knee": ["servo"]}}, r"kinds\['knee'\] must be 'servo' or 'motor', got \['servo'\]"),
+        ({"position_from": 5}, r"position_from must be one \[input, column\] for each of \['knee'\], got 5"),
+        ({"velocity_from": {}}, r"velocity_from must be one \[input, column\] for each of .*, got \{\}"),
+        ({"position_from": [5]}, COLUMN + "5"),
+        ({"position_from": ["q0"]}, COLUMN + "'q0'"),
+        ({"position_from": [["q"]]}, COLUMN + r"\['q'\]"),
+        ({"position_from": [{"q": 0, "dq": 1}]}, COLUMN + r"\{'q': 0, 'dq': 1\}"),
+        ({"position_from": [[["q"], 0]]}, COLUMN + r"\[\['q'\], 0\]"),
+        ({"position_from": [["q", True]]}, "position_from: 'q' has columns 0 to 2, got True"),
+        ({"velocity_from": [["dq", 1.0]]}, "velocity_from: 'dq' has columns 0 to 2, got 1.0"),
+        ({"joint_range": 5}, r"joint_range must be one \[low, high\] for each of \['knee'\], got 5"),
+        ({"joint_range": "k"}, r"joint_range must be one \[low, high\] for each of \['knee'\], got 'k'"),
+        ({"joint_range": [5]}, RANGE + "5"),
+        ({"joint_range": {"knee": 5}}, RANGE + "5"),
+        ({"joint_range": {"knee": "ab"}}, RANGE + "'ab'"),
+        ({"joint_range": {"knee": {"low": -1.0, "high": 1.0}}}, RANGE + r"\{'low': -1.0, 'high': 1.0\}"),
+        ({"soft_start": None}, "soft_start must be a number of seconds from 0 on, got None"),
+    ],
+)
+@pytest.mark.parametrize("used", [{}, {"margin": 0.1, "torque": 4.0}])
+def test_a_value_of_the_wrong_kind_is_refused_by_key_rule_and_value_whether_or_not_a_stage_uses_it(
+    tmp_path: Path, numbers: dict[str, Any], says: str, used: dict[str, float]
+):
+    file = tmp_path / "filter.json"
+    file.write_text(json.dumps(used | numbers))
+    with pytest.raises(FilterError, match=says + "$"):
+        Guard(contract(KNEE), read_filter(file))
+
+
 def test_what_an_older_file_does_not_say_a_person_may():
     said: dict[str, Any] = {"kp": 20.0, "kd": 2.0, "position_from": [["q", 2]], "velocity_from": [["dq", 2]]}
     guard = Guard(contract(OLD), Filter(torque=4.0, margin=0.5, joint_range=[[-1.0, 1.0]], **said))
