@@ -44,7 +44,7 @@ def test_t1_one_arm_at_most_three_tenths_of_the_time_at_a_price_of_one():
 
 @pytest.mark.medium
 def test_t2_two_limits_that_bind_and_one_that_does_not():
-    found = trained(learner_of(Three, SMALL), 350, last=100)
+    found = trained(learner_of(Three, SMALL), 500, last=150)
     assert found["cost/first"] == pytest.approx(0.2, abs=0.02)
     assert found["cost/second"] == pytest.approx(0.3, abs=0.02)
     assert found["reward/gain"] == pytest.approx(0.8, abs=0.02)
