@@ -6,6 +6,8 @@
 Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --minibatch <the whole rollout>
 --lam 1`, whose ratio is 1 throughout; REINFORCE (Williams 1992) is A2C with `--no-baseline
 --no-normalize-advantage` and a horizon of whole episodes.
+
+Under a task's limits the advantage is that of reward and costs together (robokit.constraint).
 """
 
 import copy
