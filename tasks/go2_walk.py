@@ -222,6 +222,8 @@ class Go2WalkLimited(Go2Walk):
         "tilt": Limit(0.03, absorb=1.0),  # 0.006, nearly all of it falls: who fell lies there to the end
         "slip": Limit(0.025),  # 0.035
     }
+    # gentle: a robot that has yet to learn to stand breaks all four, and would learn nothing else
+    recipes = {"ppo": {**Go2Walk.recipes["ppo"], "gains": (0.3, 0.004, 0.0)}}
 
     def costs(self, sim, action):
         return {
