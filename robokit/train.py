@@ -133,17 +133,17 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
     )
     task = bar.add_task(name, total=steps, completed=start.steps)
-    latest, shown = "-", -math.inf
+    latest, shown, warm = "-", -math.inf, None
 
     def show(done: Done, metrics: dict[str, float]) -> None:
-        nonlocal latest, shown
+        nonlocal latest, shown, warm
         latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
-        rate = (done.steps - start.steps) / max(done.seconds - start.seconds, 1e-9)
-        left = max(steps - done.steps, 0) / rate
-        text = (
-            f"{name} {done.steps:,}/{steps:,} steps, {rate:,.0f} steps/s, return {latest}, "
-            f"{left // 60:.0f} min {left % 60:02.0f} s left"
-        )
+        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}"
+        warm = warm or done  # the first iteration compiles: it says nothing of those to come
+        if done != warm:
+            rate = (done.steps - warm.steps) / max(done.seconds - warm.seconds, 1e-9)
+            left = int(max(steps - done.steps, 0) / rate)
+            text += f", {rate:,.0f} steps/s, {left // 60} min {left % 60:02} s left"
         bar.update(task, completed=done.steps, description=text)
         if bar.disable and (done.seconds - shown >= PLAIN_SECONDS or done.steps >= steps):
             say(text)
