@@ -4,8 +4,8 @@ import json
 import math
 import os
 import random
-import shutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
