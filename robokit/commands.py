@@ -61,7 +61,7 @@ class Tasks:
 
     def __call__(self) -> int:
         rows = [{"name": n, "file": str(file), "doc": _about(file)} for n, file in known_tasks().items()]
-        text = "\n".join(f"{row['name']:<20}{row['doc']}" for row in rows)
+        text = "\n".join(f"{row['name']:<26}{row['doc']}" for row in rows)
         print(json.dumps(rows, indent=1) if self.json else text)
         return 0
 
@@ -222,7 +222,7 @@ class Play:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the newest policy of a run as one ONNX file that was checked to equal it, its sha256 and card."""
+    """Write a run's policy, the best that held its limits or the last, as one ONNX file that was checked."""
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]  # a run folder
     # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json

@@ -85,7 +85,13 @@ def tightened(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[
         if name not in limits:
             known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"
             raise OptionError(f"the task has no limit {name!r}{known}")
-    return {name: replace(limit, value=values.get(name, limit.value)) for name, limit in limits.items()}
+    changed = {}
+    for name, limit in limits.items():
+        try:
+            changed[name] = replace(limit, value=values.get(name, limit.value))
+        except TaskError as error:
+            raise OptionError(f"limits[{name!r}]: {error}") from error
+    return changed
 
 
 def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:

@@ -114,6 +114,8 @@ def evaluate(
         drawn = run_episodes(fresh(), sampling_actor(policy, SEED_OFFSET + seed), gamma)
         stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
     limits = _judge(ran, env, gamma)
+    filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
+    through = {f"{name} through the filter": v for name, v in filtered.limits.items()} if filtered else {}
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
@@ -132,13 +134,13 @@ def evaluate(
         bad=ran.bad,
         gamma=gamma,
         limits=limits,
-        verdict=overall(limits) if limits else None,
+        verdict=overall(limits | through) if limits else None,
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
         notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
         per_episode=ran.lists(),
-        filtered=_through(guarded, ran, fresh(), gamma) if guarded else None,
+        filtered=filtered,
     )
 
 

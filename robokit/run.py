@@ -141,12 +141,8 @@ class Run:
         save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
 
     def best(self) -> Checkpoint | None:
-        """The best policy so far and its facts; None, and a word, where there is none that is whole."""
-        try:
-            return newest(self.path / BEST, self._check_fits)[0]
-        except CheckpointError as error:
-            say(f"note: {error}; going on as if there were none")
-            return None
+        """The best policy so far and its facts; None where there is none. Raises CheckpointError for damage."""
+        return newest(self.path / BEST, self._check_fits)[0]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from robokit.checkpoint import Checkpoint
 from robokit.env import Env
 from robokit.errors import CheckpointError
 from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
-from robokit.run import Done, Run
+from robokit.run import Done, Run, say
 from robokit.verdict import weighted
 
 EPISODES = 32  # of one validation
@@ -70,10 +71,17 @@ class Selection:
         if now == before:
             return {}
         score = validate(self.learner, done.steps, self.run.config["sim"])
-        kept = self.run.best()
+        kept = self._kept()
         if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
             self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
         return score.metrics
+
+    def _kept(self) -> Checkpoint | None:
+        try:
+            return self.run.best()
+        except CheckpointError as error:
+            say(f"note: the best policy so far is lost: {error}")
+            return None
 
 
 def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
@@ -94,9 +102,14 @@ def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
 def load_best(run: Run, policy: nn.Module) -> Score | None:
     """Load the best feasible policy of a run into `policy`, if there is one.
 
-    Raises CheckpointError for one that does not fit.
+    Raises CheckpointError for one that is damaged or does not fit.
     """
-    found = run.best()
+    try:
+        found = run.best()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; the last policy instead: robokit export {run.path} --last"
+        ) from error
     if found is None:
         return None
     try:

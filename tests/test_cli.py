@@ -135,7 +135,7 @@ def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.Ca
     write(Path("tasks"))
     Path("tasks/broken.py").write_text("import nowhere")
     assert main(["tasks"]) == 0
-    assert "slide               Stay in the middle." in capsys.readouterr().out
+    assert "slide                     Stay in the middle." in capsys.readouterr().out
     assert main(["tasks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == known_tasks().keys() >= {"hopper", "slide", "broken"}

@@ -75,7 +75,7 @@ def test_values_from_outside_replace_those_of_the_task_and_nothing_else():
     assert tightened(limits, {"wear": 1.0}) == {**limits, "wear": Limit(1.0, "episode", absorb=0.5)}
     with pytest.raises(OptionError, match="no limit 'weir'; did you mean 'wear'"):
         tightened(limits, {"weir": 1.0})
-    with pytest.raises(TaskError, match=r"Limit\.value"):
+    with pytest.raises(OptionError, match=r"limits\['wear'\]: Limit\.value .* got -1.0"):
         tightened(limits, {"wear": -1.0})
 
 

@@ -11,7 +11,7 @@ from slide import PUSHED, write
 
 from robokit.algos.ppo import Config
 from robokit.commands import _train
-from robokit.errors import OptionError
+from robokit.errors import CheckpointError, OptionError
 from robokit.restore import Built, Setup, build, create, restore, selection, take_best
 from robokit.run import BEST, Done, Run
 from robokit.selection import Score, Selection, validate
@@ -119,3 +119,20 @@ def test_only_tasks_with_limits_are_validated_unless_asked(tmp_path: Path):
 def test_a_number_of_validations_below_zero_is_refused(tmp_path: Path):
     with pytest.raises(OptionError, match="validations must be at least 0, got -1"):
         new(tmp_path, validations=-1)
+
+
+def test_a_damaged_best_policy_is_an_error_and_training_goes_on_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, learner = new(tmp_path)
+    always(learner, 0.3)
+    select = Selection(run, learner, times=2)
+    select(Done(steps=32))
+    [file] = (run.path / BEST).glob("*/state.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"robokit export .* --last"):
+        take_best(run, learner, 64)
+    always(learner, 0.2)
+    select(Done(steps=64))
+    assert "the best policy so far is lost" in capsys.readouterr().err
+    assert take_best(run, learner, 64) == 64
