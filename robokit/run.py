@@ -141,7 +141,7 @@ class Run:
         save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
 
     def best(self) -> Checkpoint | None:
-        """The best policy so far and its facts; None where there is none. Raises CheckpointError for damage."""
+        """The best policy so far and its facts, or None. Raises CheckpointError for a damaged one."""
         return newest(self.path / BEST, self._check_fits)[0]
 
     @contextlib.contextmanager
