@@ -76,7 +76,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     import tyro
 
     from robokit.commands import Train, limit_options
-    from robokit.constraint import tightened
+    from robokit.constraint import with_values
     from robokit.contract import check_limits
     from robokit.restore import Setup, algorithm, options
     from robokit.task import known_tasks, load_task
@@ -96,7 +96,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         return read(arguments, plain, nothing)
     found = load_task(task)
     check_limits(found)
-    tightened(found.limits, dict.fromkeys(given, 0.0))
+    with_values(found.limits, dict.fromkeys(given, 0.0))
     return read(arguments, options(found, algo), limit_options(found.limits))
 
 

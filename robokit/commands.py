@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from robokit.card import inspect, write_card
 from robokit.check import Finding, check_task
-from robokit.constraint import Limit, tightened
+from robokit.constraint import Limit, with_values
 from robokit.controller import ContractError, describe, load
 from robokit.env import Env
 from robokit.errors import ExportError, OptionError, RunError, TaskError
@@ -87,7 +87,7 @@ class Train(Generic[Config, Limits]):
     def __call__(self) -> int:
         assert self.task is not None
         task = load_task(self.task)
-        task.limits = tightened(task.limits, asdict(cast("Any", self.limits)))
+        task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
         learner = build(task, self.setup, self.algorithm)
         return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
 
@@ -399,7 +399,7 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
 def _held(task: Task, path: Path) -> Task:
     """The task with the limits that a file was trained for. Raises TaskError where they differ now."""
     trained = {k: Limit(**limit) for k, limit in (load(path)[1].get("limits") or {}).items()}  # older: null
-    now = tightened(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
+    now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
     if trained and trained != now:
         raise TaskError(f"{path} was trained for {trained}, but {title(task)} now has {now}: train again")
     task.limits = now

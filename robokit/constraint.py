@@ -2,7 +2,7 @@
 
     limits = {"joint_speed": Limit(0.01), "fall": Limit(0.05, "probability")}     # in a task
     meter, multipliers = Meter(limits, num_envs, steps), Multipliers(limits, steps, gamma=0.99)
-    multipliers.update(*meter.measure(cost, terminated, done, left, starts))      # once an iteration
+    multipliers.update(*meter.measure(cost, terminated, done, left))              # once an iteration
     advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
 
 Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
@@ -43,9 +43,8 @@ class Limit:
     value: float  # in the units of the measure
     measure: Measure = "rate"
     largest: float = 1.0  # cost that one control step can have; of an indicator 1
-    absorb: float = (
-        0.0  # charged for every control step that a termination cuts off: dying early buys nothing
-    )
+    # charged for every control step that a termination cuts off, so that dying early buys nothing
+    absorb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.measure not in get_args(Measure):
@@ -79,7 +78,7 @@ class Limit:
         return self.largest * sums[self.measure] if self.measure in sums else 1.0
 
 
-def tightened(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
+def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
     """The limits with other values. Raises OptionError for a name that has no limit."""
     for name in values:
         if name not in limits:

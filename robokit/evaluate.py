@@ -27,7 +27,7 @@ from robokit.filter import Filter
 from robokit.filtered import FilteredActor
 from robokit.gate import CARRIED
 from robokit.policy import Policy
-from robokit.report import Report, Sampled, Through
+from robokit.report import Report, Sampled, Through, judged
 from robokit.statistics import Array, Summary, estimate, summarize
 from robokit.task import Task, load_task
 from robokit.verdict import Charged, Ledger, Verdict, judge, overall
@@ -115,7 +115,6 @@ def evaluate(
         stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
     limits = _judge(ran, env, gamma)
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
-    through = {f"{name} through the filter": v for name, v in filtered.limits.items()} if filtered else {}
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
@@ -134,7 +133,7 @@ def evaluate(
         bad=ran.bad,
         gamma=gamma,
         limits=limits,
-        verdict=overall(limits | through) if limits else None,
+        verdict=overall(judged(limits, filtered)) if limits else None,
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,

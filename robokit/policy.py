@@ -122,7 +122,7 @@ class Critic(nn.Module):
         super().__init__()
         self.normalizer = Normalizer(state_dim, active=normalize)
         self.beliefs = nn.ModuleList(beliefs)
-        self.sizes, self.outputs = [belief.size for belief in beliefs], sum(outputs)
+        self.sizes = [belief.size for belief in beliefs]
         self.heads = nn.ModuleList(
             mlp((belief.out_dim, *hidden, n), activation, last_gain=1.0)
             for belief, n in zip(beliefs, outputs, strict=True)

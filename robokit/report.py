@@ -74,8 +74,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        verdicts = [*self.limits.values(), *(self.filtered.limits.values() if self.filtered else ())]
-        return self.bad > 0 or any(v.verdict == "FAIL" for v in verdicts)
+        return self.bad > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
 
     def facts(self) -> dict[str, Any]:
         """Everything but the single episodes, as JSON has it."""
@@ -118,6 +117,12 @@ class Report:
         if self.verdict is not None:
             lines.append(f"  verdict on the file: {self.verdict}")
         return "\n".join(lines)
+
+
+def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str, Verdict]:
+    """All that a file is judged by: its limits, and the same through a filter."""
+    through = filtered.limits if filtered else {}
+    return {**limits, **{f"{name} through the filter": verdict for name, verdict in through.items()}}
 
 
 def pool(reports: Mapping[str, Report]) -> Across:

@@ -30,7 +30,7 @@ import robokit.algos
 from robokit import __version__
 from robokit.card import write_card
 from robokit.check import check_costs
-from robokit.constraint import tightened
+from robokit.constraint import with_values
 from robokit.env import Env
 from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
@@ -191,7 +191,7 @@ def task_of(run: Run) -> Task:
     if not file.is_file():
         file = known_tasks().get(stem, file)
     task = load_task(f"{file}:{cls}" if cls else file)
-    task.limits = tightened(task.limits, run.config.get("limits", {}))
+    task.limits = with_values(task.limits, run.config.get("limits", {}))
     return task
 
 

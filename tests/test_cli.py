@@ -216,7 +216,16 @@ def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.Monk
         ),
         (PUSHED, ["--dual-lr", "inf"], "dual_lr must be finite, got inf"),
         (PUSHED, ["--limits.hard=-0.1"], "Limit.value must be a finite number >= 0, got -0.1"),
-        (PUSHED, ["--limits.hard", "2"], "a rate cannot come above 1"),
+        (
+            PUSHED,
+            ["--limits.hard", "2"],
+            "limits['hard']: Limit is 2, which has no use: a rate cannot come above 1",
+        ),
+        (
+            PUSHED.replace('"hard"', '"too_hard"'),
+            ["--limits.too-hard", "2"],
+            "limits['too_hard']: Limit is 2",
+        ),
         (PUSHED, ["--limit-rule", "pid", "--margin", "1"], "margin must be in [0, 1), got 1.0"),
     ],
 )
@@ -241,3 +250,19 @@ def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys:
         (here / f"alone.onnx{suffix}").write_bytes((run.path / f"policy.onnx{suffix}").read_bytes())
     main(["evaluate", "alone.onnx", "--task", str(file), "--episodes", "20", "--json"])
     assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
+
+
+def test_a_file_is_not_judged_by_limits_that_it_was_not_trained_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write(here / "own", PUSHED)
+    assert (
+        main(["train", str(file), "--steps", "16", "--num-envs", "2", "--horizon", "8", "--minibatch", "16"])
+        == 0
+    )
+    for suffix in ("", ".sha256"):
+        whole = Path(f"runs/slide/latest/policy.onnx{suffix}").read_bytes()
+        (here / f"alone.onnx{suffix}").write_bytes(whole)
+    file.write_text(PUSHED.replace("Limit(0.25)", 'Limit(0.25, "probability")'))
+    assert "train again" in wrong(["evaluate", "alone.onnx", "--task", str(file)], capsys)
+    assert "each once" in wrong(["evaluate", "alone.onnx", "own/../alone.onnx"], capsys)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cart import Cart
 
-from robokit.constraint import Limit, Multipliers, charged, combine, tightened, violation
+from robokit.constraint import Limit, Multipliers, charged, combine, violation, with_values
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
 from robokit.meter import RECENT, Meter, episode_sums
@@ -72,11 +72,11 @@ def test_a_discounted_limit_above_what_can_come_is_refused():
 
 def test_values_from_outside_replace_those_of_the_task_and_nothing_else():
     limits = {"wear": Limit(2.0, "episode", absorb=0.5), "heat": Limit(0.1)}
-    assert tightened(limits, {"wear": 1.0}) == {**limits, "wear": Limit(1.0, "episode", absorb=0.5)}
+    assert with_values(limits, {"wear": 1.0}) == {**limits, "wear": Limit(1.0, "episode", absorb=0.5)}
     with pytest.raises(OptionError, match="no limit 'weir'; did you mean 'wear'"):
-        tightened(limits, {"weir": 1.0})
+        with_values(limits, {"weir": 1.0})
     with pytest.raises(OptionError, match=r"limits\['wear'\]: Limit\.value .* got -1.0"):
-        tightened(limits, {"wear": -1.0})
+        with_values(limits, {"wear": -1.0})
 
 
 # -- what a critic learns ----------------------------------------------------------------------------

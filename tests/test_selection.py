@@ -108,6 +108,8 @@ def test_only_tasks_with_limits_are_validated_unless_asked(tmp_path: Path):
     run, learner = new(tmp_path / "limits", validations=None)
     found = selection(run, learner)
     assert found is not None and found.times == 20
+    off = build(learner.env.task, SETUP, replace(SMALL, limit_rule="off"))
+    assert selection(run, off) is None  # as if there were no limits
     free = load_task(write(tmp_path / "free"))
     for validations, expected in ((None, None), (3, 3)):
         setup = replace(SETUP, validations=validations)

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from robokit.constraint import Limit
 from robokit.errors import TaskError
 from robokit.evaluate import run_episodes
+from robokit.report import Through, judged
 from robokit.sim import Sim
-from robokit.statistics import Array, lower, share, upper
+from robokit.statistics import Array, lower, share, summarize, upper
 from robokit.task import Task, Terms
 from robokit.verdict import Charged, Ledger, Verdict, across, judge, overall, word_of
 
@@ -243,3 +244,20 @@ def test_several_runs_are_pooled_and_their_verdicts_counted():
     assert together.limits["away"].value == pytest.approx(9)
     assert together.verdicts["away"] == {"PASS": 2, "FAIL": 1, "UNDECIDED": 0}
     assert "2 PASS, 1 FAIL" in together.text()
+
+
+def test_the_rate_of_short_episodes_is_not_said_to_come_above_what_a_rate_can_be():
+    nothing = np.zeros(300)
+    clean = Charged(nothing, np.full(300, 5.0), nothing, nothing > 0)
+    assert judge(Limit(0.5), clean, 1000, 0.99).measured.at_most == 1.0
+
+
+def test_what_the_filter_breaks_is_in_the_verdict():
+    good, bad = (
+        judge(Limit(0.5), Charged(np.full(300, x), np.full(300, 10.0), nothing, nothing > -1), 10, 0.99)
+        for x, nothing in ((1.0, np.zeros(300)), (9.0, np.zeros(300)))
+    )
+    some = summarize(np.arange(3.0))
+    through = Through({}, some, some, 0, 0, {}, {"fall": bad})
+    assert overall(judged({"fall": good}, None)) == "PASS: 1 limit"
+    assert overall(judged({"fall": good}, through)) == "FAIL: fall through the filter"
