@@ -138,3 +138,14 @@ def test_a_damaged_best_policy_is_an_error_and_training_goes_on_without_it(
     select(Done(steps=64))
     assert "the best policy so far is lost" in capsys.readouterr().err
     assert take_best(run, learner, 64) == 64
+
+
+def test_a_policy_that_breaks_the_simulation_is_not_feasible(tmp_path: Path):
+    breaks = """
+    def disturb(self, sim, rng):
+        return {"qvel": sim.qvel + 1e11 * (sim.memory["age"] > 2)}
+"""
+    learner = build(load_task(write(tmp_path, PUSHED + breaks)), SETUP, SMALL)
+    always(learner, 0.3)
+    score = validate(learner, 32)
+    assert score.limits == {"hard": 0.0} and not score.feasible
