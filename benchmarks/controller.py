@@ -30,14 +30,14 @@ def untrained(folder: Path) -> list[Path]:
     import robokit
     from robokit.belief import make_belief
     from robokit.export import export
-    from robokit.policy import Policy
+    from robokit.policy import Gaussian
 
     torch.manual_seed(0)
     env = robokit.make("hopper", num_envs=8, threads=1)
     paths = {"memoryless": folder / "memoryless.onnx", "stack": folder / "stack.onnx"}
     for kind, path in paths.items():
         belief = make_belief(kind, env.names.obs, 5)
-        export(Policy(env.obs_dim, env.act_dim, belief), env, path)
+        export(Gaussian(env.obs_dim, env.act_dim, belief), env, path)
     return list(paths.values())
 
 

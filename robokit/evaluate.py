@@ -182,9 +182,9 @@ def sampling_actor(policy: Policy, seed: int) -> Act:
         if not belief:
             belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
             draws.append(torch.Generator(env.device).manual_seed(seed))
-        mean, belief[0] = policy.mean(env.obs, belief[0], first)
-        noise = torch.randn(mean.shape, generator=draws[0], device=env.device)
-        return mean + policy.log_std.exp() * noise
+        noise = torch.randn(env.num_envs, policy.act_dim, generator=draws[0], device=env.device)
+        action, belief[0] = policy.sample(env.obs, belief[0], first, noise)
+        return action
 
     return act
 

@@ -1,33 +1,16 @@
-"""The networks: normaliser -> belief -> head. One module serves collection, training and the ONNX graph."""
+"""Policies: normaliser -> belief -> head. One module serves collection, training and the ONNX graph."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from robokit.belief import Belief, Normalizer
-from robokit.errors import OptionError
+from robokit.networks import mlp
 
-ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
-
-
-def mlp(sizes: Sequence[int], activation: str, last_gain: float) -> nn.Sequential:
-    """Linear layers of `sizes`, orthogonal weights (gain sqrt(2), `last_gain` at the end), zero biases.
-
-    The initialisation of Engstrom et al. 2020, "Implementation Matters in Deep RL", section 3.
-    """
-    if activation not in ACTIVATIONS:
-        raise OptionError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
-    layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        linear, last = nn.Linear(fan_in, fan_out), i == len(sizes) - 2
-        nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2))
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
+LOG_STD = (-20.0, 2.0)  # of a squashed Gaussian, before the squashing
 
 
 class Reflection(nn.Module):
@@ -45,13 +28,19 @@ class Reflection(nn.Module):
         return x.index_select(-1, self.order) * self.sign
 
 
-class Policy(nn.Module):
-    """A Gaussian policy with one standard deviation per action, around a mean that depends on the belief.
+Mirror = tuple[Reflection, Reflection]  # of obs, of actions
 
-    `forward` is the deterministic controller that is exported; `mean` is what PPO explores around. With a
-    `mirror` (of obs, of actions) the mean is averaged with that of the mirrored observation, mirrored back,
-    and so commutes with the mirror exactly; mirrored observations have a belief of their own.
+
+class Policy(nn.Module, ABC):
+    """What a policy's head says about each of its A actions, and what is made of it.
+
+    `forward` is the deterministic controller that is exported, `sample` what training explores with. With a
+    `mirror` the head's numbers are averaged with those of the mirrored observation, mirrored back, and so
+    commute with the mirror exactly; mirrored observations have a belief of their own.
     """
+
+    spread: bool = False  # whether the head says a deviation of each action too
+    gain: float | None = None  # of the head's last layer, see networks.mlp
 
     def __init__(
         self,
@@ -61,122 +50,152 @@ class Policy(nn.Module):
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
         normalize: bool = True,
-        init_std: float = 1.0,
-        mirror: tuple[Reflection, Reflection] | None = None,
+        mirror: Mirror | None = None,
     ) -> None:
         super().__init__()
         self.mirror = None if mirror is None else nn.ModuleList(mirror)
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.normalizer = Normalizer(obs_dim, active=normalize)
         self.belief = belief
-        self.head = mlp((belief.out_dim, *hidden, act_dim), activation, last_gain=0.01)
-        self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
+        said = act_dim * (2 if self.spread else 1)
+        self.head = mlp((belief.out_dim, *hidden, said), activation, self.gain)
 
     @property
     def belief_size(self) -> int:
         """B."""
         return self.belief.size * (1 if self.mirror is None else 2)
 
-    def mean(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Unclipped mean action (N, A) and the next belief, from a raw obs (N, O); first (N,) bool."""
-        return self._mean(self.belief, obs, belief, first)
+    def encode(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """features (N, F) and the next belief (N, B), from a raw obs (N, O); first (N,) bool."""
+        return self._encode(self.belief, obs, belief, first)
 
     def unroll(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of `mean`, from belief (M, B): means (L, M, A) and the belief (L, M, B) after each."""
-        return self._mean(self.belief.unroll, obs, belief, first)
+        """L steps of `encode`, from belief (M, B): features (L, M, F) and the belief (L, M, B) after each."""
+        return self._encode(self.belief.unroll, obs, belief, first)
 
-    def _mean(
+    def _encode(
         self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, first: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.mirror is None:
-            features, belief = remember(obs, belief, first, self.normalizer)
-            return self.head(features), belief
-        of_obs, of_action = self.mirror
+            return remember(obs, belief, first, self.normalizer)
         half = self.belief_size // 2
-        features, ours = remember(obs, belief[:, :half], first, self.normalizer)
-        reflected, theirs = remember(of_obs(obs), belief[:, half:], first, self.normalizer)
-        mean = (self.head(features) + of_action(self.head(reflected))) / 2
-        return mean, torch.cat((ours, theirs), -1)
+        ours, left = remember(obs, belief[:, :half], first, self.normalizer)
+        theirs, right = remember(self.mirror[0](obs), belief[:, half:], first, self.normalizer)
+        return torch.cat((ours, theirs), -1), torch.cat((left, right), -1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """What the head says: (..., A), or (..., 2 A) with a spread."""
+        if self.mirror is None:
+            return self.head(features)
+        ours, theirs = (self.head(half) for half in features.chunk(2, -1))
+        mean, *spread = theirs.split(self.act_dim, -1)
+        of_action = self.mirror[1]
+        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in spread)]
+        return (ours + torch.cat(back, -1)) / 2
 
     def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""
-        mean, belief = self.mean(obs, belief, first)
-        return mean.clamp(-1.0, 1.0), belief
+        features, belief = self.encode(obs, belief, first)
+        return self.settle(self.decode(features)), belief
+
+    def sample(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """An action (N, A) of the exploring policy, from normal noise (N, A); and the next belief."""
+        features, belief = self.encode(obs, belief, first)
+        return self.explore(self.decode(features), noise), belief
+
+    @abstractmethod
+    def settle(self, said: Tensor) -> Tensor:
+        """The deterministic action in [-1, 1], (..., A), of what the head said."""
+
+    @abstractmethod
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        """An action (..., A) drawn around it."""
 
 
-class Critic(nn.Module):
-    """Expected returns of what the critic has seen: of the reward, and of K costs by a network of their own.
+class Gaussian(Policy):
+    """N(mean, std^2) with one standard deviation per action whatever is seen; Env clips what is drawn."""
 
-    Each network has its own `beliefs` of the state, side by side in one tensor, and all share the normaliser.
-    """
+    gain = 0.01
 
     def __init__(
         self,
-        beliefs: Sequence[Belief],
-        outputs: Sequence[int],
-        state_dim: int,
-        hidden: Sequence[int],
-        activation: str,
+        obs_dim: int,
+        act_dim: int,
+        belief: Belief,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
         normalize: bool = True,
+        mirror: Mirror | None = None,
+        init_std: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.normalizer = Normalizer(state_dim, active=normalize)
-        self.beliefs = nn.ModuleList(beliefs)
-        self.sizes = [belief.size for belief in beliefs]
-        self.heads = nn.ModuleList(
-            mlp((belief.out_dim, *hidden, n), activation, last_gain=1.0)
-            for belief, n in zip(beliefs, outputs, strict=True)
-        )
+        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
+        self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
 
-    @property
-    def belief_size(self) -> int:
-        """B of all networks."""
-        return sum(self.sizes)
+    def settle(self, said: Tensor) -> Tensor:
+        return said.clamp(-1.0, 1.0)
 
-    def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """values (M, 1 + K) and the next belief (M, B)."""
-        return self._value([b.forward for b in self._each()], state, belief, first)
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return said + self.log_std.exp() * noise
 
-    def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of `forward`, from belief (M, B): values (L, M, 1 + K) and the belief after each."""
-        return self._value([b.unroll for b in self._each()], state, belief, first)
 
-    def _each(self) -> list[Belief]:
-        return cast("list[Belief]", list(self.beliefs))
+class SquashedGaussian(Policy):
+    """tanh(u), u ~ N(mean, std^2), both of what is seen (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
 
-    def _value(
+    spread = True
+
+    def settle(self, said: Tensor) -> Tensor:
+        return torch.tanh(said[..., : self.act_dim])
+
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return self.draw(said, noise)[0]
+
+    def draw(self, said: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The action (..., A) that normal noise leads to, and its log-probability (...)."""
+        mean, log_std = said.chunk(2, -1)
+        log_std = log_std.clamp(*LOG_STD)
+        u = mean + log_std.exp() * noise
+        return torch.tanh(u), squashed_log_prob(u, mean, log_std)
+
+
+class Deterministic(Policy):
+    """tanh of the head; `noise` is the deviation that training explores with."""
+
+    def __init__(
         self,
-        remember: list[Callable[..., tuple[Tensor, Tensor]]],
-        state: Tensor,
-        belief: Tensor,
-        first: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        parts = belief.split(self.sizes, -1)
-        seen = [f(state, part, first, self.normalizer) for f, part in zip(remember, parts, strict=True)]
-        values = [head(features) for head, (features, _) in zip(self.heads, seen, strict=True)]
-        return torch.cat(values, -1), torch.cat([after for _, after in seen], -1)
+        obs_dim: int,
+        act_dim: int,
+        belief: Belief,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize: bool = True,
+        mirror: Mirror | None = None,
+        noise: float = 0.1,
+    ) -> None:
+        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
+        self.noise = noise
 
+    def settle(self, said: Tensor) -> Tensor:
+        return torch.tanh(said)
 
-class ActorCritic(nn.Module):
-    """Both networks in one call, as the loss needs them."""
-
-    def __init__(self, policy: Policy, critic: Critic) -> None:
-        super().__init__()
-        self.policy, self.critic = policy, critic
-
-    def forward(
-        self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (L, M, A), log_std (A,), values (L, M, 1 + K), from [policy's | critic's] belief (M, B)."""
-        ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
-        mean = self.policy.unroll(obs, ours, first)[0]
-        return mean, self.policy.log_std, self.critic.unroll(state, theirs, first)[0]
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return (self.settle(said) + self.noise * noise).clamp(-1.0, 1.0)
 
 
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(action; mean, exp(log_std)^2), summed over the last dimension."""
     z = (action - mean) * torch.exp(-log_std)
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def squashed_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log of the density of tanh(u), u ~ N(mean, exp(log_std)^2) (arXiv:1812.05905, eq. 26).
+
+        log N(u) - sum_i log(1 - tanh(u_i)^2),   log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
+
+    which is exact, and finite for any u.
+    """
+    stretch = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+    return log_prob(u, mean, log_std) - stretch.sum(-1)
 
 
 def entropy(log_std: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robokit.belief import GRU, Belief, make_belief
 from robokit.env import Env
-from robokit.policy import Policy, Reflection
+from robokit.policy import Gaussian, Policy, Reflection
 from robokit.task import Around, Command, Task
 
 ARM = """
@@ -101,7 +101,7 @@ def make_policy(env: Env, kind: str = "stack", mirrored: bool = False) -> Policy
     torch.manual_seed(1)
     belief = make_belief(kind, env.names.obs, 3, 8)
     mirror = (_flip(env.obs_dim), _flip(env.act_dim)) if mirrored else None
-    policy = Policy(env.obs_dim, env.act_dim, belief, hidden=(16,), mirror=mirror)
+    policy = Gaussian(env.obs_dim, env.act_dim, belief, hidden=(16,), mirror=mirror)
     last = policy.head[-1]
     assert isinstance(last, nn.Linear)
     last.weight.data.mul_(40)

@@ -14,7 +14,7 @@ from robokit.env import Env, make
 from robokit.errors import OptionError, TaskError
 from robokit.evaluate import SEED_OFFSET, evaluate, run_episodes, sampling_actor, torch_actor
 from robokit.export import export
-from robokit.policy import Policy
+from robokit.policy import Gaussian
 from robokit.report import pool
 from robokit.sim import Sim
 from robokit.task import Limit, Sense, Task, Terms, load_task
@@ -24,7 +24,7 @@ from robokit.task import Limit, Sense, Task, Terms, load_task
 def exported(tmp_path_factory):
     torch.manual_seed(0)
     env = make("inverted_pendulum", 8, threads=1)
-    policy = Policy(env.obs_dim, env.act_dim, make_belief("stack", env.names.obs, 3), hidden=(8,))
+    policy = Gaussian(env.obs_dim, env.act_dim, make_belief("stack", env.names.obs, 3), hidden=(8,))
     policy.normalizer.var.fill_(0.01)
     path = tmp_path_factory.mktemp("policies") / "inverted_pendulum.onnx"
     export(policy, env, path)
@@ -209,7 +209,7 @@ def test_drawn_actions_have_the_mean_and_deviation_of_the_policy(exported):
     _, policy = exported
     env = make("inverted_pendulum", 2000, threads=1)
     first = torch.ones(2000, dtype=torch.bool)
-    mean = policy.mean(env.obs, torch.zeros(2000, policy.belief_size), first)[0]
+    mean = policy.sample(env.obs, torch.zeros(2000, policy.belief_size), first, torch.zeros(2000, 1))[0]
     noise = sampling_actor(policy, 0)(env, first) - mean
     assert noise.mean().item() == pytest.approx(0.0, abs=3 / 2000**0.5)
     assert noise.std().item() == pytest.approx(1.0, abs=0.05)

@@ -15,8 +15,9 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
     "errors state",
-    "rewards returns constraint sensing belief clock optim options dynamics episodes statistics",
+    "rewards returns constraint sensing belief networks clock optim options dynamics episodes statistics",
     "policy meter verdict",
+    "critic",
     "report",
     "sim",
     "task",

@@ -13,7 +13,7 @@ from robokit.belief import KINDS, make_belief
 from robokit.card import inspect
 from robokit.errors import OptionError, TaskError
 from robokit.export import export
-from robokit.policy import Policy, Reflection
+from robokit.policy import Gaussian, Reflection
 from robokit.task import Mirror
 
 PLAIN = Mirror(sign=(-1,))
@@ -72,15 +72,15 @@ def test_a_mirrored_policy_commutes_with_its_mirror_over_time(kind: str):
     torch.manual_seed(0)
     of_obs, of_action = Reflection([1, 0, 2], [1.0, 1.0, -1.0]), Reflection([1, 0], [-1.0, -1.0])
     belief = make_belief(kind, {"a": 2, "b": 1}, 3)
-    policy = Policy(3, 2, belief, mirror=(of_obs, of_action), init_std=1.0)
+    policy = Gaussian(3, 2, belief, mirror=(of_obs, of_action), init_std=1.0)
     with torch.no_grad():
         list(policy.head.parameters())[-2].mul_(100)
         policy.normalizer.mean.copy_(torch.tensor([1.0, -2.0, 3.0]))  # a normaliser that knows no mirror
     here, there = torch.zeros(2, 5, policy.belief_size).unbind()
     for t in range(4):
         obs, first = torch.randn(5, 3), torch.full((5,), t == 0)
-        left, here = policy.mean(obs, here, first)
-        right, there = policy.mean(of_obs(obs), there, first)
+        left, here = policy.sample(obs, here, first, torch.zeros(5, 2))
+        right, there = policy.sample(of_obs(obs), there, first, torch.zeros(5, 2))
         torch.testing.assert_close(right, of_action(left))
         assert left.abs().max() > 0.1
         assert kind == "memoryless" or t == 0 or not torch.equal(here, there)
@@ -89,7 +89,7 @@ def test_a_mirrored_policy_commutes_with_its_mirror_over_time(kind: str):
 def test_a_mirrored_policy_is_exported(tmp_path: Path):
     env = new(Symmetric, 2)
     belief = make_belief("stack", env.names.obs, 2)
-    policy = Policy(env.obs_dim, env.act_dim, belief, mirror=env.mirror())
+    policy = Gaussian(env.obs_dim, env.act_dim, belief, mirror=env.mirror())
     report = export(policy, env, tmp_path / "cart.onnx")
     assert inspect(report.path)["contract"]["carry"]["belief"] == 2 * 2 * env.obs_dim
 

@@ -9,8 +9,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from robokit.belief import Memoryless
 from robokit.episodes import Episodes
+from robokit.networks import mlp
 from robokit.optim import Adam, make_update
-from robokit.policy import Policy, entropy, kl, log_prob, mlp
+from robokit.policy import Gaussian, entropy, kl, log_prob
 
 
 def test_gaussian_quantities_are_those_of_torch_distributions():
@@ -24,15 +25,16 @@ def test_gaussian_quantities_are_those_of_torch_distributions():
 
 
 def test_the_exported_action_is_the_clipped_mean():
-    policy = Policy(3, 2, Memoryless({"a": 3}))
+    policy = Gaussian(3, 2, Memoryless({"a": 3}))
     with torch.no_grad():
         policy.head[-1].bias.copy_(torch.tensor([5.0, 0.25]))  # pyright: ignore
         policy.head[-1].weight.zero_()  # pyright: ignore
     action, _ = policy(torch.zeros(1, 3), torch.zeros(1, 0), torch.tensor([True]))
     assert action.tolist() == [[1.0, 0.25]]
-    assert policy.mean(torch.zeros(1, 3), torch.zeros(1, 0), torch.tensor([True]))[0].tolist() == [
-        [5.0, 0.25]
-    ]
+    unclipped, _ = policy.sample(
+        torch.zeros(1, 3), torch.zeros(1, 0), torch.tensor([True]), torch.zeros(1, 2)
+    )
+    assert unclipped.tolist() == [[5.0, 0.25]]
 
 
 def test_layers_start_orthogonal():

@@ -14,9 +14,10 @@ from torch import Generator, Tensor
 
 from robokit.algos.ppo import Config, Learner
 from robokit.belief import KINDS, RECURRENT
+from robokit.critic import ActorCritic
 from robokit.env import Env
 from robokit.optim import Adam, Parts
-from robokit.policy import ActorCritic, log_prob
+from robokit.policy import log_prob
 from robokit.rollout import Rollout, pack, unpack
 from robokit.sim import Sim
 from robokit.task import Sense, Task, Terms, load_task, uniform
@@ -126,8 +127,8 @@ def test_every_episode_begins_with_nothing_remembered_whatever_ended_the_one_bef
     assert has_episode_ends_inside(one) and has_episode_ends_inside(two)
     assert first[0].all() and torch.equal(first[1:], done[:-1])
     begins = obs[first]
-    fresh, _ = learner.policy.mean(begins, torch.zeros(len(begins), 6), torch.zeros(len(begins)).bool())
-    torch.testing.assert_close(mean[first], fresh, rtol=0, atol=1e-6)
+    seen, _ = learner.policy.encode(begins, torch.zeros(len(begins), 6), torch.zeros(len(begins)).bool())
+    torch.testing.assert_close(mean[first], learner.policy.decode(seen), rtol=0, atol=1e-6)
 
 
 CHUNKS = pytest.mark.parametrize("chunk", [1, 4, 16])
@@ -181,8 +182,9 @@ def test_gradients_are_those_of_a_plain_loop_that_is_cut_every_chunk(kind: str, 
             if t % chunk == 0:
                 h, g = h.detach(), g.detach()
             obs, state, first = (x[t, n][None] for x in (rollout.obs, rollout.state, rollout.first))
-            mean, h = learner.policy.mean(obs, h, first)
-            value, g = learner.critic(state, g, first)
+            seen, h = learner.policy.encode(obs, h, first)
+            judged, g = learner.critic.encode(state, g, first)
+            mean, value = learner.policy.decode(seen), learner.critic.decode(judged)
             theirs = theirs + mean[0] @ rollout.action[t, n] + value[0] * learner.worth[2][t, n]
     names = [name for name, _ in learner.net.named_parameters() if name != "policy.log_std"]
     weights = [learner.net.get_parameter(name) for name in names]

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
 from robokit.constraint import Multipliers, Rule, charged
+from robokit.critic import ActorCritic, Critic
 from robokit.env import Env, Step
 from robokit.episodes import Episodes
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
 from robokit.options import check_choices, check_positive, check_rule, check_unit
-from robokit.policy import ActorCritic, Critic, Policy, entropy, kl, log_prob
+from robokit.policy import Gaussian, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, standardize
 from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
 from robokit.state import gather, scatter
@@ -172,7 +173,8 @@ class Learner:
             theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
             sizes = (config.hidden, config.activation, config.normalize_obs)
             mirror = env.mirror() if config.mirror else None
-            self.policy = Policy(env.obs_dim, env.act_dim, belief, *sizes, config.init_std, mirror).to(device)
+            shape = env.obs_dim, env.act_dim, belief, *sizes, mirror
+            self.policy = Gaussian(*shape, config.init_std).to(device)
             self.critic = Critic(theirs, outputs, sum(seen.values()), *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
@@ -299,7 +301,8 @@ class Learner:
         signal = signal / scale
         if config.scale_reward:
             signal[..., 0].clamp_(-REWARD_CLIP, REWARD_CLIP)
-        value, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.first)
+        seen, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.first)
+        value = self.critic.decode(seen)
         before = torch.cat((self.critic_belief[None], after[:-1]))
         self.critic_belief = after[-1].clone()
         going_on = torch.zeros_like(rollout.done).flatten()  # V(final) remembers the episode that it ends
@@ -379,10 +382,11 @@ class Learner:
         scatter(self._parts(), state)
 
 
-def _make_act(policy: Policy) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _make_act(policy: Gaussian) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     def act(obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, belief = policy.mean(obs, belief, first)
-        return mean + policy.log_std.exp() * noise, mean, belief
+        features, belief = policy.encode(obs, belief, first)
+        mean = policy.decode(features)
+        return policy.explore(mean, noise), mean, belief
 
     return act
 
