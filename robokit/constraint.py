@@ -198,10 +198,14 @@ class Multipliers:
         weight = valid[..., None] / count
         centred = advantage - (advantage * weight).sum((0, 1))
         now = (centred.square() * weight).sum((0, 1)).sqrt().double()
-        slow = torch.where(self.spread > 0, torch.lerp(now, self.spread, SLOW), now)
-        self.spread = torch.maximum(slow, self.least_spread)
+        self.follow(now)
         units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
         return combine(centred / units, self.weights(units)).float()
+
+    def follow(self, deviation: Tensor) -> None:
+        """Let the slow deviations of the advantages of reward and costs (1 + K,) follow those of now."""
+        slow = torch.where(self.spread > 0, torch.lerp(deviation, self.spread, SLOW), deviation)
+        self.spread = torch.maximum(slow, self.least_spread)
 
     def weights(self, units: Tensor) -> Tensor:
         """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""

@@ -1,12 +1,13 @@
 """Gradients, clipping and Adam on the parameters of a module, laid out as one vector that the module aliases.
 
-    update = make_update(net, loss, adam)            # loss(net, *batch) -> (0-d tensor, {name: 0-d tensor})
+    update = make_update(loss, Adam(net))            # loss(net, *batch) -> (0-d tensor, {name: 0-d tensor})
     parts = update(lr, *batch)                       # lr is a 0-d tensor, so that no schedule recompiles
 
 Eager, the gradient is ordinary autograd; compiled, loss, gradient, clipping and Adam are one graph.
 """
 
 import contextlib
+import math
 import os
 import statistics
 import subprocess
@@ -26,23 +27,72 @@ BETA1, BETA2 = 0.9, 0.999
 GAIN = 0.8  # more threads must take less than this share of one thread's time to be chosen
 
 
-class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1) behind a clip of the global gradient norm."""
+class Flat:
+    """The parameters of a module, laid out as one vector that the module aliases."""
 
-    def __init__(self, module: nn.Module, eps: float = 1e-5, max_grad_norm: float = 0.5) -> None:
+    def __init__(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
+        self.module = module
         self.shapes = {name: p.shape for name, p in named.items()}
         self.flat = torch.cat([p.detach().flatten() for p in named.values()])
         for name, view in self.views(self.flat).items():
             named[name].data = view  # the module sees every update
-        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.steps = torch.zeros((), device=self.flat.device)
-        self.eps, self.max_grad_norm = eps, max_grad_norm
 
     def views(self, flat: Tensor) -> Params:
         """A vector as long as all parameters together, cut up into their names and shapes."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()])
         return {k: part.view(shape) for (k, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def bound(self, graph: bool) -> Any:
+        """The module, for its methods to be called; in a graph over the vector, which alone is written."""
+        return Bound(self.module, self.views(self.flat)) if graph else self.module
+
+
+class Bound:
+    """A module's methods with other parameters: `bound.method(*inputs)`."""
+
+    def __init__(self, module: nn.Module, params: Params) -> None:
+        self._methods = _Methods(module)
+        self._params = {f"module.{name}": value for name, value in params.items()}
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *inputs: torch.func.functional_call(self._methods, self._params, (name, *inputs))
+
+    def __call__(self, *inputs: Any) -> Any:
+        return torch.func.functional_call(self._methods, self._params, ("forward", *inputs))
+
+
+class _Methods(nn.Module):
+    """All methods of a module behind `forward`, which is the only one that functional_call calls."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, method: str, *inputs: Any) -> Any:
+        return getattr(self.module, method)(*inputs)
+
+
+class Adam(Flat):
+    """Adam (Kingma & Ba 2015, algorithm 1) behind a clip of the global gradient norm.
+
+    rates: the share of the learning rate that each parameter learns with, by its name.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        eps: float = 1e-5,
+        max_grad_norm: float = 0.5,
+        rates: Callable[[str], float] = lambda name: 1.0,
+    ) -> None:
+        super().__init__(module)
+        self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.steps = torch.zeros((), device=self.flat.device)
+        self.eps, self.max_grad_norm = eps, max_grad_norm
+        own = {name: rates(name) for name in self.shapes}
+        parts = [self.flat.new_full((shape.numel(),), own[name]) for name, shape in self.shapes.items()]
+        self.rates = torch.cat(parts) if set(own.values()) - {1.0} else None
 
     def apply(self, grads: list[Tensor], lr: Tensor) -> Tensor:
         """One step in place; grads in the order of the parameters. Returns their norm before the clip.
@@ -52,11 +102,13 @@ class Adam:
         """
         grad = torch.cat([g.flatten() for g in grads])
         norm = grad.square().sum().sqrt()
-        grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self.max_grad_norm < math.inf:
+            grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         self.steps.add_(1)
         self.first.lerp_(grad, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
         scale = self.second.sqrt() / (1 - BETA2**self.steps).sqrt() + self.eps
+        lr = lr if self.rates is None else lr * self.rates
         self.flat.sub_(lr / (1 - BETA1**self.steps) * self.first / scale)
         return norm
 
@@ -73,39 +125,48 @@ class Adam:
 
 
 def make_update(
-    module: nn.Module,
     loss: Loss,
     adam: Adam,
     compile: bool = False,
     schedule: Callable[[Tensor, Parts], Tensor] | None = None,
 ) -> Callable[..., Parts]:
-    """update(lr, *batch) -> parts: one Adam step of `module` on `loss(module, *batch)`.
+    """update(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
 
     `schedule(lr, parts)` is the learning rate after the step, written into `lr`. Compiled, every batch must
     have the shapes of the first.
     """
-    parameters = list(module.parameters())
+    step = make_step(loss, adam, compile)
 
-    def step(lr: Tensor, grads: list[Tensor], parts: Parts) -> Parts:
-        parts = {**parts, "grad_norm": adam.apply(grads, lr)}
+    def update(lr: Tensor, *batch: Any) -> Parts:
+        parts = step(lr, *batch)
         if schedule is not None:
             lr.copy_(schedule(lr, parts))
         return parts
 
+    return compiled(update, adam.flat.device) if compile else update
+
+
+def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Parts]:
+    """step(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
+
+    graph: so written that it can be compiled as a part of something larger; slower, where it is not.
+    """
+    parameters = list(adam.module.parameters())
+
     def eager(lr: Tensor, *batch: Any) -> Parts:
-        value, parts = loss(module, *batch)
-        grads = torch.autograd.grad(value, parameters)
+        with torch.enable_grad():
+            value, parts = loss(adam.module, *batch)
+            grads = torch.autograd.grad(value, parameters, materialize_grads=True)
         with torch.no_grad():
-            return step(lr, list(grads), parts)
+            return {**parts, "grad_norm": adam.apply(list(grads), lr)}
 
-    def whole(lr: Tensor, *batch: Any) -> Parts:
-        # lambdas: torch cannot trace the annotations of a nested def
-        net = lambda params: lambda *inputs: torch.func.functional_call(module, params, inputs)  # noqa: E731
-        objective = lambda params: loss(net(params), *batch)  # noqa: E731
+    def traced(lr: Tensor, *batch: Any) -> Parts:
+        # a lambda: torch cannot trace the annotations of a nested def
+        objective = lambda params: loss(Bound(adam.module, params), *batch)  # noqa: E731
         grads, (_, parts) = torch.func.grad_and_value(objective, has_aux=True)(adam.views(adam.flat))
-        return step(lr, list(grads.values()), parts)
+        return {**parts, "grad_norm": adam.apply(list(grads.values()), lr)}
 
-    return compiled(whole, adam.flat.device) if compile else eager
+    return traced if graph else eager
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

@@ -51,3 +51,27 @@ def standardize(x: Tensor, valid: Tensor) -> Tensor:
     centered = x - average(x, valid)
     var = torch.where(valid, centered.square(), 0.0).sum() / (valid.sum() - 1).clamp(min=1)
     return centered / (var.sqrt() + 1e-8)
+
+
+def n_step(
+    reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the next n rewards, what the value after them counts, and the last step each took in.
+
+        G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer where the episode ends before
+        Q_target = G_t + discount_t V(s'_{t+m-1}),   discount_t = gamma^m, 0 where nothing comes after
+
+    reward, over (L + n - 1, M, C), over bool: no more of this column comes; done (L + n - 1, M) bool ends an
+    episode. Returns G and discount (L, M, C), and t + m - 1 (L, M). Sutton & Barto 2018, eq. 7.1.
+    """
+    length = len(reward) - n + 1
+    start = torch.arange(length, device=reward.device)[:, None]
+    total, discount = torch.zeros_like(reward[:length]), torch.ones_like(reward[:length])
+    last, going = start.expand(done[:length].shape), torch.ones_like(done[:length])
+    for k in range(n):
+        now = slice(k, k + length)
+        total = total + torch.where(going[..., None], discount * reward[now], 0.0)
+        discount = torch.where(going[..., None], gamma * discount * ~over[now], discount)
+        last = torch.where(going, start + k, last)
+        going = going & ~done[now]
+    return total, discount, last

@@ -43,6 +43,11 @@ def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
 
 def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
     """The columns of (M, L, C) chunks by name: (L, M, width), or (L, M) for NUMBERS."""
-    named = zip(widths, rows.transpose(0, 1).split(list(widths.values()), -1), strict=True)
-    batch = {name: part.squeeze(-1) if name in NUMBERS else part for name, part in named}
-    return batch | {flag: batch[flag] != 0 for flag in ("first", "valid")}
+    return columns(rows.transpose(0, 1), widths, NUMBERS, ("first", "valid"))
+
+
+def columns(rows: Tensor, widths: Mapping[str, int], numbers: Sequence[str], flags: Sequence[str]) -> Batch:
+    """The columns of rows (..., C) by name: (..., width), (...) for `numbers`, of which `flags` are bool."""
+    named = zip(widths, rows.split(list(widths.values()), -1), strict=True)
+    batch = {name: part.squeeze(-1) if name in numbers else part for name, part in named}
+    return batch | {flag: batch[flag] != 0 for flag in flags}

@@ -31,7 +31,7 @@ def test_moments_are_saved_by_name_and_continue_the_same():
     x, y, lr = torch.randn(8, 3), torch.randn(8, 1), torch.tensor(0.01)
     one, other = mlp((3, 5, 1), "tanh", 1.0), mlp((3, 5, 1), "tanh", 1.0)
     mine, theirs = Adam(one), Adam(other)
-    update, again = make_update(one, square_loss, mine), make_update(other, square_loss, theirs)
+    update, again = make_update(square_loss, mine), make_update(square_loss, theirs)
     update(lr, x, y)
     assert mine.state_dict()["first.0.weight"].shape == (5, 3)
     other.load_state_dict(one.state_dict())
@@ -43,7 +43,7 @@ def test_moments_are_saved_by_name_and_continue_the_same():
 
 def test_a_schedule_moves_the_learning_rate_after_the_step():
     net, lr = mlp((3, 1), "tanh", 1.0), torch.tensor(0.5)
-    update = make_update(net, square_loss, Adam(net), schedule=lambda lr, parts: lr / 2)
+    update = make_update(square_loss, Adam(net), schedule=lambda lr, parts: lr / 2)
     bias = dict(net.named_parameters())["0.bias"]
     before = bias.clone()
     update(lr, torch.zeros(8, 3), torch.full((8, 1), 9.0))
@@ -86,8 +86,8 @@ def test_two_compiled_updates_of_one_code_share_nothing():
     x, y, lr = torch.randn(8, 3), torch.randn(8, 1), torch.tensor(0.01)
     for net in nets:  # other shapes, and nothing is checked after the first call
         eager = copy.deepcopy(net)
-        make_update(net, square_loss, Adam(net), compile=True)(lr, x, y)
-        make_update(eager, square_loss, Adam(eager))(lr, x, y)
+        make_update(square_loss, Adam(net), compile=True)(lr, x, y)
+        make_update(square_loss, Adam(eager))(lr, x, y)
         for a, b in zip(net.parameters(), eager.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 

@@ -56,7 +56,7 @@ def test_adam_with_clipping_is_torchs(compiled, limit):
     torch.manual_seed(0)
     ours, theirs = mlp((3, 5, 1), "tanh", 1.0), mlp((3, 5, 1), "tanh", 1.0)
     theirs.load_state_dict(ours.state_dict())
-    update = make_update(ours, square_loss, Adam(ours, eps=1e-5, max_grad_norm=limit), compiled)
+    update = make_update(square_loss, Adam(ours, eps=1e-5, max_grad_norm=limit), compiled)
     peer = torch.optim.Adam(theirs.parameters(), lr=0.01, eps=1e-5)
     for _ in range(20):
         x, y = torch.randn(8, 3), torch.randn(8, 1) * 3

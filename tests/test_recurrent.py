@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 
 from robokit.algos.ppo import Config, Learner
 from robokit.belief import KINDS, RECURRENT
-from robokit.critic import ActorCritic
 from robokit.env import Env
 from robokit.optim import Adam, Parts
 from robokit.policy import log_prob
@@ -68,14 +67,14 @@ class Watched(Learner):
         self.worth, self.given = super().targets(rollout), None
         return self.worth
 
-    def _make_update(self, net: ActorCritic, adam: Adam, compile: bool) -> Callable[..., Parts]:
-        update = super()._make_update(net, adam, compile)
+    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
+        update = super()._make_update(adam, compile)
 
         def watched(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Parts:
             if self.given is None:
                 batch = dict(unpack(rows, self.widths))
                 self.given = batch, belief
-                self.found = net(batch["obs"], batch["state"], batch["first"], belief)
+                self.found = adam.module(batch["obs"], batch["state"], batch["first"], belief)
                 self.found = tuple(x.detach().clone() for x in self.found)
             return update(lr, rows, belief, *rest)
 

@@ -159,6 +159,8 @@ def make_loss(config: Config, normalized: bool = False) -> Callable[..., tuple[T
 class Learner:
     """PPO on one Env; `policy` is what gets exported. Networks live on `env.device`."""
 
+    replay = None
+
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         check(config)
         self.env, self.config, device = env, config, env.device
@@ -182,7 +184,7 @@ class Learner:
         self.widths = {"obs": env.obs_dim, "state": sum(seen.values())}
         self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
         self.widths |= dict.fromkeys(("value", "target"), sum(outputs))
-        self.update = self._make_update(self.net, self.adam, bool(config.compile))
+        self.update = self._make_update(self.adam, bool(config.compile))
         self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
         self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
         self.warm = not config.compile  # whether all is compiled that will be
@@ -203,7 +205,7 @@ class Learner:
         env.reset(stagger=True)
         self.pending = self.collect() if config.overlap else None
 
-    def _make_update(self, net: ActorCritic, adam: Adam, compile: bool) -> Callable[..., Parts]:
+    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
         config, widths = self.config, self.widths
         of_columns = make_loss(config, normalized=bool(self.limits))
 
@@ -213,12 +215,12 @@ class Learner:
         def schedule(lr: Tensor, parts: Parts) -> Tensor:
             return adapt_lr(lr, parts["kl"], config.kl_target)
 
-        return make_update(net, loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
+        return make_update(loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
 
     def rehearsal(self) -> Callable[[], object]:
         """An eager gradient step on copies: to measure what one costs."""
         net, device = copy.deepcopy(self.net), self.env.device
-        update = self._make_update(net, Adam(net), compile=False)
+        update = self._make_update(Adam(net), compile=False)
         chunks, columns = self.config.minibatch // self.chunk, sum(self.widths.values())
         rows = torch.ones(chunks, self.chunk, columns, device=device)
         beliefs = torch.zeros(chunks, self.belief.shape[1] + self.critic_belief.shape[1], device=device)
