@@ -7,7 +7,7 @@ What is inside:
 
     config.json        everything that was asked for, versions, commit
     metrics.jsonl      one line an iteration; tensorboard/ holds the same
-    checkpoints/       see robokit.checkpoint
+    checkpoints/       see robokit.checkpoint; segments/ in it is an off-policy learner's replay
     best/              the policy to export, where one was chosen: see robokit.selection
 """
 
@@ -30,7 +30,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
-from robokit.checkpoint import Checkpoint, newest, save, sync_folder, write_atomically
+from robokit.checkpoint import Checkpoint, Replay, newest, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 
 CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
@@ -48,6 +48,9 @@ class Learner(Protocol):
 
     @property
     def policy(self) -> nn.Module: ...
+
+    @property
+    def replay(self) -> Replay | None: ...  # saved in segments, but for what `state_dict` has of it
 
     def iterate(self) -> dict[str, float]: ...
 
@@ -121,7 +124,8 @@ class Run:
     def save(self, learner: Learner, done: Done) -> Path:
         """Write a checkpoint. Raises CheckpointError; earlier ones stay."""
         facts = {**asdict(done), "config": self.config}
-        return save(self.path / CHECKPOINTS, done.steps, learner.state_dict(), facts)
+        state = learner.state_dict()
+        return save(self.path / CHECKPOINTS, done.steps, state, facts, replay=learner.replay)
 
     def resume(self, learner: Learner) -> Done:
         """Bring `learner` to the newest good checkpoint; the start where there is none yet."""
@@ -132,6 +136,7 @@ class Run:
             return Done()
         try:
             learner.load_state_dict(checkpoint.tensors)
+            checkpoint.load_segments(learner.replay)
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error

@@ -6,7 +6,8 @@ import resource
 from pathlib import Path
 
 import pytest
-from toy import Toy
+import torch
+from toy import Remembering, Toy
 
 from robokit.errors import CheckpointError, RunError
 from robokit.run import Done, Log, Run
@@ -82,6 +83,41 @@ def test_resuming_falls_back_and_says_why(tmp_path: Path, capsys: pytest.Capture
     os.truncate(damaged / "state.safetensors", 10)
     assert run.resume(Toy()) == Done(8, 1, 0.5)
     assert f"skipped: checkpoint {damaged} is damaged" in capsys.readouterr().err
+
+
+def test_resuming_falls_back_where_a_segment_of_the_replay_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, toy = make(tmp_path), Remembering()
+    toy.iterate()  # 4 control steps: segments 0 and 1
+    run.save(toy, Done(8, 1, 0.5))
+    saved = toy.state_dict()
+    toy.iterate()
+    damaged = run.save(toy, Done(16, 2, 1.0))
+    (path,) = (run.path / "checkpoints/segments").glob("00000003-*")
+    path.write_bytes(path.read_bytes()[::-1])
+    again = Remembering(seed=1)
+    assert run.resume(again) == Done(8, 1, 0.5)
+    assert f"skipped: checkpoint {damaged} is damaged: ../segments/{path.name}" in capsys.readouterr().err
+    assert torch.equal(again.replay.rows[:4], toy.replay.rows[:4])
+    assert again.replay.position == saved["replay.position"] == 4
+
+
+def test_a_replay_of_another_size_or_none_does_not_fit(tmp_path: Path):
+    run, toy = make(tmp_path), Remembering()
+    for _ in range(40):  # 160 control steps, of which one keeps 130 and the other 132
+        toy.iterate()
+    run.save(toy, Done(320, 40, 0.5))
+    for other in (Remembering(capacity=264), Toy()):
+        with pytest.raises(CheckpointError, match=r"does not fit this learner: .*segments \[15, "):
+            run.resume(other)
+
+
+def test_the_best_policy_is_kept_without_the_replay(tmp_path: Path):
+    run, toy = make(tmp_path), Remembering()
+    toy.iterate()
+    run.keep_best(8, toy.policy.state_dict(), {})
+    assert sorted(p.name for p in (run.path / "best").iterdir()) == ["000000000008"]
 
 
 def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy import Toy
+from toy import Remembering, Toy
 
 from robokit.algos.ppo import Config
 from robokit.algos.ppo import Learner as Ppo
@@ -74,6 +74,30 @@ def test_the_toy_continues_bit_for_bit(tmp_path: Path, cut: int):
     train(part, broken, 80)  # what it starts from is all in the checkpoint
     assert_equal(part, whole)
     assert metrics(broken) == metrics(straight)
+
+
+@pytest.mark.parametrize("cut", [1, 15, 32, 33, 59])  # 33 iterations fill the replay
+def test_a_learner_with_a_replay_continues_bit_for_bit(tmp_path: Path, cut: int):
+    whole, straight = Remembering(), new(tmp_path)
+    train(whole, straight, 8 * 60)
+    broken, part = new(tmp_path), Remembering(seed=5)
+    train(Remembering(), broken, 8 * cut, save_steps=8 * 10)
+    train(part, broken, 8 * 60)
+    assert_equal(part, whole)
+    assert torch.equal(part.replay.rows, whole.replay.rows)
+    assert torch.equal(part.replay.beliefs, whole.replay.beliefs)
+    assert metrics(broken) == metrics(straight)
+
+
+def test_what_a_killed_save_left_of_a_replay_is_swept_at_the_start(tmp_path: Path):
+    run, toy = new(tmp_path), Remembering()
+    train(toy, run, 80)
+    segments = run.path / "checkpoints/segments"
+    before = sorted(segments.iterdir())
+    for name in (".00000099-ab.safetensors.cd.tmp", "00000099-abcdef.safetensors"):
+        (segments / name).write_bytes(b"of a process that died")
+    train(Remembering(), run, 80)
+    assert sorted(segments.iterdir()) == before
 
 
 def test_a_kill_after_the_checkpoint_is_made_up_for(tmp_path: Path):

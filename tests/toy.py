@@ -1,15 +1,19 @@
 """The smallest learner that can go wrong on resuming: weights, momentum, and a generator of its own."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from robokit.replay import Replay
 
 
 class Toy:
     """A linear map that follows noise; every number it shows depends on all that came before."""
 
     steps_per_iteration = 8
+    replay: Any = None
 
     def __init__(self, seed: int = 0, size: int = 4, nan_at: int = -1) -> None:
         self.rng = torch.Generator().manual_seed(seed)
@@ -39,3 +43,30 @@ class Toy:
         self.momentum.copy_(state["momentum"])
         self.iterations.copy_(state["iterations"])
         self.policy.load_state_dict({name: state[name] for name in ("weight", "bias")})
+
+
+class Remembering(Toy):
+    """Follows what it draws from a replay: two simulations, 65 segments of two control steps at most."""
+
+    replay: Replay
+
+    def __init__(self, seed: int = 0, capacity: int = 260) -> None:
+        super().__init__(seed)
+        self.replay = Replay({"number": 3}, belief_size=1, num_envs=2, capacity=capacity)
+
+    def iterate(self) -> dict[str, float]:
+        for _ in range(4):
+            number = torch.randn(2, 3, generator=self.rng)
+            self.replay.add({"number": number}, number[:, :1])
+        rows, belief = self.replay.sample(8, 4, self.rng)
+        self.momentum.add_(rows.mean() + belief.sum())
+        return super().iterate()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        remembered = {f"replay.{name}": value for name, value in self.replay.state_dict().items()}
+        return {**super().state_dict(), **remembered}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        remembered = ((name.removeprefix("replay."), value) for name, value in state.items())
+        self.replay.load_state_dict(dict(remembered))
