@@ -28,6 +28,7 @@ HIGHEST = 50.0  # multiplier, in the units of normalised advantages
 FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violations are relative
 SLOW = 0.95  # of the advantages' deviations: the weight of the past
 TINY = 1e-8
+WATCHED = ("measured", "lambda")
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Multipliers:
         device: torch.device | str = "cpu",
     ) -> None:
         self.rule, self.gains, self.dual_lr = rule, gains, dual_lr
+        self.names = (*limits,)
         for name, limit in limits.items():
             limit.check(steps, gamma, f"limits[{name!r}]")
 
@@ -210,6 +212,19 @@ class Multipliers:
     def weights(self, units: Tensor) -> Tensor:
         """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""
         return self.strength if self.rule == "pid" else self.strength * units[1:] / units[0]
+
+    @property
+    def units(self) -> Tensor:
+        """(1 + K,) slow deviations of the advantages of reward and costs; 1 before they are known."""
+        return torch.where(self.spread > 0, self.spread, 1.0)
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """What to log of each limit."""
+        named = zip(self.names, self.measured, self.lambdas, strict=True)
+        return {
+            f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
+        }
 
     @property
     def measured(self) -> Tensor:

@@ -93,11 +93,12 @@ class ActionCritic(Encoders):
         hidden: Sequence[int],
         activation: str,
         layer_norm: bool = False,
+        bf16: bool = False,
         normalize: bool = False,
     ) -> None:
         super().__init__(beliefs, state_dim, normalize)
         self.ensembles = nn.ModuleList(
-            Ensemble(members, (belief.out_dim + act_dim, *hidden, n), activation, layer_norm)
+            Ensemble(members, (belief.out_dim + act_dim, *hidden, n), activation, layer_norm, bf16)
             for belief, n in zip(beliefs, outputs, strict=True)
         )
 

@@ -1,5 +1,6 @@
 """Return and length of finished episodes, kept on the device without a host round trip."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,3 +36,10 @@ class Episodes:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._running.copy_(state["running"])
         self._finished.copy_(state["finished"])
+
+
+def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
+    """0-d tensors as numbers, in one transfer; without a metric or limit that is NaN: it was not counted."""
+    values = torch.stack([value.detach().double() for value in logged.values()]).tolist()
+    named = zip(logged, values, strict=True)
+    return {k: v for k, v in named if not (k.startswith(("metric/", "limit/")) and math.isnan(v))}

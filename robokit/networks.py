@@ -33,12 +33,20 @@ class Ensemble(nn.Module):
     """E networks of one shape, computed as one: (M, I) or (E, M, I) -> (E, M, O).
 
     Each begins on its own, as `mlp` without a gain. layer_norm: each hidden layer to mean 0 and deviation 1
-    before its activation (Ba et al. 2016, arXiv:1607.06450).
+    before its activation (Ba et al. 2016, arXiv:1607.06450). bf16: products between hidden layers in
+    bfloat16, all else in float32.
     """
 
-    def __init__(self, members: int, sizes: Sequence[int], activation: str, layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        members: int,
+        sizes: Sequence[int],
+        activation: str,
+        layer_norm: bool = False,
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
-        self.members, self.layer_norm = members, layer_norm
+        self.members, self.layer_norm, self.bf16 = members, layer_norm, bf16
         self.activation = _activation(activation)
         pairs = [*pairwise(sizes)]
         self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
@@ -46,9 +54,13 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.expand(self.members, *x.shape[-2:])
+        last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            if layer < len(self.weights) - 1:
+            if self.bf16 and 0 < layer < last:
+                x = torch.bmm(x.bfloat16(), weight.bfloat16()).float() + bias
+            else:
+                x = torch.baddbmm(bias, x, weight)
+            if layer < last:
                 x = nn.functional.layer_norm(x, x.shape[-1:]) if self.layer_norm else x
                 x = self.activation(x)
         return x

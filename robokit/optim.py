@@ -32,7 +32,7 @@ class Flat:
 
     def __init__(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
-        self.module = module
+        self.module, self.methods = module, Methods(module)
         self.shapes = {name: p.shape for name, p in named.items()}
         self.flat = torch.cat([p.detach().flatten() for p in named.values()])
         for name, view in self.views(self.flat).items():
@@ -45,14 +45,14 @@ class Flat:
 
     def bound(self, graph: bool) -> Any:
         """The module, for its methods to be called; in a graph over the vector, which alone is written."""
-        return Bound(self.module, self.views(self.flat)) if graph else self.module
+        return Bound(self.methods, self.views(self.flat)) if graph else self.module
 
 
 class Bound:
     """A module's methods with other parameters: `bound.method(*inputs)`."""
 
-    def __init__(self, module: nn.Module, params: Params) -> None:
-        self._methods = _Methods(module)
+    def __init__(self, methods: "Methods", params: Params) -> None:
+        self._methods = methods
         self._params = {f"module.{name}": value for name, value in params.items()}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -62,7 +62,7 @@ class Bound:
         return torch.func.functional_call(self._methods, self._params, ("forward", *inputs))
 
 
-class _Methods(nn.Module):
+class Methods(nn.Module):
     """All methods of a module behind `forward`, which is the only one that functional_call calls."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -162,7 +162,7 @@ def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Parts]:
 
     def traced(lr: Tensor, *batch: Any) -> Parts:
         # a lambda: torch cannot trace the annotations of a nested def
-        objective = lambda params: loss(Bound(adam.module, params), *batch)  # noqa: E731
+        objective = lambda params: loss(Bound(adam.methods, params), *batch)  # noqa: E731
         grads, (_, parts) = torch.func.grad_and_value(objective, has_aux=True)(adam.views(adam.flat))
         return {**parts, "grad_norm": adam.apply(list(grads.values()), lr)}
 

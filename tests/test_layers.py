@@ -26,6 +26,7 @@ LAYERS = (
     "checkpoint",
     "replay run rollout",
     "train",
+    "offpolicy",
     "algos",
     "controller filter",
     "gate filtered",

@@ -11,7 +11,6 @@ Under a task's limits the advantage is that of reward and costs together (roboki
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
 from robokit.constraint import Multipliers, Rule, charged
 from robokit.critic import ActorCritic, Critic
 from robokit.env import Env, Step
-from robokit.episodes import Episodes
+from robokit.episodes import Episodes, numbers
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
@@ -244,14 +243,7 @@ class Learner:
         logged = {f"loss/{k}": v for k, v in parts.items()}
         logged |= dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
         logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
-        for name, *now in zip(self.limits, self.multipliers.measured, self.multipliers.lambdas, strict=True):
-            logged |= dict(zip((f"limit/{name}/measured", f"limit/{name}/lambda"), now, strict=True))
-        numbers = torch.stack([v.detach().double() for v in logged.values()]).tolist()
-        means = dict(zip(logged, numbers, strict=True))
-        counted = {
-            k: v for k, v in means.items() if not (k.startswith(("metric/", "limit/")) and math.isnan(v))
-        }
-        return {**self.episodes.summary(), **counted}
+        return {**self.episodes.summary(), **numbers(logged | self.multipliers.metrics)}
 
     def _learn_and_collect(self, rollout: Rollout) -> dict[str, Tensor]:
         """Learn from a rollout while a copy of the policy, as it is now, collects the next on another thread.

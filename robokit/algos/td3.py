@@ -1,0 +1,108 @@
+"""Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018, arXiv:1802.09477).
+
+    learner = Learner(robokit.make("hopper"), Config())
+    while ...: print(learner.iterate()["episode/return"])
+
+A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
+DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
+beliefs, limits and the loop are robokit.offpolicy's.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robokit import offpolicy
+from robokit.env import Env
+from robokit.errors import OptionError
+from robokit.optim import Parts, make_step
+from robokit.options import check_positive
+from robokit.policy import Deterministic, Policy
+from robokit.returns import average
+from robokit.rollout import Batch
+
+
+@dataclass(frozen=True)
+class Config(offpolicy.Options):
+    """Options of TD3; the defaults are those of the paper's own code."""
+
+    delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
+    smoothing: float = 0.2  # sigma~, deviation of the noise on the target policy's action
+    smoothing_clip: float = 0.5  # c, where that noise is cut off
+    exploration: float = 0.1  # sigma, deviation of the noise on the actions that are done
+
+
+# -- the paper's equations ---------------------------------------------------------------------------
+
+
+def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tensor:
+    """a~, eq. 14: the target policy's action and clipped noise, within [-1, 1]."""
+    return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
+def actor_loss(gain: Tensor, valid: Tensor) -> Tensor:
+    """J(phi), algorithm 1: the mean of -Q_1(s, pi(s)), of which `gain` is the negative."""
+    return -average(gain, valid)
+
+
+# -- the algorithm -----------------------------------------------------------------------------------
+
+
+class TD3(offpolicy.Agent):
+    """Algorithm 1 of the paper, one gradient step of it."""
+
+    fit = 1.0
+    policy: Deterministic
+    config: Config
+
+    def __init__(self, env: Env, config: Config, graph: bool) -> None:
+        super().__init__(env, config, graph)
+        self.actor_target = self._target(self.policy)
+        self.followers += [(self.actor_target, self.actor)]
+        self.actor_step = make_step(self._actor_loss, self.actor, graph)
+
+    def make_policy(self, *shape: Any) -> Policy:
+        return Deterministic(*shape, noise=self.config.exploration)
+
+    def update(
+        self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
+    ) -> Parts:
+        policy, sums, config = self.actor_target.bound(self.graph), self.sums(batch), self.config
+        action = policy.settle(self.acting(policy, batch, sums.last))
+        action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
+        parts = self.fit_critics(lr, batch, self.target(batch, sums, action), sums.valid)
+        if act:
+            parts |= self.actor_step(lr, batch, sums.valid, price, weight)
+            self.follow()
+        return parts
+
+    def _actor_loss(
+        self, policy: Any, batch: Batch, valid: Tensor, price: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Parts]:
+        action = policy.settle(self.acted(policy, batch))
+        critic = self.critics.bound(self.graph)
+        features = self.seen(critic, batch).detach()
+        q = critic.decode(features, action)
+        loss = actor_loss(self.lagrangian(q[0, ..., 0], q, price, weight), valid)
+        return loss, {"policy": loss.detach()} | self.spread(critic, features, batch, q, valid)
+
+
+class Learner(offpolicy.Learner):
+    """TD3 on one Env; `policy` is what gets exported."""
+
+    agent = TD3
+
+    @property
+    def delay(self) -> int:
+        return self.config.delay
+
+
+def check(config: Config) -> None:
+    """Raise OptionError for a value that cannot work."""
+    offpolicy.check(config)
+    check_positive(config, "delay", "smoothing_clip")
+    for name in ("smoothing", "exploration"):
+        if not 0 <= getattr(config, name) < torch.inf:
+            raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
