@@ -63,10 +63,10 @@ class Checkpoint:
 
         Raises ValueError where it keeps others than were saved.
         """
-        kept = [*replay.segments()] if replay else []
+        kept = [] if replay is None else [*replay.segments()]
         if {*kept} != {*self.segments}:
             raise ValueError(f"segments {sorted(self.segments)} of a replay were saved, it keeps {kept}")
-        if replay:
+        if replay is not None:
             for number, digest in self.segments.items():
                 content = _content(self.path, _segment_name(number, digest), digest)
                 replay.load_segment(number, read_tensors(content))
@@ -95,7 +95,7 @@ def save(
     }
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        segments = _write_segments(parent, replay) if replay else {}
+        segments = {} if replay is None else _write_segments(parent, replay)
         temporary.mkdir()
         listed = {_segment_name(*pair): pair[1] for pair in segments.items()}
         listed |= {name: _sha256(content) for name, content in contents.items()}  # last: seen if it is cut

@@ -196,6 +196,11 @@ def test_one_replay_goes_into_two_folders(tmp_path: Path):
         assert_equal(restored(load(keep(tmp_path / name, replay))), replay)
 
 
+def test_an_empty_replay_is_a_replay(tmp_path: Path):
+    assert_equal(restored(load(keep(tmp_path, new()))), new())
+    assert files(tmp_path) == {}  # that the folder can be made is found out at the start
+
+
 def test_a_replay_of_another_size_is_refused(tmp_path: Path):
     checkpoint, larger = load(keep(tmp_path, fill(new(), 300))), Replay({"number": 3}, 1, 2, 262)
     assert larger.segment == 2
