@@ -1,0 +1,241 @@
+"""SAC and TD3: what they learn in how many steps; the peers' records stand beside ours.
+
+    python benchmarks/offpolicy.py learn half_cheetah inverted_double_pendulum --steps 100_000
+    python benchmarks/offpolicy.py learn hopper:Positions --algos sac --label gru --set belief=gru
+    python benchmarks/offpolicy.py learn half_cheetah:SpeedLimit --algos sac --seeds 0 --steps 1_000_000
+    python benchmarks/offpolicy.py                                  # only the table of what is recorded
+
+`learn` trains one run at a time and records it in `benchmarks/curves/offpolicy_<task>.json`; a run that is
+recorded already, with the same --set, is not repeated. `curve` is the mean return of the training episodes
+that ended in each fiftieth of the run, `evaluations` that of 10 deterministic episodes of fresh simulations
+at every tenth, with the seconds of training until then, compiling counted, evaluations not. `final` is the
+return of 100 deterministic episodes of the last policy. Under limits the policy that is judged is the best
+that held them in validation, as in benchmarks/safety.py. `benchmarks/peers/sb3_offpolicy.py` records
+Stable-Baselines3's runs in the same way.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safety import measured
+
+import robokit
+from robokit.belief import RECURRENT
+from robokit.env import Env
+from robokit.evaluate import run_episodes, sampling_actor, torch_actor
+from robokit.policy import Policy
+from robokit.restore import algorithm
+from robokit.restore import options as recipe
+from robokit.selection import TIMES, validate
+from robokit.statistics import Array, summarize
+from robokit.task import Task, load_task
+
+HERE = Path(__file__).parent
+ALGOS = ("sac", "td3")
+HISTORY = 5  # frames of a stack
+EPISODES, FEW = 100, 10  # of the last policy; of one on the way
+POINTS, TENTHS = 50, 10  # of a curve; evaluations on the way
+LATE = 0.2  # of a run, that multipliers are averaged over
+SEED, ON_THE_WAY = 10_000, 20_000  # plus a run's seed: seeds of the two kinds of episodes
+
+
+class Curve:
+    """Mean return of the training episodes that ended in each of POINTS parts of a run."""
+
+    def __init__(self, steps: int) -> None:
+        self.points, self.steps = list[tuple[int, float]](), steps
+        self.total = self.count = 0.0
+
+    def add(self, done: int, mean: float, count: float, new: int) -> None:
+        """`count` episodes of a mean return ended in the `new` steps up to `done`."""
+        self.total, self.count = self.total + mean * count, self.count + count
+        if self.count and crossed(done, new, self.steps, POINTS):
+            self.points.append((done, round(self.total / self.count, 2)))
+            self.total = self.count = 0.0
+
+
+def crossed(done: int, new: int, steps: int, parts: int) -> bool:
+    """Whether one of so many equal parts of a run ended in its last `new` steps."""
+    return min(done, steps) * parts // steps > (done - new) * parts // steps
+
+
+# -- learning ----------------------------------------------------------------------------------------
+
+
+def train(name: str, algo: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+    """One run and what it came to."""
+    task, module, steps = load_task(name), algorithm(algo), options.steps
+    config = replace(recipe(task, algo), **{"steps": steps, **options.set})
+    if "compile" not in options.set:  # windows are unrolled: slow to compile
+        config = replace(config, compile=not {config.belief, config.critic_belief} & set(RECURRENT))
+    module.check(config)
+    if config.belief == "stack":
+        task.history = HISTORY
+    began, seconds = time.perf_counter(), 0.0
+    env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
+    learner = module.Learner(env, config, seed)
+    learner.threads = options.threads
+    curve, limits, new = Curve(steps), list[dict[str, float]](), learner.steps_per_iteration
+    evaluations, best = list[tuple[int, float, float]](), None
+    for done in range(new, steps + new, new):
+        metrics = learner.iterate()
+        seconds += time.perf_counter() - began
+        curve.add(done, metrics.get("episode/return", 0.0), metrics.get("episode/count", 0.0), new)
+        limits.append({"steps": done, **{k: round(v, 4) for k, v in metrics.items() if "limit/" in k}})
+        if crossed(done, new, steps, TENTHS):
+            mean = float(returns(task, learner.policy, FEW, ON_THE_WAY + seed).mean())
+            evaluations.append((done, round(mean, 2), round(seconds, 1)))
+            print(f"  {name} {algo} seed {seed}: {done:,} steps, {mean:.1f}, {seconds:.0f} s", flush=True)
+        if learner.limits and crossed(done, new, steps, TIMES):
+            score = validate(learner, done)
+            if score.feasible and (best is None or score.returns > best[0].returns):
+                best = score, copy.deepcopy(learner.policy)
+        began = time.perf_counter()
+    final = summarize(returns(task, learner.policy, EPISODES, SEED + seed))
+    run: dict[str, object] = {
+        "name": name,
+        "algo": algo,
+        "seed": seed,
+        "steps": steps,
+        "label": options.label,
+        "settings": json.loads(json.dumps(options.set)),
+        "compile": bool(config.compile),
+        "threads": options.threads,
+        "seconds": round(seconds, 1),
+        "curve": curve.points,
+        "evaluations": evaluations,
+        "final": {k: round(getattr(final, k), 2) for k in ("mean", "low", "high", "std", "min", "max")},
+    }
+    if task.limits:
+        run["last"] = measured(task, torch_actor(learner.policy), seed)
+        run["exploring"] = measured(task, sampling_actor(learner.policy, seed), seed)
+    if learner.limits:
+        run["best"] = {"steps": best[0].steps, **measured(task, torch_actor(best[1]), seed)} if best else None
+        run |= lambdas(limits)
+    return run
+
+
+def returns(task: Task, policy: Policy, episodes: int, seed: int) -> Array:
+    """(episodes,) undiscounted, deterministic, of fresh simulations."""
+    return run_episodes(Env(task, episodes, seed=seed, threads=1), torch_actor(policy)).returns
+
+
+def lambdas(rows: list[dict[str, float]]) -> dict[str, object]:
+    """The multipliers' means over the end of a run, how steady they were, and how all of it went."""
+    late = rows[-max(1, round(LATE * len(rows))) :]
+    columns = {k: [row[k] for row in late if k in row] for k in late[-1] if k.endswith("/lambda")}
+    mean = {k: statistics.mean(v) for k, v in columns.items()}
+    return {
+        "lambda": {k: round(v, 4) for k, v in mean.items()},
+        "steady": {k: round(statistics.pstdev(v) / mean[k], 3) for k, v in columns.items() if mean[k] > 0},
+        "limits": rows[:: max(1, len(rows) // POINTS)],
+    }
+
+
+def learn(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    for name in options.tasks:
+        path = HERE / f"curves/offpolicy_{name.partition(':')[0]}.json"
+        for seed in options.seeds:
+            for algo in options.algos:
+                wanted = [name, algo, seed, options.steps, json.loads(json.dumps(options.set))]
+                if any([r[k] for k in KEYS] == wanted for r in recorded(path)["runs"]):
+                    continue
+                run = train(name, algo, seed, options)
+                kept = recorded(path)  # anew: others may have written meanwhile
+                kept["runs"].append(run)
+                path.write_text(json.dumps(kept) + "\n")
+                print(line(run), flush=True)
+
+
+KEYS = ("name", "algo", "seed", "steps", "settings")  # which tell runs apart
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    if path.exists():
+        return json.loads(path.read_text())
+    about = {"task": path.stem.partition("_")[2], "history": HISTORY, "episodes": EPISODES}
+    about |= {"robokit": robokit.__version__, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    return {**about, "runs": []}
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+
+def line(run: dict[str, Any]) -> str:
+    """One run."""
+    final = run["final"]
+    said = (
+        f"{run['name']} {run['algo']} seed {run['seed']}, {run['steps']:,} steps {run.get('label') or ''}: "
+    )
+    said += f"{final['mean']:.1f} ({final['low']:.1f} to {final['high']:.1f}) in {run['seconds']:.0f} s"
+    for which in ("best", "last", "exploring"):
+        if (found := run.get(which)) is not None:
+            costs = ", ".join(f"{cost:.3g} (<= {most:.3g})" for cost, most in found["costs"].values())
+            said += f"; {which} {found['return']:.0f} / {costs} {' '.join(found['verdicts'].values())}"
+    return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.set_defaults(run=table)
+    modes = parser.add_subparsers()
+    far = modes.add_parser("learn")
+    far.add_argument("tasks", nargs="+")
+    far.add_argument("--algos", nargs="+", choices=ALGOS, default=list(ALGOS))
+    far.add_argument("--steps", type=int, default=100_000)
+    far.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    far.add_argument("--set", nargs="*", default=[], help="name=value, options of the algorithm")
+    far.add_argument("--label", default="", help="of this --set in the record")
+    far.add_argument("--threads", type=int, default=1, help="of torch")
+    far.set_defaults(run=learn)
+    options = parser.parse_args()
+    if hasattr(options, "set"):
+        options.set = pairs(options.set)
+    options.run(options)
+
+
+def pairs(given: Iterable[str]) -> dict[str, Any]:
+    """{name: value} of name=value; what is no Python literal is a string."""
+    found = {}
+    for name, _, value in (pair.partition("=") for pair in given):
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def table(options: argparse.Namespace) -> None:
+    """One line for each task, algorithm and set of options: the mean over seeds, and each seed's."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for path in sorted((HERE / "curves").glob("offpolicy_*.json")):
+        for run in json.loads(path.read_text())["runs"]:
+            named = run["label"] or " ".join(f"{k}={v}" for k, v in run["settings"].items())
+            groups.setdefault((run["name"], f"{run['steps']:,}", run["algo"], named), []).append(run)
+    for path in sorted((HERE / "peers").glob("sb3_offpolicy_*.json")):
+        kept = json.loads(path.read_text())
+        for run in kept["runs"]:
+            key = kept["env"], f"{run['steps']:,}", run["algo"], "stable-baselines3"
+            groups.setdefault(key, []).append(run)
+    for key, runs in groups.items():
+        means = [run["final"]["mean"] for run in runs]
+        middle, seconds = (statistics.mean(x) for x in (means, [run["seconds"] for run in runs]))
+        each = " ".join(f"{mean:.0f}" for mean in means)
+        print(f"{key[0]:<32}{key[1]:>9} {key[2]:<4} {key[3]:<24}{middle:>9.1f} ({each}) {seconds:>7.0f} s")
+        for run in runs:
+            if "last" in run:
+                print("   ", line(run))
+
+
+if __name__ == "__main__":
+    main()
