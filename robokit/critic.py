@@ -102,11 +102,11 @@ class ActionCritic(Encoders):
             for belief, n in zip(beliefs, outputs, strict=True)
         )
 
-    def decode(self, features: Tensor, action: Tensor) -> Tensor:
-        """Q (E, ..., 1 + K) of features (..., F) and actions (..., A)."""
+    def decode(self, features: Tensor, action: Tensor, members: int | None = None) -> Tensor:
+        """Q (E, ..., 1 + K) of features (..., F) and actions (..., A); of the first `members` alone."""
         parts, shape = features.split(self.out_dims, -1), features.shape[:-1]
         seen = (torch.cat((part, action), -1).flatten(0, -2) for part in parts)
-        values = [net(x).unflatten(1, shape) for net, x in zip(self.ensembles, seen, strict=True)]
+        values = [net(x, members).unflatten(1, shape) for net, x in zip(self.ensembles, seen, strict=True)]
         return torch.cat(values, -1)
 
 

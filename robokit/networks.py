@@ -52,14 +52,18 @@ class Ensemble(nn.Module):
         self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
         self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(self.members, *x.shape[-2:])
-        last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+    def forward(self, x: Tensor, members: int | None = None) -> Tensor:
+        """`members`: only the first so many."""
+        count, last = members or self.members, len(self.weights) - 1
+        x = x.expand(count, *x.shape[-2:])
+        for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
+            weight, bias = weights[:count], biases[:count]
             if self.bf16 and 0 < layer < last:
                 x = torch.bmm(x.bfloat16(), weight.bfloat16()).float() + bias
+            elif weight.shape[-1] == 1:  # a matrix product of one column is ten times slower
+                x = (x * weight.mT).sum(-1, keepdim=True) + bias
             else:
-                x = torch.baddbmm(bias, x, weight)
+                x = torch.bmm(x, weight) + bias  # a baddbmm would copy the bias out first
             if layer < last:
                 x = nn.functional.layer_norm(x, x.shape[-1:]) if self.layer_norm else x
                 x = self.activation(x)

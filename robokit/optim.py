@@ -88,7 +88,9 @@ class Adam(Flat):
     ) -> None:
         super().__init__(module)
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.steps = torch.zeros((), device=self.flat.device)
+        # b1^t and b2^t: a graph that took powers would take them anew for every parameter
+        self.powers = torch.ones(2, device=self.flat.device)
+        self.betas = self.powers.new_tensor([BETA1, BETA2])
         self.eps, self.max_grad_norm = eps, max_grad_norm
         own = {name: rates(name) for name in self.shapes}
         parts = [self.flat.new_full((shape.numel(),), own[name]) for name, shape in self.shapes.items()]
@@ -104,21 +106,22 @@ class Adam(Flat):
         norm = grad.square().sum().sqrt()
         if self.max_grad_norm < math.inf:
             grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        self.steps.add_(1)
+        self.powers.mul_(self.betas)
+        left1, left2 = (1 - self.powers).unbind()
         self.first.lerp_(grad, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-        scale = self.second.sqrt() / (1 - BETA2**self.steps).sqrt() + self.eps
+        scale = self.second.sqrt() / left2.sqrt() + self.eps
         lr = lr if self.rates is None else lr * self.rates
-        self.flat.sub_(lr / (1 - BETA1**self.steps) * self.first / scale)
+        self.flat.sub_(lr / left1 * self.first / scale)
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
         moments = {"first": self.views(self.first), "second": self.views(self.second)}
         named = {f"{m}.{k}": v.clone() for m, views in moments.items() for k, v in views.items()}
-        return {"steps": self.steps.clone(), **named}
+        return {"powers": self.powers.clone(), **named}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.steps.copy_(state["steps"])
+        self.powers.copy_(state["powers"])
         for moment, flat in (("first", self.first), ("second", self.second)):
             for key, value in self.views(flat).items():
                 value.copy_(state[f"{moment}.{key}"])

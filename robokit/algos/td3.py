@@ -84,7 +84,7 @@ class TD3(offpolicy.Agent):
         action = policy.settle(self.acted(policy, batch))
         critic = self.critics.bound(self.graph)
         features = self.seen(critic, batch).detach()
-        q = critic.decode(features, action)
+        q = critic.decode(features, action, None if self.limits else 1)
         loss = actor_loss(self.lagrangian(q[0, ..., 0], q, price, weight), valid)
         return loss, {"policy": loss.detach()} | self.spread(critic, features, batch, q, valid)
 
