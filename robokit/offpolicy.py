@@ -114,8 +114,8 @@ class Agent(ABC):
         width, more = sum(seen.values()), (config.layer_norm, config.bf16, config.normalize_obs)
         networks = theirs, outputs, width, env.act_dim, config.critics, *sizes, *more
         self.critic = ActionCritic(*networks).to(device)
-        self.window = config.window if belief.trained or theirs[0].trained else 1  # L
-        self.burn_in = config.burn_in if self.window > 1 else 0
+        trained = belief.trained or theirs[0].trained
+        self.window, self.burn_in = (config.window, config.burn_in) if trained else (1, 0)  # L
         self.widths = {"obs": env.obs_dim, "final_obs": env.obs_dim, "action": env.act_dim}
         if self.sees == "state":
             self.widths |= {"state": width, "final_state": width}
@@ -362,7 +362,8 @@ class Learner(ABC):
                 history += [self._learn() for _ in range(self._due())]
         self._follow(steps, history)
         self._normalize(seen, steps)
-        means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in (history[-1:] or [{}])[0]}
+        known = dict.fromkeys(name for parts in history for name in parts)  # a delayed step has more
+        means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in known}
         logged = {f"loss/{name}": value for name, value in means.items() if name != "spread"}
         labelled = torch.stack([s.logged for s in steps]).nanmean((0, 1))
         logged |= dict(zip(self.env.labels, labelled.unbind(), strict=True)) | self.multipliers.metrics
@@ -416,7 +417,7 @@ class Learner(ABC):
         self.gradients += 1
         update = self.steps_of[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
-        if self.limits and "spread" in parts and not bool(self.multipliers.spread[0] > 0):
+        if self.limits and self.gradients == self.delay:  # the first step of the policy
             self.multipliers.follow(parts["spread"].double())  # so that a limit counts from the next step on
             self._price()
         return parts
