@@ -1,9 +1,23 @@
-"""SAC and TD3: what they learn in how many steps; the peers' records stand beside ours.
+"""SAC and TD3: how fast they step, and what they learn in how many steps, beside the peers.
 
+    python benchmarks/offpolicy.py speed --sbx-python ~/sbx/bin/python    # SAC and TD3
+    python benchmarks/offpolicy.py speed --algos sac --rounds 5 --options bf16=True
     python benchmarks/offpolicy.py learn half_cheetah inverted_double_pendulum --steps 100_000
     python benchmarks/offpolicy.py learn hopper:Positions --algos sac --label gru --set belief=gru
     python benchmarks/offpolicy.py learn half_cheetah:SpeedLimit --algos sac --seeds 0 --steps 1_000_000
     python benchmarks/offpolicy.py                                  # only the table of what is recorded
+
+`speed`: steps a second on HalfCheetah, one simulation, 256x256 networks, batch 256, one gradient step for
+each transition. `gradient` is the gradient step alone, its batch drawn from a replay that was filled with
+random actions; `training` is whole steps: action, simulation, replay, gradient step. Ours, Stable-Baselines3
+and SBX take turns, each peer in a process of its own that is idle meanwhile; a figure is the median of the
+blocks, a ratio the median of the rounds' ratios. Of --threads each has the number of torch threads that it
+was fastest with, each figure for itself; JAX has its own. Stable-Baselines3 does 20 gradient steps in a call;
+SBX one, as in training, and beside it 20, which it compiles into one graph.
+What it takes ours to be warm, compiled with an empty cache, is printed on its own. With --options ours runs
+with them too, beside the defaults. Leave the machine alone while it runs. A peer that is not installed is
+skipped: pip install stable-baselines3 "gymnasium[mujoco]"; and, best in a virtual environment of its own,
+which --sbx-python names: pip install sbx-rl "gymnasium[mujoco]"
 
 `learn` trains one run at a time and records it in `benchmarks/curves/offpolicy_<task>.json`; a run that is
 recorded already, with the same --set, is not repeated. `curve` is the mean return of the training episodes
@@ -16,11 +30,18 @@ Stable-Baselines3's runs in the same way.
 
 import argparse
 import ast
+import contextlib
 import copy
 import json
+import os
+import platform
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +53,7 @@ import robokit
 from robokit.belief import RECURRENT
 from robokit.env import Env
 from robokit.evaluate import run_episodes, sampling_actor, torch_actor
+from robokit.optim import torch_threads
 from robokit.policy import Policy
 from robokit.restore import algorithm
 from robokit.restore import options as recipe
@@ -45,6 +67,12 @@ HISTORY = 5  # frames of a stack
 EPISODES, FEW = 100, 10  # of the last policy; of one on the way
 POINTS, TENTHS = 50, 10  # of a curve; evaluations on the way
 LATE = 0.2  # of a run, that multipliers are averaged over
+FIGURES = ("gradient", "training")
+FILLED, AT_ONCE, STEPS = (
+    10_000,
+    20,
+    200,
+)  # transitions; gradient steps, and the peers' control steps, in a call
 SEED, ON_THE_WAY = 10_000, 20_000  # plus a run's seed: seeds of the two kinds of episodes
 
 
@@ -66,6 +94,150 @@ class Curve:
 def crossed(done: int, new: int, steps: int, parts: int) -> bool:
     """Whether one of so many equal parts of a run ended in its last `new` steps."""
     return min(done, steps) * parts // steps > (done - new) * parts // steps
+
+
+# -- speed -------------------------------------------------------------------------------------------
+
+Turn = Callable[[str, float], float]  # (figure, about so many seconds) -> steps a second
+Field = dict[str, dict[str, Turn]]  # what takes turns, by name and by its threads
+
+
+class Ours:
+    """A learner that is warm, its replay filled; `cold`: seconds that took, without the filling."""
+
+    def __init__(self, algo: str, threads: int, more: dict[str, Any]) -> None:
+        began, task, module = time.perf_counter(), load_task("half_cheetah"), algorithm(algo)
+        fixed = {"learning_starts": FILLED, "compile": True, "steps": 10**9}
+        config = replace(recipe(task, algo), **{**fixed, **more})
+        module.check(config)
+        env = Env(task, config.num_envs, threads=1, compile=bool(config.compile))
+        self.learner: Any = module.Learner(env, config)
+        self.learner.threads = threads
+        self.learner.iterate()
+        self.learn(AT_ONCE)
+        self.cold = time.perf_counter() - began
+        while self.learner.replay.position * env.num_envs < FILLED:
+            self.learner.iterate()
+
+    def learn(self, count: int) -> int:
+        """So many gradient steps beside those that are due."""
+        learner = self.learner
+        before = learner.gradients
+        with torch_threads(learner.threads), torch.no_grad():
+            for _ in range(count):
+                learner._learn()
+        learner.gradients = before
+        return count
+
+    def __call__(self, figure: str, seconds: float) -> float:
+        began, count = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < seconds:
+            if figure == "gradient":
+                count += self.learn(AT_ONCE)
+            else:
+                self.learner.iterate()
+                count += self.learner.steps_per_iteration
+        return count / passed
+
+
+class Peer:
+    """A peer's model in a process of its own, which waits for its turns."""
+
+    def __init__(self, module: str, algo: str, threads: int, python: str) -> None:
+        command = [python, str(HERE / "peers/sb3_offpolicy.py"), "--turns", module, "--algos", algo.upper()]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process: Any = subprocess.Popen([*command, "--threads", str(threads)], text=True, **pipes)
+        self.answer()
+
+    def answer(self) -> str:
+        found = self.process.stdout.readline().strip()
+        if not found:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        return found
+
+    def turn(self, at_once: int) -> Turn:
+        """Turns of so many gradient steps in a call."""
+
+        def rate(figure: str, seconds: float) -> float:
+            print(figure, at_once if figure == "gradient" else STEPS, seconds, file=self.process.stdin)
+            self.process.stdin.flush()
+            return float(self.answer())
+
+        return rate
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def speed(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)  # outside of gradient steps
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{time.strftime('%Y-%m-%d')}, {machine}, torch {torch.__version__}")
+    for algo in options.algos:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
+            contextlib.ExitStack() as stack,
+        ):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # a cold compile, and nothing left behind
+            field = ours(algo, options) | peers(algo, options, stack)
+            for figure in FIGURES:
+                compare(algo, figure, field, options)
+
+
+def ours(algo: str, options: argparse.Namespace) -> Field:
+    """The defaults first."""
+    wanted: dict[str, dict[str, Any]] = {"robokit": {}}
+    if options.options:
+        wanted[" ".join(("robokit", *(f"{k}={v}" for k, v in options.options.items())))] = options.options
+    field: Field = {}
+    for name, more in wanted.items():
+        for threads in options.threads:
+            one = Ours(algo, threads, more)
+            field.setdefault(name, {})[f"torch threads {threads}"] = one
+            what = f"{one.learner.steps_per_iteration:,} control and {AT_ONCE} gradient steps"
+            print(
+                f"{algo} {name}, torch threads {threads}: built, compiled, {what}: {one.cold:.1f} s",
+                flush=True,
+            )
+    return field
+
+
+def peers(algo: str, options: argparse.Namespace, stack: contextlib.ExitStack) -> Field:
+    field: Field = {}
+    for module, python, threads, calls in (
+        ("stable_baselines3", sys.executable, options.threads, {"": AT_ONCE}),
+        ("sbx", options.sbx_python, [1], {"": 1, f", {AT_ONCE} at once": AT_ONCE}),
+    ):
+        if subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode:
+            print(f"{module}: not installed, skipped")
+            continue
+        for number in threads:
+            peer = Peer(module, algo, number, python)
+            stack.callback(peer.close)
+            said = "JAX's threads" if module == "sbx" else f"torch threads {number}"
+            for how, at_once in calls.items():
+                field.setdefault(module + how, {})[said] = peer.turn(at_once)
+    return field
+
+
+def compare(algo: str, figure: str, field: Field, options: argparse.Namespace) -> None:
+    """Rounds of one figure, each contestant with its best number of threads."""
+    chosen: dict[str, tuple[str, Turn]] = {}
+    for name, turns in field.items():
+        if figure == "gradient" or not name.endswith("at once"):
+            rates = {threads: turn(figure, options.seconds) for threads, turn in turns.items()}
+            best = max(rates, key=lambda threads: rates[threads])
+            chosen[name] = best, turns[best]
+    rounds = [
+        {name: turn(figure, options.seconds) for name, (_, turn) in chosen.items()}
+        for _ in range(options.rounds)
+    ]
+    for name, (threads, _) in chosen.items():
+        column = [rates[name] for rates in rounds]
+        ratio = statistics.median(rates["robokit"] / rates[name] for rates in rounds)
+        middle = f"{statistics.median(column):>8,.0f} steps/s ({min(column):,.0f} to {max(column):,.0f})"
+        print(f"{algo} {figure:<9}{name:<28}{middle}, {threads}   robokit / it {ratio:.2f}", flush=True)
 
 
 # -- learning ----------------------------------------------------------------------------------------
@@ -174,9 +346,8 @@ def recorded(path: Path) -> dict[str, Any]:
 def line(run: dict[str, Any]) -> str:
     """One run."""
     final = run["final"]
-    said = (
-        f"{run['name']} {run['algo']} seed {run['seed']}, {run['steps']:,} steps {run.get('label') or ''}: "
-    )
+    named = " ".join(filter(None, (run["name"], run["algo"], run.get("label"), f"seed {run['seed']}")))
+    said = f"{named}, {run['steps']:,} steps: "
     said += f"{final['mean']:.1f} ({final['low']:.1f} to {final['high']:.1f}) in {run['seconds']:.0f} s"
     for which in ("best", "last", "exploring"):
         if (found := run.get(which)) is not None:
@@ -189,6 +360,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.set_defaults(run=table)
     modes = parser.add_subparsers()
+    fast = modes.add_parser("speed")
+    fast.add_argument("--algos", nargs="+", choices=ALGOS, default=list(ALGOS))
+    fast.add_argument("--rounds", type=int, default=9)
+    fast.add_argument("--seconds", type=float, default=3.0, help="of each block")
+    fast.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="of torch, to choose from")
+    fast.add_argument("--options", nargs="*", default=[], help="name=value, of ours beside the defaults")
+    fast.add_argument("--sbx-python", default=sys.executable, help="the interpreter that has sbx")
+    fast.set_defaults(run=speed)
     far = modes.add_parser("learn")
     far.add_argument("tasks", nargs="+")
     far.add_argument("--algos", nargs="+", choices=ALGOS, default=list(ALGOS))
@@ -199,8 +378,8 @@ def main() -> None:
     far.add_argument("--threads", type=int, default=1, help="of torch")
     far.set_defaults(run=learn)
     options = parser.parse_args()
-    if hasattr(options, "set"):
-        options.set = pairs(options.set)
+    for given in {"set", "options"} & vars(options).keys():
+        setattr(options, given, pairs(getattr(options, given)))
     options.run(options)
 
 
@@ -225,9 +404,10 @@ def table(options: argparse.Namespace) -> None:
     for path in sorted((HERE / "peers").glob("sb3_offpolicy_*.json")):
         kept = json.loads(path.read_text())
         for run in kept["runs"]:
-            key = kept["env"], f"{run['steps']:,}", run["algo"], "stable-baselines3"
+            named = re.sub(r"(?<!^)(?=[A-Z])", "_", kept["env"].partition("-")[0]).lower()
+            key = named, f"{run['steps']:,}", run["algo"], "stable-baselines3"
             groups.setdefault(key, []).append(run)
-    for key, runs in groups.items():
+    for key, runs in sorted(groups.items()):
         means = [run["final"]["mean"] for run in runs]
         middle, seconds = (statistics.mean(x) for x in (means, [run["seconds"] for run in runs]))
         each = " ".join(f"{mean:.0f}" for mean in means)
