@@ -34,7 +34,6 @@ from robokit.state import gather, scatter
 LOGGED = 1000  # transitions in an iteration, or one control step where that is more
 FLAGS = ("first", "done", "terminated", "bad")
 NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
-MANY = 8.0  # gradient steps in a control step at most, where utd is not said
 EPS = 1e-8  # of Adam
 
 
@@ -45,10 +44,10 @@ class Options:
     steps: int = 300_000  # environment steps to train for, over all simulations
     num_envs: int = 1  # N, simulations stepped together; 1 is the papers' setting
     replay: int = 1_000_000  # transitions that are remembered
-    learning_starts: int = 5_000  # transitions of random actions before the first gradient step
-    batch: int = 256  # transitions per gradient step
-    # gradient steps per transition (update to data); None: 1, but no more than 8 in a control step
-    utd: float | None = None
+    # transitions of random actions before the first gradient step; None: see Pace, as for the next two
+    learning_starts: int | None = None
+    batch: int | None = None  # transitions per gradient step
+    utd: float | None = None  # gradient steps per transition (update to data)
     n_step: int = 1  # n, rewards that a target sums before it bootstraps
     gamma: float = 0.99  # discount per control step
     tau: float = 0.005  # share of the networks that their targets take on with each step
@@ -79,6 +78,28 @@ class Options:
     bf16: bool = False  # products between the critics' hidden layers in bfloat16
     # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
     compile: bool | None = None
+
+
+class Pace(NamedTuple):
+    """How fast is learned from what: of one simulation as the papers do it, of N as FastSAC and FastTD3 do.
+
+    Where an option says nothing: 5000 transitions or 10 control steps, whichever is more, before learning
+    starts; batches of 8 N, but from 256 to 8192; one gradient step per transition, up to 8 in a control step
+    (batches of 8192 and 8 gradient steps in a control step: Seo et al. 2025, FastTD3 and FastSAC).
+    """
+
+    starts: int
+    batch: int
+    utd: float
+
+    @classmethod
+    def of(cls, config: Options) -> "Pace":
+        n, starts, batch, utd = config.num_envs, config.learning_starts, config.batch, config.utd
+        return cls(
+            max(5_000, 10 * n) if starts is None else starts,
+            min(max(256, 8 * n), 8192) if batch is None else batch,
+            min(1.0, 8 / n) if utd is None else utd,
+        )
 
 
 class Sums(NamedTuple):
@@ -303,6 +324,7 @@ class Learner(ABC):
 
     def __init__(self, env: Env, config: Any, seed: int = 0) -> None:
         self.env, self.config, self.seed, device = env, config, seed, env.device
+        self.pace = Pace.of(config)
         self.rng = torch.Generator(device).manual_seed(seed)
         self.networks = self._networks(bool(config.compile))
         self.policy, self.critic = self.networks.policy, self.networks.critic
@@ -340,8 +362,8 @@ class Learner(ABC):
 
     def rehearsal(self) -> Callable[[], object]:
         """An eager gradient step on networks of its own: to measure what one costs."""
-        networks, config, device = self._networks(graph=False), self.config, self.env.device
-        update, windows = _make_update(networks, True), config.batch // networks.window
+        networks, device = self._networks(graph=False), self.env.device
+        update, windows = _make_update(networks, True), self.pace.batch // networks.window
         rows = torch.ones(self.length, windows, sum(networks.widths.values()), device=device)
         belief = torch.zeros(windows, self.replay.beliefs.shape[-1], device=device)
         noise = torch.zeros(2, networks.window, windows, self.env.act_dim, device=device)
@@ -378,7 +400,7 @@ class Learner(ABC):
         action, self.belief, self.critic_belief = self.act(
             obs, state, self.belief, self.critic_belief, first, noise
         )
-        if self._transitions < self.config.learning_starts:
+        if self._transitions < self.pace.starts:
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)
         self.episodes.add(step.reward, step.done)
@@ -399,9 +421,7 @@ class Learner(ABC):
 
     def _gradients_by(self, transitions: int) -> int:
         """Gradient steps that are due once there are so many transitions."""
-        config = self.config
-        utd = min(1.0, MANY / config.num_envs) if config.utd is None else config.utd
-        return int(max(0, transitions - config.learning_starts) * utd)
+        return int(max(0, transitions - self.pace.starts) * self.pace.utd)
 
     def _due(self) -> int:
         return self._gradients_by(self._transitions) - self.gradients
@@ -410,7 +430,7 @@ class Learner(ABC):
 
     def _learn(self) -> Parts:
         networks = self.networks
-        windows = self.config.batch // networks.window
+        windows = self.pace.batch // networks.window
         rows, belief = self.replay.sample(windows, self.length, self.rng)
         shape = 2, networks.window, windows, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
@@ -474,7 +494,7 @@ class Learner(ABC):
             what = f"n_step ({config.n_step})"
         if self.length > limit:
             raise OptionError(f"{what} must be at most an episode's {limit} control steps")
-        stored = config.learning_starts // config.num_envs
+        stored = self.pace.starts // config.num_envs
         if self.length > stored:
             rule = f"the control steps of each simulation that are stored when learning starts ({stored})"
             raise OptionError(f"{what} must be at most {rule}")
@@ -502,27 +522,27 @@ def _make_update(networks: Agent, act: bool) -> Callable[..., Parts]:
 def check(config: Options) -> None:
     """Raise OptionError for a value that cannot work."""
     check_choices(config)
-    check_positive(config, "steps", "num_envs", "replay", "learning_starts", "batch", "n_step", "critics")
+    check_positive(config, "steps", "num_envs", "replay", "n_step", "critics")
     check_positive(config, "tau", "lr", "belief_lr", "belief_size", "window")
     check_unit(config, "gamma", "tau")
     check_rule(config)
-    for name in ("utd", "max_grad_norm"):
+    for name in ("learning_starts", "batch", "utd", "max_grad_norm"):
         if getattr(config, name) is not None:
             check_positive(config, name)
     for name in ("burn_in", "pessimism"):
         if not 0 <= getattr(config, name) < torch.inf:
             raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
-    for name, most, rule in (
-        ("batch", "learning_starts", "what is stored when learning starts"),
-        ("learning_starts", "replay", "what the replay holds"),
-        ("learning_starts", "steps", "all there will be"),
+    pace = Pace.of(config)
+    for name, value, most, bound, rule in (
+        ("batch", pace.batch, "learning_starts", pace.starts, "what is stored when learning starts"),
+        ("learning_starts", pace.starts, "replay", config.replay, "what is remembered"),
+        ("learning_starts", pace.starts, "steps", config.steps, "all that there will be"),
     ):
-        if getattr(config, name) > getattr(config, most):
-            values = f"{name} ({getattr(config, name)}) must be at most {most} ({getattr(config, most)})"
-            raise OptionError(f"{values}, {rule}")
-    if {config.belief, config.critic_belief} & set(RECURRENT) and config.batch % config.window:
+        if value > bound:
+            raise OptionError(f"{name} ({value}) must be at most {most} ({bound}), {rule}")
+    if {config.belief, config.critic_belief} & set(RECURRENT) and pace.batch % config.window:
         rule = "control steps that a recurrent belief is trained through, must divide batch"
-        raise OptionError(f"window ({config.window}), the {rule} ({config.batch})")
+        raise OptionError(f"window ({config.window}), the {rule} ({pace.batch})")
     if config.shared and (config.critic != "obs" or config.critic_belief != config.belief):
         got = f"critic {config.critic!r}, belief {config.belief!r}, critic_belief {config.critic_belief!r}"
         raise OptionError(f"a shared belief needs a critic that sees obs, and one kind of belief; got {got}")

@@ -57,6 +57,34 @@ class Three(Bandit):
     limits = {"first": Limit(0.2), "second": Limit(0.3), "slack": Limit(0.9)}
 
 
+def mixed(action: Tensor) -> Tensor:
+    """(N, 3) chances that a deterministic action gives to the arms, smooth in it: `chosen` on the average."""
+    first, second = ((action.double() + 1) / 2).unbind(-1)
+    return torch.stack((1 - first, first * (1 - second), first * second), -1)
+
+
+class Mixture(Bandit):
+    """A bandit that pays and charges what the arms do on the average: for policies that draw nothing."""
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"gain": mixed(action) @ action.new_tensor(self.gains).double()}
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        return {k: mixed(action) @ action.new_tensor(price).double() for k, price in self.prices.items()}
+
+
+class MixedTwo(Mixture):
+    """T1."""
+
+    gains, prices, limits = Two.gains, Two.prices, Two.limits
+
+
+class MixedThree(Mixture):
+    """T2."""
+
+    gains, prices, limits = Three.gains, Three.prices, Three.limits
+
+
 STATES, LENGTH = 5, 100
 GENERATOR = torch.Generator().manual_seed(178)  # of 300 the one where a limit of .6 is dearest
 MOVES = torch.softmax(2 * torch.randn(STATES, 3, STATES, generator=GENERATOR, dtype=torch.float64), -1)
