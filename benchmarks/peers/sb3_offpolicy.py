@@ -39,12 +39,12 @@ SEED, ON_THE_WAY = 10_000, 20_000  # plus a run's seed: seeds of the two kinds o
 LEARNING_STARTS, BATCH, EXPLORATION = 5_000, 256, 0.1
 SETTINGS = {"learning_rate": 3e-4, "batch_size": BATCH, "policy_kwargs": {"net_arch": [256, 256]}}
 SAID = {  # of a record
-    "learning_starts": LEARNING_STARTS,
     **SETTINGS,
     "TD3": {"action_noise": EXPLORATION},
     "note": "The rest is Stable-Baselines3's default. TD3's own defaults are a learning rate of 1e-3, no "
     "action noise and 400x300: these settings are those of ours.",
 }
+KEYS = ("algo", "seed", "steps", "learning_starts")  # which tell runs apart
 SPEED_ENV, FILLED, WARM = "HalfCheetah-v5", 10_000, 200  # transitions of random actions; steps before timing
 
 
@@ -107,9 +107,9 @@ def returns(model: Any, env_id: str, episodes: int, seed: int) -> list[float]:
     return [float(r) for r in found]
 
 
-def record(env_id: str, algo: str, seed: int, steps: int) -> dict[str, object]:
-    curve = Curve(env_id, seed, steps)
-    model = make_model("stable_baselines3", algo, env_id, seed, min(LEARNING_STARTS, steps // 2))
+def record(env_id: str, algo: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+    curve, steps = Curve(env_id, seed, options.steps), options.steps
+    model = make_model("stable_baselines3", algo, env_id, seed, options.learning_starts)
     model.learn(steps, callback=curve)
     curve.stop()
     final = returns(model, env_id, EPISODES, SEED + seed)
@@ -120,6 +120,7 @@ def record(env_id: str, algo: str, seed: int, steps: int) -> dict[str, object]:
         "algo": algo.lower(),
         "seed": seed,
         "steps": steps,
+        "learning_starts": options.learning_starts,
         "seconds": round(curve.seconds, 1),
         "curve": curve.points,
         "evaluations": curve.evaluations,
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--algos", nargs="+", choices=["SAC", "TD3"], default=["SAC", "TD3"])
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--learning-starts", type=int, default=LEARNING_STARTS)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--turns", choices=["stable_baselines3", "sbx"])
     options = parser.parse_args()
@@ -193,10 +195,10 @@ def main() -> None:
         for seed in options.seeds:
             for algo in options.algos:
                 kept = json.loads(path.read_text()) if path.exists() else document(env_id)
-                wanted = [algo.lower(), seed, options.steps]
-                if wanted in [[run[k] for k in ("algo", "seed", "steps")] for run in kept["runs"]]:
+                wanted = [algo.lower(), seed, options.steps, options.learning_starts]
+                if wanted in [[run[k] for k in KEYS] for run in kept["runs"]]:
                     continue
-                run: dict[str, Any] = record(env_id, algo, seed, options.steps)
+                run: dict[str, Any] = record(env_id, algo, seed, options)
                 kept = json.loads(path.read_text()) if path.exists() else kept  # others may have written
                 kept["runs"].append(run)
                 path.write_text(json.dumps(kept) + "\n")
