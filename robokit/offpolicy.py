@@ -44,10 +44,11 @@ class Options:
     steps: int = 300_000  # environment steps to train for, over all simulations
     num_envs: int = 1  # N, simulations stepped together; 1 is the papers' setting
     replay: int = 1_000_000  # transitions that are remembered
-    # transitions of random actions before the first gradient step; None: see Pace, as for the next two
+    # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more
     learning_starts: int | None = None
-    batch: int | None = None  # transitions per gradient step
-    utd: float | None = None  # gradient steps per transition (update to data)
+    batch: int | None = None  # transitions per gradient step; None: 8 num_envs, from 256 to 8192
+    # gradient steps per transition (update to data); None: 1, but at most 8 in a control step
+    utd: float | None = None
     n_step: int = 1  # n, rewards that a target sums before it bootstraps
     gamma: float = 0.99  # discount per control step
     tau: float = 0.005  # share of the networks that their targets take on with each step
