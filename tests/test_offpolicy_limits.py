@@ -1,0 +1,67 @@
+"""SAC and TD3 on constrained problems whose answers are known on paper; judged by what they do in training.
+
+A deterministic policy cannot draw among arms, so TD3's actions are the chances themselves.
+"""
+
+import dataclasses
+import statistics
+from typing import Any
+
+import pytest
+import torch
+from bandits import Lqr, MixedThree, MixedTwo, Three, Two
+from test_limits import lqr
+
+from robokit.algos import sac, td3
+from robokit.env import Env
+from robokit.offpolicy import Learner
+from robokit.task import Task
+
+SMALL: dict[str, Any] = {
+    "steps": 10**9,
+    "num_envs": 64,
+    "replay": 20_000,
+    "learning_starts": 1000,
+    "utd": 1 / 32,
+    "hidden": (32, 32),
+    "lr": 1e-3,
+    "gamma": 0.0,
+    "margin": 0.0,
+    "compile": False,
+}
+ALGORITHMS: dict[str, tuple[Any, dict[str, type[Task]]]] = {
+    "sac": (sac, {"two": Two, "three": Three}),
+    "td3": (td3, {"two": MixedTwo, "three": MixedThree}),
+}
+
+
+def learner_of(algo: str, task: type[Task], **changes: Any) -> Learner:
+    module = ALGORITHMS[algo][0]
+    config = dataclasses.replace(module.Config(**SMALL), **changes)
+    return module.Learner(Env(task(), config.num_envs, seed=0, threads=1), config, 0)
+
+
+def trained(learner: Learner, iterations: int, last: int) -> dict[str, float]:
+    """Means over the last iterations."""
+    metrics = [learner.iterate() for _ in range(iterations)][-last:]
+    return {key: statistics.mean(m[key] for m in metrics) for key in metrics[-1] if key in metrics[0]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_t1_one_arm_at_most_three_tenths_of_the_time_at_a_price_of_one(algo: str):
+    found = trained(learner_of(algo, ALGORITHMS[algo][1]["two"]), 300, last=150)
+    assert found["cost/use"] == pytest.approx(0.3, abs=0.02)
+    assert found["limit/use/lambda"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
+    found = trained(learner_of(algo, ALGORITHMS[algo][1]["three"]), 400, last=200)
+    assert found["cost/first"] == pytest.approx(0.2, abs=0.02)
+    assert found["cost/second"] == pytest.approx(0.3, abs=0.02)
+    assert found["reward/gain"] == pytest.approx(0.8, abs=0.04)
+    assert found["limit/first/lambda"] == pytest.approx(1.0, abs=0.1)
+    assert found["limit/second/lambda"] == pytest.approx(2.0, abs=0.1)
+    assert found["limit/slack/lambda"] <= 0.01
