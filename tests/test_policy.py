@@ -5,13 +5,28 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import (
+    Independent,
+    Normal,
+    TanhTransform,
+    TransformedDistribution,
+    kl_divergence,
+)
 
 from robokit.belief import Memoryless
 from robokit.episodes import Episodes
 from robokit.networks import mlp
 from robokit.optim import Adam, make_update
-from robokit.policy import Gaussian, entropy, kl, log_prob
+from robokit.policy import (
+    Deterministic,
+    Gaussian,
+    Reflection,
+    SquashedGaussian,
+    entropy,
+    kl,
+    log_prob,
+    squashed_log_prob,
+)
 
 
 def test_gaussian_quantities_are_those_of_torch_distributions():
@@ -84,3 +99,103 @@ def test_episode_means_count_each_finished_episode_once():
 
 def test_entropy_of_a_unit_gaussian():
     assert entropy(torch.zeros(1)).item() == pytest.approx(0.5 * math.log(2 * math.pi * math.e))
+
+
+# -- squashed by tanh ----------------------------------------------------------------------------------
+
+
+def squashed(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """u, mean and log_std, (500, 3) each in float64."""
+    rng = torch.Generator().manual_seed(seed)
+    mean, log_std, noise = torch.randn(3, 500, 3, generator=rng, dtype=torch.float64).unbind()
+    return mean + log_std.exp() * noise, mean, log_std
+
+
+def test_a_squashed_log_prob_is_that_of_torchs_distribution():
+    u, mean, log_std = squashed()
+    tanh = TanhTransform(cache_size=1)  # it remembers u, and need not invert tanh
+    theirs, action = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), [tanh]), tanh(u)
+    assert action is not None
+    torch.testing.assert_close(squashed_log_prob(u, mean, log_std), theirs.log_prob(action))
+
+
+def test_a_squashed_log_prob_is_the_change_of_variables_by_autograd():
+    u, mean, log_std = squashed(1)
+    slope = torch.func.vmap(torch.func.jacrev(torch.tanh))(u)  # (500, 3, 3), diagonal
+    expected = log_prob(u, mean, log_std) - torch.linalg.slogdet(slope).logabsdet
+    inside = u.abs().amax(-1) < 8  # beyond it tanh' is all rounding
+    assert inside.sum() > 450
+    torch.testing.assert_close(squashed_log_prob(u, mean, log_std)[inside], expected[inside])
+
+
+def test_the_densities_of_a_squashed_gaussian_sum_to_one():
+    u = torch.linspace(-30, 30, 600_001, dtype=torch.float64)[:, None]
+    mean, log_std = torch.tensor([0.4]).double(), torch.tensor([0.3]).double()
+    density, action = squashed_log_prob(u, mean, log_std).exp(), torch.tanh(u[:, 0])
+    assert torch.trapezoid(density, action).item() == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("u", [50.0, -50.0])
+def test_a_squashed_log_prob_and_its_gradients_are_exact_far_out(u: float):
+    mean = torch.tensor([u], requires_grad=True)  # there float32 has 1 - tanh(u)^2 = 0
+    log_std = torch.zeros(1, requires_grad=True)
+    value = squashed_log_prob(mean + log_std.exp() * 0.5, mean, log_std)
+    of_mean, of_std = torch.autograd.grad(value, (mean, log_std))
+    far = abs(u + 0.5)
+    expected = -0.125 - 0.5 * math.log(2 * math.pi) - 2 * math.log(2) + 2 * far
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+    sign = math.copysign(1.0, u)
+    assert of_mean.item() == pytest.approx(2 * sign)  # the density falls as exp(-2 |u|)
+    assert of_std.item() == pytest.approx(-1 + 2 * sign * 0.5)
+
+
+def squashed_policy(mean: list[float], log_std: list[float]) -> SquashedGaussian:
+    """One that always says this."""
+    policy = SquashedGaussian(3, 2, Memoryless({"a": 3}), normalize=False)
+    with torch.no_grad():
+        policy.head[-1].weight.zero_()  # pyright: ignore
+        policy.head[-1].bias.copy_(torch.tensor(mean + log_std))  # pyright: ignore
+    return policy
+
+
+ONE = torch.zeros(1, 3), torch.zeros(1, 0), torch.tensor([True])
+
+
+@torch.no_grad()
+def test_a_squashed_policy_acts_by_tanh_of_the_mean_and_explores_within_bounds_of_its_deviation():
+    policy = squashed_policy([0.5, -2.0], [100.0, math.log(0.1)])
+    torch.testing.assert_close(policy(*ONE)[0], torch.tensor([[math.tanh(0.5), math.tanh(-2.0)]]))
+    drawn, _ = policy.sample(*ONE, torch.tensor([[0.01, 3.0]]))
+    expected = [[math.tanh(0.5 + 0.01 * math.e**2), math.tanh(-1.7)]]
+    torch.testing.assert_close(drawn, torch.tensor(expected))
+    action, density = policy.draw(policy.decode(ONE[0]), torch.tensor([[0.01, 3.0]]))
+    u = torch.tensor([[0.5 + 0.01 * math.e**2, -1.7]])
+    torch.testing.assert_close(action, drawn)
+    scale = torch.tensor([[2.0, math.log(0.1)]])
+    torch.testing.assert_close(density, squashed_log_prob(u, torch.tensor([[0.5, -2.0]]), scale))
+
+
+@torch.no_grad()
+def test_a_deterministic_policy_explores_with_its_noise_and_stays_in_range():
+    policy = Deterministic(3, 2, Memoryless({"a": 3}), normalize=False, noise=0.1)
+    policy.head[-1].weight.zero_()  # pyright: ignore
+    policy.head[-1].bias.copy_(torch.tensor([0.5, 3.0]))  # pyright: ignore
+    calm = torch.tensor([[math.tanh(0.5), math.tanh(3.0)]])
+    torch.testing.assert_close(policy(*ONE)[0], calm)
+    drawn, _ = policy.sample(*ONE, torch.tensor([[-2.0, 2.0]]))
+    torch.testing.assert_close(drawn, torch.tensor([[math.tanh(0.5) - 0.2, 1.0]]))
+
+
+@torch.no_grad()
+def test_a_mirrored_squashed_policy_mirrors_its_mean_and_only_moves_its_deviations():
+    torch.manual_seed(0)
+    obs_mirror, action_mirror = Reflection([1, 0, 2], [1.0, 1.0, -1.0]), Reflection([1, 0], [-1.0, -1.0])
+    policy = SquashedGaussian(3, 2, Memoryless({"a": 3}), normalize=False, mirror=(obs_mirror, action_mirror))
+    obs = torch.randn(5, 3)
+    first, belief = torch.zeros(5, dtype=torch.bool), torch.zeros(5, 0)
+    (mean, log_std), (mirrored, theirs) = (
+        policy.decode(policy.encode(x, belief, first)[0]).chunk(2, -1) for x in (obs, obs_mirror(obs))
+    )
+    torch.testing.assert_close(mirrored, action_mirror(mean))
+    torch.testing.assert_close(theirs, log_std[:, [1, 0]])
+    assert (log_std[:, 0] - log_std[:, 1]).abs().min() > 1e-3
