@@ -125,7 +125,7 @@ class Ours:
         before = learner.gradients
         with torch_threads(learner.threads), torch.no_grad():
             for _ in range(count):
-                learner._learn()
+                learner.learn()
         learner.gradients = before
         return count
 

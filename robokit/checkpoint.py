@@ -116,11 +116,11 @@ def save(
     return target
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, shared: bool = True) -> Checkpoint:
     """The checkpoint in a folder.
 
     Raises CheckpointError when a file is missing, truncated or differs from its checksum by one bit; so for
-    the segments it shares.
+    the segments it shares, unless they are not asked for.
     """
     try:
         listed = _listed(path)
@@ -128,7 +128,7 @@ def load(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:  # ValueError: a manifest that is no list of sums and names
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     tensors, facts = (_content(path, name, listed.get(name)) for name in (TENSORS, FACTS))
-    for name in listed.keys() - {TENSORS, FACTS}:
+    for name in listed.keys() - {TENSORS, FACTS} if shared else ():
         _content(path, name, listed[name])  # under the name it is listed by, of which no bit may differ
     try:
         return Checkpoint(path, read_tensors(tensors), json.loads(facts), segments)
@@ -137,18 +137,19 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(
-    parent: Path, fits: Callable[[Checkpoint], None] = lambda checkpoint: None
+    parent: Path, fits: Callable[[Checkpoint], None] = lambda checkpoint: None, shared: bool = True
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole and that `fits` accepts, and why newer ones were skipped.
 
     `fits` raises CheckpointError for a checkpoint that belongs to something else. None: there never was one.
+    shared: whether the segments that it shares must be whole too.
 
     Raises CheckpointError with all reasons when there are checkpoints and none is good.
     """
     skipped: list[str] = []
     for path in reversed(_folders(parent)):
         try:
-            checkpoint = load(path)
+            checkpoint = load(path, shared)
             fits(checkpoint)
         except CheckpointError as error:
             skipped.append(str(error))

@@ -12,7 +12,7 @@ lambda_k moves with its own violation. What is measured for it are costs as they
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -115,15 +115,27 @@ def cut_off(terminated: Tensor, left: Tensor, gamma: float = 1.0) -> Tensor:
     return torch.where(terminated, steps, 0.0)
 
 
+class Charges(NamedTuple):
+    """What of limits decides how their costs (..., K) are charged, on the learner's device."""
+
+    absorb: Tensor  # (K,)
+    once: Tensor  # (K,) bool: a probability is asked for
+
+    @classmethod
+    def of(cls, limits: Mapping[str, Limit], device: torch.device | str = "cpu") -> "Charges":
+        absorb = torch.tensor([limit.absorb for limit in limits.values()], device=device)
+        once = [limit.measure == "probability" for limit in limits.values()]
+        return cls(absorb, torch.tensor(once, dtype=torch.bool, device=device))
+
+
 def charged(
-    limits: Mapping[str, Limit], cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
+    charges: Charges, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
 ) -> tuple[Tensor, Tensor]:
     """What a critic learns of costs (..., K): as they are charged, and where that is the last of them, bool.
 
     What a limit on a probability asks for has happened at the first cost above 0: nothing comes after it.
     """
-    absorb = cost.new_tensor([limit.absorb for limit in limits.values()])
-    once = cost.new_tensor([limit.measure == "probability" for limit in limits.values()]).bool()
+    absorb, once = charges
     cut = cut_off(terminated, left, gamma)[..., None] * absorb
     over = terminated[..., None] | (once & (cost > 0))
     return torch.where(once, (cost > 0).to(cost.dtype), cost) + cut, over
@@ -204,10 +216,13 @@ class Multipliers:
         units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
         return combine(centred / units, self.weights(units)).float()
 
-    def follow(self, deviation: Tensor) -> None:
-        """Let the slow deviations of the advantages of reward and costs (1 + K,) follow those of now."""
-        slow = torch.where(self.spread > 0, torch.lerp(deviation, self.spread, SLOW), deviation)
-        self.spread = torch.maximum(slow, self.least_spread)
+    def follow(self, deviation: Tensor, slow: float = SLOW) -> None:
+        """Let the slow deviations of the advantages of reward and costs (1 + K,) follow those of now.
+
+        slow: the weight of the past, where there is one.
+        """
+        mean = torch.where(self.spread > 0, torch.lerp(deviation, self.spread, slow), deviation)
+        self.spread = torch.maximum(mean, self.least_spread)
 
     def weights(self, units: Tensor) -> Tensor:
         """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""

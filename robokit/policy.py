@@ -154,7 +154,7 @@ class SquashedGaussian(Policy):
         mean, log_std = said.chunk(2, -1)
         log_std = log_std.clamp(*LOG_STD)
         u = mean + log_std.exp() * noise
-        return torch.tanh(u), squashed_log_prob(u, mean, log_std)
+        return torch.tanh(u), squashed_log_prob(u, noise, log_std)
 
 
 class Deterministic(Policy):
@@ -187,15 +187,16 @@ def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
-def squashed_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log of the density of tanh(u), u ~ N(mean, exp(log_std)^2) (arXiv:1812.05905, eq. 26).
+def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+    """log of the density of tanh(u), u = mean + exp(log_std) noise (arXiv:1812.05905, eq. 26).
 
-        log N(u) - sum_i log(1 - tanh(u_i)^2),   log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
+        log N(noise) - sum_i log_std_i - sum_i log(1 - tanh(u_i)^2)
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
 
-    which is exact, and finite for any u.
+    which is exact, and finite for any u; (u - mean) / std would lose the noise where std is small.
     """
     stretch = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
-    return log_prob(u, mean, log_std) - stretch.sum(-1)
+    return log_prob(noise, torch.zeros_like(u), torch.zeros_like(u)) - (log_std + stretch).sum(-1)
 
 
 def entropy(log_std: Tensor) -> Tensor:

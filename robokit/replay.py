@@ -17,7 +17,7 @@ from torch import Tensor
 from robokit.errors import OptionError
 
 SEGMENTS = 64  # that a full ring is cut into at least: from 64 to 127, fewer only where t < 64
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # a container may have less
 
 
 class Replay:
@@ -164,7 +164,16 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cpu" or not MEMINFO.exists():
         return None
     fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+    free = int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
+    allowed, used = (CGROUP / name for name in ("memory.max", "memory.current"))
+    if (
+        free is not None
+        and allowed.exists()
+        and used.exists()
+        and (most := allowed.read_text().strip()) != "max"
+    ):
+        return min(free, max(0, int(most) - int(used.read_text())))
+    return free
 
 
 def _layout(num_envs: int, capacity: int) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
 from robokit.optim import compiler_works, fastest
+from robokit.pace import Options, Pace
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
 from robokit.selection import TIMES, Selection, load_best
@@ -201,8 +202,8 @@ def changed(run: Run, task: Task) -> list[str]:
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
-def rebuild(run: Run, **changes: Any) -> Built:
-    """The learner of a run, at its start; `changes` of its options."""
+def rebuild(run: Run, training: bool = True) -> Built:
+    """The learner of a run, at its start; if not for `training`, eager and with as little replay as may be."""
     config, task = run.config, task_of(run)
     if missing := [f.name for f in fields(Setup) if f.name not in config]:
         raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
@@ -211,7 +212,12 @@ def rebuild(run: Run, **changes: Any) -> Built:
     default = algorithm(setup.algo).Config()
     if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
         raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
-    return build(task, setup, replace(default, steps=run.steps, **{**own, **changes}), tried=True)
+    config = replace(default, steps=run.steps, **own)
+    if not training:
+        config = replace(config, compile=False)
+    if not training and isinstance(config, Options):
+        config = replace(config, replay=Pace.of(config, config.num_envs).starts)
+    return build(task, setup, config, tried=True)
 
 
 def selection(run: Run, learner: Built) -> Selection | None:
@@ -227,10 +233,10 @@ def restore(run: Run, last: bool = False) -> tuple[Built, int]:
 
     The policy is the best one that held the limits in validation, if there is one; or the `last`.
     """
-    learner = rebuild(run, compile=False)  # not to go on training
+    learner = rebuild(run, training=False)
     if differ := changed(run, learner.env.task):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
-    done = run.resume(learner)
+    done = run.load_policy(learner.policy)
     if not done.steps:
         raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
     return learner, done.steps if last else take_best(run, learner, done.steps)

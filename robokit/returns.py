@@ -53,9 +53,7 @@ def standardize(x: Tensor, valid: Tensor) -> Tensor:
     return centered / (var.sqrt() + 1e-8)
 
 
-def n_step(
-    reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def n_step(reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the next n rewards, what the value after them counts, and the last step each took in.
 
         G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer where the episode ends before

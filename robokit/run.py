@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
     "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "latest"
 )  # fmt: skip
 SCHEMA = 1  # of config.json
+POLICY = "policy."  # what the names of a policy's tensors begin with in a learner's state
 WALL_CLOCK = ("seconds", "steps_per_second")  # keys of a metrics line that no two runs share
 
 
@@ -117,9 +118,9 @@ class Run:
         """The folder of the checkpoint at `steps`."""
         return self.path / CHECKPOINTS / f"{steps:012d}"
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def newest(self, shared: bool = True) -> tuple[Checkpoint | None, list[str]]:
         """The newest good checkpoint of this run, and why newer ones were skipped (see checkpoint.newest)."""
-        return newest(self.path / CHECKPOINTS, self._check_fits)
+        return newest(self.path / CHECKPOINTS, self._check_fits, shared)
 
     def save(self, learner: Learner, done: Done) -> Path:
         """Write a checkpoint. Raises CheckpointError; earlier ones stay."""
@@ -129,14 +130,30 @@ class Run:
 
     def resume(self, learner: Learner) -> Done:
         """Bring `learner` to the newest good checkpoint; the start where there is none yet."""
-        checkpoint, skipped = self.newest()
+
+        def load(checkpoint: Checkpoint) -> None:
+            learner.load_state_dict(checkpoint.tensors)
+            checkpoint.load_segments(learner.replay)
+
+        return self._load(load)
+
+    def load_policy(self, policy: nn.Module) -> Done:
+        """Bring a learner's policy alone to the newest good checkpoint, whatever became of its replay."""
+
+        def load(checkpoint: Checkpoint) -> None:
+            own = {k.removeprefix(POLICY): v for k, v in checkpoint.tensors.items() if k.startswith(POLICY)}
+            policy.load_state_dict(own)
+
+        return self._load(load, shared=False)
+
+    def _load(self, load: Callable[[Checkpoint], None], shared: bool = True) -> Done:
+        checkpoint, skipped = self.newest(shared)
         for reason in skipped:
             say(f"skipped: {reason}")
         if checkpoint is None:
             return Done()
         try:
-            learner.load_state_dict(checkpoint.tensors)
-            checkpoint.load_segments(learner.replay)
+            load(checkpoint)
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error

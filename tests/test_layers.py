@@ -26,6 +26,8 @@ LAYERS = (
     "checkpoint",
     "replay run rollout",
     "train",
+    "pace",
+    "agent",
     "offpolicy",
     "algos",
     "controller filter",

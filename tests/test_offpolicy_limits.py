@@ -8,9 +8,7 @@ import statistics
 from typing import Any
 
 import pytest
-import torch
-from bandits import Lqr, MixedThree, MixedTwo, Three, Two
-from test_limits import lqr
+from bandits import MixedThree, MixedTwo, Three, Two
 
 from robokit.algos import sac, td3
 from robokit.env import Env

@@ -7,7 +7,7 @@ import pytest
 import torch
 from arm import Arm
 from test_mirror import Symmetric
-from test_offpolicy import BOTH, a_batch, agent_of, learner_of, numbers_of, step
+from test_offpolicy import BOTH, a_batch, agent_of, learner_of, numbers_of, step, target_of
 from test_recurrent import Blurred
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def collected(algo: str, task: type[Task] = Blurred, **changes: Any) -> Learner:
 
 def rows_of(learner: Learner) -> dict[str, Tensor]:
     """All that was collected, (T, N, ...)."""
-    return dict(learner.networks.batch(learner.replay.rows[:STEPS], learner.replay.beliefs[0]))
+    return dict(learner.agent.batch(learner.replay.rows[:STEPS], learner.replay.beliefs[0]))
 
 
 def cut(x: Tensor, learner: Learner, start: int, length: int) -> Tensor:
@@ -55,7 +55,7 @@ def cut(x: Tensor, learner: Learner, start: int, length: int) -> Tensor:
 def windows_of(learner: Learner) -> dict[str, Tensor]:
     """All there are, with the beliefs stored before them."""
     rows = cut(learner.replay.rows, learner, 0, learner.length)
-    return dict(learner.networks.batch(rows, cut(learner.replay.beliefs, learner, 0, 1)[0]))
+    return dict(learner.agent.batch(rows, cut(learner.replay.beliefs, learner, 0, 1)[0]))
 
 
 def plain(net: Any, seen: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,15 +90,19 @@ def test_stored_beliefs_are_those_of_one_step_at_a_time_that_no_final_observatio
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_window_repeats_what_was_done_and_what_the_critics_saw(algo: str, kind: str):
-    learner = collected(algo, **both(kind), burn_in=2, n_step=2)
-    networks, rows, batch = learner.networks, rows_of(learner), windows_of(learner)
+    burn_in = {"burn_in": 2} if kind in RECURRENT else {}
+    learner = collected(algo, **both(kind), **burn_in, n_step=2)
+    networks, rows, batch = learner.agent, rows_of(learner), windows_of(learner)
     assert learner.length == (7 if kind in RECURRENT else 2) and batch["done"][:-1].any()
     policy, critic = learner.policy, learner.critic
-    for net, of, head in ((policy, networks.acted, policy.decode), (critic, networks.seen, torch.clone)):
+    for net, of, head in (
+        (policy, networks.policy_now, policy.decode),
+        (critic, networks.critic_now, torch.clone),
+    ):
         expected = head(plain(net, rows["obs"], rows["first"])[0])
         expected = cut(expected, learner, networks.burn_in, networks.window)
         torch.testing.assert_close(of(net, batch), expected, rtol=0, atol=1e-6)
-    done, acted = networks.now(batch["action"]), policy.settle(networks.acted(policy, batch))
+    done, acted = networks.now(batch["action"]), policy.settle(networks.policy_now(policy, batch))
     policys = (
         cut(torch.arange(STEPS)[:, None].expand(STEPS, 3), learner, networks.burn_in, networks.window) >= 8
     )
@@ -111,7 +115,7 @@ def test_what_is_remembered_matters(kind: str):
     learner = collected("td3", **both(kind))
     batch = windows_of(learner)
     forgotten = {**batch, "belief": torch.zeros_like(batch["belief"])}
-    acted = learner.networks.acted
+    acted = learner.agent.policy_now
     assert (acted(learner.policy, batch) - acted(learner.policy, forgotten)).abs().max() > 1e-2
 
 
@@ -121,10 +125,10 @@ def test_a_mirrored_memory_repeats_what_it_did():
     for _ in range(STEPS):
         learner._collect(torch.zeros(3, 2))
     assert learner.belief.shape == (3, 10) and learner.critic_belief.shape == (3, 10)
-    rows = learner.networks.batch(learner.replay.rows[8:STEPS], learner.replay.beliefs[8])
+    rows = learner.agent.batch(learner.replay.rows[8:STEPS], learner.replay.beliefs[8])
     window = {name: x[:4] if name not in ("belief", "critic_belief") else x for name, x in rows.items()}
     torch.testing.assert_close(
-        learner.policy.settle(learner.networks.acted(learner.policy, window)), window["action"]
+        learner.policy.settle(learner.agent.policy_now(learner.policy, window)), window["action"]
     )
 
 
@@ -135,12 +139,12 @@ def test_a_mirrored_memory_repeats_what_it_did():
 @torch.no_grad()
 def test_a_burn_in_changes_nothing_while_the_weights_have_not_moved(kind: str):
     learner = collected("sac", **both(kind), burn_in=3, n_step=2)
-    networks, batch = learner.networks, windows_of(learner)
+    networks, batch = learner.agent, windows_of(learner)
     rows, stored = cut(learner.replay.rows, learner, 3, 5), cut(learner.replay.beliefs, learner, 3, 1)[0]
     later = dict(networks.batch(rows, stored))
-    whole = [networks.acted(learner.policy, batch), networks.seen(learner.critic, batch)]
+    whole = [networks.policy_now(learner.policy, batch), networks.critic_now(learner.critic, batch)]
     networks.burn_in = 0
-    short = [networks.acted(learner.policy, later), networks.seen(learner.critic, later)]
+    short = [networks.policy_now(learner.policy, later), networks.critic_now(learner.critic, later)]
     for one, other in zip(whole, short, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
@@ -152,7 +156,7 @@ def test_no_gradient_flows_into_the_burn_in(kind: str):
     names = ("obs", "belief", "critic_belief")
     for name in names:
         batch[name].requires_grad_()
-    for net, of in ((agent.policy, agent.acted), (agent.critic, agent.seen)):
+    for net, of in ((agent.policy, agent.policy_now), (agent.critic, agent.critic_now)):
         grads = torch.autograd.grad(of(net, batch).sum(), [batch[n] for n in names], materialize_grads=True)
         assert not grads[0][:3].any() and not grads[1].any() and not grads[2].any()
         assert (grads[0][3:].abs().amax((1, 2)) > 0).all()
@@ -170,11 +174,12 @@ def test_no_gradient_flows_into_the_burn_in(kind: str):
 def test_targets_are_those_of_one_step_at_a_time_and_go_on_from_the_belief_after_their_last(
     algo: str, n: int, kind: str
 ):
-    agent = agent_of(algo, Blurred, **both(kind), n_step=n, burn_in=1, critics=3)
+    burn_in = {"burn_in": 1} if kind in RECURRENT else {}
+    agent = agent_of(algo, Blurred, **both(kind), **burn_in, n_step=n, critics=3)
     batch = a_batch(agent, windows=12, ends=0.3)
     sums = agent.sums(batch)
-    acting = agent.policy.settle(agent.acting(agent.policy, batch, sums.last))
-    target = agent.target(batch, sums, acting)[..., 0]
+    acting = agent.policy.settle(agent.policy_next(agent.policy, batch, sums.last))
+    target = target_of(agent, batch, acting)[..., 0]
     going, critic, ends = torch.tensor([False]), agent.critic_target.module, 0
     for m in range(12):
         ours, theirs = batch["belief"][m : m + 1], batch["critic_belief"][m : m + 1]
@@ -253,7 +258,7 @@ def test_policy_and_critics_remember_apart(algo: str, policy: str):
     learner = learner_of(algo, Blurred, belief=policy, critic_belief="lstm", utd=0.2)
     logged = [learner.iterate() for _ in range(2)]
     assert learner.belief.shape == (3, {"memoryless": 0, "gru": 5}[policy])
-    assert learner.critic_belief.shape == (3, 10) and learner.networks.window == 4
+    assert learner.critic_belief.shape == (3, 10) and learner.agent.window == 4
     assert all(torch.isfinite(torch.tensor([*said.values()])).all() for said in logged)
 
 
@@ -264,7 +269,7 @@ def test_a_simulation_that_breaks_spoils_no_memory():
     learner.env.sim.qvel[1] = torch.nan
     assert learner.iterate()["episode/bad"] > 0
     assert learner.replay.rows[:20].isfinite().all() and learner.replay.beliefs[:20].isfinite().all()
-    assert all(x.isfinite().all() for x in numbers_of(learner.networks).values())
+    assert all(x.isfinite().all() for x in numbers_of(learner.agent).values())
 
 
 # -- as a file -----------------------------------------------------------------------------------------

@@ -104,34 +104,34 @@ def test_entropy_of_a_unit_gaussian():
 # -- squashed by tanh ----------------------------------------------------------------------------------
 
 
-def squashed(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """u, mean and log_std, (500, 3) each in float64."""
+def squashed(seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """u, mean, log_std and noise, (500, 3) each in float64."""
     rng = torch.Generator().manual_seed(seed)
     mean, log_std, noise = torch.randn(3, 500, 3, generator=rng, dtype=torch.float64).unbind()
-    return mean + log_std.exp() * noise, mean, log_std
+    return mean + log_std.exp() * noise, mean, log_std, noise
 
 
 def test_a_squashed_log_prob_is_that_of_torchs_distribution():
-    u, mean, log_std = squashed()
+    u, mean, log_std, noise = squashed()
     tanh = TanhTransform(cache_size=1)  # it remembers u, and need not invert tanh
     theirs, action = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), [tanh]), tanh(u)
     assert action is not None
-    torch.testing.assert_close(squashed_log_prob(u, mean, log_std), theirs.log_prob(action))
+    torch.testing.assert_close(squashed_log_prob(u, noise, log_std), theirs.log_prob(action))
 
 
 def test_a_squashed_log_prob_is_the_change_of_variables_by_autograd():
-    u, mean, log_std = squashed(1)
+    u, mean, log_std, noise = squashed(1)
     slope = torch.func.vmap(torch.func.jacrev(torch.tanh))(u)  # (500, 3, 3), diagonal
     expected = log_prob(u, mean, log_std) - torch.linalg.slogdet(slope).logabsdet
     inside = u.abs().amax(-1) < 8  # beyond it tanh' is all rounding
     assert inside.sum() > 450
-    torch.testing.assert_close(squashed_log_prob(u, mean, log_std)[inside], expected[inside])
+    torch.testing.assert_close(squashed_log_prob(u, noise, log_std)[inside], expected[inside])
 
 
 def test_the_densities_of_a_squashed_gaussian_sum_to_one():
     u = torch.linspace(-30, 30, 600_001, dtype=torch.float64)[:, None]
     mean, log_std = torch.tensor([0.4]).double(), torch.tensor([0.3]).double()
-    density, action = squashed_log_prob(u, mean, log_std).exp(), torch.tanh(u[:, 0])
+    density, action = squashed_log_prob(u, (u - mean) / log_std.exp(), log_std).exp(), torch.tanh(u[:, 0])
     assert torch.trapezoid(density, action).item() == pytest.approx(1.0, abs=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_the_densities_of_a_squashed_gaussian_sum_to_one():
 def test_a_squashed_log_prob_and_its_gradients_are_exact_far_out(u: float):
     mean = torch.tensor([u], requires_grad=True)  # there float32 has 1 - tanh(u)^2 = 0
     log_std = torch.zeros(1, requires_grad=True)
-    value = squashed_log_prob(mean + log_std.exp() * 0.5, mean, log_std)
+    value = squashed_log_prob(mean + log_std.exp() * 0.5, torch.full((1,), 0.5), log_std)
     of_mean, of_std = torch.autograd.grad(value, (mean, log_std))
     far = abs(u + 0.5)
     expected = -0.125 - 0.5 * math.log(2 * math.pi) - 2 * math.log(2) + 2 * far
@@ -172,7 +172,7 @@ def test_a_squashed_policy_acts_by_tanh_of_the_mean_and_explores_within_bounds_o
     u = torch.tensor([[0.5 + 0.01 * math.e**2, -1.7]])
     torch.testing.assert_close(action, drawn)
     scale = torch.tensor([[2.0, math.log(0.1)]])
-    torch.testing.assert_close(density, squashed_log_prob(u, torch.tensor([[0.5, -2.0]]), scale))
+    torch.testing.assert_close(density, squashed_log_prob(u, torch.tensor([[0.01, 3.0]]), scale))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from slide import MODEL, OWN, write
 
 import robokit.restore
+from robokit.algos import sac
 from robokit.algos.ppo import Config
 from robokit.belief import Kind
 from robokit.errors import OptionError, RunError
@@ -57,7 +58,7 @@ def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
     assert same(again, learner)
 
 
-def test_a_restored_learner_is_the_one_that_was_saved(tmp_path: Path, file: Path):
+def test_a_restored_policy_is_the_one_that_was_saved(tmp_path: Path, file: Path):
     learner = build(load_task(file), SETUP, SMALL)
     run = create(tmp_path / "runs", learner, SETUP)
     with pytest.raises(RunError, match="learned nothing yet"):
@@ -65,7 +66,23 @@ def test_a_restored_learner_is_the_one_that_was_saved(tmp_path: Path, file: Path
     train(learner, run, 64)
     again, steps = restore(Run.open(run.path))
     assert steps == 64
-    assert same(again, learner)
+    ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
+
+
+def test_a_policy_is_restored_without_the_replay_it_learned_from(tmp_path: Path, file: Path):
+    config = sac.Config(steps=200, learning_starts=20, batch=8, replay=128, hidden=(4,), compile=False)
+    learner = build(load_task(file), replace(SETUP, algo="sac"), config)
+    run = create(tmp_path / "runs", learner, replace(SETUP, algo="sac"))
+    train(learner, run, 200)
+    for segment in run.path.glob("checkpoints/segments/*"):
+        segment.write_bytes(b"")
+    again, steps = restore(Run.open(run.path))
+    assert steps == 1000  # whole iterations
+    assert again.replay.rows.shape[0] == 20  # what may be, and nothing of it is read
+    ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert run.resume(rebuild(run)).steps == 0  # to go on training takes the replay too
 
 
 def test_the_seed_decides(file: Path):

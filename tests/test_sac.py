@@ -15,10 +15,10 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from test_offpolicy import Limited, a_batch, agent_of, learner_of, noise_for, numbers_of, step
 from torch import Tensor, nn
 
+from robokit.agent import Agent
 from robokit.algos.sac import SAC, Config, Learner, check, temperature_loss
 from robokit.env import make
 from robokit.errors import OptionError
-from robokit.offpolicy import Agent
 from robokit.optim import BETA1, Adam, Flat
 
 M = 32  # transitions in a batch
@@ -132,7 +132,7 @@ def beside(**changes: Any) -> tuple[SAC, Peer]:
     for parameter in model.critic_target.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape))
     put(agent.critic_target, stacked(model.critic_target, value_of))
-    agent.heat.flat.fill_(-0.7)
+    agent.temperature_adam.flat.fill_(-0.7)
     assert model.log_ent_coef is not None
     model.log_ent_coef.fill_(-0.7)
     return agent, model
@@ -154,13 +154,13 @@ def test_one_update_has_the_losses_and_gradients_of_stable_baselines3():
     assert parts["critic"] == pytest.approx(theirs["train/critic_loss"], abs=1e-5)
     assert parts["policy"] == pytest.approx(theirs["train/actor_loss"], abs=1e-5)
     assert parts["alpha"] == pytest.approx(theirs["train/ent_coef"]) == pytest.approx(math.exp(-0.7))
-    loss = temperature_loss(torch.tensor(-0.7), torch.tensor(parts["log_prob"]), agent.entropy)
+    loss = temperature_loss(torch.tensor(-0.7), torch.tensor(parts["log_prob"]), agent.target_entropy)
     assert loss.item() == pytest.approx(theirs["train/ent_coef_loss"], abs=1e-5)
     actor, critic, heat = model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer
     assert heat is not None and model.log_ent_coef is not None
     assert_same(gradients(agent.actor), their_policy(model, gradient_in(actor)))
     assert_same(gradients(agent.critics), stacked(model.critic, gradient_in(critic)))
-    assert_same(gradients(agent.heat), {"log_alpha": gradient_in(heat)(model.log_ent_coef)[0]})
+    assert_same(gradients(agent.temperature_adam), {"log_alpha": gradient_in(heat)(model.log_ent_coef)[0]})
     assert all(g.abs().max() > 1e-3 for g in gradients(agent.actor).values())
 
 
@@ -176,7 +176,7 @@ def test_five_updates_lead_where_those_of_stable_baselines3_lead():
     assert_near(agent.critics, stacked(model.critic, value_of))
     assert_near(agent.critic_target, stacked(model.critic_target, value_of))
     assert model.log_ent_coef is not None
-    torch.testing.assert_close(agent.heat.flat, model.log_ent_coef.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(agent.temperature_adam.flat, model.log_ent_coef.detach(), atol=1e-5, rtol=1e-5)
 
 
 # -- temperature ---------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ def test_a_fixed_temperature_never_moves(alpha: float):
 
 
 def test_the_target_entropy_is_minus_the_number_of_actions_where_none_is_given():
-    assert agent_of("sac").entropy == -2.0
-    assert agent_of("sac", target_entropy=-0.5).entropy == -0.5
+    assert agent_of("sac").target_entropy == -2.0
+    assert agent_of("sac", target_entropy=-0.5).target_entropy == -0.5
 
 
 # -- what the critics learn, and the policy ascends ------------------------------------------------------

@@ -95,13 +95,13 @@ def test_six_updates_lead_where_those_of_stable_baselines3_lead():
 def test_the_policy_is_stepped_at_every_dth_gradient_step():
     learner = learner_of("td3", delay=3, utd=1.0, num_envs=1)
     acted = []
-    for act, update in learner.steps_of.items():
-        learner.steps_of[act] = lambda *given, act=act, update=update: (acted.append(act), update(*given))[1]
+    for act, update in learner.update.items():
+        learner.update[act] = lambda *given, act=act, update=update: (acted.append(act), update(*given))[1]
     learner.horizon = 24 + 7
     logged = learner.iterate()
     assert acted == [False, False, True, False, False, True, False]
     assert {"loss/policy", "loss/grad_norm"} <= logged.keys()  # whichever step is the last
-    assert [*learner_of("td3", delay=1).steps_of] == [True]
+    assert [*learner_of("td3", delay=1).update] == [True]
 
 
 # -- target policy smoothing ---------------------------------------------------------------------------
@@ -138,8 +138,8 @@ def test_without_smoothing_the_noise_changes_nothing():
 @torch.no_grad()
 def test_with_one_critic_no_delay_and_no_smoothing_it_is_ddpg_by_hand():
     learner = learner_of("td3", critics=1, delay=1, smoothing=0.0, hidden=())
-    assert [*learner.steps_of] == [True]
-    agent = learner.networks
+    assert [*learner.update] == [True]
+    agent = learner.agent
     assert isinstance(agent, TD3)
     # mu'(s) = tanh(.5 s_0) for both actions; Q'(s, a) = 2 s_0 + 3 a_0 - a_1 + 1, and Q the same half as large
     for flat, bias in ((agent.actor_target, 0.0), (agent.critic_target, 1.0)):

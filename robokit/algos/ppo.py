@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
-from robokit.constraint import Multipliers, Rule, charged
+from robokit.constraint import Charges, Multipliers, Rule, charged
 from robokit.critic import ActorCritic, Critic
 from robokit.env import Env, Step
 from robokit.episodes import Episodes, numbers
@@ -170,6 +170,7 @@ class Learner:
             memory = env.task.history, config.belief_size
             belief = make_belief(config.belief, env.names.obs, *memory)
             self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
+            self.charges = Charges.of(self.limits, device)
             outputs = [1, len(self.limits)] if self.limits else [1]
             theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
             sizes = (config.hidden, config.activation, config.normalize_obs)
@@ -288,7 +289,7 @@ class Learner:
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
         config, flags = self.config, (rollout.terminated, rollout.left)
-        cost, over = charged(self.limits, rollout.cost[..., : len(self.limits)], *flags, config.gamma)
+        cost, over = charged(self.charges, rollout.cost[..., : len(self.limits)], *flags, config.gamma)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
         over = torch.cat((rollout.terminated[..., None], over), -1)
         scale = self._scale(signal, rollout)
@@ -355,7 +356,13 @@ class Learner:
     # -- save and continue -----------------------------------------------------------------------
 
     def _parts(self) -> dict[str, object]:
-        modules = {"net": self.net, "adam": self.adam, "env": self.env, "episodes": self.episodes}
+        modules = {
+            "policy": self.policy,
+            "critic": self.critic,
+            "adam": self.adam,
+            "env": self.env,
+            "episodes": self.episodes,
+        }
         modules |= {"meter": self.meter, "multipliers": self.multipliers}
         running = {
             "belief": self.belief,

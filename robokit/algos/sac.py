@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robokit import offpolicy
+from robokit import agent, offpolicy, pace
 from robokit.env import Env
 from robokit.errors import OptionError
-from robokit.offpolicy import EPS
 from robokit.optim import Adam, Parts, make_step
 from robokit.policy import Policy, SquashedGaussian
 from robokit.returns import average
@@ -24,7 +23,7 @@ from robokit.rollout import Batch
 
 
 @dataclass(frozen=True)
-class Config(offpolicy.Options):
+class Config(pace.Options):
     """Options of SAC; the defaults are those of the paper's table 1."""
 
     temperature: float | None = None  # alpha; None: learned, so that the entropy comes to target_entropy
@@ -34,9 +33,13 @@ class Config(offpolicy.Options):
 # -- the paper's equations ---------------------------------------------------------------------------
 
 
-def actor_loss(gain: Tensor, valid: Tensor) -> Tensor:
-    """J_pi, eq. 9: the mean of alpha log pi(a|s) - Q(s, a), of which `gain` is the negative."""
-    return -average(gain, valid)
+def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+    """V(s), eq. 3, of an action drawn from the policy: Q(s, a) - alpha log pi(a|s).
+
+    Of the next state it is what the critics' target bootstraps from (eq. 5); of this one its mean is what the
+    policy ascends (eq. 9).
+    """
+    return q - alpha * log_prob
 
 
 def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
@@ -58,21 +61,22 @@ class Temperature(nn.Module):
         return self.log_alpha
 
 
-class SAC(offpolicy.Agent):
+class SAC(agent.Agent):
     """Algorithm 1 of the paper, one gradient step of it."""
 
-    fit = 0.5  # eq. 5
+    critic_coef = 0.5  # eq. 5
     policy: SquashedGaussian
 
     def __init__(self, env: Env, config: Config, graph: bool) -> None:
         super().__init__(env, config, graph)
-        self.temperature = Temperature(config.temperature or 1.0).to(env.device)
-        self.heat = Adam(self.temperature, EPS, torch.inf)
-        self.learned = config.temperature is None
-        self.fixed = None if self.learned else torch.tensor(config.temperature, device=env.device)
-        self.entropy = float(-env.act_dim if config.target_entropy is None else config.target_entropy)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
-        self.temperature_step = make_step(self._temperature_loss, self.heat, graph)
+        self.fixed = (
+            None if config.temperature is None else torch.tensor(config.temperature, device=env.device)
+        )
+        self.temperature = Temperature(config.temperature or 1.0).to(env.device)
+        self.temperature_adam = Adam(self.temperature, agent.EPS, torch.inf)
+        self.temperature_step = make_step(self._temperature_loss, self.temperature_adam, graph)
+        self.target_entropy = float(-env.act_dim if config.target_entropy is None else config.target_entropy)
 
     def make_policy(self, *shape: Any) -> Policy:
         return SquashedGaussian(*shape)
@@ -80,15 +84,17 @@ class SAC(offpolicy.Agent):
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
     ) -> Parts:
-        alpha = self.heat.bound(self.graph)().detach().exp() if self.fixed is None else self.fixed
+        log_alpha = self.temperature_adam.bound(self.graph)
+        alpha = log_alpha().detach().exp() if self.fixed is None else self.fixed
         policy, sums = self.actor.bound(self.graph), self.sums(batch)
-        action, log_prob = policy.draw(self.acting(policy, batch, sums.last), noise[1])
-        target = self.target(batch, sums, action, bonus=-alpha * log_prob)  # eq. 3, without entropy in costs
+        action, log_prob = policy.draw(self.policy_next(policy, batch, sums.last), noise[1])
+        q = self.q_next(batch, sums, action)
+        target = self.target(sums, soft_value(self.reduced(q), log_prob, alpha), q)
         parts = self.fit_critics(lr, batch, target, sums.valid)
-        parts |= self.actor_step(lr, batch, sums.valid, noise[0], alpha, price, weight)
-        if self.learned:
+        parts |= self.actor_step(lr, batch, sums.valid, noise[0], price, weight, alpha)
+        if self.fixed is None:
             self.temperature_step(lr, parts["log_prob"])
-        self.follow()
+        self.move_targets()
         return parts | {"alpha": alpha.clone()}
 
     def _actor_loss(
@@ -97,37 +103,46 @@ class SAC(offpolicy.Agent):
         batch: Batch,
         valid: Tensor,
         noise: Tensor,
-        alpha: Tensor,
         price: Tensor,
         weight: Tensor,
+        alpha: Tensor,
     ) -> tuple[Tensor, Parts]:
-        action, log_prob = policy.draw(self.acted(policy, batch), noise)
+        action, log_prob = policy.draw(self.policy_now(policy, batch), noise)
         critic = self.critics.bound(self.graph)
-        features = self.seen(critic, batch).detach()
+        features = self.critic_now(critic, batch).detach()
         q = critic.decode(features, action)
-        gain = self.reduced(q) - alpha * log_prob
-        loss = actor_loss(self.lagrangian(gain, q, price, weight), valid)
+        gain = soft_value(self.reduced(q), log_prob, alpha)
+        loss = -average(self.lagrangian(gain, q, price, weight), valid)
         parts = {"policy": loss.detach(), "log_prob": average(log_prob, valid).detach()}
         return loss, parts | self.spread(critic, features, batch, q, valid)
 
-    def _temperature_loss(self, temperature: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
-        loss = temperature_loss(temperature(), log_prob, self.entropy)
+    def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
+        loss = temperature_loss(log_alpha(), log_prob, self.target_entropy)
         return loss, {"temperature": loss.detach()}
 
     def parts(self) -> dict[str, Any]:
-        return super().parts() | {"temperature": self.temperature, "temperature_adam": self.heat}
+        return super().parts() | {"temperature": self.temperature, "temperature_adam": self.temperature_adam}
 
 
 class Learner(offpolicy.Learner):
     """SAC on one Env; `policy` is what gets exported."""
 
-    agent = SAC
+    kind = SAC
+
+    def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        check(config)
+        super().__init__(env, config, seed)
 
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    offpolicy.check(config)
+    pace.check(config)
     if config.temperature is not None and not 0 <= config.temperature < torch.inf:
         raise OptionError(f"temperature must be finite and at least 0, got {config.temperature}")
     if config.target_entropy is not None and not abs(config.target_entropy) < torch.inf:
         raise OptionError(f"target_entropy must be finite, got {config.target_entropy}")
+    if config.target_entropy is not None and config.temperature is not None:
+        got = f"target_entropy {config.target_entropy} and temperature {config.temperature}"
+        raise OptionError(
+            f"a target_entropy is what a learned temperature comes to, not a fixed one; got {got}"
+        )

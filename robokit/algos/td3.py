@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robokit import offpolicy
+from robokit import agent, offpolicy, pace
 from robokit.env import Env
 from robokit.errors import OptionError
 from robokit.optim import Parts, make_step
@@ -25,7 +25,7 @@ from robokit.rollout import Batch
 
 
 @dataclass(frozen=True)
-class Config(offpolicy.Options):
+class Config(pace.Options):
     """Options of TD3; the defaults are those of the paper's own code."""
 
     delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
@@ -42,26 +42,21 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
     return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
-def actor_loss(gain: Tensor, valid: Tensor) -> Tensor:
-    """J(phi), algorithm 1: the mean of -Q_1(s, pi(s)), of which `gain` is the negative."""
-    return -average(gain, valid)
-
-
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-class TD3(offpolicy.Agent):
+class TD3(agent.Agent):
     """Algorithm 1 of the paper, one gradient step of it."""
 
-    fit = 1.0
+    critic_coef = 1.0
     policy: Deterministic
     config: Config
 
     def __init__(self, env: Env, config: Config, graph: bool) -> None:
         super().__init__(env, config, graph)
-        self.actor_target = self._target(self.policy)
-        self.followers += [(self.actor_target, self.actor)]
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
+        self.actor_target = self._target(self.policy)
+        self.targets += [(self.actor_target, self.actor)]
 
     def make_policy(self, *shape: Any) -> Policy:
         return Deterministic(*shape, noise=self.config.exploration)
@@ -70,38 +65,41 @@ class TD3(offpolicy.Agent):
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
     ) -> Parts:
         policy, sums, config = self.actor_target.bound(self.graph), self.sums(batch), self.config
-        action = policy.settle(self.acting(policy, batch, sums.last))
+        action = policy.settle(self.policy_next(policy, batch, sums.last))
         action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
-        parts = self.fit_critics(lr, batch, self.target(batch, sums, action), sums.valid)
+        q = self.q_next(batch, sums, action)
+        target = self.target(sums, self.reduced(q), q)  # clipped double Q, eq. 10
+        parts = self.fit_critics(lr, batch, target, sums.valid)
         if act:
             parts |= self.actor_step(lr, batch, sums.valid, price, weight)
-            self.follow()
+            self.move_targets()
         return parts
 
     def _actor_loss(
         self, policy: Any, batch: Batch, valid: Tensor, price: Tensor, weight: Tensor
     ) -> tuple[Tensor, Parts]:
-        action = policy.settle(self.acted(policy, batch))
+        action = policy.settle(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
-        features = self.seen(critic, batch).detach()
+        features = self.critic_now(critic, batch).detach()
         q = critic.decode(features, action, None if self.limits else 1)
-        loss = actor_loss(self.lagrangian(q[0, ..., 0], q, price, weight), valid)
+        loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), valid)  # of the first critic alone
         return loss, {"policy": loss.detach()} | self.spread(critic, features, batch, q, valid)
 
 
 class Learner(offpolicy.Learner):
     """TD3 on one Env; `policy` is what gets exported."""
 
-    agent = TD3
+    kind = TD3
 
-    @property
-    def delay(self) -> int:
-        return self.config.delay
+    def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        check(config)
+        self.delay = config.delay
+        super().__init__(env, config, seed)
 
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    offpolicy.check(config)
+    pace.check(config)
     check_positive(config, "delay", "smoothing_clip")
     for name in ("smoothing", "exploration"):
         if not 0 <= getattr(config, name) < torch.inf:
