@@ -203,7 +203,7 @@ def changed(run: Run, task: Task) -> list[str]:
 
 
 def rebuild(run: Run, training: bool = True) -> Built:
-    """The learner of a run, at its start; if not for `training`, eager and with as little replay as may be."""
+    """The learner of a run, at its start; not for `training`: eager, with as little replay as may be."""
     config, task = run.config, task_of(run)
     if missing := [f.name for f in fields(Setup) if f.name not in config]:
         raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
