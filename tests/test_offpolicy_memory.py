@@ -90,7 +90,7 @@ def test_stored_beliefs_are_those_of_one_step_at_a_time_that_no_final_observatio
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_window_repeats_what_was_done_and_what_the_critics_saw(algo: str, kind: str):
-    burn_in = {"burn_in": 2} if kind in RECURRENT else {}
+    burn_in: dict[str, Any] = {"burn_in": 2} if kind in RECURRENT else {}
     learner = collected(algo, **both(kind), **burn_in, n_step=2)
     networks, rows, batch = learner.agent, rows_of(learner), windows_of(learner)
     assert learner.length == (7 if kind in RECURRENT else 2) and batch["done"][:-1].any()
@@ -174,7 +174,7 @@ def test_no_gradient_flows_into_the_burn_in(kind: str):
 def test_targets_are_those_of_one_step_at_a_time_and_go_on_from_the_belief_after_their_last(
     algo: str, n: int, kind: str
 ):
-    burn_in = {"burn_in": 1} if kind in RECURRENT else {}
+    burn_in: dict[str, Any] = {"burn_in": 1} if kind in RECURRENT else {}
     agent = agent_of(algo, Blurred, **both(kind), **burn_in, n_step=n, critics=3)
     batch = a_batch(agent, windows=12, ends=0.3)
     sums = agent.sums(batch)
