@@ -88,7 +88,7 @@ class Agent(ABC):
 
         noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
         price (K,) of costs, in reward per unit; weight (K,) of each against the reward, see
-        constraint.combine. Under limits parts["spread"] (1 + K,) are the deviations of the advantages.
+        constraint.combine. Under limits parts["spread"] (1 + K,) are the deviations of Q.
         """
 
     # -- what a window holds -----------------------------------------------------------------------
@@ -182,7 +182,16 @@ class Agent(ABC):
     def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, valid: Tensor) -> tuple[Tensor, Parts]:
         q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
         loss = self.critic_coef * average((q - target).square().sum((0, -1)), valid)
-        return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), valid).detach()}
+        parts = {"critic": loss.detach(), "q": average(q[..., 0].mean(0), valid).detach()}
+        return loss, parts | self._spread(q.detach().mean(0), valid)
+
+    def _spread(self, q: Tensor, valid: Tensor) -> Parts:
+        """Deviations (1 + K,) of Q (L, M, 1 + K) over what is remembered; nothing without limits."""
+        if not self.limits:
+            return {}
+        share = valid[..., None] / valid.sum().clamp(min=1)
+        deviation = ((q - (q * share).sum((0, 1))).square() * share).sum((0, 1)).sqrt()
+        return {"spread": deviation * torch.cat((self.largest.new_ones(1), self.largest))}
 
     # -- policy ------------------------------------------------------------------------------------
 
@@ -195,17 +204,6 @@ class Agent(ABC):
             return gain
         cost = upper(q[..., 1:], self.config.pessimism)
         return (gain - cost @ (price * self.largest)) / (1 + weight.sum())
-
-    @torch.no_grad()
-    def spread(self, critic: Any, features: Tensor, batch: Batch, q: Tensor, valid: Tensor) -> Parts:
-        """Deviations (1 + K,) of Q(s, a) - Q(s, pi(s)), a as it was done; nothing without limits."""
-        if not self.limits:
-            return {}
-        advantage = critic.decode(features, self.now(batch["action"])).mean(0) - q.detach().mean(0)
-        share = valid[..., None] / valid.sum().clamp(min=1)
-        centred = advantage - (advantage * share).sum((0, 1))
-        deviation = (centred.square() * share).sum((0, 1)).sqrt()
-        return {"spread": deviation * torch.cat((self.largest.new_ones(1), self.largest))}
 
     # -- after a gradient step ---------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class Learner(ABC):
         self.gradients += 1
         update = self.update[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
-        if self.limits and self.gradients == self.delay:  # the first step of the policy
+        if self.limits and self.gradients == 1:
             self.multipliers.follow(parts["spread"].double())  # so that a limit counts from the next step on
             self._price()
         return parts
@@ -159,10 +159,9 @@ class Learner(ABC):
             return
         columns = (torch.stack([getattr(step, name) for step in steps]) for name in COSTS)
         self.multipliers.update(*self.meter.measure(*columns))
-        spreads = [parts["spread"] for parts in history if "spread" in parts]
-        if spreads:
-            slow = min(SLOW, 1 - len(history) / self.gradients)
-            self.multipliers.follow(torch.stack(spreads).mean(0).double(), slow)
+        if history:
+            spread = torch.stack([parts["spread"] for parts in history]).mean(0)
+            self.multipliers.follow(spread.double(), slow=min(SLOW, 1 - len(history) / self.gradients))
 
     def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
         if self.config.normalize_obs:

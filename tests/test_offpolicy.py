@@ -250,18 +250,17 @@ def test_the_lagrangian_by_hand():
 
 
 @BOTH
-@torch.no_grad()
-def test_the_spread_is_the_deviation_of_what_actions_done_are_worth_beyond_the_policys(algo: str):
+def test_the_spread_is_the_deviation_of_what_is_remembered_in_the_units_of_the_costs(algo: str):
     agent = agent_of(algo, Limited, critics=3)
     batch = a_batch(agent, windows=20)
-    q = torch.randn(3, 1, 20, 3, generator=Generator().manual_seed(1))
     valid = torch.rand(1, 20, generator=Generator().manual_seed(2)) < 0.7
-    features = agent.critic_now(agent.critic, batch)
-    found = agent.spread(agent.critic, features, batch, q, valid)["spread"]
-    worth = agent.critic.decode(features, batch["action"]).mean(0) - q.mean(0)
+    with torch.no_grad():
+        q = agent.critic.decode(agent.critic_now(agent.critic, batch), batch["action"]).mean(0)
+        found = agent.fit_critics(torch.tensor(0.0), batch, torch.zeros(3, 1, 20, 3), valid)["spread"]
     units = torch.tensor([1.0, 2.0, 1.0])
-    torch.testing.assert_close(found, worth[valid].std(0, correction=0) * units)
-    assert agent_of(algo).spread(agent.critic, features, batch, q, valid) == {}
+    torch.testing.assert_close(found, q[valid].std(0, correction=0) * units)
+    free = agent_of(algo)
+    assert "spread" not in free.fit_critics(torch.tensor(0.0), a_batch(free), torch.zeros(1), torch.tensor(True))
 
 
 @torch.no_grad()

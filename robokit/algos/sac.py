@@ -109,12 +109,10 @@ class SAC(agent.Agent):
     ) -> tuple[Tensor, Parts]:
         action, log_prob = policy.draw(self.policy_now(policy, batch), noise)
         critic = self.critics.bound(self.graph)
-        features = self.critic_now(critic, batch).detach()
-        q = critic.decode(features, action)
+        q = critic.decode(self.critic_now(critic, batch).detach(), action)
         gain = soft_value(self.reduced(q), log_prob, alpha)
         loss = -average(self.lagrangian(gain, q, price, weight), valid)
-        parts = {"policy": loss.detach(), "log_prob": average(log_prob, valid).detach()}
-        return loss, parts | self.spread(critic, features, batch, q, valid)
+        return loss, {"policy": loss.detach(), "log_prob": average(log_prob, valid).detach()}
 
     def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
         loss = temperature_loss(log_alpha(), log_prob, self.target_entropy)

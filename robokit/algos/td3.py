@@ -80,10 +80,9 @@ class TD3(agent.Agent):
     ) -> tuple[Tensor, Parts]:
         action = policy.settle(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
-        features = self.critic_now(critic, batch).detach()
-        q = critic.decode(features, action, None if self.limits else 1)
+        q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
         loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), valid)  # of the first critic alone
-        return loss, {"policy": loss.detach()} | self.spread(critic, features, batch, q, valid)
+        return loss, {"policy": loss.detach()}
 
 
 class Learner(offpolicy.Learner):
