@@ -661,7 +661,7 @@ def test_a_run_continues_bit_for_bit_from_its_checkpoint_and_segments(algo: str,
 @BOTH
 @pytest.mark.parametrize("memory", SAVED)
 def test_the_compiled_update_is_the_eager_one(algo: str, memory: str):
-    changes = {**SAVED[memory], "utd": RARE, "lr": 1e-3, "window": 2}
+    changes = {**SAVED[memory], "utd": RARE, "steps": 10_000, "lr": 1e-3, "window": 2}
     eager, compiled = (learner_of(algo, Limited, compile=c, **changes) for c in (False, True))
     eager.horizon = 24 if memory == "gru" else 60
     eager.iterate()
