@@ -260,7 +260,8 @@ def test_the_spread_is_the_deviation_of_what_is_remembered_in_the_units_of_the_c
     units = torch.tensor([1.0, 2.0, 1.0])
     torch.testing.assert_close(found, q[valid].std(0, correction=0) * units)
     free = agent_of(algo)
-    assert "spread" not in free.fit_critics(torch.tensor(0.0), a_batch(free), torch.zeros(1), torch.tensor(True))
+    given = torch.tensor(0.0), a_batch(free), torch.zeros(1), torch.tensor(True)
+    assert "spread" not in free.fit_critics(*given)
 
 
 @torch.no_grad()
