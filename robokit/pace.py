@@ -71,9 +71,12 @@ class Pace(NamedTuple):
     @classmethod
     def of(cls, config: Options, num_envs: int) -> "Pace":
         starts, batch, utd = config.learning_starts, config.batch, config.utd
+        whole = min(max(256, 8 * num_envs), 8192)
+        if recurrent(config):
+            whole = max(whole - whole % config.window, config.window)
         return cls(
             max(5_000, 10 * num_envs) if starts is None else starts,
-            min(max(256, 8 * num_envs), 8192) if batch is None else batch,
+            whole if batch is None else batch,
             min(1.0, 8 / num_envs) if utd is None else utd,
         )
 
@@ -89,6 +92,11 @@ class Pace(NamedTuple):
         long as that is not above MOST: a multiplier must not outrun the policy that it prices.
         """
         return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
+
+
+def recurrent(config: Options) -> bool:
+    """Whether windows are trained through."""
+    return bool({config.belief, config.critic_belief} & set(RECURRENT))
 
 
 def check(config: Options) -> None:
@@ -122,11 +130,10 @@ def _check_pace(config: Options, pace: Pace) -> None:
 
 
 def _check_memory(config: Options, batch: int) -> None:
-    recurrent = {config.belief, config.critic_belief} & set(RECURRENT)
-    if recurrent and batch % config.window:
+    if recurrent(config) and batch % config.window:
         rule = "control steps that a recurrent belief is trained through, must divide batch"
         raise OptionError(f"window ({config.window}), the {rule} ({batch})")
-    if config.burn_in and not recurrent:
+    if config.burn_in and not recurrent(config):
         raise OptionError(
             f"burn_in ({config.burn_in}) has no use: neither belief nor critic_belief is recurrent"
         )

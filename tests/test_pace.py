@@ -33,6 +33,12 @@ def test_an_iteration_is_a_thousand_transitions_or_enough_gradient_steps(
     assert pace.transitions == pytest.approx(transitions)
 
 
+def test_a_batch_that_nobody_chose_holds_whole_windows():
+    config = sac.Config(num_envs=33, belief="gru")
+    sac.check(config)
+    assert Pace.of(config, 33).batch == 256 and Pace.of(replace(config, belief="stack"), 33).batch == 264
+
+
 def test_the_pace_is_that_of_the_simulations_that_there_are():
     config = sac.Config(hidden=(4,))
     learner = sac.Learner(Env(Plain(), 64, threads=1), config)

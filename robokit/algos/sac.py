@@ -93,7 +93,7 @@ class SAC(agent.Agent):
         parts = self.fit_critics(lr, batch, target, sums.valid)
         parts |= self.actor_step(lr, batch, sums.valid, noise[0], price, weight, alpha)
         if self.fixed is None:
-            self.temperature_step(lr, parts["log_prob"])
+            parts["temperature"] = self.temperature_step(lr, parts["log_prob"])["temperature"]
         self.move_targets()
         return parts | {"alpha": alpha.clone()}
 
