@@ -10,6 +10,7 @@ from robokit.errors import OptionError
 from robokit.options import check_choices, check_positive, check_rule, check_unit
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
+MOST_EACH = 1000  # gradient steps in one control step
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,9 @@ def _check_pace(config: Options, pace: Pace) -> None:
     ):
         if value > bound:
             raise OptionError(f"{name} ({value}) must be at most {most} ({bound}), {rule}")
+    if (each := pace.utd * config.num_envs) > MOST_EACH:
+        rule = f"gradient steps in a control step, at most {MOST_EACH}: a training stops and saves in between"
+        raise OptionError(f"utd ({pace.utd:g}) asks for {each:g} {rule}")
     if pace.gradients(config.steps) < 1:
         rule = f"must leave a gradient step: learning_starts is {pace.starts}, utd {pace.utd:g}"
         raise OptionError(f"steps ({config.steps}) {rule}")

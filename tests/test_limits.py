@@ -251,7 +251,7 @@ def test_a_cost_out_of_its_bounds_is_refused_before_training(cost: float, rule: 
 # -- slow: whole trainings ---------------------------------------------------------------------------
 
 
-def lqr(learner: Learner) -> tuple[float, float]:
+def lqr(learner: Any) -> tuple[float, float]:
     """Discounted reward and cost of the deterministic policy from x = 1."""
     x, gain, cost = torch.ones(1, 1), 0.0, 0.0
     for t in range(1000):

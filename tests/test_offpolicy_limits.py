@@ -8,7 +8,9 @@ import statistics
 from typing import Any
 
 import pytest
-from bandits import MixedThree, MixedTwo, Three, Two
+import torch
+from bandits import Lqr, MixedThree, MixedTwo, Three, Two
+from test_limits import lqr
 
 from robokit.algos import sac, td3
 from robokit.env import Env
@@ -63,3 +65,26 @@ def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
     assert found["limit/first/lambda"] == pytest.approx(1.0, abs=0.1)
     assert found["limit/second/lambda"] == pytest.approx(2.0, abs=0.1)
     assert found["limit/slack/lambda"] <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algo", "explores"), [("sac", {"target_entropy": -4.0}), ("td3", {"exploration": 0.01})]
+)
+def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows(
+    algo: str, explores: dict[str, float]
+):
+    """What one policy does moves with every gradient step of a constant size, so means are judged."""
+    changes: dict[str, Any] = {"num_envs": 16, "replay": 300_000, "utd": 1 / 8, "gamma": 0.99}
+    learner = learner_of(algo, Lqr, **changes, **explores, gains=(1.0, 0.03, 0.0))
+    rows = list[tuple[float, ...]]()
+    for _ in range(200):
+        found = learner.iterate()
+        measured = (found.get(f"limit/effort/{what}", 0.0) for what in ("lambda", "measured"))
+        with torch.no_grad():
+            rows.append((*measured, *lqr(learner)))
+    price, measured, gain, cost = (statistics.mean(column) for column in zip(*rows[-80:], strict=True))
+    assert price == pytest.approx(3.6560, rel=0.1)
+    assert measured == pytest.approx(0.5, rel=0.05)  # as it explores
+    assert gain == pytest.approx(-2.46509, rel=0.1)
+    assert cost == pytest.approx(0.5, rel=0.1)

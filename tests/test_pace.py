@@ -50,6 +50,7 @@ def test_the_pace_is_that_of_the_simulations_that_there_are():
     [
         ({"steps": 5000}, r"steps \(5000\) must leave a gradient step: learning_starts is 5000, utd 1"),
         ({"steps": 5009, "utd": 0.1}, "must leave a gradient step"),
+        ({"utd": 1e6}, r"utd \(1e\+06\) asks for 1e\+06 gradient steps in a control step, at most 1000"),
         ({"burn_in": 2}, r"burn_in \(2\) has no use: neither belief nor critic_belief is recurrent"),
         ({"shared": True, "critic": "obs"}, "one kind of recurrent belief; got .*belief 'memoryless'"),
     ],
