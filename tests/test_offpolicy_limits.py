@@ -69,7 +69,8 @@ def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algo", "explores"), [("sac", {"target_entropy": -4.0}), ("td3", {"exploration": 0.01})]
+    ("algo", "explores"),
+    [("sac", {"target_entropy": -4.0}), ("td3", {"exploration": 0.01, "smoothing": 0.02})],
 )
 def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows(
     algo: str, explores: dict[str, float]
