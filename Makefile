@@ -58,6 +58,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/controller.py policies/hopper.onnx --minutes 10 --hz 50
 	$(BIN)/python benchmarks/env.py
 	$(BIN)/python benchmarks/returns.py hopper half_cheetah
+	$(BIN)/python benchmarks/offpolicy.py speed
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
