@@ -85,7 +85,7 @@ def test_a_rollout_without_episode_ends_is_cut_into_enough_episodes(made: Made) 
 
 def test_a_policy_that_is_not_finite_is_no_policy(made: Made, tmp_path: Path) -> None:
     policy = make_policy(made.env)
-    policy.log_std.data[0] = torch.nan
+    policy.log_std.data[0] = torch.nan  # pyright: ignore[reportIndexIssue]
     with pytest.raises(ExportError, match="log_std is not finite"):
         export(policy, made.env, tmp_path / "arm.onnx")
 
