@@ -1,14 +1,18 @@
 """N simulations on Warp: `mujoco_warp` behind the tensors of `robokit.sim.base`, in float32.
 
-Runs on CUDA, or on one CPU core as a check. `step`, `bad` and a masked `reset` never wait for a value.
-On the CPU device one seed gives one rollout, and a saved one continues bit for bit; CUDA adds in any order.
-Kernels are compiled when first needed, for about a minute, and cached by Warp.
+Runs on CUDA, or on one CPU core as a check. Kernels are compiled when first needed, for about a minute, and
+cached by Warp; from the second time on a step and a masked reset are a recording, replayed (see `graph.py`).
+`step`, `bad` and a masked `reset` never wait for a value.
 
 What differs from MuJoCo: a simulation that is no longer finite stays so, until it is restarted; fields that
 need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them. A
 capsule steeper than 60 degrees on a plane has other tangents, which a pyramidal cone feels: the ant's feet.
 <size nconmax> is how many contacts there is room for in the mean of the batch, <size njmax> how many
 constraint rows in each simulation.
+
+Confirmed on Warp's CPU device: every shipped task beside `mujoco.batch`, replays bit for bit equal to plain
+calls, one seed gives one rollout, a saved one continues bit for bit. Not yet confirmed by a GPU: CUDA, which
+adds in any order; `tests/test_gpu_cuda.py` is to do it.
 """
 
 import importlib
@@ -21,7 +25,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from robokit.errors import ModelError, OptionError, did_you_mean
+from robokit.errors import ModelError, did_you_mean
 from robokit.sim.base import STATE, Sim, model_field_names
 from robokit.sim.model import compile_model, nominal
 
@@ -29,6 +33,8 @@ try:
     wp: Any = importlib.import_module("warp")
     wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
     mjw: Any = importlib.import_module("mujoco_warp")
+    from robokit.sim.fit import check_model, find_device
+    from robokit.sim.graph import Graphs
 except ImportError as error:
     raise ModelError(f"sim='gpu' needs mujoco_warp: pip install robokit[gpu] ({error})") from error
 
@@ -43,6 +49,11 @@ ROUGH = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)  # such pairs 
 NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
     "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
     "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
+}
+CUT = {  # what else may have no room, and what is lost then
+    "contacts with a height field": int(mjw.OverflowType.HFIELD),
+    "contacts that a contact sensor reports": int(mjw.OverflowType.CONTACT_MATCH),
+    "contacts that a tactile sensor feels": int(mjw.OverflowType.TACTILE),
 }
 SET_CONST = model_field_names()
 WRITTEN = (*STATE, "memory")  # the rest follows from it
@@ -69,9 +80,12 @@ class GpuSim(Sim):
         lag: bool = False,
         device: str = "cuda",
     ) -> None:
-        self.device = _device(device)
+        self.device = find_device(device)
         model = compile_model(spec)
-        with self._on_device():
+        model.opt.jacobian = spec.option.jacobian  # what MuJoCo's own solver needs does not matter here
+        check_model(model)
+        self._graphs = Graphs(self.device)
+        with self._graphs.scope():
             self._model = _put(model)
             self.nconmax, self.njmax = _room(model, self._model.nxn_geom_pair_filtered.numpy().tolist())
             room = {"nconmax": self.nconmax, "njmax": self.njmax}
@@ -81,9 +95,10 @@ class GpuSim(Sim):
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), device=self.device)}
         self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
         self._overflow = wp.to_torch(self._data.overflow)
-        pinned = self.device.type == "cuda"
-        self._full = torch.zeros(len(NO_ROOM), dtype=torch.bool, pin_memory=pinned)  # arrives here by itself
-        self._warned = False
+        self._chosen = torch.ones(num_envs, dtype=torch.bool, device=self.device)  # who restarts
+        self._found = torch.zeros(1, dtype=torch.int32, device=self.device)  # all overflows so far
+        self._mail = Mail(self._found)
+        self._warned = 0
         super().__init__(model, num_envs, memory, self.device)
         self.reset(None, {})
 
@@ -100,18 +115,21 @@ class GpuSim(Sim):
 
     def step(self, ctrl: Tensor, nstep: int) -> None:
         self._report()
-        model, data = self._model, self._data
         self.ctrl.copy_(ctrl)
-        with self._on_device():
-            for _ in range(nstep):
-                mjw.step(model, data)
-            if not self._lag:
-                mjw.fwd_position(model, data, factorize=False)
-                mjw.sensor_pos(model, data)
-                mjw.fwd_velocity(model, data)
-                mjw.sensor_vel(model, data)
-        full = [self._overflow.bitwise_and(bits).any() for bits in NO_ROOM.values()]
-        self._full.copy_(torch.stack(full), non_blocking=True)
+        self._graphs.run(("step", nstep), lambda: self._step(nstep))
+        self._mail.send()
+
+    def _step(self, nstep: int) -> None:
+        model, data = self._model, self._data
+        for _ in range(nstep):
+            mjw.step(model, data)
+        if not self._lag:
+            mjw.fwd_position(model, data, factorize=False)
+            mjw.sensor_pos(model, data)
+            mjw.fwd_velocity(model, data)
+            mjw.sensor_vel(model, data)
+        found = wp.from_torch(self._found)
+        wp.launch(_gather, dim=self.num_envs, inputs=[data.overflow], outputs=[found])
 
     def bad(self) -> Tensor:
         bad = self._overflow.bitwise_and(sum(NO_ROOM.values())) != 0
@@ -120,20 +138,26 @@ class GpuSim(Sim):
         return bad
 
     def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        chosen = torch.ones(self.num_envs, dtype=torch.bool, device=self.device) if mask is None else mask
+        chosen = self._chosen.fill_(True) if mask is None else self._chosen.copy_(mask)
         derived = {name: live for name, live in self._bound.items() if name not in WRITTEN}
         before = {} if mask is None else {name: live.clone() for name, live in derived.items()}
         targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
-        with self._on_device():
-            mjw.reset_data(self._model, self._data, wp.from_torch(chosen))
-            self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
-            for name, target in targets.items():
-                _write(target, values[name], chosen)
-            if any(map(self._is_constant, targets)):
-                mjw.set_const(self._model, self._data, restore=False)
-            mjw.forward(self._model, self._data)
+        self._graphs.run(
+            "reset", lambda: mjw.reset_data(self._model, self._data, wp.from_torch(self._chosen))
+        )
+        self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
+        for name, target in targets.items():
+            _write(target, values[name], chosen)
+        self._forward(any(map(self._is_constant, targets)))
         for name, value in before.items():  # forward has no mask: the others keep their last step's forces
             _write(derived[name], value, ~chosen)
+
+    def _forward(self, changed: bool) -> None:
+        """`changed`: some field that constants of the model follow from."""
+        if changed:
+            with self._graphs.scope():
+                mjw.set_const(self._model, self._data, restore=False)
+        self._graphs.run("forward", lambda: mjw.forward(self._model, self._data))
 
     def _is_constant(self, name: str) -> bool:
         return name not in self.memory and name in SET_CONST
@@ -168,27 +192,25 @@ class GpuSim(Sim):
         assert rows is not None
         if rows.shape[0] != self.num_envs and rows.numel():
             rows = rows.expand(self.num_envs, *rows.shape[1:]).contiguous()
+            self._graphs.drop()
             setattr(*self._place(name), wp.from_torch(rows, dtype=array.dtype))
         return rows
 
     def _report(self) -> None:
-        """Say which buffer was too small, if one was in a step that has arrived here."""
-        contacts, constraints = self._full.tolist()
-        if contacts:
+        """Say what had no room in the steps that have been heard of so far."""
+        found = self._mail.read()
+        if found & NO_ROOM["nconmax"]:
             have = f"{self.nconmax} contacts a simulation on average"
             raise ModelError(f"{have} are not enough: put a larger <size nconmax=.../> into the model")
-        if constraints and not self._warned:
-            self._warned = True
+        new, self._warned = found & ~self._warned, self._warned | found
+        if new & NO_ROOM["njmax"]:
             have = f"{self.njmax} constraint rows are not enough for some simulation, which counts as bad"
             warnings.warn(f"{have}: put a larger <size njmax=.../> into the model", stacklevel=3)
-
-    def _on_device(self) -> Any:
-        if self.device.type == "cpu":
-            return wp.ScopedDevice("cpu")
-        return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(self.device)))
+        for lost in (what for what, bit in CUT.items() if new & bit):
+            warnings.warn(f"mujoco_warp has no room for some of the {lost}: they are left out", stacklevel=3)
 
     def state_dict(self) -> dict[str, Tensor]:
-        with self._on_device():
+        with self._graphs.scope():
             mjw.get_state(self._model, self._data, self._state, SIGNATURE)
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
         return {"state": wp.to_torch(self._state).clone(), "memory": self._bound["memory"].clone(), **fields}
@@ -200,24 +222,40 @@ class GpuSim(Sim):
         wp.to_torch(self._state).copy_(state["state"])
         self._bound["memory"].copy_(state["memory"])
         self._overflow.zero_()
-        with self._on_device():
+        with self._graphs.scope():
             if any(map(self._is_constant, fields)):
                 mjw.set_const(self._model, self._data, restore=False)
             mjw.set_state(self._model, self._data, self._state, SIGNATURE)
-            mjw.forward(self._model, self._data)
+        self._forward(False)
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise OptionError(f"device must be 'cpu', 'cuda' or 'cuda:<i>', got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"sim='gpu' computes on 'cuda' or 'cpu', not on {name!r}")
-    count = torch.cuda.device_count() if wp.is_cuda_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise OptionError(f"no device {name!r}: there are {count} CUDA devices; device='cpu' runs anywhere")
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
+class Mail:
+    """One number on its way from the device to Python, which never waits for it nor reads half of it."""
+
+    def __init__(self, number: Tensor) -> None:
+        on_cuda = number.device.type == "cuda"
+        self._number = number
+        self._here = torch.zeros(1, dtype=number.dtype, pin_memory=on_cuda)
+        self._sent = torch.cuda.Event() if on_cuda else None
+
+    def _arrived(self) -> bool:
+        return self._sent is None or self._sent.query()
+
+    def send(self) -> None:
+        """After what is queued now; not while an earlier one is under way: that would be overwritten."""
+        if self._arrived():
+            self._here.copy_(self._number, non_blocking=True)
+            if self._sent is not None:
+                self._sent.record(torch.cuda.current_stream(self._number.device))
+
+    def read(self) -> int:
+        """The last number that has arrived, 0 while the next one is under way."""
+        return int(self._here) if self._arrived() else 0
+
+
+@wp.kernel(enable_backward=False)
+def _gather(overflow: wp.array[int], found: wp.array[int]):  # pyright: ignore[reportInvalidTypeForm]
+    wp.atomic_or(found, 0, overflow[wp.tid()])
 
 
 def _put(model: mujoco.MjModel) -> Any:
@@ -225,7 +263,8 @@ def _put(model: mujoco.MjModel) -> Any:
     try:
         put = mjw.put_model(model)
     except (NotImplementedError, ValueError) as error:
-        raise ModelError(f"mujoco_warp does not simulate this model, sim='cpu' does: {error}") from error
+        feature = str(error).rstrip(".")
+        raise ModelError(f"mujoco_warp: {feature}: change the model, or take sim='cpu'") from error
     put.opt.warn_overflow = 0  # it would print from the kernel; _report tells
     return put
 

@@ -1,0 +1,97 @@
+"""Warp's kernels recorded once and replayed: a CUDA graph, or Warp's own recording on its CPU device.
+
+    graphs = Graphs(device)
+    graphs.run("forward", lambda: mjw.forward(model, data))
+
+Python takes longer to launch a kernel than many a kernel takes to run, and a step of mujoco_warp has many.
+On the CPU device a replay equals the calls bit for bit; what is here for CUDA no GPU has run yet.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+wp: Any = importlib.import_module("warp")
+
+
+class Graphs:
+    """Calls, each under a key of its own: plain the first time, recorded the second, replayed from then on.
+
+    A call launches kernels of Warp on the current device and stream, and nothing else: no torch, no value
+    read. The first time loads the kernels. `drop` forgets all that was recorded: a recording holds the
+    addresses of the arrays it saw, and the kernels that were chosen by their shapes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._seen: set[Hashable] = set()
+        self._recorded: dict[Hashable, Any] = {}
+        self._streams: dict[int, Any] = {}  # Warp's view of torch's streams
+        self._own: Any = None  # torch's default stream cannot be recorded
+        self._off = False
+        if reason := obstacle(device):
+            self._give_up(reason)
+
+    def run(self, key: Hashable, call: Callable[[], None]) -> None:
+        with self.scope():
+            if key not in self._recorded and key in self._seen and not self._off:
+                self._record(key, call)
+            if key in self._recorded:
+                wp.capture_launch(self._recorded[key])
+            else:
+                call()
+            self._seen.add(key)
+
+    def drop(self) -> None:
+        if self._recorded:
+            wp.synchronize_device(str(self.device))  # a replay under way still reads what is about to go
+        self._recorded.clear()
+        self._seen.clear()
+
+    def scope(self) -> Any:
+        """Warp works on the device, in torch's order, within this context."""
+        if self.device.type == "cpu":
+            return wp.ScopedDevice("cpu")
+        stream = torch.cuda.current_stream(self.device)
+        if stream.cuda_stream not in self._streams:
+            self._streams[stream.cuda_stream] = wp.stream_from_torch(stream)
+        return wp.ScopedStream(self._streams[stream.cuda_stream])
+
+    def _record(self, key: Hashable, call: Callable[[], None]) -> None:
+        try:
+            self._recorded[key] = self._capture(call)
+        except RuntimeError as error:
+            self._give_up(str(error))
+
+    def _capture(self, call: Callable[[], None]) -> Any:
+        """The recording; nothing of it is executed meanwhile."""
+        if self.device.type == "cpu":
+            with wp.ScopedCapture(device="cpu") as capture:
+                call()
+            return capture.graph
+        self._own = self._own or wp.Stream(str(self.device))
+        with wp.ScopedStream(self._own), wp.ScopedCapture(stream=self._own) as capture:
+            call()
+        return capture.graph
+
+    def _give_up(self, reason: str) -> None:
+        self._off = True
+        warnings.warn(f"Warp's steps are not recorded, and so slower: {reason}", stacklevel=3)
+
+
+def obstacle(device: torch.device) -> str | None:
+    """Why nothing can be recorded on a device; None if it can."""
+    if device.type == "cpu":
+        return None
+    if not wp.is_mempool_enabled(str(device)):
+        return f"{device} has no CUDA memory pool, from which a graph takes its memory"
+    if not wp.is_conditional_graph_supported():
+        return f"loops in a CUDA graph need CUDA 12.4, the driver has {version(wp.get_cuda_driver_version())}"
+    return None
+
+
+def version(number: tuple[int, int] | None) -> str:
+    return "none" if number is None else f"{number[0]}.{number[1]}"
