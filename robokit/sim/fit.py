@@ -75,7 +75,7 @@ def _unknown_flags(flags: int, mark: Any, theirs: Any) -> list[str]:
 
 
 def _called(model: mujoco.MjModel, kind: str, i: int) -> str:
-    return f"{kind} {names(model, kind)[i] or i!r}"
+    return f"{kind} {names(model, kind)[i] or i}"
 
 
 def find_device(name: str) -> torch.device:
