@@ -1,6 +1,9 @@
 """The second engine on Warp's CPU device, beside `mujoco.batch`: one task, float32 apart."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import mujoco
 import pytest
@@ -214,6 +217,59 @@ def test_a_restart_touches_only_the_simulations_of_its_mask():
     assert written.tolist() == [False, True, False]
 
 
+PLAIN = "this test asks for plain calls"
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """A context in which nothing that is made will record its calls."""
+
+    @contextmanager
+    def unrecorded() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr("robokit.sim.graph.obstacle", lambda device: PLAIN)
+            with pytest.warns(UserWarning, match=PLAIN):
+                yield
+
+    return unrecorded
+
+
+def sliding(sim: Sim) -> Tensor:
+    """qpos and qvel (T, N, 4) of blocks whose friction, then mass, comes to differ while they slide."""
+    mask, seen = torch.tensor([True, False, True]), list[Tensor]()
+    friction = torch.tensor([0.1, 0.3, 0.6])[:, None, None].expand(3, 2, 3)
+    mass = torch.tensor([1.0, 2.0, 3.0])[:, None] * torch.tensor([0.0, 1.0])
+    moving = {"qvel": torch.tensor([[1.0, 0.0]]).expand(3, 2)}
+    for values in ({}, {"geom_friction": friction}, {"body_mass": mass}):
+        for chosen in (None, mask, mask, mask):
+            sim.reset(chosen, moving | values)
+            for _ in range(4):
+                sim.step(torch.full((3, 1), 5.0), 2)
+                seen.append(torch.cat((sim.qpos, sim.qvel), -1))
+    return torch.stack(seen)
+
+
+@pytest.mark.slow
+def test_replays_equal_plain_calls_bit_for_bit_while_fields_of_the_model_come_and_change(
+    plain: Callable[[], Any],
+):
+    recorded = sliding(warp_sim(BLOCK, 3))
+    with plain():
+        sim = warp_sim(BLOCK, 3)
+    assert torch.equal(sliding(sim), recorded)
+    assert not torch.equal(recorded[31, 1], recorded[15, 1])  # friction told
+    assert not torch.equal(recorded[47, 1], recorded[31, 1])  # and so did mass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [Rover, Slippery])
+def test_an_episode_is_the_same_bit_for_bit_replayed_or_plain(task: type[Task], plain: Callable[[], Any]):
+    one = on_warp(task, 3)
+    with plain():
+        other = on_warp(task, 3)
+    assert rollout(one, other, steps=16) == (0.0, 0.0, 0.0, 3 if task is Rover else 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -1e11])
 def test_a_broken_simulation_is_found_ended_and_restarted_and_disturbs_nobody(value: float):
@@ -298,3 +354,23 @@ def test_too_few_contacts_are_an_error_that_names_the_option():
     sim.step(torch.zeros(2, 1), 1)
     with pytest.raises(ModelError, match="nconmax"):
         sim.step(torch.zeros(2, 1), 1)
+
+
+@pytest.mark.slow
+def test_a_chain_too_long_for_dense_matrices_steps():
+    xml = "<body pos='0 0 0.1'><joint damping='0.1'/><geom size='0.02' contype='0'/>{}</body>"
+    chain = ""
+    for _ in range(62):  # degrees of freedom; MuJoCo 4.0.0 itself needs them dense
+        chain = xml.format(chain)
+    sim = warp_sim(f"<mujoco><worldbody>{chain}</worldbody></mujoco>", 1)
+    sim.step(torch.zeros(1, 0), 1)
+    assert sim.qvel.abs().max() > 0
+    assert not sim.bad().any()
+
+
+@pytest.mark.slow
+def test_a_wall_that_is_moved_is_an_error_and_not_left_where_it_was():
+    sim = warp_sim(BLOCK, 2)
+    moved = sim.nominal("geom_pos").expand(2, -1, -1) + torch.tensor([0.0, 0.0, 0.1])
+    with pytest.raises(ModelError, match="geom_pos of geom floor is fixed to the world"):
+        sim.reset(None, {"geom_pos": moved})

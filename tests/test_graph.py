@@ -1,4 +1,4 @@
-"""Recordings of Warp's kernels, on its CPU device: made the second time, replayed, dropped, or done without."""
+"""Recordings of Warp's kernels, on its CPU device: made the second time, replayed, dropped, done without."""
 
 import pytest
 import torch

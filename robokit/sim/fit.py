@@ -9,6 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
+from torch import Tensor
 
 from robokit.errors import ModelError, OptionError
 from robokit.sim.graph import version
@@ -24,6 +25,7 @@ ACTUATORS = {  # field of an actuator -> its kinds in MuJoCo, and on Warp
     "biastype": (mujoco.mjtBias, mjw.BiasType),
 }
 CALLBACKS = ("control", "passive", "contactfilter", "sensor", "act_dyn", "act_gain", "act_bias")
+ROUNDING = 1e-5  # m, or of a unit quaternion
 NEWTON = 'put <option solver="Newton"/> into the model'
 OUT = "take it out of the model"
 
@@ -120,3 +122,34 @@ def _torch_fault() -> str | None:
     except RuntimeError as error:
         return f"torch {torch.__version__} cannot use it: {str(error).splitlines()[0]}"
     return None
+
+
+def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
+    """Raises ModelError if a field (N, ...) would move geoms fixed to the world: Warp leaves them there."""
+    kind, _, what = name.partition("_")
+    if kind not in ("geom", "body") or what not in ("pos", "quat"):
+        return
+    rows = _fixed_geoms(model) if kind == "geom" else _fixed_bodies(model)
+    nominal = torch.as_tensor(getattr(model, name)[rows], dtype=value.dtype, device=value.device)
+    moved = (value[:, rows] - nominal).abs().amax((0, 2)) > ROUNDING
+    for i in torch.as_tensor(rows)[moved.cpu()].tolist()[:1]:
+        rule = "is fixed to the world, where mujoco_warp leaves its geoms"
+        raise ModelError(
+            f"{name} of {_called(model, kind, i)} {rule}: make its body a mocap body and move that"
+        )
+
+
+def _fixed_geoms(model: mujoco.MjModel) -> np.ndarray:
+    root = model.body_rootid
+    fixed = (model.body_weldid == 0) & (model.body_mocapid[root] == -1)
+    return np.flatnonzero(fixed[model.geom_bodyid])
+
+
+def _fixed_bodies(model: mujoco.MjModel) -> np.ndarray:
+    """Those that a fixed geom hangs on, but for the world."""
+    found = set[int]()
+    for body in model.geom_bodyid[_fixed_geoms(model)].tolist():
+        while body:
+            found.add(body)
+            body = int(model.body_parentid[body])
+    return np.array(sorted(found), dtype=np.int64)

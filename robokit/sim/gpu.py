@@ -33,7 +33,7 @@ try:
     wp: Any = importlib.import_module("warp")
     wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
     mjw: Any = importlib.import_module("mujoco_warp")
-    from robokit.sim.fit import check_model, find_device
+    from robokit.sim.fit import check_model, check_unmoved, find_device
     from robokit.sim.graph import Graphs
 except ImportError as error:
     raise ModelError(f"sim='gpu' needs mujoco_warp: pip install robokit[gpu] ({error})") from error
@@ -142,6 +142,8 @@ class GpuSim(Sim):
         derived = {name: live for name, live in self._bound.items() if name not in WRITTEN}
         before = {} if mask is None else {name: live.clone() for name, live in derived.items()}
         targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
+        for name in targets if mask is None else ():
+            check_unmoved(self.model, name, values[name])
         self._graphs.run(
             "reset", lambda: mjw.reset_data(self._model, self._data, wp.from_torch(self._chosen))
         )
