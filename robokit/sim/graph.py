@@ -46,8 +46,7 @@ class Graphs:
             self._seen.add(key)
 
     def drop(self) -> None:
-        if self._recorded:
-            wp.synchronize_device(str(self.device))  # a replay under way still reads what is about to go
+        wp.synchronize_device(str(self.device))  # what is under way still reads what is about to go
         self._recorded.clear()
         self._seen.clear()
 
