@@ -2,7 +2,7 @@
 
 Both begin with one seed and must draw the same numbers throughout. Contact magnifies rounding, so every few
 control steps the state of one is written into the other; what is compared then is what a few steps make of
-float32. Each TOLERANCE is about five times the largest difference measured on Warp's CPU device.
+float32. Each TOLERANCE is four to ten times the largest difference measured on Warp's CPU device.
 """
 
 from collections.abc import Mapping
