@@ -28,7 +28,9 @@ from robokit.sensing import Delay, Sensors
 from robokit.sim import load, make_sim
 from robokit.state import gather, scatter
 from robokit.task import Task, Terms, ctrl_limits, load_task
+from robokit.transfer import Transfer
 
+Bound = float | tuple[float, ...]
 OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
 
 
@@ -62,9 +64,9 @@ class Step:
 class Env:
     """See the module. Raises TaskError when the task breaks its contract, before anything runs.
 
-    device: where the tensors go that leave it (physics may sit elsewhere). threads: physics threads on
-    the CPU, 0 for all. compile: torch.compile the task's functions. nominal: no randomisation, no pushes,
-    exact sensors.
+    device: where the tensors go that leave it; physics may sit elsewhere, and then those of a step go there
+    together, and only the action's way back is waited for. threads: physics threads on the CPU, 0 for all.
+    compile: torch.compile the task's functions. nominal: no randomisation, no pushes, exact sensors.
     """
 
     def __init__(
@@ -115,6 +117,10 @@ class Env:
         self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._held: Terms = {}  # commands that are not drawn, (N, d)
+        self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
+        self._noon = self.sim.qpos.new_tensor(NOON)
+        shared = torch.empty(0, device=self.device).device == self.sim.device
+        self._transfer = None if shared else Transfer(self.device)
         self.reset()
         check_finite(task, self.sim)
 
@@ -138,10 +144,9 @@ class Env:
         self.sensors.advance(self.rng)
         (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
         final_obs, final_state = self._sensed(*seen)
-        if self._any(bad):
+        if broken := self._any(bad):
             terminated = terminated | bad
             reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
-            final_obs, final_state = self._last_good(bad, final_obs, final_state)
         left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
         truncated = (left == 0) & ~terminated
         left = torch.where(bad, 0.0, left)  # what broke is charged for nothing that might have come
@@ -150,21 +155,28 @@ class Env:
         if restarting := self._any(done):
             self._restart(done)
         new = restarting or moved
-        self.obs, self.state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
-        return Step(
-            obs=self.obs,
-            state=self.state,
-            reward=self._to(reward),
-            cost=self._to(cost),
-            terminated=self._to(terminated),
-            truncated=self._to(truncated),
-            left=self._to(left.float()),
+        obs, state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
+        step = Step(
+            obs=obs,
+            state=state,
+            reward=reward,
+            cost=cost,
+            terminated=terminated,
+            truncated=truncated,
+            left=left.float(),
             final_obs=final_obs,
             final_state=final_state,
-            bad=self._to(bad),
-            terms=self._to(terms),
-            metrics=self._to(metrics),
+            bad=bad,
+            terms=terms,
+            metrics=metrics,
         )
+        if self._transfer is not None:
+            step = Step(**self._transfer(vars(step)))
+        if broken:  # there, where the last good ones are
+            step.final_obs = torch.where(step.bad[:, None], self.obs, step.final_obs)
+            step.final_state = torch.where(step.bad[:, None], self.state, step.final_state)
+        self.obs, self.state = step.obs, step.state
+        return step
 
     def reset(self, stagger: bool = False) -> Tensor:
         """Restart every simulation and return obs (N, O). `stagger` draws ages, so that time-outs spread."""
@@ -173,7 +185,7 @@ class Env:
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
-        self.obs, self.state = self._sensed(*self._look(self.sim))
+        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._look(self.sim)))
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
@@ -220,7 +232,7 @@ class Env:
         return obs, torch.cat((obs, more), -1)
 
     def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self._to(self.sensors.read(truth)), self._to(state)
+        return self.sensors.read(truth), state
 
     def _arrived(self, action: Tensor) -> Tensor:
         """(N, A): what of the policy's actions has reached the actuators, its mean over the coming period."""
@@ -229,16 +241,9 @@ class Env:
         self._action_delay.advance()
         return self._action_delay.read(action)
 
-    def _to(self, value: Tensor) -> Tensor:
-        return value.to(self.device)
-
     def _any(self, mask: Tensor) -> bool:
         """Whether there is one; always on a GPU, where asking would cost more."""
         return self.sim.device.type != "cpu" or bool(mask.any())
-
-    def _last_good(self, bad: Tensor, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        broken = bad.to(self.device)[:, None]
-        return torch.where(broken, self.obs, obs), torch.where(broken, self.state, state)
 
     def _remember(self, memory: Terms, action: Tensor) -> None:
         same_names(memory, self.names.memory, "remember")
@@ -258,7 +263,7 @@ class Env:
     def _restart(self, mask: Tensor | None) -> None:
         values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
         if self.task.clock:
-            noon = self.sim.qpos.new_tensor(NOON).expand(self.num_envs, 2)
+            noon = self._noon.expand(self.num_envs, 2)
             values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
@@ -280,12 +285,14 @@ class Env:
                 drawn[_left(name)] = periods.clamp(min=1)
         return {**drawn, **self._held}  # drawn all the same: the rest of the episode stays what it was
 
-    def _uniform(self, low: float | tuple[float, ...], high: float | tuple[float, ...]) -> Tensor:
-        a, b = (
-            torch.as_tensor(x, dtype=torch.float64, device=self.sim.device).reshape(-1) for x in (low, high)
-        )
-        unit = torch.rand(self.num_envs, len(a), generator=self.rng, device=self.sim.device)
-        return (a + (b - a) * unit).to(self.sim.qpos.dtype)
+    def _uniform(self, low: Bound, high: Bound) -> Tensor:
+        key, device = f"{low} {high}", self.sim.device
+        if key not in self._bounds:  # made once: the host waits for a number's way to a GPU
+            a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
+            self._bounds[key] = a, b - a
+        start, width = self._bounds[key]
+        unit = torch.rand(self.num_envs, len(start), generator=self.rng, device=device)
+        return (start + width * unit).to(self.sim.qpos.dtype)
 
     def _redraw_commands(self) -> bool:
         """New commands where their time is up; whether any command can have moved."""

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robokit.graphs import Cuda, Graphed
+
 Params = dict[str, Tensor]
 Parts = dict[str, Tensor]
 Loss = Callable[..., tuple[Tensor, Parts]]
@@ -176,11 +178,13 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     """`function` as one graph, called with the least overhead: nothing is checked after its first call.
 
     So it must go on being called with tensors of the same shapes, under the same thread count and grad mode.
+    On CUDA the kernels are captured too, and replayed with a single launch: robokit.graphs says what follows.
     """
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     if device.type == "cpu":
         options["cpp_wrapper"] = True  # the calls between the kernels in C++ too
-    return torch.compile(alone(function), fullgraph=True, dynamic=False, options=options)
+    one = torch.compile(alone(function), fullgraph=True, dynamic=False, options=options)
+    return Graphed(one, Cuda(device)) if device.type == "cuda" else one
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:

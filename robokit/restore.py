@@ -35,6 +35,7 @@ from robokit.env import Env
 from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
+from robokit.graphs import missing, seconds
 from robokit.optim import compiler_works, fastest
 from robokit.pace import Options, Pace
 from robokit.policy import Policy
@@ -49,6 +50,16 @@ SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
 COLD = 30.0  # s that compiling takes the first time
 UNROLLED = 2.0  # s that it takes more for each control step that a recurrent belief is trained through
 SAVED = 0.5  # share of an eager gradient step that a compiled one saves: .8 of a small one, .3 of a large one
+INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally), or use --device cpu"
+REMEDIES = {  # what torch says of a device -> what to do
+    "not compiled with CUDA": INSTALL,
+    "no NVIDIA driver": "install NVIDIA's driver, or use --device cpu",
+    "driver on your system is too old": f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, "
+    "install a torch built for the CUDA of the driver, or use --device cpu",
+    "No CUDA GPUs": "look at CUDA_VISIBLE_DEVICES and nvidia-smi, or use --device cpu",
+    "invalid device ordinal": "see nvidia-smi -L for those that are there, from cuda:0 on",
+    "no kernel image": "this GPU needs another build of torch; or use --device cpu",
+}
 PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
@@ -127,8 +138,8 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     module, device = algorithm(setup.algo), _device(setup.device)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
-    if config.compile and not compiler_works():
-        say("note: no working C++ compiler ($CXX, else g++), so nothing is compiled: slower, not bit for bit")
+    if config.compile and (lacks := _lacks(device, setup.sim)):
+        say(f"note: no {lacks}, so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
     if task.limits and not tried:
@@ -147,23 +158,38 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
         return module.Learner(env, replace(config, compile=compile), setup.seed)
 
     learner = start(bool(config.compile))
-    threads, seconds = setup.torch_threads or 1, 0.0
-    if (config.compile is None or not setup.torch_threads) and _long(learner):
-        cores = setup.torch_threads or (
-            1 if getattr(config, "overlap", False) else getattr(learner.env.sim, "threads", 1)
-        )
-        threads, seconds = fastest(learner.rehearsal(), cores)
-        threads = setup.torch_threads or threads
+    learner.threads, duration = _measured(learner, setup)
     cold = COLD + UNROLLED * (learner.chunk - 1)
-    if config.compile is None and seconds * learner.updates * SAVED > cold and compiler_works():
+    if config.compile is None and duration * learner.updates * SAVED > cold and not _lacks(device, setup.sim):
+        threads = learner.threads
         learner = start(compile=True)
-    learner.threads = threads
+        learner.threads = threads
     return learner
 
 
-def _long(learner: Built) -> bool:
-    """Whether a run is long enough for its settings to matter; a short one is the same everywhere."""
-    return learner.updates >= SHORT and learner.env.device.type == "cpu"
+def _measured(learner: Built, setup: Setup) -> tuple[int, float]:
+    """Torch threads for gradient steps, and the seconds that one takes eagerly; 0 where that is no question.
+
+    A short run is not worth a measurement. Threads are one for a learner on a GPU: it has no use for more.
+    """
+    threads, undecided = setup.torch_threads or 1, learner.config.compile is None
+    if learner.updates < SHORT:
+        return threads, 0.0
+    if learner.env.device.type != "cpu":
+        return threads, seconds(learner.rehearsal(), learner.env.device) if undecided else 0.0
+    if not undecided and setup.torch_threads:
+        return threads, 0.0
+    own = 1 if getattr(learner.config, "overlap", False) else getattr(learner.env.sim, "threads", 1)
+    threads, duration = fastest(learner.rehearsal(), setup.torch_threads or own)
+    return setup.torch_threads or threads, duration
+
+
+def _lacks(device: torch.device, sim: str) -> str:
+    """What torch.compile needs and does not find, in words: beside CPU physics the task is compiled there."""
+    lacks = [] if device.type == "cpu" else missing(device)
+    if (device.type == "cpu" or sim == "cpu") and not compiler_works():
+        lacks.append("working C++ compiler ($CXX, else g++)")
+    return " and no ".join(lacks)
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
@@ -299,10 +325,15 @@ def commit(file: Path) -> str | None:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device {name!r} cannot be used: {reason}") from error
+        (
+            torch.ones(1, device=device) + 1
+        ).item()  # a kernel, for a GPU may be too old for those of this torch
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        remedy = next(
+            (what for sign, what in REMEDIES.items() if sign in reason), "--device cpu runs anywhere"
+        )
+        raise OptionError(f"device {name!r} cannot be used: {reason}; {remedy}") from error
     return device
 
 

@@ -14,7 +14,7 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
-    "errors state",
+    "errors state graphs transfer",
     "rewards returns constraint sensing belief networks clock optim options dynamics episodes statistics",
     "policy meter verdict",
     "critic",
@@ -58,6 +58,8 @@ FOREIGN = {  # all that these may know beside the standard library; the others a
     "statistics": {"numpy"},
     "verdict": {"torch", "numpy"},
     "state": {"torch"},
+    "graphs": {"torch"},
+    "transfer": {"torch"},
     "controller": {"numpy", "onnxruntime"},
     "filter": {"numpy"},
     "checkpoint": {"torch", "safetensors"},

@@ -171,6 +171,65 @@ def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
         build(load_task(file), setup, SMALL)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Torch not compiled with CUDA enabled", "CUDA enabled; install a torch built for CUDA (https:"),
+        (
+            "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a "
+            "driver from http://www.nvidia.com/Download/index.aspx",
+            "Found no NVIDIA driver on your system; install NVIDIA's driver, or use --device cpu",
+        ),
+        (
+            "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+            "driver by downloading and installing a new version",
+            "is too old (found version 11040); update NVIDIA's driver to one for CUDA",
+        ),
+        ("No CUDA GPUs are available", "are available; look at CUDA_VISIBLE_DEVICES and nvidia-smi"),
+        (
+            "CUDA error: invalid device ordinal\nCUDA kernel errors might be asynchronously reported",
+            "'cuda:7' cannot be used: CUDA error: invalid device ordinal; see nvidia-smi -L",
+        ),
+        ("CUDA error: out of memory", "CUDA error: out of memory; --device cpu runs anywhere"),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_refused_in_one_line_that_says_what_to_do(
+    file: Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
+):
+    def ones(*size: int, device: torch.device) -> None:
+        raise RuntimeError(said)  # torch's own words
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(OptionError) as error:
+        build(load_task(file), Setup(device="cuda:7"), SMALL)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_where_there_is_none_is_refused_before_anything_runs(file: Path):
+    with pytest.raises(OptionError, match=r"device 'cuda' cannot be used: .*; .*--device cpu"):
+        build(load_task(file), Setup(device="cuda"), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("device", "sim", "words"),
+    [
+        ("cpu", "cpu", "working C++ compiler ($CXX, else g++)"),
+        ("cuda", "gpu", "triton"),
+        ("cuda", "cpu", "triton and no working C++ compiler ($CXX, else g++)"),  # for the task
+    ],
+)
+def test_what_is_compiled_decides_which_compilers_are_needed(
+    monkeypatch: pytest.MonkeyPatch, device: str, sim: str, words: str
+):
+    monkeypatch.setattr(robokit.restore, "missing", lambda device: ["triton"])
+    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: False)
+    assert robokit.restore._lacks(torch.device(device), sim) == words
+    monkeypatch.setattr(robokit.restore, "missing", lambda device: [])
+    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
+    assert not robokit.restore._lacks(torch.device(device), sim)
+
+
 LONG = replace(SMALL, steps=40_000)  # 2,500 gradient steps
 
 
@@ -208,6 +267,17 @@ def test_a_short_run_or_one_that_says_all_measures_nothing(file: Path, monkeypat
     assert (short.threads, short.config.compile) == (1, False)
     said = build(load_task(file), Setup(threads=2, torch_threads=2), replace(LONG, compile=False))
     assert (said.threads, said.config.compile) == (2, False)
+
+
+def test_a_learner_on_a_gpu_is_timed_there_and_probes_no_threads(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: pytest.fail("threads were probed"))
+    learner = build(load_task(file), Setup(threads=2), replace(SMALL, compile=None))
+    learner.env.device, learner.config = torch.device("cuda"), LONG
+    monkeypatch.setattr(robokit.restore, "seconds", lambda step, device: 0.25)
+    monkeypatch.setattr(learner, "rehearsal", lambda: None)
+    assert robokit.restore._measured(learner, Setup(threads=2)) == (1, 0.25)
+    learner.config = replace(LONG, compile=False)
+    assert robokit.restore._measured(learner, Setup(threads=2)) == (1, 0.0)
 
 
 def test_overlap_leaves_torch_one_thread(file: Path, monkeypatch: pytest.MonkeyPatch):

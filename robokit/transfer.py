@@ -1,0 +1,50 @@
+"""Tensors on their way to another device, in one copy that nobody waits for."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Transfer:
+    """float32 and bool tensors by name, packed one after the other, copied at once and taken apart there.
+
+    On a GPU the copy goes out of pinned memory beside what the CPU does next. It is read and written by one
+    thread at a time; before it is written again, the copy before has left it. Not yet run on a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._buffer = torch.empty(0)
+        self._left = torch.cuda.Event() if device.type == "cuda" else None  # when the last copy has
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors on the device, contiguous, in memory that no later call writes."""
+        flags = [name for name, x in tensors.items() if x.dtype == torch.bool]
+        order = [name for name in tensors if name not in flags] + flags
+        sizes = [tensors[name].numel() for name in order]
+        self._wait()
+        packed = self._room(sum(sizes))
+        torch.cat([tensors[name].reshape(-1) for name in order], out=packed)
+        there = self._send(packed)
+        numbers = len(order) - len(flags)
+        marks = there[sum(sizes[:numbers]) :] != 0
+        parts = (*there.split([*sizes[:numbers], marks.numel()])[:-1], *marks.split(sizes[numbers:]))
+        named = {name: part.view(tensors[name].shape) for name, part in zip(order, parts, strict=True)}
+        return {name: named[name] for name in tensors}
+
+    def _room(self, size: int) -> Tensor:
+        if self._buffer.numel() < size:
+            self._buffer = torch.empty(size, pin_memory=self.device.type == "cuda")
+        return self._buffer[:size]
+
+    def _send(self, packed: Tensor) -> Tensor:
+        there = packed.to(self.device, non_blocking=True, copy=True)
+        if self._left is not None:
+            self._left.record(torch.cuda.current_stream(self.device))
+        return there
+
+    def _wait(self) -> None:
+        """Until the buffer may be written: for nothing, where an action has come back since."""
+        if self._left is not None:
+            self._left.synchronize()
