@@ -1,5 +1,7 @@
 """A step's tensors on their way to another device: packed into one copy, and nothing else about them."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from cart import FIELDS, Cart, actions, same
@@ -111,6 +113,9 @@ def test_steps_are_the_same_packed_or_not(task: str | type[Task]):
     assert all(alike(a, b) for a, b in both)
     assert any(a.done.any() for a, _ in both) and not all(a.done.all() for a, _ in both)
     assert (task is Fragile) == any(bool(a.bad.any()) for a, _ in both)
+    for before, now in ((before[i], now[i]) for before, now in pairwise(both) for i in range(2)):
+        assert torch.equal(now.final_obs[now.bad], before.obs[now.bad])  # the last good one
+        assert torch.equal(now.final_state[now.bad], before.state[now.bad])
     assert torch.equal(plain.rng.get_state(), packed.rng.get_state())
 
 
