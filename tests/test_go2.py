@@ -8,6 +8,8 @@ import torch
 
 import robokit
 from robokit.env import Env
+from robokit.pace import Pace
+from robokit.restore import options
 from robokit.task import load_task, shipped_folder
 
 TASK = "go2_walk"
@@ -164,3 +166,9 @@ def test_a_foot_costs_that_moves_fast_along_the_ground_and_not_in_the_air():
     assert [cost("slip", GROUND, speed={0: v}) for v in (0.49, 0.51, -0.51)] == [0.0, 1.0, 1.0]
     assert cost("slip", GROUND, speed={0: 0.4, 1: 0.4}) == 1.0  # 0.57 m/s
     assert cost("slip", AIR, speed={0: 2.0}) == 0.0
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_the_presets_have_the_papers_batches_and_gradient_steps(algo: str):
+    config = options(load_task(TASK), algo)
+    assert Pace.of(config, config.num_envs) == (10 * 4096, 8192, 8 / 4096)

@@ -49,7 +49,12 @@ SPEED_ENV, FILLED, WARM = "HalfCheetah-v5", 10_000, 200  # transitions of random
 
 
 def make_model(
-    module: str, algo: str, env_id: str, seed: int = 0, learning_starts: int = LEARNING_STARTS
+    module: str,
+    algo: str,
+    env_id: str,
+    seed: int = 0,
+    learning_starts: int = LEARNING_STARTS,
+    device: str = "cpu",
 ) -> Any:
     """A model of stable_baselines3 or sbx."""
     envs = make_vec_env(env_id, 1, seed=seed)
@@ -59,7 +64,7 @@ def make_model(
         assert shape is not None
         options["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, EXPLORATION))
     kind = getattr(importlib.import_module(module), algo)
-    return kind("MlpPolicy", envs, seed=seed, device="cpu", learning_starts=learning_starts, **options)
+    return kind("MlpPolicy", envs, seed=seed, device=device, learning_starts=learning_starts, **options)
 
 
 # -- what it learns ----------------------------------------------------------------------------------
