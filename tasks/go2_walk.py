@@ -28,8 +28,8 @@ PUSH_EVERY, PUSH = 4.0, 0.5  # s on average, m/s at most along each axis
 SETTLED, WINDOW = 50, 25  # control steps: after a new command, and of the running mean that is judged
 
 # For a GPU, after FastSAC and FastTD3 (Seo et al. 2025, arXiv:2512.01996 and arXiv:2505.22642, and their own
-# code's settings of the G1 and the Go1); what is not said is the default. At this num_envs robokit.pace takes what they take: batches of 8192,
-# 8 gradient steps in a control step, 10 control steps of random actions before the first.
+# code's settings of the G1 and the Go1); what is not said is the default. At this num_envs robokit.pace takes
+# what they take: batches of 8192, 8 gradient steps in a control step, 10 control steps of random actions.
 LARGE = {
     "steps": 50_000_000,
     "num_envs": 4096,
