@@ -20,12 +20,13 @@ from robokit.env import Env
 from robokit.optim import Adam, Flat, Parts, make_step
 from robokit.pace import Options
 from robokit.policy import Policy
-from robokit.returns import average, n_step
+from robokit.returns import average, n_step, shares
 from robokit.rollout import Batch, columns
 
 FLAGS = ("first", "done", "terminated", "bad")
 NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
 EPS = 1e-8  # of Adam
+TINY = 1e-30
 
 
 class Sums(NamedTuple):
@@ -34,7 +35,7 @@ class Sums(NamedTuple):
     total: Tensor  # (L, M, 1 + K)
     discount: Tensor  # (L, M, 1 + K) that the value after them counts; 0 where nothing comes after
     last: Tensor  # (L, M) index of the last of them, from the first step that is learned from
-    valid: Tensor  # (L, M) bool: no broken simulation among them
+    share: Tensor  # (L, M) of each in a mean, see returns.shares: 0 with a broken simulation among them
 
 
 class Agent(ABC):
@@ -153,7 +154,7 @@ class Agent(ABC):
         signal = torch.cat((batch["reward"][..., None], cost / self.largest, bad), -1)[start:]
         over = torch.cat((ends, over, ends), -1)[start:]
         total, discount, last = n_step(signal, over, batch["done"][start:], config.n_step, config.gamma)
-        return Sums(total[..., :-1], discount[..., :-1], last, total[..., -1] == 0)
+        return Sums(total[..., :-1], discount[..., :-1], last, shares(total[..., -1] == 0))
 
     def q_next(self, batch: Batch, sums: Sums, action: Tensor) -> Tensor:
         """Q (E, L, M, 1 + K) of the target critics, with `action` (L, M, A) taken after n steps."""
@@ -173,24 +174,24 @@ class Agent(ABC):
         """(L, M) of the reward's Q (E, L, M, 1 + K)."""
         return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
 
-    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, valid: Tensor) -> Parts:
+    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Parts:
         """A gradient step of the critics towards target (E, L, M, 1 + K)."""
-        parts = self.critic_step(lr, batch, target, valid)
+        parts = self.critic_step(lr, batch, target, share)
         self.share()
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
-    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, valid: Tensor) -> tuple[Tensor, Parts]:
+    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
         q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
-        loss = self.critic_coef * average((q - target).square().sum((0, -1)), valid)
-        parts = {"critic": loss.detach(), "q": average(q[..., 0].mean(0), valid).detach()}
-        return loss, parts | self._spread(q.detach().mean(0), valid)
+        loss = self.critic_coef * average((q - target).square().sum((0, -1)), share)
+        parts = {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
+        return loss, parts | self._spread(q.detach().mean(0), share)
 
-    def _spread(self, q: Tensor, valid: Tensor) -> Parts:
+    def _spread(self, q: Tensor, share: Tensor) -> Parts:
         """Deviations (1 + K,) of Q (L, M, 1 + K) over what is remembered; nothing without limits."""
         if not self.limits:
             return {}
-        share = valid[..., None] / valid.sum().clamp(min=1)
-        deviation = ((q - (q * share).sum((0, 1))).square() * share).sum((0, 1)).sqrt()
+        each = share[..., None] / share.sum().clamp(min=TINY)
+        deviation = ((q - (q * each).sum((0, 1))).square() * each).sum((0, 1)).sqrt()
         return {"spread": deviation * torch.cat((self.largest.new_ones(1), self.largest))}
 
     # -- policy ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robokit import processes
 from robokit.errors import OptionError, did_you_mean
 
 SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
@@ -45,12 +46,13 @@ class Normalizer(nn.Module):
         return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
 
     def update(self, x: Tensor, valid: Tensor) -> None:
-        """Take in x (M, O) where valid (M,) bool."""
+        """Take in x (M, O) where valid (M,) bool, of all processes."""
         weight = valid.to(x.dtype)[:, None]
         x = torch.where(valid[:, None], x, 0.0)
-        count = weight.sum()
-        mean = x.sum(0) / count.clamp(min=1)
-        m2 = ((x - mean).square() * weight).sum(0)
+        summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))
+        count = summed[-1]
+        mean = summed[:-1] / count.clamp(min=1)
+        m2 = processes.total(((x - mean).square() * weight).sum(0))
         total, delta = self.count + count, mean - self.mean
         self.var.copy_((self.var * self.count + m2 + delta.square() * self.count * count / total) / total)
         self.mean.add_(torch.where(count > 0, delta * count / total, 0.0))

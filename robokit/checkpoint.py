@@ -15,6 +15,7 @@ that was given up is another file. Checkpoints share what they have in common, a
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -137,9 +138,12 @@ def load(path: Path, shared: bool = True) -> Checkpoint:
 
 
 def newest(
-    parent: Path, fits: Callable[[Checkpoint], None] = lambda checkpoint: None, shared: bool = True
+    parent: Path,
+    fits: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    shared: bool = True,
+    steps: float = math.inf,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole and that `fits` accepts, and why newer ones were skipped.
+    """The newest checkpoint up to `steps` that is whole and that `fits` accepts, and why newer were skipped.
 
     `fits` raises CheckpointError for a checkpoint that belongs to something else. None: there never was one.
     shared: whether the segments that it shares must be whole too.
@@ -147,7 +151,7 @@ def newest(
     Raises CheckpointError with all reasons when there are checkpoints and none is good.
     """
     skipped: list[str] = []
-    for path in reversed(_folders(parent)):
+    for path in reversed([path for path in _folders(parent) if int(path.name) <= steps]):
         try:
             checkpoint = load(path, shared)
             fits(checkpoint)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from robokit.errors import Error, ExportError, OptionError, did_you_mean
@@ -31,6 +32,7 @@ def _run(arguments: Sequence[str]) -> int:
     from robokit.commands import COMMANDS
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
+    from robokit.processes import joined
 
     name, *rest = arguments
     try:
@@ -41,7 +43,8 @@ def _run(arguments: Sequence[str]) -> int:
         if name not in COMMANDS:
             known = ", ".join(COMMANDS)
             raise OptionError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; there are {known}")
-        code = parse(name, rest)()
+        with joined() if name == "train" else nullcontext():
+            code = parse(name, rest)()
         sys.stdout.flush()  # here, where a reader that has left can be handled
         return code
     except BrokenPipeError:  # robokit ... | head

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from robokit import processes
 from robokit.card import inspect, write_card
 from robokit.check import Finding, check_task
 from robokit.constraint import Limit, with_values
@@ -40,6 +41,7 @@ from robokit.restore import (
     selection,
     take_best,
     task_of,
+    unfinished,
     versions,
 )
 from robokit.run import CONFIG, METRICS, Run, say
@@ -88,6 +90,9 @@ class Train(Generic[Config, Limits]):
         assert self.task is not None
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
+        if begun := unfinished(self.runs, task):
+            say(f"started again: going on with {begun}")
+            return Resume(begun, save_every=self.save_every, json=self.json)()
         learner = build(task, self.setup, self.algorithm)
         return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
 
@@ -311,8 +316,10 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
     validate = selection(run, learner) or (lambda done: {})
     outcome = train(learner, run, run.steps, save_seconds=save_every, validate=validate)
-    policy, error = None, None
     stopped = outcome.signal
+    if processes.rank():  # the first one exports and says what came of it
+        return 128 + stopped if stopped else 0
+    policy, error = None, None
     if stopped is None:
         try:
             say(f"trained and saved in {run.path}; checking the policy before it is exported")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from robokit.errors import OptionError, TaskError, did_you_mean
+from robokit.processes import total
 from robokit.state import gather, scatter
 
 Measure = Literal["rate", "episode", "discounted", "probability"]
@@ -208,10 +209,10 @@ class Multipliers:
 
         Each is centred, and divided by a slow average of its deviation: never by that of the combination.
         """
-        count = valid.sum().clamp(min=1)
+        count = total(valid.sum()).clamp(min=1)
         weight = valid[..., None] / count
-        centred = advantage - (advantage * weight).sum((0, 1))
-        now = (centred.square() * weight).sum((0, 1)).sqrt().double()
+        centred = advantage - total((advantage * weight).sum((0, 1)))
+        now = total((centred.square() * weight).sum((0, 1))).sqrt().double()
         self.follow(now)
         units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
         return combine(centred / units, self.weights(units)).float()

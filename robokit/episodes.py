@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from robokit import processes
+
 
 class Episodes:
     """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
@@ -23,12 +25,12 @@ class Episodes:
         self._running.mul_(~done)
 
     def summary(self) -> dict[str, float]:
-        """Means over the episodes finished since the last call; empty when none has."""
-        total, length, count = self._finished.tolist()
+        """Means over the episodes finished since the last call, in all processes; empty when none has."""
+        returns, length, count = processes.total(self._finished).tolist()
         self._finished.zero_()
         if not count:
             return {}
-        return {"episode/return": total / count, "episode/length": length / count, "episode/count": count}
+        return {"episode/return": returns / count, "episode/length": length / count, "episode/count": count}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"running": self._running.clone(), "finished": self._finished.clone()}
@@ -39,7 +41,12 @@ class Episodes:
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """0-d tensors as numbers, in one transfer; without a metric or limit that is NaN: it was not counted."""
-    values = torch.stack([value.detach().double() for value in logged.values()]).tolist()
-    named = zip(logged, values, strict=True)
+    """0-d tensors as numbers, the means of what processes know; in one transfer.
+
+    Without a metric or limit that is NaN: it was not counted.
+    """
+    values = torch.stack([value.detach().double() for value in logged.values()])
+    known = ~values.isnan()
+    summed, count = processes.total(torch.stack((torch.where(known, values, 0.0), known.double())))
+    named = zip(logged, (summed / count).tolist(), strict=True)
     return {k: v for k, v in named if not (k.startswith(("metric/", "limit/")) and math.isnan(v))}

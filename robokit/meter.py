@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robokit.constraint import Limit, cut_off
+from robokit.processes import total
 from robokit.state import gather, scatter
 
 RECENT = 64  # episodes that lengths and probabilities are taken from
@@ -23,7 +24,7 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
 
 
 class Meter:
-    """J_k of each limit, by its own measure, from the steps of N simulations.
+    """J_k of each limit, by its own measure, from the steps of N simulations, and of other processes' too.
 
     A rate is the mean of the steps at hand, an episode's sum that rate times the mean length of recent
     episodes: it follows the policy of now, not of a hundred episodes ago. Discounted sums and probabilities
@@ -61,7 +62,8 @@ class Meter:
         before = torch.cat((self.whole[None], done[:-1])).cummax(0).values
         self.whole = self.whole | done.any(0)
         self._remember(sums.unflatten(-1, (3, k)), done & before)
-        rate = spent.sum((0, 1)) / span.sum((0, 1))
+        spent, span = total(torch.stack((spent.sum((0, 1)), span.sum((0, 1)))))
+        rate = spent / span
         episodes, spans, discounts, violated = self.recent.unbind(-1)
         length = torch.where(episodes > 0, spans / episodes.clamp(min=1.0), self.steps)
         found = {
@@ -78,7 +80,7 @@ class Meter:
         """Add the episodes that ended (T, N), sums (T, N, 3, K), and forget as many of the RECENT before."""
         number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
         each = torch.stack((torch.ones_like(spent), span, discounted, (spent > 0).double()), -1)
-        new = (each * ended[..., None, None]).sum((0, 1))
+        new, number = total((each * ended[..., None, None]).sum((0, 1))), total(number.double())
         self.recent = (1 - number / RECENT).clamp(min=0.0) * self.recent + new
         self.count = self.count + number
 

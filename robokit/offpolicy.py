@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robokit import processes
 from robokit.agent import Agent
 from robokit.constraint import SLOW, Multipliers
 from robokit.env import Env, Step
@@ -33,22 +34,26 @@ class Learner(ABC):
 
     def __init__(self, env: Env, config: Any, seed: int = 0) -> None:
         self.env, self.config, self.seed, device = env, config, seed, env.device
-        self.pace = Pace.of(config, env.num_envs)
-        self.rng = torch.Generator(device).manual_seed(seed)
+        self.pace = Pace.of(config, self._all)
+        self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
         self.agent = self._make_agent(bool(config.compile))
         self.policy, self.critic, self.limits = self.agent.policy, self.agent.critic, self.agent.limits
         self.chunk = self.agent.burn_in + self.agent.window
         self.length = self.chunk + config.n_step - 1  # R
         beliefs = self.policy.belief_size, self.critic.belief_size
-        self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, config.replay, device)
+        kept = config.replay // processes.world()
+        self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, kept, device)
+        self.windows = (
+            self.pace.batch // processes.world() // self.agent.window
+        )  # of a batch, in this process
         self._check_length()
         wrap = (lambda f: compiled(f, device)) if config.compile else (lambda f: f)
         self.act = wrap(_make_act(self.agent))
         # with a step of the policy, and without where it is delayed
         self.update = {act: wrap(_make_update(self.agent, act)) for act in {True, self.delay == 1}}
         self.threads = torch.get_num_threads()  # of torch
-        self.horizon = max(1, round(self.pace.transitions / env.num_envs))
-        self.steps_per_iteration = env.num_envs * self.horizon
+        self.horizon = max(1, round(self.pace.transitions / self._all))
+        self.steps_per_iteration = self._all * self.horizon
         self.episodes = Episodes(env.num_envs, device)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
@@ -57,7 +62,7 @@ class Learner(ABC):
         self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
         self.lr = torch.tensor(config.lr, device=device)
         self.gradients = 0  # steps so far
-        env.reset(stagger=env.num_envs > 1)
+        env.reset(stagger=self._all > 1)
 
     @property
     def updates(self) -> int:
@@ -67,7 +72,7 @@ class Learner(ABC):
     def rehearsal(self) -> Callable[[], object]:
         """An eager gradient step on networks of its own: to measure what one costs."""
         agent, device = self._make_agent(graph=False), self.env.device
-        update, windows = _make_update(agent, True), self.pace.batch // agent.window
+        update, windows = _make_update(agent, True), self.windows
         rows = torch.ones(self.length, windows, sum(agent.widths.values()), device=device)
         belief = torch.zeros(windows, self.replay.beliefs.shape[-1], device=device)
         noise = torch.zeros(2, agent.window, windows, self.env.act_dim, device=device)
@@ -120,9 +125,14 @@ class Learner(ABC):
         return step
 
     @property
+    def _all(self) -> int:
+        """Simulations of all processes."""
+        return processes.world() * self.env.num_envs
+
+    @property
     def _transitions(self) -> int:
-        """Collected so far."""
-        return self.replay.position * self.env.num_envs
+        """Collected so far, by all processes."""
+        return self.replay.position * self._all
 
     def _due(self) -> int:
         return self.pace.gradients(self._transitions) - self.gradients
@@ -132,15 +142,16 @@ class Learner(ABC):
     @torch.no_grad()
     def learn(self) -> Parts:
         """One gradient step from what is remembered."""
-        windows = self.pace.batch // self.agent.window
-        rows, belief = self.replay.sample(windows, self.length, self.rng)
-        shape = 2, self.agent.window, windows, self.env.act_dim
+        rows, belief = self.replay.sample(self.windows, self.length, self.rng)
+        shape = 2, self.agent.window, self.windows, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
         self.gradients += 1
         update = self.update[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
         if self.limits and self.gradients == 1:
-            self.multipliers.follow(parts["spread"].double())  # so that a limit counts from the next step on
+            self.multipliers.follow(
+                processes.mean(parts["spread"]).double()
+            )  # so that a limit counts from the next step on
             self._price()
         return parts
 
@@ -161,7 +172,9 @@ class Learner(ABC):
         self.multipliers.update(*self.meter.measure(*columns))
         if history:
             spread = torch.stack([parts["spread"] for parts in history]).mean(0)
-            self.multipliers.follow(spread.double(), slow=min(SLOW, 1 - len(history) / self.gradients))
+            self.multipliers.follow(
+                processes.mean(spread).double(), slow=min(SLOW, 1 - len(history) / self.gradients)
+            )
 
     def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
         if self.config.normalize_obs:
@@ -198,7 +211,7 @@ class Learner(ABC):
         what = f"burn_in ({config.burn_in}) + window ({config.window}) + n_step ({config.n_step}) - 1"
         if self.chunk == 1:
             what = f"n_step ({config.n_step})"
-        stored, kept = self.pace.starts // self.env.num_envs, self.replay.steps - self.replay.segment + 1
+        stored, kept = self.pace.starts // self._all, self.replay.steps - self.replay.segment + 1
         for limit, rule in (
             (self.env.max_age, "control steps of an episode"),
             (stored, "of each simulation that are stored when learning starts"),

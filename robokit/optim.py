@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from robokit.graphs import Cuda, Graphed
+from robokit.processes import mean
 
 Params = dict[str, Tensor]
 Parts = dict[str, Tensor]
@@ -101,10 +102,12 @@ class Adam(Flat):
     def apply(self, grads: list[Tensor], lr: Tensor) -> Tensor:
         """One step in place; grads in the order of the parameters. Returns their norm before the clip.
 
+        Of several processes it is the mean of their gradients that each of them steps by.
+
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
         """
-        grad = torch.cat([g.flatten() for g in grads])
+        grad = mean(torch.cat([g.flatten() for g in grads]))
         norm = grad.square().sum().sqrt()
         if self.max_grad_norm < math.inf:
             grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
 
 from robokit.errors import OptionError
+from robokit.processes import world
 
 
 def check_choices(config: Any) -> None:
@@ -28,6 +29,15 @@ def check_unit(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+
+
+def check_shared(**numbers: int) -> None:
+    """Each is divided among the processes, and so must be a multiple of their number."""
+    for name, value in numbers.items():
+        if value % world():
+            raise OptionError(
+                f"{name} must be a multiple of the {world()} processes that share it, got {value}"
+            )
 
 
 def check_rule(config: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from robokit.belief import RECURRENT, Kind
 from robokit.constraint import Rule
 from robokit.errors import OptionError
-from robokit.options import check_choices, check_positive, check_rule, check_unit
+from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit
+from robokit.processes import world
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
 MOST_EACH = 1000  # gradient steps in one control step
@@ -113,8 +114,10 @@ def check(config: Options) -> None:
     for name in ("burn_in", "pessimism"):
         if not 0 <= getattr(config, name) < math.inf:
             raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
-    _check_pace(config, Pace.of(config, config.num_envs))
-    _check_memory(config, Pace.of(config, config.num_envs).batch)
+    pace = Pace.of(config, config.num_envs)
+    check_shared(num_envs=config.num_envs, batch=pace.batch)
+    _check_pace(config, pace)
+    _check_memory(config, pace.batch // world())
 
 
 def _check_pace(config: Options, pace: Pace) -> None:

@@ -7,6 +7,7 @@
 A run is trained, evaluated and exported from its config.json alone; what changed since then is said.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -27,7 +28,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 import robokit.algos
-from robokit import __version__
+from robokit import __version__, processes
 from robokit.card import write_card
 from robokit.check import check_costs
 from robokit.constraint import with_values
@@ -138,7 +139,7 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     module, device = algorithm(setup.algo), _device(setup.device)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
-    if config.compile and (lacks := _lacks(device, setup.sim)):
+    if config.compile and (lacks := processes.first(_lacks(device, setup.sim))):
         say(f"note: no {lacks}, so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
@@ -148,19 +149,22 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     def start(compile: bool) -> Built:
         env = Env(
             task,
-            config.num_envs,
-            seed=setup.seed,
+            config.num_envs // processes.world(),
+            seed=processes.seed(setup.seed),
             sim=setup.sim,
             device=device,
-            threads=setup.threads,
+            threads=setup.threads or _cores(),
             compile=compile,
         )
         return module.Learner(env, replace(config, compile=compile), setup.seed)
 
     learner = start(bool(config.compile))
-    learner.threads, duration = _measured(learner, setup)
+    with processes.apart():
+        measured = _measured(learner, setup)
+    learner.threads, duration = processes.first(measured)
     cold = COLD + UNROLLED * (learner.chunk - 1)
-    if config.compile is None and duration * learner.updates * SAVED > cold and not _lacks(device, setup.sim):
+    worth = config.compile is None and duration * learner.updates * SAVED > cold
+    if worth and not processes.first(_lacks(device, setup.sim)):
         threads = learner.threads
         learner = start(compile=True)
         learner.threads = threads
@@ -199,16 +203,36 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     limits = {name: limit.value for name, limit in task.limits.items()}
-    config = {"task": title(task), "limits": limits, **asdict(setup), "options": own, "hashes": _hashes(task)}
+    parts = {"processes": processes.world(), "options": own, "hashes": _hashes(task)}
+    config = {"task": title(task), "limits": limits, **asdict(setup), **parts}
     about = {
         "file": str(file),
         "command": sys.argv,
+        "launch": processes.launch(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
         "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
     }
-    return Run.create(root, title(task).replace(":", "-"), learner.config.steps, config, about)
+    steps = learner.config.steps
+    made = None if processes.rank() else Run.create(root, _folder(task), steps, config, about)
+    path = processes.first(made and str(made.path))
+    return made or Run.open(path)
+
+
+def unfinished(root: Path, task: Task) -> Path | None:
+    """The run that this call of torchrun began, where it has started its processes again."""
+    if not processes.restarted():
+        return None
+    for folder in sorted((root / _folder(task)).glob("*/"), reverse=True):
+        with contextlib.suppress(RunError):
+            if Run.open(folder).about.get("launch") == processes.launch():
+                return folder.resolve()
+    return None
+
+
+def _folder(task: Task) -> str:
+    return title(task).replace(":", "-")
 
 
 def task_of(run: Run) -> Task:
@@ -229,8 +253,19 @@ def changed(run: Run, task: Task) -> list[str]:
 
 
 def rebuild(run: Run, training: bool = True) -> Built:
-    """The learner of a run, at its start; not for `training`: eager, with as little replay as may be."""
+    """The learner of a run, at its start; not for `training`: eager, with as little replay as may be.
+
+    Raises RunError for a training that other processes share than those that began it.
+    """
     config, task = run.config, task_of(run)
+    if training and (shared := config.get("processes", 1)) != processes.world():
+        how = (
+            f"torchrun --nproc-per-node {shared} -m robokit train --resume"
+            if shared > 1
+            else "robokit train --resume"
+        )
+        rule = f"{run.path} is shared by {shared} processes, each with its own simulations; here are"
+        raise RunError(f"{rule} {processes.world()}: go on with {how} {run.path}")
     if missing := [f.name for f in fields(Setup) if f.name not in config]:
         raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
     setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})
@@ -322,17 +357,24 @@ def commit(file: Path) -> str | None:
     return found.stdout.strip()
 
 
+def _cores() -> int:
+    """Physics threads of each of several processes on one machine; 0: all there are."""
+    sharing = processes.here()[1]
+    return 0 if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)
+
+
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        (
-            torch.ones(1, device=device) + 1
-        ).item()  # a kernel, for a GPU may be too old for those of this torch
+        if device.type == "cuda" and device.index is None and processes.world() > 1:
+            device = torch.device("cuda", processes.here()[0])
+            torch.cuda.set_device(device)
+        # a kernel, for a GPU may be too old for those of this torch
+        (torch.ones(1, device=device) + 1).item()
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        remedy = next(
-            (what for sign, what in REMEDIES.items() if sign in reason), "--device cpu runs anywhere"
-        )
+        known = (what for sign, what in REMEDIES.items() if sign in reason)
+        remedy = next(known, "--device cpu runs anywhere")
         raise OptionError(f"device {name!r} cannot be used: {reason}; {remedy}") from error
     return device
 

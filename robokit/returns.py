@@ -1,7 +1,11 @@
-"""Returns and advantages: pure functions of tensors."""
+"""Returns and advantages: pure functions of tensors, and means over the batch that all processes share."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from robokit.processes import total, world
 
 
 def gae(
@@ -41,15 +45,31 @@ def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -
     return sums, running
 
 
-def average(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean of x (M,) over valid (M,) bool."""
-    return torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
+    """What each of valid (M, ...) bool counts in a mean over the dimensions `batch`, or all; others 0.
+
+    They sum to 1, over P processes to P: the mean of the processes' gradients is that of their joint batch.
+    """
+    dims = tuple(range(valid.ndim)) if batch is None else tuple(batch)
+    weight = valid.float()
+    return weight * (world() / total(weight.sum(dims, keepdim=True)).clamp(min=1))
 
 
-def standardize(x: Tensor, valid: Tensor) -> Tensor:
-    """x (M,) to mean 0 and deviation 1 over valid (M,) bool."""
-    centered = x - average(x, valid)
-    var = torch.where(valid, centered.square(), 0.0).sum() / (valid.sum() - 1).clamp(min=1)
+def average(x: Tensor, share: Tensor) -> Tensor:
+    """Mean of x (M, ...) by `shares`; what has none may be anything."""
+    return (torch.where(share > 0, x, 0.0) * share).sum()
+
+
+def standardize(x: Tensor, valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
+    """x (M, ...) to mean 0 and deviation 1 over the dimensions `batch`, or all, where valid (M, ...) bool."""
+    dims = tuple(range(x.ndim)) if batch is None else tuple(batch)
+
+    def summed(y: Tensor) -> Tensor:
+        return total(torch.where(valid, y, 0.0).sum(dims, keepdim=True))
+
+    count = summed(torch.ones_like(x))
+    centered = x - summed(x) / count.clamp(min=1)
+    var = summed(centered.square()) / (count - 1).clamp(min=1)
     return centered / (var.sqrt() + 1e-8)
 
 

@@ -31,7 +31,7 @@ class Rollout:
 
 KEPT = ("reward", "cost", "terminated", "done", "left", "bad")  # of each Step
 Batch = Mapping[str, Tensor]
-NUMBERS = ("first", "valid", "log_prob", "advantage")  # one for each transition
+NUMBERS = ("first", "share", "log_prob", "advantage")  # one for each transition
 
 
 def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
@@ -43,7 +43,7 @@ def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
 
 def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
     """The columns of (M, L, C) chunks by name: (L, M, width), or (L, M) for NUMBERS."""
-    return columns(rows.transpose(0, 1), widths, NUMBERS, ("first", "valid"))
+    return columns(rows.transpose(0, 1), widths, NUMBERS, ("first",))
 
 
 def columns(rows: Tensor, widths: Mapping[str, int], numbers: Sequence[str], flags: Sequence[str]) -> Batch:

@@ -7,7 +7,8 @@ What is inside:
 
     config.json        everything that was asked for, versions, commit
     metrics.jsonl      one line an iteration; tensorboard/ holds the same
-    checkpoints/       see robokit.checkpoint; segments/ in it is an off-policy learner's replay
+    checkpoints/       see robokit.checkpoint; segments/ in it is an off-policy learner's replay, rank1/ and so
+                       on are those of the other processes of one training
     best/              the policy to export, where one was chosen: see robokit.selection
 """
 
@@ -16,6 +17,7 @@ import errno
 import fcntl
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -32,6 +34,7 @@ from torch import Tensor, nn
 
 from robokit.checkpoint import Checkpoint, Replay, newest, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
+from robokit.processes import everyone, rank
 
 CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
     "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "latest"
@@ -118,15 +121,33 @@ class Run:
         """The folder of the checkpoint at `steps`."""
         return self.path / CHECKPOINTS / f"{steps:012d}"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this process's checkpoints: its own simulations, and the learner that all share."""
+        own = self.path / CHECKPOINTS
+        return own / f"rank{rank()}" if rank() else own
+
     def newest(self, shared: bool = True) -> tuple[Checkpoint | None, list[str]]:
-        """The newest good checkpoint of this run, and why newer ones were skipped (see checkpoint.newest)."""
-        return newest(self.path / CHECKPOINTS, self._check_fits, shared)
+        """The newest good checkpoint of this run, and why newer ones were skipped (see checkpoint.newest).
+
+        Of several processes it is the newest step that all of them have. Raises CheckpointError for none.
+        """
+        most = math.inf
+        while True:
+            checkpoint, skipped = newest(self.checkpoints, self._check_fits, shared, most)
+            steps = everyone(-1 if checkpoint is None else checkpoint.steps)
+            if min(steps) == max(steps):
+                return checkpoint, skipped
+            if min(steps) < 0:
+                lack = f"process {steps.index(-1)} has none, others of step {max(steps)}"
+                raise CheckpointError(f"no checkpoint in {self.path} that all processes have: {lack}")
+            most = min(steps)
 
     def save(self, learner: Learner, done: Done) -> Path:
         """Write a checkpoint. Raises CheckpointError; earlier ones stay."""
         facts = {**asdict(done), "config": self.config}
         state = learner.state_dict()
-        return save(self.path / CHECKPOINTS, done.steps, state, facts, replay=learner.replay)
+        return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
 
     def resume(self, learner: Learner) -> Done:
         """Bring `learner` to the newest good checkpoint; the start where there is none yet."""
@@ -169,6 +190,9 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else trains in this folder meanwhile; a kill unlocks it."""
+        if rank():  # the first process holds it for all
+            yield
+            return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -193,8 +217,9 @@ class Run:
 
 
 def say(text: str) -> None:
-    """A line for the person in front of it: standard error, as standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person in front of it, of the first process: standard output is for results."""
+    if not rank():
+        print(text, file=sys.stderr, flush=True)
 
 
 class Log:

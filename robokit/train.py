@@ -22,7 +22,8 @@ from torch import Tensor
 
 from robokit.checkpoint import sweep
 from robokit.errors import RunError
-from robokit.run import BEST, CHECKPOINTS, WALL_CLOCK, Done, Learner, Log, Run, say
+from robokit.processes import everyone, rank
+from robokit.run import BEST, WALL_CLOCK, Done, Learner, Log, Run, say
 
 SAVE_SECONDS = 300.0  # between two checkpoints
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
@@ -44,11 +45,12 @@ def train(
     *,
     save_seconds: float = SAVE_SECONDS,
     save_steps: float = math.inf,
-    validate: Callable[[Done], dict[str, float]] = lambda done: {},
+    validate: "Validate" = lambda done: {},
 ) -> Outcome:
     """Iterate until `steps` environment steps are done, from wherever the run stands.
 
     What `validate` says after an iteration is logged with it; its time is not counted as training.
+    Of several processes each trains and saves its own share; the first one also validates, logs and shows.
     A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
     SIGTERM end the loop after the running iteration.
 
@@ -56,28 +58,31 @@ def train(
     is no longer finite; the last good checkpoint is then untouched.
     """
     with run.locked(), _stop_requests() as requests:
-        for folder in (CHECKPOINTS, BEST):
-            sweep(run.path / folder)
+        for folder in (run.checkpoints, *([] if rank() else [run.path / BEST])):
+            sweep(folder)
         saved = done = run.resume(learner)
-        with Log(run.path, done.steps) as log, _display(run.path.parent.name, steps, done) as show:
+        with _record(run, steps, done) as record:
 
             def keep() -> Done:
                 _check_finite(learner.state_dict(), f"at step {done.steps}", saved)
-                log.sync()
+                record.sync()
                 run.save(learner, done)
                 return done
 
             if not done.steps:
                 keep()  # finds out now, not in an hour, that nothing can be saved here
-            while done.steps < steps and not requests:
+            stop = None
+            while done.steps < steps and stop is None:
                 done, metrics = _iterate(learner, done, saved)
-                log.add({**metrics, **validate(done)})
-                show(done, metrics)
-                if done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps:
+                record.add(done, metrics, validate)
+                due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
+                asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
+                stop = next((number for number in asked if number is not None), None)
+                if dues[0]:  # by the clock of the first
                     saved = keep()
             if saved != done:
                 keep()
-    return Outcome(done, run.checkpoint(done.steps), requests[0] if requests else None)
+    return Outcome(done, run.checkpoint(done.steps), stop)
 
 
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
@@ -123,6 +128,32 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 Show = Callable[[Done, dict[str, float]], None]
+Validate = Callable[[Done], dict[str, float]]
+
+
+class Record:
+    """What the first process writes and shows of each iteration; the others nothing."""
+
+    def __init__(self, log: Log | None = None, show: Show = lambda done, metrics: None) -> None:
+        self._log, self._show = log, show
+
+    def add(self, done: Done, metrics: dict[str, float], validate: Validate) -> None:
+        if self._log is not None:
+            self._log.add({**metrics, **validate(done)})
+            self._show(done, metrics)
+
+    def sync(self) -> None:
+        if self._log is not None:
+            self._log.sync()
+
+
+@contextlib.contextmanager
+def _record(run: Run, steps: int, start: Done) -> Iterator[Record]:
+    if rank():
+        yield Record()
+        return
+    with Log(run.path, start.steps) as log, _display(run.path.parent.name, steps, start) as show:
+        yield Record(log, show)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
-    "errors state graphs transfer",
+    "errors state processes graphs transfer",
     "rewards returns constraint sensing belief networks clock optim options dynamics episodes statistics",
     "policy meter verdict",
     "critic",
@@ -39,14 +39,15 @@ LAYERS = (
     "interop",
     "commands",
     "cli",
+    "__main__",
 )
 RANK = {place: rank for rank, layer in enumerate(LAYERS) for place in layer.split()}
 ALONE = {
     "controller": set[str](),
     "filter": set[str](),
     "checkpoint": {"errors"},
-    "run": {"errors", "checkpoint"},
-    "train": {"errors", "checkpoint", "run"},
+    "run": {"errors", "checkpoint", "processes"},
+    "train": {"errors", "checkpoint", "run", "processes"},
     "replay": {"errors"},
     "rollout": set[str](),
 }  # all of robokit that these may know
@@ -60,6 +61,7 @@ FOREIGN = {  # all that these may know beside the standard library; the others a
     "state": {"torch"},
     "graphs": {"torch"},
     "transfer": {"torch"},
+    "processes": {"torch"},
     "controller": {"numpy", "onnxruntime"},
     "filter": {"numpy"},
     "checkpoint": {"torch", "safetensors"},

@@ -271,10 +271,10 @@ def test_the_policys_gradient_is_that_of_costs_at_their_price_divided_by_all_wei
     agent.critics.views(agent.critics.flat)["ensembles.1.weights.0"][:, -2, 0] = -1.0
     agent.actor.flat.zero_()  # a = 0, where tanh' = 1
     batch, zero, nothing = a_batch(agent), torch.tensor(0.0), torch.zeros(2)
-    agent.actor_step(zero, batch, agent.sums(batch).valid, nothing, nothing)
+    agent.actor_step(zero, batch, agent.sums(batch).share, nothing, nothing)
     assert not agent.actor.first.any()
     price, weight = torch.tensor([3.0, 7.0]), torch.tensor([0.5, 0.25])
-    agent.actor_step(zero, batch, agent.sums(batch).valid, price, weight)
+    agent.actor_step(zero, batch, agent.sums(batch).share, price, weight)
     found = agent.actor.views(agent.actor.first)["head.0.bias"] / 0.1
     assert found.tolist() == pytest.approx([-3 * 2 / 1.75, 0.0])  # of this cost the largest is 2
 

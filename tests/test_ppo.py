@@ -23,7 +23,7 @@ from robokit.algos.ppo import (
 from robokit.env import Env, make
 from robokit.errors import OptionError
 from robokit.policy import log_prob
-from robokit.returns import standardize
+from robokit.returns import shares, standardize
 from robokit.task import load_task
 
 InvertedPendulum = type(load_task("inverted_pendulum"))
@@ -105,6 +105,9 @@ def gradients(
 ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """The loss's parts and its gradient by parameter."""
     loss = make_loss(learner.config)
+    batch = batch | {"share": shares(batch["valid"])}
+    if learner.config.normalize_advantage:
+        batch["advantage"] = standardize(batch["advantage"], batch["valid"])
     belief = torch.zeros(batch["obs"].shape[1], 0)
     total, parts = loss(learner.net, batch, belief, learner.policy.log_std.detach(), torch.tensor(1.0))
     names, params = zip(*learner.net.named_parameters(), strict=True)
@@ -369,3 +372,26 @@ def test_ppo_balances_the_pendulum():
     learner = tiny(num_envs=16, horizon=64, minibatch=64, epochs=10, normalize_obs=True, lr=1e-3)
     lengths = [learner.iterate().get("episode/length", 0.0) for _ in range(40)]
     assert max(lengths[:3]) < 30 < 150 < max(lengths)
+
+
+def test_each_minibatch_has_advantages_of_deviation_1_and_shares_of_the_valid_that_sum_to_1():
+    learner = tiny(num_envs=4, horizon=16, minibatch=16)
+    widths = list(learner.widths.values())
+    rows = torch.randn(3, 16, 1, sum(widths), generator=torch.Generator().manual_seed(0))
+    names = dict(zip(learner.widths, rows.split(widths, -1), strict=True))
+    names["share"].fill_(1.0)
+    names["share"][1, :4] = 0.0
+    before = rows.clone()
+    ready = dict(zip(learner.widths, learner._ready(rows).split(widths, -1), strict=True))
+    assert ready["share"].sum((1, 2, 3)).tolist() == pytest.approx([1.0] * 3)
+    assert ready["share"][1, :5].flatten().tolist() == pytest.approx([0.0] * 4 + [1 / 12])
+    advantage = ready["advantage"][1, 4:]
+    assert advantage.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert advantage.std().item() == pytest.approx(1.0, abs=1e-6)
+    changed = (ready["obs"] != before.split(widths, -1)[0]).any()
+    assert not changed
+    kept = tiny(normalize_advantage=False, num_envs=4, horizon=16, minibatch=16)
+    column = list(learner.widths).index("advantage")
+    assert torch.equal(
+        kept._ready(before.clone()).split(widths, -1)[column], before.split(widths, -1)[column]
+    )

@@ -108,7 +108,7 @@ def test_packing_by_hand():
     value, first = time + simulation, time + simulation == 12
     rows = pack([torch.stack((time, simulation), -1), value, first, first], 2)
     assert rows[..., 2].tolist() == [[10, 11], [20, 21], [12, 13], [22, 23]]
-    batch = unpack(rows, {"obs": 2, "advantage": 1, "first": 1, "valid": 1})
+    batch = unpack(rows, {"obs": 2, "advantage": 1, "first": 1, "share": 1})
     assert batch["obs"].shape == (2, 4, 2)
     assert batch["obs"][1].tolist() == [[1, 10], [1, 20], [3, 10], [3, 20]]
     assert batch["advantage"].tolist() == [[10, 20, 12, 22], [11, 21, 13, 23]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robokit.returns import average, discounted_sums, gae, n_step
+from robokit.returns import average, discounted_sums, gae, n_step, shares
 
 TRUE, FALSE = torch.tensor([[True]]), torch.tensor([[False]])
 
@@ -119,5 +119,5 @@ def test_n_step_sums_are_those_of_a_plain_loop(n: int):
 
 def test_an_average_leaves_out_what_is_not_valid_and_of_nothing_is_0():
     x = torch.tensor([1.0, torch.nan, 3.0])
-    assert average(x, torch.tensor([True, False, True])).item() == 2.0
-    assert average(x, torch.zeros(3, dtype=torch.bool)).item() == 0.0
+    assert average(x, shares(torch.tensor([True, False, True]))).item() == 2.0
+    assert average(x, shares(torch.zeros(3, dtype=torch.bool))).item() == 0.0

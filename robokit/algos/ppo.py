@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robokit import processes
 from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
 from robokit.constraint import Charges, Multipliers, Rule, charged
 from robokit.critic import ActorCritic, Critic
@@ -27,9 +28,9 @@ from robokit.episodes import Episodes, numbers
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
-from robokit.options import check_choices, check_positive, check_rule, check_unit
+from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit
 from robokit.policy import Gaussian, entropy, kl, log_prob
-from robokit.returns import average, discounted_sums, gae, standardize
+from robokit.returns import average, discounted_sums, gae, shares, standardize
 from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
 from robokit.state import gather, scatter
 
@@ -116,35 +117,32 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(error, (near - target).square())
 
 
-def make_loss(config: Config, normalized: bool = False) -> Callable[..., tuple[Tensor, Parts]]:
+def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
-    normalized: the advantages are already, as those under limits are.
-    batch: (L, M, ...) chunks of L steps; belief: (M, B) of policy and critic, as stored before them.
+    batch: (L, M, ...) chunks of L steps, each transition with the share of a mean that returns.shares gives it;
+    belief: (M, B) of policy and critic, as stored before them.
     """
 
     def loss(
         net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
     ) -> tuple[Tensor, Parts]:
-        valid = batch["valid"]
+        share = batch["share"]
         mean, log_std, value = net(batch["obs"], batch["state"], batch["first"], belief)
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
         ratio = log_ratio.exp()
-        advantage = batch["advantage"]
-        if config.normalize_advantage and not normalized:
-            advantage = standardize(advantage, valid)
         divergence = kl(batch["mean"], log_std_old, mean, log_std)
         if config.objective == "clip":
-            gain = surrogate_clip(ratio, advantage, config.clip)
+            gain = surrogate_clip(ratio, batch["advantage"], config.clip)
         else:
-            gain = surrogate_penalty(ratio, advantage, divergence, beta)
+            gain = surrogate_penalty(ratio, batch["advantage"], divergence, beta)
         fit = value_loss(value, batch["value"], batch["target"], config.value_clip).sum(-1)
         parts = {
-            "policy": -average(gain, valid),
-            "value": average(fit, valid),
+            "policy": -average(gain, share),
+            "value": average(fit, share),
             "entropy": entropy(log_std),
-            "kl": average(divergence, valid),
-            "clipped": average(((ratio - 1).abs() > config.clip).float(), valid),
+            "kl": average(divergence, share),
+            "clipped": average(((ratio - 1).abs() > config.clip).float(), share),
         }
         total = parts["policy"] + config.value_coef * parts["value"] - config.entropy_coef * parts["entropy"]
         return total, {k: v.detach() for k, v in parts.items()}
@@ -163,7 +161,7 @@ class Learner:
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         check(config)
         self.env, self.config, device = env, config, env.device
-        self.rng = torch.Generator(device).manual_seed(seed)
+        self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             seen = env.names.state if config.critic == "state" else env.names.obs  # by the critic
@@ -181,6 +179,7 @@ class Learner:
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
         self.chunk = config.chunk if belief.trained or theirs[0].trained else 1
+        self.chunks = config.minibatch // processes.world() // self.chunk  # of a minibatch, in this process
         self.widths = {"obs": env.obs_dim, "state": sum(seen.values())}
         self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
         self.widths |= dict.fromkeys(("value", "target"), sum(outputs))
@@ -189,7 +188,7 @@ class Learner:
         self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
         self.warm = not config.compile  # whether all is compiled that will be
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
-        self.steps_per_iteration = env.num_envs * config.horizon
+        self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
         self.episodes = Episodes(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
@@ -207,13 +206,13 @@ class Learner:
 
     def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
         config, widths = self.config, self.widths
-        of_columns = make_loss(config, normalized=bool(self.limits))
+        of_columns = make_loss(config)
 
         def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Parts]:
             return of_columns(net, unpack(rows, widths), *rest)
 
         def schedule(lr: Tensor, parts: Parts) -> Tensor:
-            return adapt_lr(lr, parts["kl"], config.kl_target)
+            return adapt_lr(lr, processes.mean(parts["kl"]), config.kl_target)
 
         return make_update(loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
 
@@ -221,9 +220,8 @@ class Learner:
         """An eager gradient step on copies: to measure what one costs."""
         net, device = copy.deepcopy(self.net), self.env.device
         update = self._make_update(Adam(net), compile=False)
-        chunks, columns = self.config.minibatch // self.chunk, sum(self.widths.values())
-        rows = torch.ones(chunks, self.chunk, columns, device=device)
-        beliefs = torch.zeros(chunks, self.belief.shape[1] + self.critic_belief.shape[1], device=device)
+        rows = torch.ones(self.chunks, self.chunk, sum(self.widths.values()), device=device)
+        beliefs = torch.zeros(self.chunks, self.belief.shape[1] + self.critic_belief.shape[1], device=device)
         one, log_std = torch.ones((), device=device), self.policy.log_std.detach().clone()
         return lambda: update(one.clone(), rows, beliefs, log_std, one)
 
@@ -333,7 +331,7 @@ class Learner:
         """K epochs of minibatches; the means of the loss's parts over them."""
         config, scalars = self.config, self.scalars
         value, advantage, target, remembered = self.targets(rollout)
-        columns = {**vars(rollout), "valid": ~rollout.bad}
+        columns = {**vars(rollout), "share": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
         rows = pack([columns[name] for name in self.widths], self.chunk)
         beliefs = torch.cat((rollout.belief, remembered), -1)[:: self.chunk].flatten(0, 1)
@@ -344,14 +342,24 @@ class Learner:
         with torch_threads(self.threads):
             for _ in range(config.epochs):
                 order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)
-                shuffled = (x[order].split(config.minibatch // self.chunk) for x in (rows, beliefs))
+                shuffled, before = (x[order].unflatten(0, (-1, self.chunks)) for x in (rows, beliefs))
+                batches = zip(self._ready(shuffled), before, strict=True)
                 fixed = rollout.log_std, scalars["beta"]
-                history += [self.update(scalars["lr"], *b, *fixed) for b in zip(*shuffled, strict=True)]
+                history += [self.update(scalars["lr"], *batch, *fixed) for batch in batches]
         means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
         if config.objective == "penalty":
             last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
-            scalars["beta"].copy_(adapt_penalty(scalars["beta"], last, config.kl_target))
+            scalars["beta"].copy_(adapt_penalty(scalars["beta"], processes.mean(last), config.kl_target))
         return means
+
+    def _ready(self, rows: Tensor) -> Tensor:
+        """Rows (B, M, L, C) of B minibatches: advantages normalised in each, and what a transition counts."""
+        named = dict(zip(self.widths, rows.split(list(self.widths.values()), -1), strict=True))
+        valid, within = named["share"] != 0, (1, 2)
+        if self.config.normalize_advantage and not self.limits:
+            named["advantage"].copy_(standardize(named["advantage"], valid, within))
+        named["share"].copy_(shares(valid, within))
+        return rows
 
     # -- save and continue -----------------------------------------------------------------------
 
@@ -401,11 +409,15 @@ def check(config: Config) -> None:
     check_rule(config)
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
+    check_shared(num_envs=config.num_envs, minibatch=config.minibatch)
     if {config.belief, config.critic_belief} & set(RECURRENT):
-        for name in ("horizon", "minibatch"):
-            if getattr(config, name) % config.chunk:
+        for name, steps in (
+            ("horizon", config.horizon),
+            ("minibatch", config.minibatch // processes.world()),
+        ):
+            if steps % config.chunk:
                 rule = f"the control steps that a recurrent belief is trained through, must divide {name}"
-                raise OptionError(f"chunk ({config.chunk}), {rule} ({getattr(config, name)})")
+                raise OptionError(f"chunk ({config.chunk}), {rule} ({steps})")
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")

@@ -90,8 +90,8 @@ class SAC(agent.Agent):
         action, log_prob = policy.draw(self.policy_next(policy, batch, sums.last), noise[1])
         q = self.q_next(batch, sums, action)
         target = self.target(sums, soft_value(self.reduced(q), log_prob, alpha), q)
-        parts = self.fit_critics(lr, batch, target, sums.valid)
-        parts |= self.actor_step(lr, batch, sums.valid, noise[0], price, weight, alpha)
+        parts = self.fit_critics(lr, batch, target, sums.share)
+        parts |= self.actor_step(lr, batch, sums.share, noise[0], price, weight, alpha)
         if self.fixed is None:
             parts["temperature"] = self.temperature_step(lr, parts["log_prob"])["temperature"]
         self.move_targets()
@@ -101,7 +101,7 @@ class SAC(agent.Agent):
         self,
         policy: Any,
         batch: Batch,
-        valid: Tensor,
+        share: Tensor,
         noise: Tensor,
         price: Tensor,
         weight: Tensor,
@@ -111,8 +111,8 @@ class SAC(agent.Agent):
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action)
         gain = soft_value(self.reduced(q), log_prob, alpha)
-        loss = -average(self.lagrangian(gain, q, price, weight), valid)
-        return loss, {"policy": loss.detach(), "log_prob": average(log_prob, valid).detach()}
+        loss = -average(self.lagrangian(gain, q, price, weight), share)
+        return loss, {"policy": loss.detach(), "log_prob": average(log_prob, share).detach()}
 
     def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
         loss = temperature_loss(log_alpha(), log_prob, self.target_entropy)

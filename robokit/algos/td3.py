@@ -69,19 +69,19 @@ class TD3(agent.Agent):
         action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
         q = self.q_next(batch, sums, action)
         target = self.target(sums, self.reduced(q), q)  # clipped double Q, eq. 10
-        parts = self.fit_critics(lr, batch, target, sums.valid)
+        parts = self.fit_critics(lr, batch, target, sums.share)
         if act:
-            parts |= self.actor_step(lr, batch, sums.valid, price, weight)
+            parts |= self.actor_step(lr, batch, sums.share, price, weight)
             self.move_targets()
         return parts
 
     def _actor_loss(
-        self, policy: Any, batch: Batch, valid: Tensor, price: Tensor, weight: Tensor
+        self, policy: Any, batch: Batch, share: Tensor, price: Tensor, weight: Tensor
     ) -> tuple[Tensor, Parts]:
         action = policy.settle(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
-        loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), valid)  # of the first critic alone
+        loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), share)  # of the first critic alone
         return loss, {"policy": loss.detach()}
 
 

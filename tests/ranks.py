@@ -1,0 +1,114 @@
+"""What tests/test_processes.py does in one process and in two: `torchrun --nproc-per-node 2 ranks.py FOLDER`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from robokit import processes
+from robokit.algos import ppo, sac, td3
+from robokit.env import Env
+from robokit.rollout import Rollout
+from robokit.task import load_task
+
+State = dict[str, Tensor]
+SIMULATIONS, WINDOWS = 4, 32
+SHARED = (
+    "policy.",
+    "critic.",
+    "adam.",
+    "actor_adam.",
+    "critic_adam.",
+    "target0.",
+    "temperature",
+    "return_scale.",
+)
+COUNTED = ("multipliers.", "meter.recent", "meter.count", "lr", "beta")
+SMALL: dict[str, Any] = {"num_envs": SIMULATIONS, "hidden": (16, 16), "compile": False}
+OFF: dict[str, Any] = {
+    **SMALL,
+    "learning_starts": 200,
+    "batch": WINDOWS,
+    "utd": 0.1,
+    "steps": 4000,
+    "replay": 4000,
+}
+KINDS = {"sac": (sac.Learner, sac.Config), "td3": (td3.Learner, td3.Config)}
+
+
+def env(seed: int = 0) -> Env:
+    """This process's share of the simulations."""
+    task = load_task("hopper:SpeedLimit")
+    return Env(task, SIMULATIONS // processes.world(), seed=processes.seed(seed), threads=1)
+
+
+def ppo_learner(**options: Any) -> ppo.Learner:
+    own: dict[str, Any] = {"horizon": 16, "minibatch": 64, "epochs": 1, **SMALL, **options}
+    return ppo.Learner(env(), ppo.Config(**own), seed=3)
+
+
+def off_learner(algo: str) -> Any:
+    learner, config = KINDS[algo]
+    return learner(env(), config(**OFF), seed=3)
+
+
+def shared(learner: Any) -> State:
+    """What must be the same in every process."""
+    return {k: v.contiguous() for k, v in learner.state_dict().items() if k.startswith((*SHARED, *COUNTED))}
+
+
+def mine(x: Tensor, dim: int) -> Tensor:
+    """This process's share of a dimension."""
+    return x.chunk(processes.world(), dim)[processes.rank()].contiguous()
+
+
+def ppo_step(rollout: State) -> State:
+    """One iteration from a rollout that was collected before: one gradient step, all statistics."""
+    learner = ppo_learner()
+    whole = {"log_std", "logged"}
+    own = Rollout(**{k: v if k in whole else mine(v, 1) for k, v in rollout.items()})
+    learner.collect = lambda noise=None: own  # pyright: ignore[reportAttributeAccessIssue]
+    metrics = learner.iterate()
+    said = {f"metric.{k}": torch.tensor(v) for k, v in metrics.items() if k.startswith(("loss/", "limit/"))}
+    return {**shared(learner), **said}
+
+
+def off_step(algo: str, batch: State) -> State:
+    """One gradient step of everything from a batch that was drawn before."""
+    learner = off_learner(algo)
+    price, weight = torch.tensor([0.3]), torch.tensor([0.2])
+    with torch.no_grad():
+        own = mine(batch["rows"], 1), mine(batch["belief"], 0), mine(batch["noise"], 2)
+        learner.update[True](learner.lr, *own, price, weight)
+    return shared(learner)
+
+
+def hundred(learner: Any, steps: int) -> State:
+    """The learner after 100 gradient steps and more, and how far its own simulations came."""
+    before = shared(learner)
+    while steps > 0:
+        steps -= 1
+        learner.iterate()
+    after = shared(learner)
+    moved = torch.tensor(
+        sum(float((after[k] - before[k]).abs().sum()) for k in after if k.startswith("policy."))
+    )
+    return {**after, "own.qpos": learner.env.sim.qpos.clone(), "own.moved": moved}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with processes.joined():
+        done = {"ppo": ppo_step(load_file(folder / "rollout"))}
+        done |= {algo: off_step(algo, load_file(folder / algo)) for algo in KINDS}
+        done["ppo100"] = hundred(ppo_learner(minibatch=16, epochs=5, lr_schedule="adaptive"), 5)
+        done |= {f"{algo}100": hundred(off_learner(algo), 2) for algo in KINDS}
+        for name, state in done.items():
+            save_file(state, folder / f"{name}.{processes.rank()}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

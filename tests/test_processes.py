@@ -1,0 +1,176 @@
+"""Several processes of one training: what each has is what one process with all simulations would have."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from safetensors.torch import load_file, save_file
+from slide import PUSHED, write
+
+from robokit import processes
+from robokit.errors import OptionError, RunError
+from robokit.options import check_shared
+from robokit.restore import rebuild
+from robokit.run import Run
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+ALONE = (*TORCHRUN, "--standalone")
+ALGOS = ("ppo", "sac", "td3")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of what this one collected."""
+    folder = tmp_path_factory.mktemp("ranks")
+    rollout = dict(vars(ranks.ppo_learner().collect()))
+    rollout["bad"] = torch.zeros_like(rollout["bad"])
+    rollout["bad"][:5, -1] = True  # of one process alone
+    save_file({k: v.contiguous() for k, v in rollout.items()}, folder / "rollout")
+    for algo in ranks.KINDS:
+        learner = ranks.off_learner(algo)
+        for _ in range(2):
+            learner.iterate()
+        rows, belief = learner.replay.sample(ranks.WINDOWS, learner.length, learner.rng)
+        noise = torch.randn(2, 1, ranks.WINDOWS, learner.env.act_dim, generator=learner.rng)
+        save_file({"rows": rows, "belief": belief, "noise": noise}, folder / algo)
+    command = [*ALONE, str(Path(ranks.__file__)), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_gradient_step_of_two_processes_is_that_of_one_with_the_joint_batch(algo: str, folder: Path):
+    if algo == "ppo":
+        one = ranks.ppo_step(load_file(folder / "rollout"))
+    else:
+        one = ranks.off_step(algo, load_file(folder / algo))
+    two = load_file(folder / f"{algo}.0")
+    assert one.keys() == two.keys()
+    moments = [name for name in one if "adam.first" in name]
+    assert moments and all(bool(one[name].any()) for name in moments)
+    for name in one:
+        a, b = one[name].double(), two[name].double()
+        scale = 10 if name in moments else 1  # the first moment is a tenth of the gradient
+        assert float((a - b).abs().max()) * scale <= 1e-6 * max(1.0, float(a.abs().max())), name
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("algo", ALGOS)
+def test_processes_hold_the_same_bits_after_100_gradient_steps_and_simulations_of_their_own(
+    algo: str, folder: Path
+):
+    one, other = (load_file(folder / f"{algo}100.{rank}") for rank in (0, 1))
+    assert not torch.equal(one.pop("own.qpos"), other.pop("own.qpos"))
+    assert float(one.pop("own.moved")) > 0.1
+    del other["own.moved"]
+    differ = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not differ
+    gradients = {"ppo": "adam.powers"}.get(algo, "critic_adam.powers")
+    assert one[gradients][0] < 0.9**99 * 1.01
+
+
+def test_what_processes_share_must_be_divisible(monkeypatch: pytest.MonkeyPatch):
+    check_shared(num_envs=3)
+    monkeypatch.setattr(processes, "_world", 2)
+    with pytest.raises(
+        OptionError, match="num_envs must be a multiple of the 2 processes that share it, got 3"
+    ):
+        check_shared(minibatch=4, num_envs=3)
+
+
+# -- the command -------------------------------------------------------------------------------------
+
+
+def tail(output: str) -> Any:
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def steps_of(run: Path) -> list[int]:
+    return [json.loads(line)["steps"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def train(folder: Path, launcher: tuple[str, ...], *more: str) -> "subprocess.CompletedProcess[str]":
+    options = ("--num-envs", "4", "--horizon", "8", "--minibatch", "16", "--save-every", "0")
+    command = [*launcher, "-m", "robokit", "train", str(folder / "slide.py"), *options, "--json", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder)
+
+
+DIES = """
+    def metrics(self, sim):
+        import os, signal
+        from robokit import processes
+        self.periods = getattr(self, "periods", 0) + 1
+        mark = Path(__file__).with_name("died")
+        if processes.rank() == 1 and self.periods > 100 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_and_the_run_comes_to_the_same_bits(tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        write(folder, PUSHED + DIES)
+    (whole / "died").touch()
+    straight = train(whole, ALONE, "--steps", "1600")
+    assert straight.returncode == 0, straight.stderr
+    again = train(killed, (*ALONE, "--max-restarts", "1"), "--steps", "1600")
+    assert again.returncode == 0, again.stderr
+    assert (killed / "died").exists()
+    assert "started again: going on with" in again.stderr
+    assert len([*(killed / "runs/slide").glob("2*")]) == 1
+    one, other = (Run.open(folder / "runs/slide/latest") for folder in (whole, killed))
+    assert steps_of(one.path) == steps_of(other.path) == [*range(32, 1601, 32)]
+    for part in ("", "rank1/"):
+        a, b = (load_file(r.path / f"checkpoints/{part}000000001600/state.safetensors") for r in (one, other))
+        assert a.keys() == b.keys()
+        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert Path(tail(again.stdout)["policy"]).is_file()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_processes_after_the_same_iteration(tmp_path: Path):
+    write(tmp_path, PUSHED)
+    command = [
+        *ALONE,
+        "-m",
+        "robokit",
+        "train",
+        str(tmp_path / "slide.py"),
+        "--num-envs",
+        "4",
+        "--horizon",
+        "8",
+    ]
+    command += ["--minibatch", "16", "--steps", "100_000_000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "runs/slide/latest/metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.stat().st_size:
+            break
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    run = Run.open(tmp_path / "runs/slide/latest")
+    saved = [
+        sorted(p.name for p in folder.glob("0*"))[-1]
+        for folder in (run.path / "checkpoints", run.path / "checkpoints/rank1")
+    ]
+    assert saved[0] == saved[1] and int(saved[0]) > 0, said
+    assert "stopped and saved" in said
+    with pytest.raises(RunError, match=r"shared by 2 processes.*torchrun --nproc-per-node 2"):
+        rebuild(run)
