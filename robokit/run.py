@@ -7,8 +7,8 @@ What is inside:
 
     config.json        everything that was asked for, versions, commit
     metrics.jsonl      one line an iteration; tensorboard/ holds the same
-    checkpoints/       see robokit.checkpoint; segments/ in it is an off-policy learner's replay, rank1/ and so
-                       on are those of the other processes of one training
+    checkpoints/       see robokit.checkpoint; segments/ in it is an off-policy learner's replay, rank1/
+                       what the second of several processes has of its own
     best/              the policy to export, where one was chosen: see robokit.selection
 """
 

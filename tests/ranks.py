@@ -1,4 +1,4 @@
-"""What tests/test_processes.py does in one process and in two: `torchrun --nproc-per-node 2 ranks.py FOLDER`."""
+"""What tests/test_processes.py does in one process and, by `torchrun ranks.py FOLDER`, in two."""
 
 import sys
 from pathlib import Path

@@ -120,8 +120,8 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
-    batch: (L, M, ...) chunks of L steps, each transition with the share of a mean that returns.shares gives it;
-    belief: (M, B) of policy and critic, as stored before them.
+    batch: (L, M, ...) chunks of L steps, with each transition's share of a mean (see returns.shares); belief:
+    (M, B) of policy and critic, as stored before them.
     """
 
     def loss(
