@@ -128,9 +128,9 @@ def _check_step(env: Env, step: Step, t: int) -> None:
     _check_cost(env, step.cost, t)
 
 
-def check_costs(task: Task, seed: int = 0, sim: str = "cpu") -> None:
+def check_costs(task: Task, seed: int = 0) -> None:
     """Raise TaskError for a cost that random actions lead out of its bounds, before a training does."""
-    env = Env(task, COST_ENVS, seed=seed, sim=sim, threads=1)
+    env = Env(task, COST_ENVS, seed=seed, threads=1)
     for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
         _check_cost(env, step.cost, t)
 

@@ -144,7 +144,7 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
         config = replace(config, compile=False)
 
     if task.limits and not tried:
-        check_costs(task, setup.seed, setup.sim)
+        check_costs(task, setup.seed)
 
     def start(compile: bool) -> Built:
         env = Env(
@@ -316,9 +316,9 @@ def take_best(run: Run, learner: Built, steps: int) -> int:
 
 def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
     """Write a learner's policy through the gate, its sha256 and its card. Raises ExportError."""
-    env, setup = learner.env, run.config
-    options = {"seed": setup["seed"], "sim": setup["sim"], "threads": setup["threads"]}
-    fresh = Env(env.task, EXPORT_ENVS, **options, nominal=True)  # what is observed is then what a sensor says
+    options = {"seed": run.config["seed"], "threads": run.config["threads"]}
+    # on the CPU's engine, whichever trained; nominal: what is observed is then what a sensor says
+    fresh = Env(learner.env.task, EXPORT_ENVS, **options, nominal=True)
     report = export(learner.policy, fresh, path, commit=run.about["commit"]["robokit"])
     write_card(path, {"run": run.path.name, "steps": steps})
     return report
