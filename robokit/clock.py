@@ -13,7 +13,8 @@ def rest(clock: Tensor, *commands: Tensor) -> Tensor:
     if not commands:
         return clock
     standing, rested = (x.abs().amax(-1, keepdim=True) == 0 for x in (torch.cat(commands, -1), clock))
-    return torch.where(standing, 0.0, torch.where(rested, clock.new_tensor(NOON), clock))
+    noon = torch.stack([torch.full_like(clock[:, 0], number) for number in NOON], -1)
+    return torch.where(standing, 0.0, torch.where(rested, noon, clock))
 
 
 def tick(clock: Tensor, turn: float) -> Tensor:

@@ -100,7 +100,11 @@ def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str,
 def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None:
     """Raise RunError that names what is not; the environment mends its own simulations."""
     mine = {name: t for name, t in tensors.items() if not name.startswith("env.")}
-    broken = [name for name, t in mine.items() if not bool(torch.isfinite(t).all())]
+    finite: dict[torch.device, dict[str, Tensor]] = {}  # one question for each device
+    for name, t in mine.items():
+        finite.setdefault(t.device, {})[name] = torch.isfinite(t).all()
+    each = [zip(flags, torch.stack([*flags.values()]).tolist(), strict=True) for flags in finite.values()]
+    broken = [name for flags in each for name, fine in flags if not fine]
     if broken:
         raise RunError(
             f"{', '.join(broken)} not finite {when}; stopped, the checkpoint of step {saved.steps} is the "

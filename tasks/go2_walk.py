@@ -164,7 +164,7 @@ class Go2Walk(Task):
 
     def rewards(self, sim, action):
         command, turning = sim.memory["velocity"], sim.sensor("gyro")
-        bend = (_joint_pos(sim) - sim.keyframe("home").qpos[7:]) * sim.qpos.new_tensor(POSE).sqrt()
+        bend = (_joint_pos(sim) - sim.keyframe("home").qpos[7:]) * sim.constant(*POSE).sqrt()
         return {
             "track": exp_error(sim.sensor("velocity")[:, :2] - command[:, :2], 0.5),
             "turn": exp_error(turning[:, 2:] - command[:, 2:], 0.5),
@@ -182,7 +182,7 @@ class Go2Walk(Task):
     def _gait(self, sim):
         """How well each foot does what the clock asks: swing clear of the ground, or stand without slip."""
         moving = (sim.memory["velocity"] != 0).any(-1, keepdim=True)
-        lift = sim.memory["clock"][:, :1] * sim.qpos.new_tensor(TROT) * moving
+        lift = sim.memory["clock"][:, :1] * sim.constant(*TROT) * moving
         height, touch = _feet_height(sim), _touch(sim)
         shy, high = (CLEARANCE * lift - height).clamp(min=0), (height - CEILING).clamp(min=0)
         swing = torch.exp(-(shy.square() + high.square()) / SOFT**2 - touch / 10.0)
@@ -282,7 +282,7 @@ def _recent(sim):
 
 def _speed_share(sim):
     """Of what each motor can do, (N, 12)."""
-    return sim.qvel[:, 6:].abs() / sim.qpos.new_tensor(FASTEST)
+    return sim.qvel[:, 6:].abs() / sim.constant(*FASTEST)
 
 
 def _height(sim):

@@ -97,19 +97,14 @@ PHYSICS = {  # of mujoco.batch, on the CPU: with physics on a GPU there is no su
     ("robokit/sim/cpu.py", "reset"),
 }
 ONCE = {("robokit/episodes.py", "summary"): 1, ("robokit/episodes.py", "numbers"): 1}  # in an iteration
-KNOWN = {  # constants that are made anew: the first three with physics on a GPU, where nothing is compiled
-    ("robokit/clock.py", "rest"),
-    *(("tasks/go2_walk.py", function) for function in ("rewards", "_gait", "_speed_share")),
-    ("robokit/algos/ppo.py", "_scale"),
-}
 
 
 def asked_by(learner: Any) -> dict[Question, int]:
-    """In one iteration, but for what is known."""
+    """In one iteration, but for what CPU physics asks."""
     with questions() as asked:
         learner.iterate()
     assert asked[("robokit/env.py", "_any")] >= 8  # the restarts of CPU physics: it is watched
-    return {asker: times for asker, times in asked.items() if asker not in PHYSICS | KNOWN}
+    return {asker: times for asker, times in asked.items() if asker not in PHYSICS}
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ class Learner:
         # running returns of reward and costs, that scale what the critic learns
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)
         self.return_scale = Normalizer(sum(outputs)).to(device)
+        self.least_scale = torch.tensor([0.0, *(x.largest for x in self.limits.values())], device=device)
         self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
         moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
         self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
@@ -309,14 +310,14 @@ class Learner:
 
     def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
         """(1 + K,) that reward and costs are divided by for the critic: the deviation of their returns."""
-        least = signal.new_tensor([0.0, *(limit.largest for limit in self.limits.values())])
         sums, self.discounted = discounted_sums(
             signal, rollout.done[..., None], self.discounted, self.config.gamma
         )
         self.return_scale.update(sums.flatten(0, 1), ~rollout.bad.flatten())
-        scale = torch.maximum((self.return_scale.var + 1e-8).sqrt(), least)  # a rare cost is not blown up
+        deviation = (self.return_scale.var + 1e-8).sqrt()
+        scale = torch.maximum(deviation, self.least_scale)  # a rare cost is not blown up
         if not self.config.scale_reward:
-            scale[0] = 1.0
+            scale[:1].fill_(1.0)
         return scale
 
     def _advantage(self, rollout: Rollout, advantages: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Sim(ABC):
         self._named: dict[tuple[str, str], Named] = {}
         self._nominal: dict[str, Tensor] = {}
         self._keyframes: dict[str, Keyframe] = {}
+        self._constants: dict[tuple[float, ...], Tensor] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
         parts = self.field("memory").split(list(memory.values()), -1)
         self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart begins with zeros
@@ -122,6 +123,12 @@ class Sim(ABC):
             value = torch.as_tensor(np.array(nominal(self.model, field)), device=self.device)
             self._nominal[field] = value.to(self.qpos.dtype) if value.is_floating_point() else value
         return self._nominal[field]
+
+    def constant(self, *numbers: float) -> Tensor:
+        """A task's own numbers as one tensor, made once: the host waits for their way to a GPU."""
+        if numbers not in self._constants:
+            self._constants[numbers] = self.qpos.new_tensor(numbers)
+        return self._constants[numbers]
 
     def keyframe(self, name: str) -> Keyframe:
         """A keyframe of the model, on the simulation's device."""
