@@ -103,6 +103,7 @@ class Go2Walk(Task):
             "layer_norm": True,
             "reduce": "mean",
             "target_entropy": 0.0,  # nats
+            "init_temperature": 0.001,
             "tau": 0.125,
         },
         "td3": LARGE

@@ -192,6 +192,11 @@ def test_entropy_below_its_target_raises_the_temperature_and_above_it_lowers_it(
     assert moved == pytest.approx(direction * agent.config.lr, rel=1e-4)  # Adam's first step
 
 
+def test_a_learned_temperature_begins_where_it_is_told():
+    assert agent_of("sac").temperature.log_alpha.item() == 0.0
+    assert agent_of("sac", init_temperature=0.01).temperature.log_alpha.exp().item() == pytest.approx(0.01)
+
+
 def test_the_temperatures_gradient_by_hand():
     log_alpha = torch.tensor(0.3, requires_grad=True)
     loss = temperature_loss(log_alpha, torch.tensor(1.5), target_entropy=-2.0)
@@ -292,6 +297,7 @@ def test_the_defaults_are_those_of_the_papers_table():
     ("changes", "words"),
     [
         ({"temperature": -0.1}, "temperature must be finite and at least 0, got -0.1"),
+        ({"init_temperature": 0.0}, "init_temperature must be > 0, got 0.0"),
         ({"temperature": math.nan}, "temperature must be finite and at least 0, got nan"),
         ({"target_entropy": math.inf}, "target_entropy must be finite, got inf"),
     ],

@@ -17,6 +17,7 @@ from robokit import agent, offpolicy, pace
 from robokit.env import Env
 from robokit.errors import OptionError
 from robokit.optim import Adam, Parts, make_step
+from robokit.options import check_positive
 from robokit.policy import Policy, SquashedGaussian
 from robokit.returns import average
 from robokit.rollout import Batch
@@ -28,6 +29,7 @@ class Config(pace.Options):
 
     temperature: float | None = None  # alpha; None: learned, so that the entropy comes to target_entropy
     target_entropy: float | None = None  # nats; None: minus the number of actions
+    init_temperature: float = 1.0  # alpha of a learned temperature, at first
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -73,7 +75,7 @@ class SAC(agent.Agent):
         self.fixed = (
             None if config.temperature is None else torch.tensor(config.temperature, device=env.device)
         )
-        self.temperature = Temperature(config.temperature or 1.0).to(env.device)
+        self.temperature = Temperature(config.init_temperature).to(env.device)
         self.temperature_adam = Adam(self.temperature, agent.EPS, torch.inf)
         self.temperature_step = make_step(self._temperature_loss, self.temperature_adam, graph)
         self.target_entropy = float(-env.act_dim if config.target_entropy is None else config.target_entropy)
@@ -137,6 +139,7 @@ def check(config: Config) -> None:
     pace.check(config)
     if config.temperature is not None and not 0 <= config.temperature < torch.inf:
         raise OptionError(f"temperature must be finite and at least 0, got {config.temperature}")
+    check_positive(config, "init_temperature")
     if config.target_entropy is not None and not abs(config.target_entropy) < torch.inf:
         raise OptionError(f"target_entropy must be finite, got {config.target_entropy}")
     if config.target_entropy is not None and config.temperature is not None:
