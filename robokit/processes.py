@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from robokit.errors import OptionError
+
 PATIENCE = timedelta(hours=2)  # that processes wait for one of them, which may validate or write meanwhile
 STREAM = 0x9E3779B9  # between the seeds of two processes: far apart in the 32 bits that torch takes of them
 _world, _rank = 1, 0  # plain numbers: a graph takes them for constants
@@ -101,15 +103,36 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Inside, this is one of the processes that torchrun started."""
+    """Inside, this is one of the processes that torchrun started.
+
+    Raises OptionError where WORLD_SIZE says that there are several and they cannot be found.
+    """
     global _world, _rank
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if (count := os.environ.get("WORLD_SIZE", "1")) == "1":
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, **_meeting(), timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        rule = f"WORLD_SIZE={count} asks for so many processes, as torchrun starts them"
+        raise OptionError(f"{rule}; they cannot be joined: {error}") from error
     _world, _rank = dist.get_world_size(), dist.get_rank()
     try:
         yield
     finally:
         _world, _rank = 1, 0
         dist.destroy_process_group()
+
+
+def _meeting() -> dict[str, Any]:
+    """Where the processes find each other.
+
+    torchrun's store outlives those that it starts again, which would look for one another where the dead
+    were. On one machine all know how often that was; on several they need not, and it is left as it is.
+    """
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return {}
+    store, number, count = next(iter(dist.rendezvous("env://")))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": dist.PrefixStore(f"attempt {attempt}", store), "rank": number, "world_size": count}

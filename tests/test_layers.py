@@ -14,7 +14,8 @@ FILES = sorted(set((ROOT / "robokit").rglob("*.py")) - {FRONT})
 
 # Lowest first. A module imports from the layers below its own, and from its own folder.
 LAYERS = (
-    "errors state processes graphs transfer",
+    "errors",
+    "state processes graphs transfer",
     "rewards returns constraint sensing belief networks clock optim options dynamics episodes statistics",
     "policy meter verdict",
     "critic",

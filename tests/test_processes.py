@@ -99,8 +99,12 @@ def steps_of(run: Path) -> list[int]:
     return [json.loads(line)["steps"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+PPO = ("--horizon", "8", "--minibatch", "16", "--steps", "1024")
+SAC = ("--algo", "sac", "--learning-starts", "400", "--batch", "32", "--utd", "0.1", "--steps", "6000")
+
+
 def train(folder: Path, launcher: tuple[str, ...], *more: str) -> "subprocess.CompletedProcess[str]":
-    options = ("--num-envs", "4", "--horizon", "8", "--minibatch", "16", "--save-every", "0")
+    options = ("--num-envs", "4", "--hidden", "16", "--save-every", "0")
     command = [*launcher, "-m", "robokit", "train", str(folder / "slide.py"), *options, "--json", *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=folder)
 
@@ -111,32 +115,39 @@ DIES = """
         from robokit import processes
         self.periods = getattr(self, "periods", 0) + 1
         mark = Path(__file__).with_name("died")
-        if processes.rank() == 1 and self.periods > 40 and not mark.exists():
+        if processes.rank() == 1 and self.periods > {periods} and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return {}
+        return {{}}
 """
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_and_the_run_comes_to_the_same_bits(tmp_path: Path):
+@pytest.mark.parametrize(("options", "each"), [(PPO, 32), (SAC, 1000)])
+def test_a_killed_process_is_started_again_and_the_run_comes_to_the_same_bits(
+    options: tuple[str, ...], each: int, tmp_path: Path
+):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
-        write(folder, PUSHED + DIES)
+        write(folder, PUSHED + DIES.format(periods=100 + each // 4 * 3))
     (whole / "died").touch()
-    straight = train(whole, ALONE, "--steps", "512")
+    straight = train(whole, ALONE, *options)
     assert straight.returncode == 0, straight.stderr
-    again = train(killed, (*ALONE, "--max-restarts", "1"), "--steps", "512")
+    again = train(killed, (*ALONE, "--max-restarts", "1"), *options)
     assert again.returncode == 0, again.stderr
     assert (killed / "died").exists()
     assert "started again: going on with" in again.stderr
     assert len([*(killed / "runs/slide").glob("2*")]) == 1
     one, other = (Run.open(folder / "runs/slide/latest") for folder in (whole, killed))
-    assert steps_of(one.path) == steps_of(other.path) == [*range(32, 513, 32)]
+    assert steps_of(one.path) == steps_of(other.path) == [*range(each, int(options[-1]) + 1, each)]
     for part in ("", "rank1/"):
-        a, b = (load_file(r.path / f"checkpoints/{part}000000000512/state.safetensors") for r in (one, other))
-        assert a.keys() == b.keys()
-        assert [name for name in a if not torch.equal(a[name], b[name])] == []
+        a, b = (r.path / f"checkpoints/{part}{int(options[-1]):012d}" for r in (one, other))
+        assert (a / "SHA256SUMS").read_text().count("segments") == (b / "SHA256SUMS").read_text().count(
+            "segments"
+        )
+        of_one, of_other = (load_file(path / "state.safetensors") for path in (a, b))
+        assert of_one.keys() == of_other.keys()
+        assert [name for name in of_one if not torch.equal(of_one[name], of_other[name])] == []
     assert Path(tail(again.stdout)["policy"]).is_file()
 
 
