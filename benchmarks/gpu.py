@@ -396,7 +396,9 @@ def cold(algo: str, options: argparse.Namespace, table: Table) -> None:
         for state in ("empty", "warm"):
             began = time.perf_counter()
             command = [sys.executable, __file__, *sys.argv[1:], "--start", algo]
-            subprocess.run(command, env=os.environ | caches, check=True, timeout=options.budget)
+            subprocess.run(
+                command, env=os.environ | caches, check=True, timeout=max(60.0, table.left("learn"))
+            )
             seconds = time.perf_counter() - began
             said = f"{seconds:.1f} s from the command to the first gradient step, {state} caches"
             table.row("learn", f"{algo}, cold", said, algo=algo, caches=state, seconds=seconds)

@@ -75,7 +75,7 @@ class Agent(ABC):
         self.critic_target = self._target(self.critic)
         self.targets = [(self.critic_target, self.critics)]  # and what they follow
         self.critic_step = make_step(self._critic_loss, self.critics, graph)
-        self.share()
+        self.lend_belief()
 
     @abstractmethod
     def make_policy(self, *shape: Any) -> Policy:
@@ -177,7 +177,7 @@ class Agent(ABC):
     def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Parts:
         """A gradient step of the critics towards target (E, L, M, 1 + K)."""
         parts = self.critic_step(lr, batch, target, share)
-        self.share()
+        self.lend_belief()
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
     def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
@@ -213,7 +213,7 @@ class Agent(ABC):
         for target, online in self.targets:
             target.flat.lerp_(online.flat, self.config.tau)
 
-    def share(self) -> None:
+    def lend_belief(self) -> None:
         """Where the belief is shared, the policy's becomes what the critics have made of theirs."""
         if self.config.shared:
             ours, theirs = (adam.views(adam.flat) for adam in (self.actor, self.critics))

@@ -113,7 +113,7 @@ def save(
         _drop_unlisted(parent)
         reason = error.strerror or error
         raise CheckpointError(f"cannot save {target}: {reason}; earlier checkpoints are untouched") from error
-    _prune(parent, steps, keep)
+    prune(parent, steps, keep)
     return target
 
 
@@ -265,8 +265,11 @@ def _content(path: Path, name: str, digest: str | None) -> bytes:
     return content
 
 
-def _prune(parent: Path, steps: int, keep: int) -> None:
-    """What lies after `steps` is of a future that was given up: its damaged end was skipped on resuming."""
+def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
+    """Delete all but the newest `keep` up to `steps`.
+
+    What lies after `steps` is of a future that was given up: its damaged end was skipped on resuming.
+    """
     folders = _folders(parent)
     kept = [p for p in folders if int(p.name) <= steps][-keep:]
     with contextlib.suppress(OSError):

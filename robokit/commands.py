@@ -35,6 +35,7 @@ from robokit.restore import (
     create,
     export_policy,
     exported,
+    going_on,
     options,
     rebuild,
     restore,
@@ -333,7 +334,7 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
             stopped = signal.SIGINT
             say(f"trained and saved, but not exported; later: robokit export {run.path}")
     else:
-        say(f"stopped and saved; go on with: robokit train --resume {run.path}")
+        say(f"stopped and saved; go on with: {going_on(run)}")
     result = {
         "run": str(run.path),
         **asdict(outcome.done),

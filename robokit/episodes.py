@@ -41,7 +41,7 @@ class Episodes:
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """0-d tensors as numbers, the means of what processes know; in one transfer.
+    """0-d tensors as numbers, in one transfer; of several processes the mean of those of each.
 
     Without a metric or limit that is NaN: it was not counted.
     """

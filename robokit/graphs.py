@@ -15,7 +15,7 @@ A replay does what the captured call did, to the same memory:
 - A number of Python's, or a branch on one, is what it was at the capture: what changes is a tensor, and so
   are random numbers, drawn outside.
 
-What is here but for `Cuda` is proven with a stand-in for it; `Cuda` itself has not run on a GPU yet.
+Tests have a stand-in for `Cuda`, which traces; benchmarks/RESULTS.md says what has run on a GPU.
 """
 
 import importlib.util

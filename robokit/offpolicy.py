@@ -41,11 +41,9 @@ class Learner(ABC):
         self.chunk = self.agent.burn_in + self.agent.window
         self.length = self.chunk + config.n_step - 1  # R
         beliefs = self.policy.belief_size, self.critic.belief_size
-        kept = config.replay // processes.world()
-        self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, kept, device)
-        self.windows = (
-            self.pace.batch // processes.world() // self.agent.window
-        )  # of a batch, in this process
+        own, batch = (number // processes.world() for number in (config.replay, self.pace.batch))
+        self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, own, device)
+        self.windows = batch // self.agent.window  # of a batch, in this process
         self._check_length()
         wrap = (lambda f: compiled(f, device)) if config.compile else (lambda f: f)
         self.act = wrap(_make_act(self.agent))
@@ -149,9 +147,8 @@ class Learner(ABC):
         update = self.update[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
         if self.limits and self.gradients == 1:
-            self.multipliers.follow(
-                processes.mean(parts["spread"]).double()
-            )  # so that a limit counts from the next step on
+            # so that a limit counts from the next step on
+            self.multipliers.follow(processes.mean(parts["spread"]).double())
             self._price()
         return parts
 
@@ -171,10 +168,9 @@ class Learner(ABC):
         columns = (torch.stack([getattr(step, name) for step in steps]) for name in COSTS)
         self.multipliers.update(*self.meter.measure(*columns))
         if history:
-            spread = torch.stack([parts["spread"] for parts in history]).mean(0)
-            self.multipliers.follow(
-                processes.mean(spread).double(), slow=min(SLOW, 1 - len(history) / self.gradients)
-            )
+            spread = processes.mean(torch.stack([parts["spread"] for parts in history]).mean(0))
+            slow = min(SLOW, 1 - len(history) / self.gradients)
+            self.multipliers.follow(spread.double(), slow)
 
     def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
         if self.config.normalize_obs:

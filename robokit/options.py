@@ -40,6 +40,11 @@ def check_shared(**numbers: int) -> None:
             )
 
 
+def each_of(name: str, number: int) -> str:
+    """What of an option falls to each process, for an error: `batch (256)`."""
+    return f"{name} ({number})" if world() == 1 else f"{name} / processes ({number} / {world()})"
+
+
 def check_rule(config: Any) -> None:
     """How multipliers move: margin, gains, dual_lr and penalty, as constraint.Multipliers takes them."""
     check_positive(config, "dual_lr")

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from robokit.belief import RECURRENT, Kind
 from robokit.constraint import Rule
 from robokit.errors import OptionError
-from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit
+from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit, each_of
 from robokit.processes import world
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
@@ -74,8 +74,8 @@ class Pace(NamedTuple):
     def of(cls, config: Options, num_envs: int) -> "Pace":
         starts, batch, utd = config.learning_starts, config.batch, config.utd
         whole = min(max(256, 8 * num_envs), 8192)
-        if recurrent(config):
-            whole = max(whole - whole % config.window, config.window)
+        unit = world() * (config.window if recurrent(config) else 1)  # what a batch is shared out in
+        whole = max(whole - whole % unit, unit)
         return cls(
             max(5_000, 10 * num_envs) if starts is None else starts,
             whole if batch is None else batch,
@@ -117,7 +117,7 @@ def check(config: Options) -> None:
     pace = Pace.of(config, config.num_envs)
     check_shared(num_envs=config.num_envs, batch=pace.batch)
     _check_pace(config, pace)
-    _check_memory(config, pace.batch // world())
+    _check_memory(config, pace.batch)
 
 
 def _check_pace(config: Options, pace: Pace) -> None:
@@ -137,9 +137,9 @@ def _check_pace(config: Options, pace: Pace) -> None:
 
 
 def _check_memory(config: Options, batch: int) -> None:
-    if recurrent(config) and batch % config.window:
-        rule = "control steps that a recurrent belief is trained through, must divide batch"
-        raise OptionError(f"window ({config.window}), the {rule} ({batch})")
+    if recurrent(config) and batch // world() % config.window:
+        rule = "control steps that a recurrent belief is trained through, must divide"
+        raise OptionError(f"window ({config.window}), the {rule} {each_of('batch', batch)}")
     if config.burn_in and not recurrent(config):
         raise OptionError(
             f"burn_in ({config.burn_in}) has no use: neither belief nor critic_belief is recurrent"

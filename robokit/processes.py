@@ -7,6 +7,7 @@ is summed over them (`total`, `mean`) on the learner's device, so that every pro
 """
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def here() -> tuple[int, int]:
     """Which of the processes on this machine this is, and how many those are."""
     if _world == 1:
         return 0, 1
-    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    return int(os.environ.get("LOCAL_RANK", _rank)), int(os.environ.get("LOCAL_WORLD_SIZE", _world))
 
 
 def total(x: Tensor) -> Tensor:
@@ -55,8 +56,8 @@ def mean(x: Tensor) -> Tensor:
     return x if _world == 1 else total(x) / _world
 
 
-def first(value: Any) -> Any:
-    """What the first process says, for numbers, texts and the like."""
+def agreed(value: Any) -> Any:
+    """What the first process says, for all: numbers, texts and the like."""
     if _world == 1:
         return value
     box = [value]
@@ -118,11 +119,11 @@ def joined() -> Iterator[None]:
         rule = f"WORLD_SIZE={count} asks for so many processes, as torchrun starts them"
         raise OptionError(f"{rule}; they cannot be joined: {error}") from error
     _world, _rank = dist.get_world_size(), dist.get_rank()
-    try:
-        yield
-    finally:
-        _world, _rank = 1, 0
-        dist.destroy_process_group()
+    yield
+    # not after an error: nccl waits for graphs that hold its calls, and the error holds those
+    _world, _rank = 1, 0
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _meeting() -> dict[str, Any]:

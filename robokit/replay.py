@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robokit.errors import OptionError
+from robokit.processes import here
 
 SEGMENTS = 64  # that a full ring is cut into at least: from 64 to 127, fewer only where t < 64
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # a container may have less
@@ -151,7 +152,10 @@ def check_fits(
         rule = f"replay must hold at least one control step of each simulation ({num_envs})"
         raise OptionError(f"{rule}, got {capacity} transitions")
     each, (steps, _) = _bytes(widths, belief_size), _layout(num_envs, capacity)
-    total, free = each * steps * num_envs, free_memory(torch.device(device))
+    sharing = (
+        here()[1] if torch.device(device).type == "cpu" else 1
+    )  # processes, each with a replay of its own
+    total, free = each * steps * num_envs * sharing, free_memory(torch.device(device))
     if free is not None and total > free:
         size = f"replay ({capacity} transitions of {each} bytes) takes {total / 1e9:.3g} GB"
         raise OptionError(f"{size}; {free / 1e9:.3g} GB are free on {device}: make it smaller")

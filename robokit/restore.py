@@ -8,6 +8,7 @@ A run is trained, evaluated and exported from its config.json alone; what change
 """
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import inspect
@@ -32,12 +33,13 @@ from robokit import __version__, processes
 from robokit.card import write_card
 from robokit.check import check_costs
 from robokit.constraint import with_values
+from robokit.devices import cores, find_device, lacks
 from robokit.env import Env
 from robokit.errors import OptionError, RunError, did_you_mean
 from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
-from robokit.graphs import missing, seconds
-from robokit.optim import compiler_works, fastest
+from robokit.graphs import seconds
+from robokit.optim import fastest
 from robokit.pace import Options, Pace
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
@@ -51,16 +53,6 @@ SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
 COLD = 30.0  # s that compiling takes the first time
 UNROLLED = 2.0  # s that it takes more for each control step that a recurrent belief is trained through
 SAVED = 0.5  # share of an eager gradient step that a compiled one saves: .8 of a small one, .3 of a large one
-INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally), or use --device cpu"
-REMEDIES = {  # what torch says of a device -> what to do
-    "not compiled with CUDA": INSTALL,
-    "no NVIDIA driver": "install NVIDIA's driver, or use --device cpu",
-    "driver on your system is too old": f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, "
-    "install a torch built for the CUDA of the driver, or use --device cpu",
-    "No CUDA GPUs": "look at CUDA_VISIBLE_DEVICES and nvidia-smi, or use --device cpu",
-    "invalid device ordinal": "see nvidia-smi -L for those that are there, from cuda:0 on",
-    "no kernel image": "this GPU needs another build of torch; or use --device cpu",
-}
 PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
@@ -136,11 +128,11 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
     if setup.validations is not None and setup.validations < 0:
         raise OptionError(f"validations must be at least 0, got {setup.validations}")
-    module, device = algorithm(setup.algo), _device(setup.device)
+    module, device = algorithm(setup.algo), find_device(setup.device)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
-    if config.compile and (lacks := processes.first(_lacks(device, setup.sim))):
-        say(f"note: no {lacks}, so nothing is compiled: slower, not bit for bit")
+    if config.compile and (found := processes.agreed(lacks(device, setup.sim))):
+        say(f"note: no {found}, so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
     if task.limits and not tried:
@@ -153,7 +145,7 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
             seed=processes.seed(setup.seed),
             sim=setup.sim,
             device=device,
-            threads=setup.threads or _cores(),
+            threads=setup.threads or cores(),
             compile=compile,
         )
         return module.Learner(env, replace(config, compile=compile), setup.seed)
@@ -161,11 +153,14 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     learner = start(bool(config.compile))
     with processes.apart():
         measured = _measured(learner, setup)
-    learner.threads, duration = processes.first(measured)
+    learner.threads, duration = processes.agreed(measured)
     cold = COLD + UNROLLED * (learner.chunk - 1)
     worth = config.compile is None and duration * learner.updates * SAVED > cold
-    if worth and not processes.first(_lacks(device, setup.sim)):
+    if worth and not processes.agreed(lacks(device, setup.sim)):
         threads = learner.threads
+        del learner  # before there is another: a GPU might not hold two
+        gc.collect()
+        torch.cuda.empty_cache()
         learner = start(compile=True)
         learner.threads = threads
     return learner
@@ -188,14 +183,6 @@ def _measured(learner: Built, setup: Setup) -> tuple[int, float]:
     return setup.torch_threads or threads, duration
 
 
-def _lacks(device: torch.device, sim: str) -> str:
-    """What torch.compile needs and does not find, in words: beside CPU physics the task is compiled there."""
-    lacks = [] if device.type == "cpu" else missing(device)
-    if (device.type == "cpu" or sim == "cpu") and not compiler_works():
-        lacks.append("working C++ compiler ($CXX, else g++)")
-    return " and no ".join(lacks)
-
-
 def create(root: Path, learner: Built, setup: Setup) -> Run:
     """A new run folder for a learner at its start."""
     task, file = learner.env.task, _file(learner.env.task)
@@ -216,19 +203,21 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     }
     steps = learner.config.steps
     made = None if processes.rank() else Run.create(root, _folder(task), steps, config, about)
-    path = processes.first(made and str(made.path))
+    path = processes.agreed(made and str(made.path))
     return made or Run.open(path)
 
 
 def unfinished(root: Path, task: Task) -> Path | None:
     """The run that this call of torchrun began, where it has started its processes again."""
-    if not processes.restarted():
-        return None
-    for folder in sorted((root / _folder(task)).glob("*/"), reverse=True):
-        with contextlib.suppress(RunError):
-            if Run.open(folder).about.get("launch") == processes.launch():
-                return folder.resolve()
-    return None
+    found = None
+    if processes.restarted() and not processes.rank():  # the first one knows: it made the folder
+        began = {"launch": processes.launch(), "command": sys.argv}
+        for folder in sorted((root / _folder(task)).glob("*/")):
+            with contextlib.suppress(RunError):
+                run = Run.open(folder)
+                found = str(run.path) if run.about | began == run.about else found
+    path = processes.agreed(found)
+    return None if path is None else Path(path)
 
 
 def _folder(task: Task) -> str:
@@ -252,6 +241,13 @@ def changed(run: Run, task: Task) -> list[str]:
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
+def going_on(run: Run) -> str:
+    """The command that goes on with a run."""
+    shared = run.config.get("processes", 1)
+    launcher = f"torchrun --nproc-per-node {shared} -m " if shared > 1 else ""
+    return f"{launcher}robokit train --resume {run.path}"
+
+
 def rebuild(run: Run, training: bool = True) -> Built:
     """The learner of a run, at its start; not for `training`: eager, with as little replay as may be.
 
@@ -259,13 +255,8 @@ def rebuild(run: Run, training: bool = True) -> Built:
     """
     config, task = run.config, task_of(run)
     if training and (shared := config.get("processes", 1)) != processes.world():
-        how = (
-            f"torchrun --nproc-per-node {shared} -m robokit train --resume"
-            if shared > 1
-            else "robokit train --resume"
-        )
-        rule = f"{run.path} is shared by {shared} processes, each with its own simulations; here are"
-        raise RunError(f"{rule} {processes.world()}: go on with {how} {run.path}")
+        rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
+        raise RunError(f"{rule}, and here are {processes.world()}; go on with: {going_on(run)}")
     if missing := [f.name for f in fields(Setup) if f.name not in config]:
         raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
     setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})
@@ -355,28 +346,6 @@ def commit(file: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def _cores() -> int:
-    """Physics threads of each of several processes on one machine; 0: all there are."""
-    sharing = processes.here()[1]
-    return 0 if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None and processes.world() > 1:
-            device = torch.device("cuda", processes.here()[0])
-            torch.cuda.set_device(device)
-        # a kernel, for a GPU may be too old for those of this torch
-        (torch.ones(1, device=device) + 1).item()
-    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        known = (what for sign, what in REMEDIES.items() if sign in reason)
-        remedy = next(known, "--device cpu runs anywhere")
-        raise OptionError(f"device {name!r} cannot be used: {reason}; {remedy}") from error
-    return device
 
 
 def _file(task: Task) -> Path:

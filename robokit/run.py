@@ -15,6 +15,7 @@ What is inside:
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -32,9 +33,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
-from robokit.checkpoint import Checkpoint, Replay, newest, save, sync_folder, write_atomically
+from robokit.checkpoint import Checkpoint, Replay, newest, prune, save, sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
-from robokit.processes import everyone, rank
+from robokit.processes import agreed, everyone, rank, world
 
 CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
     "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "best", "latest"
@@ -132,16 +133,21 @@ class Run:
 
         Of several processes it is the newest step that all of them have. Raises CheckpointError for none.
         """
-        most = math.inf
+        most, reasons = math.inf, list[str]()
         while True:
             checkpoint, skipped = newest(self.checkpoints, self._check_fits, shared, most)
             steps = everyone(-1 if checkpoint is None else checkpoint.steps)
-            if min(steps) == max(steps):
-                return checkpoint, skipped
-            if min(steps) < 0:
-                lack = f"process {steps.index(-1)} has none, others of step {max(steps)}"
+            least, lacking = min(steps), steps.index(min(steps))
+            reasons += skipped
+            if checkpoint is not None and checkpoint.steps > least:
+                reasons.append(f"{checkpoint.path}: process {lacking} has only step {least}")
+            if least == max(steps) or max(steps) == 0:  # of step 0 nothing is lost that a start has not
+                whole = checkpoint if least >= 0 else None
+                return whole, [reason for theirs in everyone(reasons) for reason in theirs]
+            if least < 0:
+                lack = f"process {lacking} has none, others of step {max(steps)}"
                 raise CheckpointError(f"no checkpoint in {self.path} that all processes have: {lack}")
-            most = min(steps)
+            most = least
 
     def save(self, learner: Learner, done: Done) -> Path:
         """Write a checkpoint. Raises CheckpointError; earlier ones stay."""
@@ -156,7 +162,21 @@ class Run:
             learner.load_state_dict(checkpoint.tensors)
             checkpoint.load_segments(learner.replay)
 
-        return self._load(load)
+        done = self._load(load)
+        if world() > 1:
+            self._check_shared(learner, done)
+        return done
+
+    def _check_shared(self, learner: Learner, done: Done) -> None:
+        """Raise RunError unless all processes hold one policy; forget what only some have after it."""
+        weights = learner.policy.state_dict().values()
+        content = b"".join(x.detach().cpu().numpy().tobytes() for x in weights)
+        if len({*everyone(hashlib.sha256(content).hexdigest())}) > 1:
+            which = f"the checkpoints of step {done.steps} in {self.path}"
+            raise RunError(
+                f"{which} hold another policy for each process: delete those, to go on from earlier"
+            )
+        prune(self.checkpoints, done.steps)
 
     def load_policy(self, policy: nn.Module) -> Done:
         """Bring a learner's policy alone to the newest good checkpoint, whatever became of its replay."""
@@ -189,16 +209,15 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else trains in this folder meanwhile; a kill unlocks it."""
-        if rank():  # the first process holds it for all
-            yield
-            return
-        descriptor = os.open(self.path, os.O_RDONLY)
+        """Nobody else trains in this folder meanwhile; a kill unlocks it. The first process asks for all."""
+        descriptor, taken = os.open(self.path, os.O_RDONLY), True
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"another process is training in {self.path}") from error
+            if not rank():
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    taken = False
+            if agreed(taken):
+                raise RunError(f"another process is training in {self.path}")
             yield
         finally:
             os.close(descriptor)

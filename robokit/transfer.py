@@ -10,7 +10,7 @@ class Transfer:
     """float32 and bool tensors by name, packed one after the other, copied at once and taken apart there.
 
     On a GPU the copy goes out of pinned memory beside what the CPU does next. It is read and written by one
-    thread at a time; before it is written again, the copy before has left it. Not yet run on a GPU.
+    thread at a time; before it is written again, the copy before has left it.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -22,7 +22,7 @@ SHARED = (
     "adam.",
     "actor_adam.",
     "critic_adam.",
-    "target0.",
+    "target",
     "temperature",
     "return_scale.",
 )
@@ -35,6 +35,7 @@ OFF: dict[str, Any] = {
     "utd": 0.1,
     "steps": 4000,
     "replay": 4000,
+    "n_step": 3,
 }
 KINDS = {"sac": (sac.Learner, sac.Config), "td3": (td3.Learner, td3.Config)}
 

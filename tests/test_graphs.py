@@ -1,7 +1,7 @@
 """A function as one graph: what is copied, what is kept, and that a call is an execution, never more or less.
 
-No GPU is needed: a stand-in for CUDA runs the function again on the same tensors for each replay, and writes
-into the same outputs.
+No GPU is needed: a stand-in for CUDA traces the function once, tensors and numbers of Python's as they then
+were, and does the same operations again for each replay, into the same outputs.
 """
 
 import copy
@@ -15,6 +15,7 @@ import pytest
 import torch
 from cart import Cart
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import robokit.graphs
 from robokit.algos import ppo, sac, td3
@@ -25,9 +26,13 @@ from robokit.optim import Adam, make_update
 
 
 class Replays:
-    """Records what a call did as CUDA does: to be done again to the same memory, whatever it then holds."""
+    """Records what a call did as CUDA does: to be done again to the same memory, whatever it then holds.
 
-    def __init__(self) -> None:
+    traced: the operations; else, where torch cannot trace, the function itself is called again.
+    """
+
+    def __init__(self, traced: bool) -> None:
+        self.traced = traced
         self.ran = self.captured = self.replayed = 0
 
     def run(self, function: Callable[[], Outputs]) -> Outputs:
@@ -38,13 +43,20 @@ class Replays:
         self.captured += 1
         kept: list[Outputs] = []
 
+        def flat() -> list[Tensor]:
+            kept.append(function())
+            return [value.clone() for value in _values(kept[-1])]
+
+        again = make_fx(flat)() if self.traced else flat
+        if not self.traced:
+            flat()
+        kept[0] = _clones(kept[0])  # either executes it: so the first replay need not
+
         def replay() -> Outputs:
             self.replayed += 1
-            new = function()
-            if not kept:
-                kept.append(_clones(new))
-            for old, value in zip(_values(kept[0]), _values(new), strict=True):
-                old.detach().copy_(value)
+            if self.replayed > 1:
+                for old, value in zip(_values(kept[0]), again(), strict=True):
+                    old.copy_(value)
             return kept[0]
 
         return replay
@@ -59,8 +71,8 @@ def _clones(outputs: Any) -> Any:
     return dict(zip(outputs, changed, strict=True)) if isinstance(outputs, dict) else tuple(changed)
 
 
-def stand_in(function: Callable[..., Outputs]) -> tuple[Graphed[Outputs], Replays]:
-    recorder = Replays()
+def stand_in(function: Callable[..., Outputs], traced: bool = True) -> tuple[Graphed[Outputs], Replays]:
+    recorder = Replays(traced)
     return Graphed(function, recorder), recorder
 
 
@@ -141,13 +153,13 @@ def test_a_number_without_a_dimension_is_taken_as_it_is_and_written_in_place():
     ],
 )
 def test_inputs_that_a_replay_would_not_read_are_refused(calls: int, inputs: Any, words: str):
-    lr, done = torch.tensor(1.0), list[int]()
-    graph, _ = stand_in(lambda lr, x: (done.append(1) or lr * x,))
+    lr = torch.tensor(1.0)
+    graph, recorder = stand_in(lambda lr, x: (lr * x,))
     for _ in range(calls):
         graph(lr, torch.ones(2))
     with pytest.raises(ValueError, match=words):
         graph(*(lr if given is None else given for given in inputs))
-    assert len(done) == calls  # and nothing was executed
+    assert recorder.ran + recorder.replayed == calls  # and nothing was executed
     assert graph(lr, torch.ones(2))[0].tolist() == [1.0, 1.0]
 
 
@@ -161,17 +173,17 @@ def test_gradients_are_not_followed_through_a_graph():
 # -- the learners' own functions ---------------------------------------------------------------------
 
 
-def graph_all(learner: Any) -> list[Replays]:
+def graph_all(learner: Any, traced: bool = True) -> list[Replays]:
     """Put graphs in the place of a learner's functions, as `compiled` does on CUDA."""
     recorders = []
-    learner.act, recorder = stand_in(learner.act)
+    learner.act, recorder = stand_in(learner.act, traced)
     recorders.append(recorder)
     if isinstance(learner, ppo.Learner):
-        learner.update, recorder = stand_in(learner.update)
+        learner.update, recorder = stand_in(learner.update, traced)
         recorders.append(recorder)
     else:
         for act, update in learner.update.items():
-            learner.update[act], recorder = stand_in(update)
+            learner.update[act], recorder = stand_in(update, traced)
             recorders.append(recorder)
     return recorders
 
@@ -196,7 +208,7 @@ SMALL = ppo.Config(num_envs=4, horizon=8, minibatch=8, epochs=2, hidden=(8,), co
 )
 def test_ppo_learns_the_same_bit_for_bit(config: ppo.Config):
     plain, graph = (ppo.Learner(make(Cart, 4, seed=1, threads=1), config, seed=1) for _ in range(2))
-    acting, updating = graph_all(graph)
+    acting, updating = graph_all(graph, traced=not config.overlap)  # which has two threads
     for _ in range(3):  # 24 updates
         assert plain.iterate() == pytest.approx(graph.iterate(), abs=0, rel=0, nan_ok=True)
         assert same(plain, graph)
@@ -239,7 +251,7 @@ def test_a_compiled_update_in_a_graph_learns_what_the_compiled_one_does():
         return error, {"error": error.detach()}
 
     plain, graph = (make_update(loss, Adam(net), True, lambda lr, parts: 0.9 * lr) for net in nets)
-    graph, _ = stand_in(graph)
+    graph, _ = stand_in(graph, traced=False)
     for x, y in zip(torch.randn(20, 8, 3), torch.randn(20, 8, 1), strict=True):
         ours, theirs = plain(rates[0], x, y), graph(rates[1], x, y)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -279,3 +291,13 @@ def test_a_step_is_timed_by_the_median(monkeypatch: pytest.MonkeyPatch):
         clock[0] += next(durations)
 
     assert seconds(step, torch.device("cpu"), rounds=3) == 2.0
+
+
+def test_a_tensor_put_in_anothers_place_is_not_seen_by_a_replay_so_nothing_may_do_that():
+    held = {"scale": torch.ones(())}
+    graph, _ = stand_in(lambda x: {"y": x * held["scale"]})
+    x = torch.ones(2)
+    for _ in range(WARM_UP + 1):
+        graph(x)
+    held["scale"] = torch.full((), 2.0)
+    assert graph(x)["y"].tolist() == [1.0, 1.0]

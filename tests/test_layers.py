@@ -36,6 +36,7 @@ LAYERS = (
     "card",
     "export evaluate check play",
     "selection",
+    "devices",
     "restore plots",
     "interop",
     "commands",
@@ -49,7 +50,7 @@ ALONE = {
     "checkpoint": {"errors"},
     "run": {"errors", "checkpoint", "processes"},
     "train": {"errors", "checkpoint", "run", "processes"},
-    "replay": {"errors"},
+    "replay": {"errors", "processes"},
     "rollout": set[str](),
 }  # all of robokit that these may know
 ENGINES = {"mujoco", "mujoco_warp", "warp"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from slide import MODEL, OWN, write
 
+import robokit.devices
 import robokit.restore
 from robokit.algos import sac
 from robokit.algos.ppo import Config
@@ -222,12 +223,12 @@ def test_cuda_where_there_is_none_is_refused_before_anything_runs(file: Path):
 def test_what_is_compiled_decides_which_compilers_are_needed(
     monkeypatch: pytest.MonkeyPatch, device: str, sim: str, words: str
 ):
-    monkeypatch.setattr(robokit.restore, "missing", lambda device: ["triton"])
-    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: False)
-    assert robokit.restore._lacks(torch.device(device), sim) == words
-    monkeypatch.setattr(robokit.restore, "missing", lambda device: [])
-    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
-    assert not robokit.restore._lacks(torch.device(device), sim)
+    monkeypatch.setattr(robokit.devices, "missing", lambda device: ["triton"])
+    monkeypatch.setattr(robokit.devices, "compiler_works", lambda: False)
+    assert robokit.devices.lacks(torch.device(device), sim) == words
+    monkeypatch.setattr(robokit.devices, "missing", lambda device: [])
+    monkeypatch.setattr(robokit.devices, "compiler_works", lambda: True)
+    assert not robokit.devices.lacks(torch.device(device), sim)
 
 
 LONG = replace(SMALL, steps=40_000)  # 2,500 gradient steps
@@ -239,7 +240,7 @@ def test_threads_and_compile_are_measured_once_stored_and_used_again(
 ):
     started: list[bool] = []
     monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: (threads, seconds))
-    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
+    monkeypatch.setattr(robokit.devices, "compiler_works", lambda: True)
     monkeypatch.setattr(torch, "compile", lambda function, **options: started.append(True) or function)
     learner = build(load_task(file), Setup(threads=2), LONG)
     assert (learner.threads, learner.config.compile, bool(started)) == (2, compiles, compiles)
@@ -255,7 +256,7 @@ def test_a_belief_that_is_unrolled_must_save_its_longer_compiling(
     file: Path, monkeypatch: pytest.MonkeyPatch, belief: Kind, compiles: bool
 ):
     monkeypatch.setattr(robokit.restore, "fastest", lambda step, threads: (threads, 0.03))  # 37 s saved
-    monkeypatch.setattr(robokit.restore, "compiler_works", lambda: True)
+    monkeypatch.setattr(robokit.devices, "compiler_works", lambda: True)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     learner = build(load_task(file), Setup(threads=2), replace(LONG, belief=belief, chunk=8))
     assert learner.config.compile is compiles

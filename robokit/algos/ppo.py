@@ -28,7 +28,7 @@ from robokit.episodes import Episodes, numbers
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
-from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit
+from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit, each_of
 from robokit.policy import Gaussian, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, shares, standardize
 from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
@@ -412,13 +412,12 @@ def check(config: Config) -> None:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     check_shared(num_envs=config.num_envs, minibatch=config.minibatch)
     if {config.belief, config.critic_belief} & set(RECURRENT):
-        for name, steps in (
-            ("horizon", config.horizon),
-            ("minibatch", config.minibatch // processes.world()),
-        ):
-            if steps % config.chunk:
-                rule = f"the control steps that a recurrent belief is trained through, must divide {name}"
-                raise OptionError(f"chunk ({config.chunk}), {rule} ({steps})")
+        what = "the control steps that a recurrent belief is trained through"
+        rule = f"chunk ({config.chunk}), {what}, must divide"
+        if config.horizon % config.chunk:
+            raise OptionError(f"{rule} horizon ({config.horizon})")
+        if config.minibatch // processes.world() % config.chunk:
+            raise OptionError(f"{rule} {each_of('minibatch', config.minibatch)}")
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
