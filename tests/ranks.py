@@ -51,9 +51,9 @@ def ppo_learner(**options: Any) -> ppo.Learner:
     return ppo.Learner(env(), ppo.Config(**own), seed=3)
 
 
-def off_learner(algo: str) -> Any:
+def off_learner(algo: str, **options: Any) -> Any:
     learner, config = KINDS[algo]
-    return learner(env(), config(**OFF), seed=3)
+    return learner(env(), config(**{**OFF, **options}), seed=3)
 
 
 def shared(learner: Any) -> State:
@@ -100,16 +100,18 @@ def hundred(learner: Any, steps: int) -> State:
     return {**after, "own.qpos": learner.env.sim.qpos.clone(), "own.moved": moved}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, compile: bool) -> None:
     torch.set_num_threads(1)
+    many = {"minibatch": 16, "epochs": 5, "lr_schedule": "adaptive", "compile": compile}
     with processes.joined():
-        done = {"ppo": ppo_step(load_file(folder / "rollout"))}
-        done |= {algo: off_step(algo, load_file(folder / algo)) for algo in KINDS}
-        done["ppo100"] = hundred(ppo_learner(minibatch=16, epochs=5, lr_schedule="adaptive"), 5)
-        done |= {f"{algo}100": hundred(off_learner(algo), 2) for algo in KINDS}
+        done = {"ppo100": hundred(ppo_learner(**many), 5)}
+        done |= {f"{algo}100": hundred(off_learner(algo, compile=compile), 2) for algo in KINDS}
+        if not compile:
+            done["ppo"] = ppo_step(load_file(folder / "rollout"))
+            done |= {algo: off_step(algo, load_file(folder / algo)) for algo in KINDS}
         for name, state in done.items():
             save_file(state, folder / f"{name}.{processes.rank()}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "compiled" in sys.argv)

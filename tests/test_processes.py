@@ -45,10 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows[:, -3:, column] = 1.0  # of one process alone
         noise = torch.randn(2, 1, ranks.WINDOWS, learner.env.act_dim, generator=learner.rng)
         save_file({"rows": rows, "belief": belief, "noise": noise}, folder / algo)
-    command = [*ALONE, str(Path(ranks.__file__)), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    in_two(folder)
     return folder
+
+
+def in_two(folder: Path, *more: str) -> None:
+    command = [*ALONE, str(Path(ranks.__file__)), str(folder), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.medium
@@ -73,6 +77,10 @@ def test_a_gradient_step_of_two_processes_is_that_of_one_with_the_joint_batch(al
 def test_processes_hold_the_same_bits_after_100_gradient_steps_and_simulations_of_their_own(
     algo: str, folder: Path
 ):
+    assert_same(folder, algo)
+
+
+def assert_same(folder: Path, algo: str) -> None:
     one, other = (load_file(folder / f"{algo}100.{rank}") for rank in (0, 1))
     assert not torch.equal(one.pop("own.qpos"), other.pop("own.qpos"))
     assert float(one.pop("own.moved")) > 0.1
@@ -81,6 +89,13 @@ def test_processes_hold_the_same_bits_after_100_gradient_steps_and_simulations_o
     assert not differ
     gradients = {"ppo": "adam.powers"}.get(algo, "critic_adam.powers")
     assert one[gradients][0] < 0.9**99 * 1.01
+
+
+@pytest.mark.slow
+def test_compiled_processes_hold_the_same_bits_too(tmp_path: Path):
+    in_two(tmp_path, "compiled")
+    for algo in ALGOS:
+        assert_same(tmp_path, algo)
 
 
 def test_what_processes_share_must_be_divisible(monkeypatch: pytest.MonkeyPatch):
@@ -109,7 +124,20 @@ def segments(checkpoint: Path) -> list[str]:
 
 
 PPO = ("--horizon", "8", "--minibatch", "16", "--steps", "1024")
-SAC = ("--algo", "sac", "--learning-starts", "400", "--batch", "32", "--utd", "0.1", "--steps", "6000")
+SAC = (
+    "--algo",
+    "sac",
+    "--learning-starts",
+    "400",
+    "--batch",
+    "32",
+    "--utd",
+    "0.1",
+    "--replay",
+    "4000",
+    "--steps",
+    "6000",
+)
 
 
 def train(folder: Path, launcher: tuple[str, ...], *more: str) -> "subprocess.CompletedProcess[str]":
