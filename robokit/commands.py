@@ -125,6 +125,7 @@ class Resume:
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
             say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
         if self.steps is not None:
+            run.newest(shared=False)  # raises where there is nothing to go on from: then nothing is written
             run = run.until(self.steps)
         return _train(learner, run, self.save_every, self.json)
 
@@ -238,6 +239,8 @@ class Export:
     json: bool = False  # for machines
 
     def __call__(self) -> int:
+        if self.output.suffix == ".onnx":
+            raise OptionError(f"--output is the folder that <task>.onnx is written into, got {self.output}")
         run = Run.open(self.run)
         learner, steps = restore(run, self.last)
         path = self.output / f"{run.path.parent.name}.onnx"

@@ -18,7 +18,9 @@ MOST_EACH = 1000  # gradient steps in one control step
 class Options:
     """What every off-policy algorithm can be told."""
 
-    steps: int = 300_000  # environment steps to train for, over all simulations
+    steps: int = (
+        300_000  # environment steps to train for, over all simulations; the last iteration is finished
+    )
     num_envs: int = 1  # N, simulations stepped together; 1 is the papers' setting
     replay: int = 1_000_000  # transitions that are remembered
     # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more

@@ -157,8 +157,8 @@ def check_fits(
     )  # processes, each with a replay of its own
     total, free = each * steps * num_envs * sharing, free_memory(torch.device(device))
     if free is not None and total > free:
-        size = f"replay ({capacity} transitions of {each} bytes) takes {total / 1e9:.3g} GB"
-        raise OptionError(f"{size}; {free / 1e9:.3g} GB are free on {device}: make it smaller")
+        size = f"replay ({capacity} transitions of {each} bytes) takes {_gigabytes(total)}"
+        raise OptionError(f"{size}; {_gigabytes(free)} are free on {device}: make it smaller")
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -189,6 +189,10 @@ def _layout(num_envs: int, capacity: int) -> tuple[int, int]:
 
 def _bytes(widths: Mapping[str, int], belief_size: int) -> int:
     return 4 * (sum(widths.values()) + belief_size)
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count < 1e12 else f"{count / 1e9:,.0f} GB"
 
 
 def _copy(name: str, to: Tensor, value: Tensor) -> None:

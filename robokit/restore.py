@@ -157,6 +157,7 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
     cold = COLD + UNROLLED * (learner.chunk - 1)
     worth = config.compile is None and duration * learner.updates * SAVED > cold
     if worth and not processes.agreed(lacks(device, setup.sim)):
+        say(f"compiling, which takes {cold:.0f} s or so the first time; --compile False does without")
         threads = learner.threads
         del learner  # before there is another: a GPU might not hold two
         gc.collect()
@@ -256,7 +257,7 @@ def rebuild(run: Run, training: bool = True) -> Built:
     config, task = run.config, task_of(run)
     if training and (shared := config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
-        raise RunError(f"{rule}, and here are {processes.world()}; go on with: {going_on(run)}")
+        raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
     if missing := [f.name for f in fields(Setup) if f.name not in config]:
         raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
     setup = Setup(**{f.name: config[f.name] for f in fields(Setup)})

@@ -115,7 +115,8 @@ class Run:
     def until(self, steps: int) -> "Run":
         """The same run asked for more (or fewer) steps, on disk too."""
         run = replace(self, steps=steps)
-        run._write_config()
+        if not rank():
+            run._write_config()
         return run
 
     def checkpoint(self, steps: int) -> Path:

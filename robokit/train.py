@@ -7,6 +7,7 @@ On the CPU a resumed run continues bit for bit.
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -73,7 +74,13 @@ def train(
                 keep()  # finds out now, not in an hour, that nothing can be saved here
             stop = None
             while done.steps < steps and stop is None:
-                done, metrics = _iterate(learner, done, saved)
+                try:
+                    done, metrics = _iterate(learner, done, saved)
+                except Exception:
+                    if not requests:
+                        raise
+                    # a signal to the whole group also ends what computes for us, a compiler for one
+                    return Outcome(saved, run.checkpoint(saved.steps), requests[0])
                 record.add(done, metrics, validate)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
                 asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
@@ -119,6 +126,8 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
+        if not rank():  # print may be what it came upon
+            os.write(2, b"stopping after this iteration\n")
 
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield requests

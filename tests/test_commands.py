@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,26 @@ def test_resuming_from_the_command_line_continues_bit_for_bit(
     assert whole is not None
     assert part.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(part.tensors[name], whole.tensors[name]) for name in whole.tensors)
+
+
+@pytest.mark.medium
+def test_a_resume_that_is_refused_changes_nothing(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(trained[0].resolve(), "damaged")
+    for state in Path("damaged/checkpoints").glob("0*/state.safetensors"):
+        state.write_bytes(state.read_bytes()[:-1])
+    before = Path("damaged/config.json").read_bytes()
+    assert "no good checkpoint" in wrong(["train", "--resume", "damaged", "--steps", "256"], capsys)
+    assert Path("damaged/config.json").read_bytes() == before
+
+
+@pytest.mark.medium
+def test_an_export_goes_into_a_folder_and_not_a_file(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    assert "folder" in wrong(["export", str(trained[0]), "-o", "policy.onnx"], capsys)
+    assert not Path("policy.onnx").exists()
 
 
 @pytest.mark.medium

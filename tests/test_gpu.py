@@ -147,7 +147,7 @@ def rollout(cpu: Env, gpu: Env, steps: int) -> tuple[float, float, float, int]:
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "mujoco_warp", None)
     monkeypatch.delitem(sys.modules, "robokit.sim.gpu", raising=False)
-    with pytest.raises(ModelError, match=r"pip install robokit\[gpu\]"):
+    with pytest.raises(ModelError, match=r"pip install 'robokit\[gpu\]'"):
         make_sim("gpu", mujoco.MjSpec(), 1, {})
 
 

@@ -219,6 +219,7 @@ def test_a_signal_stops_all_processes_after_the_same_iteration(tmp_path: Path):
     assert saved[0] == saved[1] and int(saved[0]) > 0, said
     assert "stopped and saved; go on with: torchrun --nproc-per-node 2 -m robokit train --resume" in said
     with pytest.raises(
-        RunError, match=r"begun by 2 processes.*here are 1; go on with: torchrun --nproc-per-node 2"
+        RunError,
+        match=r"begun by 2 processes.*cannot be shared by 1; go on with: torchrun --nproc-per-node 2",
     ):
         rebuild(run)

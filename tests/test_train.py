@@ -208,6 +208,21 @@ def test_a_signal_ends_the_loop_after_the_iteration_and_saves(tmp_path: Path, nu
     assert metrics(run) == metrics(straight)
 
 
+def test_what_a_signal_breaks_under_way_is_a_stop_at_the_last_checkpoint(tmp_path: Path):
+    class Compiling(Toy):
+        def iterate(self) -> dict[str, float]:
+            if self.iterations == 3:
+                os.kill(os.getpid(), signal.SIGINT)  # as from a terminal: a compiler gets it too
+                raise RuntimeError("the compiler was interrupted")
+            return super().iterate()
+
+    run = new(tmp_path)
+    outcome = train(Compiling(), run, 80, save_steps=16)
+    assert (outcome.signal, outcome.done.steps, outcome.checkpoint) == (signal.SIGINT, 16, run.checkpoint(16))
+    train(Toy(), run, 80)
+    assert [line["steps"] for line in metrics(run)] == [*range(8, 81, 8)]
+
+
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path

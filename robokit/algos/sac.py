@@ -140,6 +140,11 @@ def check(config: Config) -> None:
     if config.temperature is not None and not 0 <= config.temperature < torch.inf:
         raise OptionError(f"temperature must be finite and at least 0, got {config.temperature}")
     check_positive(config, "init_temperature")
+    if config.temperature is not None and config.init_temperature != Config.init_temperature:
+        got = f"temperature {config.temperature} and init_temperature {config.init_temperature}"
+        raise OptionError(
+            f"init_temperature is where a learned temperature begins, not a fixed one; got {got}"
+        )
     if config.target_entropy is not None and not abs(config.target_entropy) < torch.inf:
         raise OptionError(f"target_entropy must be finite, got {config.target_entropy}")
     if config.target_entropy is not None and config.temperature is not None:

@@ -36,7 +36,8 @@ try:
     from robokit.sim.fit import check_model, check_unmoved, find_device
     from robokit.sim.graph import Graphs
 except ImportError as error:
-    raise ModelError(f"sim='gpu' needs mujoco_warp: pip install robokit[gpu] ({error})") from error
+    how = "pip install 'robokit[gpu]', in a checkout pip install -c constraints.txt -e '.[gpu]'"
+    raise ModelError(f"sim='gpu' needs mujoco_warp: {how} ({error})") from error
 
 MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
 MOST_CONTACTS = 64  # in the mean, where a model's geoms could have more and it says no nconmax
