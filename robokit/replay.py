@@ -152,9 +152,8 @@ def check_fits(
         rule = f"replay must hold at least one control step of each simulation ({num_envs})"
         raise OptionError(f"{rule}, got {capacity} transitions")
     each, (steps, _) = _bytes(widths, belief_size), _layout(num_envs, capacity)
-    sharing = (
-        here()[1] if torch.device(device).type == "cpu" else 1
-    )  # processes, each with a replay of its own
+    # other processes on this machine have as much
+    sharing = here()[1] if torch.device(device).type == "cpu" else 1
     total, free = each * steps * num_envs * sharing, free_memory(torch.device(device))
     if free is not None and total > free:
         size = f"replay ({capacity} transitions of {each} bytes) takes {_gigabytes(total)}"

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from slide import PUSHED, write
 
-from robokit import processes
+from robokit import processes, replay
+from robokit.algos import ppo
+from robokit.devices import find_device
 from robokit.errors import OptionError, RunError
 from robokit.options import check_shared
 from robokit.restore import rebuild
@@ -105,6 +107,27 @@ def test_what_processes_share_must_be_divisible(monkeypatch: pytest.MonkeyPatch)
         OptionError, match="num_envs must be a multiple of the 2 processes that share it, got 3"
     ):
         check_shared(minibatch=4, num_envs=3)
+
+
+def test_a_device_by_number_is_refused_where_each_process_takes_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_world", 2)
+    with pytest.raises(OptionError, match=r"device must be 'cuda' where 2 processes .* got 'cuda:0'"):
+        find_device("cuda:0")
+
+
+def test_what_does_not_fit_a_process_names_the_option_and_the_share(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "_world", 2)
+    config = ppo.Config(num_envs=4, horizon=32, minibatch=48, belief="gru", chunk=16)
+    with pytest.raises(OptionError, match=r"must divide minibatch / processes \(48 / 2\)"):
+        ppo.check(config)
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(replay, "free_memory", lambda device: 1000)
+    replay.check_fits({"obs": 1}, 0, num_envs=1, capacity=200)  # 800 bytes
+    monkeypatch.setattr(processes, "_world", 2)
+    with pytest.raises(OptionError, match=r"takes 1\.61e-06 GB"):
+        replay.check_fits({"obs": 1}, 0, num_envs=1, capacity=200)
 
 
 # -- the command -------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 import torch
 from toy import Remembering, Toy
 
+import robokit.run
+from robokit import processes
 from robokit.errors import CheckpointError, RunError
 from robokit.run import Done, Log, Run
 
@@ -111,6 +113,64 @@ def test_a_replay_of_another_size_or_none_does_not_fit(tmp_path: Path):
     for other in (Remembering(capacity=264), Toy()):
         with pytest.raises(CheckpointError, match=r"does not fit this learner: .*segments \[15, "):
             run.resume(other)
+
+
+# -- several processes ---------------------------------------------------------------------------------
+
+
+def told(monkeypatch: pytest.MonkeyPatch, *others: object) -> None:
+    """The second of two processes says these, one after the other, and then the same as this one."""
+    coming = iter(others)
+    monkeypatch.setattr(robokit.run, "everyone", lambda mine: [mine, next(coming, mine)])
+    monkeypatch.setattr(processes, "_world", 2)
+
+
+def test_processes_go_on_from_the_newest_step_that_all_have_and_forget_what_lies_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run, toy = make(tmp_path), Toy()
+    for steps in (8, 16):
+        run.save(toy, Done(steps, steps // 8, 0.5))
+    told(monkeypatch, 8, 8, ["its own reason"])
+    assert run.resume(Toy()).steps == 8
+    said = capsys.readouterr().err
+    assert "process 1 has only step 8" in said and "its own reason" in said
+    assert not run.checkpoint(16).exists() and run.checkpoint(8).exists()
+
+
+def test_a_start_that_only_some_have_saved_is_begun_again_and_later_steps_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = make(tmp_path)
+    run.save(Toy(), Done())
+    told(monkeypatch, -1)
+    assert run.resume(Toy()).steps == 0
+    run.save(Toy(), Done(8, 1, 0.5))
+    told(monkeypatch, -1)
+    with pytest.raises(CheckpointError, match="process 1 has none, others of step 8"):
+        run.resume(Toy())
+
+
+def test_processes_that_loaded_different_policies_do_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = make(tmp_path)
+    run.save(Toy(), Done(8, 1, 0.5))
+    told(monkeypatch, 8, [], "the digest of another policy")
+    with pytest.raises(RunError, match=r"step 8 .* hold another policy for each process"):
+        run.resume(Toy())
+    assert run.checkpoint(8).exists()
+
+
+def test_the_first_process_locks_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = make(tmp_path)
+    monkeypatch.setattr(processes, "_rank", 1)
+    monkeypatch.setattr(robokit.run, "agreed", lambda mine: True)  # the first one says that it is taken
+    with pytest.raises(RunError, match="another process is training"), run.locked():
+        pass
+    monkeypatch.setattr(robokit.run, "agreed", lambda mine: False)
+    with run.locked():
+        assert run.checkpoints == run.path / "checkpoints/rank1"
 
 
 def test_the_best_policy_is_kept_without_the_replay(tmp_path: Path):
