@@ -74,6 +74,13 @@ def test_thread_counts_are_put_back_after_an_error():
     assert torch.get_num_threads() == before
 
 
+def test_inside_numbers_too_small_to_be_normal_are_zero_and_outside_they_are_not():
+    tiny = torch.full((1,), 1e-38)  # a tenth of it is no normal float32
+    with pytest.raises(ZeroDivisionError), torch_threads(1):
+        _ = 1 / (tiny * 0.1).item()
+    assert (tiny * 0.1).item() > 0
+
+
 def test_a_compiler_that_is_not_there_or_does_nothing_right_does_not_work(monkeypatch):
     for name in ("/nowhere/g++", "false"):
         monkeypatch.setenv("CXX", name)
