@@ -65,8 +65,7 @@ class Critic(Encoders):
     ) -> None:
         super().__init__(beliefs, state_dim, normalize)
         self.heads = nn.ModuleList(
-            mlp((belief.out_dim, *hidden, n), activation, last_gain=1.0)
-            for belief, n in zip(beliefs, outputs, strict=True)
+            mlp((belief.out_dim, *hidden, n), activation) for belief, n in zip(beliefs, outputs, strict=True)
         )
 
     def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

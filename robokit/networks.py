@@ -12,27 +12,25 @@ from robokit.errors import OptionError
 ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
-def mlp(sizes: Sequence[int], activation: str, last_gain: float | None = None) -> nn.Sequential:
+def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Sequential:
     """Linear layers of `sizes`, an activation between them.
 
-    With a `last_gain`: orthogonal weights (gain sqrt(2), `last_gain` at the end), zero biases (Engstrom et
-    al. 2020, "Implementation Matters in Deep RL", section 3). Without: as torch begins a Linear, weights and
-    biases uniform within 1 / sqrt(inputs), which SAC's and TD3's own code does.
+    Weights begin orthogonal (gain sqrt(2), `last_gain` at the end) and biases at zero (Engstrom et al. 2020,
+    "Implementation Matters in Deep RL", section 3).
     """
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-        linear, last = nn.Linear(fan_in, fan_out), i == len(sizes) - 2
-        if last_gain is not None:
-            nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2))
-            nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, _activation(activation)]
-    return nn.Sequential(*layers)
+    for gain, (fan_in, fan_out) in zip(_gains(sizes, last_gain), pairwise(sizes), strict=True):
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, gain)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, _activation(activation)]
+    return nn.Sequential(*layers[:-1])
 
 
 class Ensemble(nn.Module):
     """E networks of one shape, computed as one: (M, I) or (E, M, I) -> (E, M, O).
 
-    Each begins on its own, as `mlp` without a gain. layer_norm: each hidden layer to mean 0 and deviation 1
+    Each begins on its own, as an `mlp`. layer_norm: each hidden layer to mean 0 and deviation 1
     before its activation (Ba et al. 2016, arXiv:1607.06450). bf16: products between hidden layers in
     bfloat16, all else in float32.
     """
@@ -48,9 +46,14 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members, self.layer_norm, self.bf16 = members, layer_norm, bf16
         self.activation = _activation(activation)
-        pairs = [*pairwise(sizes)]
-        self.weights = nn.ParameterList(_uniform(i, members, i, o) for i, o in pairs)
-        self.biases = nn.ParameterList(_uniform(i, members, 1, o) for i, o in pairs)
+        weights, biases = nn.ParameterList(), nn.ParameterList()
+        for gain, (fan_in, fan_out) in zip(_gains(sizes), pairwise(sizes), strict=True):
+            weight = torch.empty(members, fan_in, fan_out)
+            for member in weight:
+                nn.init.orthogonal_(member, gain)
+            weights.append(weight)
+            biases.append(torch.zeros(members, 1, fan_out))
+        self.weights, self.biases = weights, biases
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
         """`members`: only the first so many."""
@@ -76,6 +79,6 @@ def _activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def _uniform(fan_in: int, *shape: int) -> nn.Parameter:
-    bound = 1 / math.sqrt(fan_in)
-    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+def _gains(sizes: Sequence[int], last: float = 1.0) -> list[float]:
+    """Of the first weights of each layer."""
+    return [math.sqrt(2)] * (len(sizes) - 2) + [last]

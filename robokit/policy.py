@@ -40,7 +40,7 @@ class Policy(nn.Module, ABC):
     """
 
     spread: bool = False  # whether the head says a deviation of each action too
-    gain: float | None = None  # of the head's last layer, see networks.mlp
+    gain: float = 1.0  # of the head's last layer, see networks.mlp
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """Networks side by side are what they are apart."""
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -65,18 +64,12 @@ def test_the_first_members_alone_are_the_first_of_all():
     torch.testing.assert_close(net(x, 2), net(x)[:2])
 
 
-def test_members_begin_apart_each_as_torch_begins_a_linear():
-    net = Ensemble(2, (100, 400, 400), "relu")
-    for weights, biases, fan_in in zip(net.weights, net.biases, (100, 400), strict=True):
-        bound = 1 / math.sqrt(fan_in)
-        linear = nn.Linear(fan_in, 400)
-        for ours, theirs in ((weights, linear.weight), (biases, linear.bias)):
-            assert ours.abs().max() <= bound and ours.abs().max() > 0.95 * bound
-            assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
-            assert not torch.equal(ours[0], ours[1])
-    first, _, last = mlp((100, 400, 400), "relu")
-    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-    assert 0.095 < first.bias.abs().max() <= 0.1 and 0.0475 < last.weight.abs().max() <= 0.05
+def test_members_begin_apart_each_orthogonal():
+    net = Ensemble(2, (8, 4, 4, 1), "relu")
+    for weights, biases, square in zip(net.weights, net.biases, (2.0, 2.0, 1.0), strict=True):
+        assert not biases.any() and not torch.equal(weights[0], weights[1])
+        columns = weights.mT @ weights
+        torch.testing.assert_close(columns, square * torch.eye(weights.shape[-1]).expand_as(columns))
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (5, 16, 3)])
