@@ -120,6 +120,7 @@ def check(config: Options) -> None:
     check_shared(num_envs=config.num_envs, batch=pace.batch)
     _check_pace(config, pace)
     _check_memory(config, pace.batch)
+    _check_critics(config)
 
 
 def _check_pace(config: Options, pace: Pace) -> None:
@@ -150,3 +151,13 @@ def _check_memory(config: Options, batch: int) -> None:
     if config.shared and not alike:
         got = f"critic {config.critic!r}, belief {config.belief!r}, critic_belief {config.critic_belief!r}"
         raise OptionError(f"shared needs a critic that sees obs, and one kind of recurrent belief; got {got}")
+
+
+def _check_critics(config: Options) -> None:
+    """Options that could change nothing."""
+    if config.critics == 1 and config.pessimism != Options.pessimism:
+        rule = "counts deviations over the critics, of which there is one"
+        raise OptionError(f"pessimism ({config.pessimism}) {rule}")
+    if config.bf16 and len(config.hidden) < 2:
+        rule = "bf16 rounds products between hidden layers of the critics, which takes two; hidden is"
+        raise OptionError(f"{rule} {config.hidden}")

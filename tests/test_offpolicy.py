@@ -520,6 +520,8 @@ def test_a_critic_of_state_learns_from_it_and_the_policy_from_what_it_observes()
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0, got 0.0"),
         ({"burn_in": -1}, "burn_in must be finite and at least 0, got -1"),
         ({"pessimism": -0.5}, "pessimism must be finite and at least 0, got -0.5"),
+        ({"pessimism": 2.0, "critics": 1}, r"pessimism \(2.0\) counts deviations over the critics, of which"),
+        ({"bf16": True}, r"bf16 rounds products between hidden layers .* takes two; hidden is \(8,\)"),
         ({"margin": 1.0}, r"margin must be in \[0, 1\), got 1.0"),
         ({"reduce": "max"}, r"reduce must be one of \['min', 'mean'\], got 'max'"),
         ({"belief": "gru", "window": 3}, r"window \(3\), the control steps .* must divide batch \(8\)"),
