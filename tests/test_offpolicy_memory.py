@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from agents import BOTH, a_batch, agent_of, gradient_step, learner_of, numbers_of, target_of
 from arm import Arm
 from test_mirror import Symmetric
-from test_offpolicy import BOTH, a_batch, agent_of, learner_of, numbers_of, step, target_of
 from test_recurrent import Blurred
 from torch import Tensor
 
@@ -212,7 +212,7 @@ def test_targets_are_those_of_one_step_at_a_time_and_go_on_from_the_belief_after
 def test_a_memory_learns_at_its_own_rate(kind: str):
     agent = agent_of("sac", Blurred, **both(kind), lr=1e-3, belief_lr=1e-5)
     before = {adam: adam.flat.clone() for adam in (agent.actor, agent.critics)}
-    step(agent, a_batch(agent))
+    gradient_step(agent, a_batch(agent))
     for adam, old in before.items():
         moved, moments = adam.views(adam.flat - old), adam.views(adam.first)
         own = [name for name in moved if name.startswith("belief")]
@@ -231,12 +231,12 @@ def test_a_shared_memory_is_the_critics_which_alone_train_it(algo: str, kind: st
     alone = agent_of(algo, Blurred, **both(kind), shared=True, belief_lr=1e-3)
     begun = [p.clone() for p in agent.policy.belief.parameters()]
     for seed in range(3):
-        step(agent, a_batch(agent, seed=seed), seed=seed)
+        gradient_step(agent, a_batch(agent, seed=seed), seed=seed)
         pairs = zip(agent.policy.belief.named_parameters(), agent.critic.beliefs[0].parameters(), strict=True)
         for (name, ours), theirs in pairs:
             assert torch.equal(ours, theirs), name
     assert all(not torch.equal(*pair) for pair in zip(begun, agent.policy.belief.parameters(), strict=True))
-    step(alone, a_batch(agent), act=algo == "sac")
+    gradient_step(alone, a_batch(agent), act=algo == "sac")
     first, moments = alone.critics.views(alone.critics.flat), alone.critics.views(alone.critics.first)
     own = [name for name in first if name.startswith("beliefs.0.")]
     for name in own:  # by its own step, not the policy's

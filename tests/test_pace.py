@@ -3,15 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+import mujoco
 import pytest
 import torch
-from test_offpolicy import Limited, Plain, learner_of
+from agents import BOTH, Limited, Plain, learner_of
+from test_recurrent import Blurred
 from torch import Tensor
 
 from robokit.algos import sac, td3
 from robokit.constraint import SLOW
 from robokit.env import Env
-from robokit.errors import OptionError
+from robokit.errors import OptionError, TaskError
 from robokit.pace import Pace, check
 
 
@@ -69,6 +71,87 @@ def test_a_target_entropy_beside_a_fixed_temperature_is_refused():
 def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any]):
     with pytest.raises(OptionError):
         module.Learner(Env(Plain(), 1, threads=1), replace(module.Config(hidden=(4,)), **wrong))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch": 32}, r"batch \(32\) must be at most learning_starts \(24\), what is stored when"),
+        ({"learning_starts": 301}, r"learning_starts \(301\) must be at most replay \(300\), what is"),
+        ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), all that there"),
+        ({"utd": 0.0}, "utd must be > 0, got 0.0"),
+        ({"utd": -1.0}, "utd must be > 0, got -1.0"),
+        ({"n_step": 0}, "n_step must be > 0, got 0"),
+        ({"critics": 0}, "critics must be > 0, got 0"),
+        ({"learning_starts": 0}, "learning_starts must be > 0, got 0"),
+        ({"tau": 1.5}, r"tau must be in \[0, 1\], got 1.5"),
+        ({"gamma": 1.1}, r"gamma must be in \[0, 1\], got 1.1"),
+        ({"lr": float("nan")}, "lr must be > 0, got nan"),
+        ({"belief_lr": 0.0}, "belief_lr must be > 0, got 0.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0, got 0.0"),
+        ({"burn_in": -1}, "burn_in must be finite and at least 0, got -1"),
+        ({"pessimism": -0.5}, "pessimism must be finite and at least 0, got -0.5"),
+        ({"pessimism": 2.0, "critics": 1}, r"pessimism \(2.0\) counts deviations over the critics, of which"),
+        ({"bf16": True}, r"bf16 rounds products between hidden layers .* takes two; hidden is \(8,\)"),
+        ({"margin": 1.0}, r"margin must be in \[0, 1\), got 1.0"),
+        ({"reduce": "max"}, r"reduce must be one of \['min', 'mean'\], got 'max'"),
+        ({"belief": "gru", "window": 3}, r"window \(3\), the control steps .* must divide batch \(8\)"),
+        ({"critic_belief": "gru", "window": 5}, r"window \(5\), .* must divide batch \(8\)"),
+        (
+            {"shared": True, "critic": "state"},
+            "shared needs a critic that sees obs.*got critic 'state'",
+        ),
+        (
+            {"shared": True, "belief": "gru"},
+            "one kind of recurrent belief; got .*belief 'gru', critic_belief 'memoryless'",
+        ),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_runs(changes: dict[str, Any], words: str):
+    with pytest.raises(OptionError, match=words):
+        learner_of("sac", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"belief": "gru", "window": 8, "burn_in": 2, "n_step": 2},
+            r"burn_in \(2\) \+ window \(8\) \+ n_step \(2\) - 1 must be at most the 10 control",
+        ),
+        ({"n_step": 11}, r"n_step \(11\) must be at most the 10 control steps of an episode"),
+        (
+            {"n_step": 9},
+            r"n_step \(9\) must be at most the 8 of each simulation that are stored",
+        ),
+        ({"num_envs": 25}, r"n_step \(1\) must be at most the 0 of each simulation that are stored"),
+    ],
+)
+def test_a_window_longer_than_an_episode_or_than_what_is_stored_is_refused(
+    changes: dict[str, Any], words: str
+):
+    with pytest.raises(OptionError, match=words):
+        learner_of("td3", Blurred, **changes)
+    fits = {"belief": "gru", "window": 8, "n_step": 2, "burn_in": 1, "learning_starts": 30, "replay": 30}
+    assert learner_of("td3", Blurred, **fits).length == 10
+
+
+@BOTH
+def test_an_actuator_without_a_range_is_refused_where_actions_fill_it(algo: str):
+    class Boundless(Plain):
+        model = mujoco.MjSpec.from_string(
+            """<mujoco><worldbody><body><joint name="x" type="slide"/><geom size=".1"/></body></worldbody>
+            <actuator><motor name="pull" joint="x"/></actuator></mujoco>"""
+        )
+
+    with pytest.raises(TaskError, match=r"ctrlrange on every actuator; \['pull'\] have none: use Around"):
+        learner_of(algo, Boundless)
+
+
+@BOTH
+def test_a_replay_that_does_not_fit_is_refused_before_it_is_allocated(algo: str):
+    with pytest.raises(OptionError, match=r"replay \(10000000000000 transitions of \d+ bytes\) takes"):
+        learner_of(algo, replay=10**13)
 
 
 class Long(Plain):

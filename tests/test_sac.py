@@ -7,12 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from agents import Limited, a_batch, agent_of, gradient_step, learner_of, noise_for, numbers_of
 from stable_baselines3 import SAC as Peer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from test_offpolicy import Limited, a_batch, agent_of, learner_of, noise_for, numbers_of, step
 from torch import Tensor, nn
 
 from robokit.agent import Agent
@@ -187,7 +187,7 @@ def test_entropy_below_its_target_raises_the_temperature_and_above_it_lowers_it(
     target: float, direction: int
 ):
     agent = agent_of("sac", target_entropy=target)
-    step(agent, a_batch(agent))
+    gradient_step(agent, a_batch(agent))
     moved = agent.temperature.log_alpha.item()
     assert moved == pytest.approx(direction * agent.config.lr, rel=1e-4)  # Adam's first step
 
@@ -209,7 +209,7 @@ def test_a_fixed_temperature_never_moves(alpha: float):
     agent = agent_of("sac", temperature=alpha)
     before = numbers_of(agent)
     for seed in range(3):
-        assert step(agent, a_batch(agent, seed=seed))["alpha"].item() == pytest.approx(alpha)
+        assert gradient_step(agent, a_batch(agent, seed=seed))["alpha"].item() == pytest.approx(alpha)
     after = numbers_of(agent)
     own = [name for name in before if name.startswith("temperature")]
     assert own and all(torch.equal(before[name], after[name]) for name in own)
@@ -234,7 +234,7 @@ def targets(agent: SAC, batch: dict[str, Tensor], alpha: float) -> Tensor:
         return {"critic": target.sum(), "grad_norm": target.sum(), **fit}
 
     agent.critic_step = watched
-    step(agent, batch)
+    gradient_step(agent, batch)
     agent.critic_step = keep
     return given[0]
 
@@ -274,7 +274,7 @@ def test_the_policy_ascends_the_lower_q_or_their_mean_less_the_price_of_its_dens
         action, density = agent.policy.draw(agent.policy.decode(batch["obs"]), noise_for(agent)[0])
         q = agent.critic.decode(batch["obs"], action)[..., 0]
         loss = (0.5 * density - of(q)).mean().item()
-        assert step(agent, batch)["policy"].item() == pytest.approx(loss, abs=1e-5)
+        assert gradient_step(agent, batch)["policy"].item() == pytest.approx(loss, abs=1e-5)
 
 
 # -- options -------------------------------------------------------------------------------------------

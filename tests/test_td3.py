@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from agents import a_batch, agent_of, learner_of, noise_for, numbers_of
 from stable_baselines3 import TD3 as Peer
 from stable_baselines3.common.logger import Logger
-from test_offpolicy import a_batch, agent_of, learner_of, noise_for, numbers_of
 from test_sac import (
     LR,
     Given,
