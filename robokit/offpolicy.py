@@ -207,7 +207,7 @@ class Learner(ABC):
         what = f"burn_in ({config.burn_in}) + window ({config.window}) + n_step ({config.n_step}) - 1"
         if self.chunk == 1:
             what = f"n_step ({config.n_step})"
-        stored, kept = self.pace.starts // self._all, self.replay.steps - self.replay.segment + 1
+        stored, kept = self.pace.starts // self._all + 1, self.replay.steps - self.replay.segment + 1
         for limit, rule in (
             (self.env.max_age, "control steps of an episode"),
             (stored, "of each simulation that are stored when learning starts"),

@@ -27,6 +27,7 @@ Params = dict[str, Tensor]
 Parts = dict[str, Tensor]
 Loss = Callable[..., tuple[Tensor, Parts]]
 BETA1, BETA2 = 0.9, 0.999
+TINY = 1e-30  # a moment below it is 0: it moves nothing, and further down each costs a processor 100 cycles
 GAIN = 0.8  # more threads must take less than this share of one thread's time to be chosen
 
 
@@ -119,6 +120,8 @@ class Adam(Flat):
         rate, eps = torch.stack((lr * root / left1, self.eps * root)).unbind()
         self.first.lerp_(grad, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+        for moment in (self.first, self.second):  # of a dead unit they would end below the normal numbers
+            moment.copy_(nn.functional.hardshrink(moment, TINY))
         step = self.first / (self.second.sqrt() + eps)
         self.flat.sub_((rate if self.rates is None else rate * self.rates) * step)
         return norm
@@ -214,18 +217,12 @@ def compiler_works() -> bool:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Inside, torch computes with `count` threads, and takes numbers below the normal ones for 0.
-
-    Adam's mean of a gradient that stays 0, as of a dead unit, sinks among them and never leaves; each would
-    cost a hundred times what another number does.
-    """
+    """Inside, torch computes with `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
         torch.set_num_threads(before)
 
 

@@ -33,7 +33,7 @@ class Options:
     tau: float = 0.005  # share of the networks that their targets take on with each step
     lr: float = 3e-4  # learning rate of Adam
     critics: int = 2  # E, Q networks
-    reduce: Literal["min", "mean"] = "min"  # of the E values of a next state
+    reduce: Literal["min", "mean"] = "min"  # of the E values of a next state; SAC's policy ascends it too
     layer_norm: bool = False  # in the hidden layers of the critics
     hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
     activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
@@ -154,10 +154,12 @@ def _check_memory(config: Options, batch: int) -> None:
 
 
 def _check_critics(config: Options) -> None:
-    """Options that could change nothing."""
-    if config.critics == 1 and config.pessimism != Options.pessimism:
+    """Raise OptionError for what asks for critics or layers that there are not."""
+    if config.critics == 1 and config.pessimism not in (0, Options.pessimism):
         rule = "counts deviations over the critics, of which there is one"
         raise OptionError(f"pessimism ({config.pessimism}) {rule}")
+    if config.layer_norm and not config.hidden:
+        raise OptionError("layer_norm is of hidden layers of the critics; hidden is ()")
     if config.bf16 and len(config.hidden) < 2:
         rule = "bf16 rounds products between hidden layers of the critics, which takes two; hidden is"
         raise OptionError(f"{rule} {config.hidden}")

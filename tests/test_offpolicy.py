@@ -1,6 +1,7 @@
 """The loop that SAC and TD3 share: gradient steps that are due, limits, bit-equal resuming, compiling."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from test_train import assert_equal, metrics
 from torch import Tensor
 
 from robokit.algos import sac
-from robokit.constraint import Limit
+from robokit.constraint import SLOW, Limit
 from robokit.offpolicy import Learner
 from robokit.pace import Pace
 from robokit.replay import Replay
@@ -192,6 +193,24 @@ def test_without_limits_nothing_is_charged_nor_kept(algo: str):
     assert learner.agent.widths["cost"] == 0 and len(learner.critic.sizes) == 1
     logged = learner.iterate()
     assert not [name for name in logged if name.startswith("limit/")] and "cost/first" in logged
+
+
+def test_units_of_costs_forget_the_critics_of_the_first_gradient_steps(monkeypatch: pytest.MonkeyPatch):
+    learner, weights, counts = learner_of("sac", Limited, utd=0.5), list[float](), [0]
+    follow = learner.multipliers.follow
+
+    def watched(deviation: Tensor, slow: float = SLOW) -> None:
+        if learner.gradients > 1:  # the first gradient step tells the units by itself
+            weights.append(slow)
+            counts.append(learner.gradients)
+        follow(deviation, slow)
+
+    monkeypatch.setattr(learner.multipliers, "follow", watched)
+    while counts[-1] < 400:
+        learner.iterate()
+    shares = [new / counts[i] for i, new in enumerate((b - a for a, b in pairwise(counts)), 1)]
+    assert weights == pytest.approx([min(SLOW, 1 - share) for share in shares])
+    assert weights[0] == 0.0 and weights[1] < SLOW == weights[-1]
 
 
 # -- save and continue ---------------------------------------------------------------------------------

@@ -302,3 +302,14 @@ def test_a_policy_is_evaluated_as_it_explores(algo: str, kind: str):
     ran = [run_episodes(Env(Arm(), 4, threads=1), sampling_actor(learner.policy, seed)) for seed in (1, 1, 2)]
     assert ran[0].returns.tolist() == ran[1].returns.tolist()
     assert ran[0].lengths.max() <= 30
+
+
+def test_the_policys_gradient_leaves_a_shared_belief_out():
+    memory = {"belief": "gru", "critic_belief": "gru", "critic": "obs", "belief_size": 4, "window": 4}
+    learner = learner_of("sac", **memory, shared=True)
+    learner.iterate()
+    learner.iterate()
+    assert learner.gradients > 0
+    moments = learner.agent.actor.views(learner.agent.actor.first)
+    assert all(not moments[name].any() for name in moments if name.startswith("belief."))
+    assert moments["head.0.weight"].any()

@@ -3,8 +3,8 @@
     learner = Learner(robokit.make("hopper"), Config())
     while ...: print(learner.iterate()["episode/return"])
 
-A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs, limits and the
-loop are robokit.offpolicy's.
+A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs and limits are
+robokit.agent's, the loop is robokit.offpolicy's, options and pace are robokit.pace's.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@
 
 A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
 DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
-beliefs, limits and the loop are robokit.offpolicy's.
+beliefs and limits are robokit.agent's, the loop is robokit.offpolicy's, options and pace are robokit.pace's.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from robokit.rollout import Batch
 
 @dataclass(frozen=True)
 class Config(pace.Options):
-    """Options of TD3; the defaults are those of the paper's own code."""
+    """Options of TD3; the defaults are those of the paper's own code, but for when learning starts."""
 
     delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
     smoothing: float = 0.2  # sigma~, deviation of the noise on the target policy's action
