@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from robokit.errors import OptionError
@@ -16,12 +17,27 @@ def check_choices(config: Any) -> None:
             raise OptionError(f"{name} must be one of {[*known]}, got {getattr(config, name)!r}")
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of an option's annotated type; a whole number is a float as well, a bool neither."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(fits(value, one) for one in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, tuple) else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
+    kinds = (int, float) if kind is float else (NoneType if kind is None else kind,)
+    return isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
+
+
 def check_positive(config: Any, *names: str) -> None:
-    """Each must be > 0 and finite."""
+    """Each must be > 0 and finite, as must all numbers of a tuple."""
     for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            rule = "> 0" if getattr(config, name) != math.inf else "finite"
-            raise OptionError(f"{name} must be {rule}, got {getattr(config, name)}")
+        got = getattr(config, name)
+        for number in got if isinstance(got, tuple) else (got,):
+            if not 0 < number < math.inf:
+                raise OptionError(f"{name} must be {'> 0' if number != math.inf else 'finite'}, got {got}")
 
 
 def check_unit(config: Any, *names: str) -> None:

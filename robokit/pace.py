@@ -18,9 +18,8 @@ MOST_EACH = 1000  # gradient steps in one control step
 class Options:
     """What every off-policy algorithm can be told."""
 
-    steps: int = (
-        300_000  # environment steps to train for, over all simulations; the last iteration is finished
-    )
+    # environment steps to train for, over all simulations; the last iteration is finished
+    steps: int = 300_000
     num_envs: int = 1  # N, simulations stepped together; 1 is the papers' setting
     replay: int = 1_000_000  # transitions that are remembered
     # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more
@@ -106,7 +105,7 @@ def recurrent(config: Options) -> bool:
 def check(config: Options) -> None:
     """Raise OptionError for a value that cannot work."""
     check_choices(config)
-    check_positive(config, "steps", "num_envs", "replay", "n_step", "critics")
+    check_positive(config, "steps", "num_envs", "replay", "n_step", "critics", "hidden")
     check_positive(config, "tau", "lr", "belief_lr", "belief_size", "window")
     check_unit(config, "gamma", "tau")
     check_rule(config)

@@ -24,7 +24,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
@@ -40,6 +40,7 @@ from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
 from robokit.graphs import seconds
 from robokit.optim import fastest
+from robokit.options import fits
 from robokit.pace import Options, Pace
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
@@ -98,18 +99,15 @@ def algorithm(name: str) -> ModuleType:
 def options(task: Task, algo: str) -> Any:
     """The algorithm's Config with the task's recipe. Raises OptionError for an unknown name in it."""
     config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
-    known = [f.name for f in fields(config)]
-    for name in recipe:
+    known = {f.name: f.type for f in fields(config)}
+    for name, value in recipe.items():
         if name not in known:
             where = f"the {algo} recipe of {type(task).__name__} sets an unknown option"
-            raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {known}")
-        default, value = getattr(config, name), recipe[name]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        if default is not None and (
-            not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
-        ):
+            raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
+        if not fits(value, known[name]):
             where = f"the {algo} recipe of {type(task).__name__} sets {name}"
-            raise OptionError(f"{where} to {value!r}; it must be of the kind of {default!r}")
+            kind = str(known[name]).removeprefix("typing.") if get_args(known[name]) else known[name].__name__
+            raise OptionError(f"{where} to {value!r}; it must be of the type {kind}")
     return replace(config, **recipe)
 
 

@@ -72,6 +72,7 @@ def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any])
         ({"learning_starts": 301}, r"learning_starts \(301\) must be at most replay \(300\), what is"),
         ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), all that there"),
         ({"utd": 0.0}, "utd must be > 0, got 0.0"),
+        ({"hidden": (8, 0)}, r"hidden must be > 0, got \(8, 0\)"),
         ({"utd": -1.0}, "utd must be > 0, got -1.0"),
         ({"n_step": 0}, "n_step must be > 0, got 0"),
         ({"critics": 0}, "critics must be > 0, got 0"),

@@ -3,6 +3,7 @@
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -142,17 +143,33 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
         options(load_task(f"{file}:Other"), "ppo")
 
 
-def test_a_recipe_that_sets_another_kind_of_value_is_refused():
+@pytest.mark.parametrize(
+    ("algo", "name", "value", "kind"),
+    [
+        ("ppo", "mirror", "yes", "bool"),
+        ("ppo", "overlap", 1, "bool"),
+        ("sac", "temperature", "low", r"float \| None"),
+        ("sac", "utd", True, r"float \| None"),
+        ("sac", "batch", 128.5, r"int \| None"),
+        ("sac", "hidden", ("a",), r"tuple\[int, \.\.\.\]"),
+        ("td3", "hidden", [64], r"tuple\[int, \.\.\.\]"),
+        ("td3", "gains", (1.0,), r"tuple\[float, float, float\]"),
+        ("td3", "belief", "gruu", r"Literal\['memoryless', .*\]"),
+        ("td3", "delay", None, "int"),
+    ],
+)
+def test_a_recipe_that_sets_another_kind_of_value_is_refused(algo: str, name: str, value: Any, kind: str):
     class Odd(Task):
-        recipes = {"ppo": {"mirror": "yes"}, "a": {}}
+        recipes = {algo: {name: value}, "a": {}}
 
+    with pytest.raises(OptionError, match=f"recipe of Odd sets {name} to .*; it must be of the type {kind}$"):
+        options(Odd(), algo)
+
+
+def test_a_recipe_may_set_a_whole_number_for_a_float_and_what_may_be_left_open():
     class Right(Task):
         recipes = {"ppo": {"lr": 1, "hidden": (8,), "value_clip": 0.2, "compile": True}}
 
-    with pytest.raises(
-        OptionError, match="recipe of Odd sets mirror to 'yes'; it must be of the kind of False"
-    ):
-        options(Odd(), "ppo")
     assert options(Right(), "ppo").hidden == (8,)
 
 

@@ -405,7 +405,7 @@ def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     check_choices(config)
     check_positive(config, "steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
-    check_positive(config, "lr", "kl_target", "max_grad_norm", "init_std")
+    check_positive(config, "lr", "kl_target", "max_grad_norm", "init_std", "hidden")
     check_unit(config, "gamma", "lam")
     check_rule(config)
     if not 0 < config.clip < 1:
