@@ -31,6 +31,13 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
 
 
+def named(kind: Any) -> str:
+    """An option's annotated type, for an error: `one of ['min', 'mean']`, `of the type float | None`."""
+    if get_origin(kind) is Literal:
+        return f"one of {[*get_args(kind)]}"
+    return f"of the type {kind if get_args(kind) else kind.__name__}"
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Each must be > 0 and finite, as must all numbers of a tuple."""
     for name in names:

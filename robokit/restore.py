@@ -24,7 +24,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -40,7 +40,7 @@ from robokit.evaluate import SEED_OFFSET
 from robokit.export import Report, export
 from robokit.graphs import seconds
 from robokit.optim import fastest
-from robokit.options import fits
+from robokit.options import fits, named
 from robokit.pace import Options, Pace
 from robokit.policy import Policy
 from robokit.run import Learner, Run, say
@@ -106,8 +106,7 @@ def options(task: Task, algo: str) -> Any:
             raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
         if not fits(value, known[name]):
             where = f"the {algo} recipe of {type(task).__name__} sets {name}"
-            kind = str(known[name]).removeprefix("typing.") if get_args(known[name]) else known[name].__name__
-            raise OptionError(f"{where} to {value!r}; it must be of the type {kind}")
+            raise OptionError(f"{where} to {value!r}; it must be {named(known[name])}")
     return replace(config, **recipe)
 
 

@@ -60,7 +60,7 @@ def test_a_recipe_cannot_choose_what_is_not_there():
     class Odd(Cart):
         recipes = {"ppo": {"critic": "stat", "num_envs": 2}}
 
-    with pytest.raises(OptionError, match="critic must be one of"):
+    with pytest.raises(OptionError, match=r"sets critic to 'stat'; it must be one of \['state', 'obs'\]"):
         build(Odd(), Setup(threads=1), options(Odd(), "ppo"))
 
 

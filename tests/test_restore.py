@@ -146,23 +146,23 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
 @pytest.mark.parametrize(
     ("algo", "name", "value", "kind"),
     [
-        ("ppo", "mirror", "yes", "bool"),
-        ("ppo", "overlap", 1, "bool"),
-        ("sac", "temperature", "low", r"float \| None"),
-        ("sac", "utd", True, r"float \| None"),
-        ("sac", "batch", 128.5, r"int \| None"),
-        ("sac", "hidden", ("a",), r"tuple\[int, \.\.\.\]"),
-        ("td3", "hidden", [64], r"tuple\[int, \.\.\.\]"),
-        ("td3", "gains", (1.0,), r"tuple\[float, float, float\]"),
-        ("td3", "belief", "gruu", r"Literal\['memoryless', .*\]"),
-        ("td3", "delay", None, "int"),
+        ("ppo", "mirror", "yes", "of the type bool"),
+        ("ppo", "overlap", 1, "of the type bool"),
+        ("sac", "temperature", "low", r"of the type float \| None"),
+        ("sac", "utd", True, r"of the type float \| None"),
+        ("sac", "batch", 128.5, r"of the type int \| None"),
+        ("sac", "hidden", ("a",), r"of the type tuple\[int, \.\.\.\]"),
+        ("td3", "hidden", [64], r"of the type tuple\[int, \.\.\.\]"),
+        ("td3", "gains", (1.0,), r"of the type tuple\[float, float, float\]"),
+        ("td3", "belief", "gruu", r"one of \['memoryless', .*\]"),
+        ("td3", "delay", None, "of the type int"),
     ],
 )
 def test_a_recipe_that_sets_another_kind_of_value_is_refused(algo: str, name: str, value: Any, kind: str):
     class Odd(Task):
         recipes = {algo: {name: value}, "a": {}}
 
-    with pytest.raises(OptionError, match=f"recipe of Odd sets {name} to .*; it must be of the type {kind}$"):
+    with pytest.raises(OptionError, match=f"recipe of Odd sets {name} to .*; it must be {kind}$"):
         options(Odd(), algo)
 
 
