@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import fields
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from robokit.errors import OptionError
@@ -27,7 +27,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is tuple:
         kinds = args[:1] * len(value) if args[-1] is ... and isinstance(value, tuple) else args
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(fits, value, kinds))
-    kinds = (int, float) if kind is float else (NoneType if kind is None else kind,)
+    kinds = (int, float) if kind is float else (kind,)
     return isinstance(value, kinds) and isinstance(value, bool) == (kind is bool)
 
 
