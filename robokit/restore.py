@@ -97,7 +97,7 @@ def algorithm(name: str) -> ModuleType:
 
 
 def options(task: Task, algo: str) -> Any:
-    """The algorithm's Config with the task's recipe. Raises OptionError for an unknown name or a wrong type in it."""
+    """The algorithm's Config with the task's recipe. Raises OptionError for a wrong name or type in it."""
     config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
     known = {f.name: f.type for f in fields(config)}
     for name, value in recipe.items():

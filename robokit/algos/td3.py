@@ -26,7 +26,7 @@ from robokit.rollout import Batch
 
 @dataclass(frozen=True)
 class Config(pace.Options):
-    """Options of TD3; the defaults are the paper's own code's but for the start of learning and of weights."""
+    """Options of TD3; the defaults are the paper's own code's, but for when it learns and first weights."""
 
     delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
     smoothing: float = 0.2  # sigma~, deviation of the noise on the target policy's action
