@@ -8,8 +8,11 @@ go to standard output, all else to standard error.
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from types import FrameType
 from typing import Any
 
 from robokit.errors import Error, ExportError, OptionError, did_you_mean
@@ -22,10 +25,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads spin on the physics' cores
     try:
-        return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
-    except KeyboardInterrupt:
+        with _terminable():
+            return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    except KeyboardInterrupt as interrupt:
         print("robokit: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that what was begun is tidied up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -84,13 +105,15 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.restore import Setup, algorithm, options
     from robokit.task import known_tasks, load_task
 
-    algo = _value(arguments, "--algo") or Setup.algo
+    named = _value(arguments, "--algo")
+    algo, prog = named or Setup.algo, f"robokit train --algo {named}" if named else "robokit train"
+    plain, nothing = algorithm(algo).Config(), limit_options({})
+    _check_theirs(arguments, algo)
 
     def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
         kind: Any = Train[type(config), type(limits)]
-        return tyro.cli(kind, args=arguments, prog="robokit train", default=kind(config, Setup(), limits))
+        return tyro.cli(kind, args=arguments, prog=prog, default=kind(config, Setup(), limits))
 
-    plain, nothing = algorithm(algo).Config(), limit_options({})
     given, others = _limits([a for a in arguments if a not in HELP])
     task = read(others, plain, nothing).task
     if task is None and not HELP & set(arguments):
@@ -101,6 +124,18 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
     return read(arguments, options(found, algo), limit_options(found.limits))
+
+
+def _check_theirs(arguments: Sequence[str], algo: str) -> None:
+    """Raise OptionError for an option that other algorithms have and this one has not."""
+    from robokit.restore import algorithm, algorithms
+
+    having = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
+    for given in arguments:
+        option = given.partition("=")[0].removeprefix("--").replace("-", "_")
+        theirs = [name for name, known in having.items() if option in known]
+        if given.startswith("--") and theirs and algo not in theirs:
+            raise OptionError(f"{given} is an option of {' and '.join(theirs)}, not of --algo {algo}")
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -89,6 +89,7 @@ class Train(Generic[Config, Limits]):
 
     def __call__(self) -> int:
         assert self.task is not None
+        _check_seconds(self.save_every)
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
         if begun := unfinished(self.runs, task):
@@ -116,6 +117,7 @@ class Resume:
     json: bool = False  # print the outcome as one last line of JSON
 
     def __call__(self) -> int:
+        _check_seconds(self.save_every)
         run = Run.open(self.resume)
         wanted = run if self.steps is None else replace(run, steps=self.steps)
         learner = rebuild(wanted)
@@ -244,6 +246,8 @@ class Export:
         run = Run.open(self.run)
         learner, steps = restore(run, self.last)
         path = self.output / f"{run.path.parent.name}.onnx"
+        if path.exists():
+            say(f"note: replacing {path}")
         report = export_policy(run, learner, steps, path)
         card: dict[str, Any] = {"run": run.path.name, "steps": steps}
         if self.episodes:
@@ -316,6 +320,11 @@ COMMANDS: dict[str, type] = {
 }
 
 
+def _check_seconds(save_every: float) -> None:
+    if not save_every >= 0:
+        raise OptionError(f"save-every must be at least 0 s, got {save_every:g}")
+
+
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
     validate = selection(run, learner) or (lambda done: {})
@@ -333,8 +342,8 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
         except ExportError as refused:
             error = f"trained and saved, but not exported: {refused}"
             say(error)
-        except KeyboardInterrupt:
-            stopped = signal.SIGINT
+        except KeyboardInterrupt as interrupt:  # cli raises it with a number for SIGTERM
+            stopped = signal.SIGTERM if interrupt.args else signal.SIGINT
             say(f"trained and saved, but not exported; later: robokit export {run.path}")
     else:
         say(f"stopped and saved; go on with: {going_on(run)}")

@@ -88,10 +88,14 @@ class Built(Learner, Protocol):
     def rehearsal(self) -> Callable[[], object]: ...  # an eager gradient step that changes nothing
 
 
+def algorithms() -> list[str]:
+    """The names of all."""
+    return [module.name for module in pkgutil.iter_modules(robokit.algos.__path__)]
+
+
 def algorithm(name: str) -> ModuleType:
     """The module of an algorithm, with its Config and Learner."""
-    known = [module.name for module in pkgutil.iter_modules(robokit.algos.__path__)]
-    if name not in known:
+    if name not in (known := algorithms()):
         raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known)}; there are {known}")
     return importlib.import_module(f"{robokit.algos.__name__}.{name}")
 

@@ -83,6 +83,10 @@ def test_every_option_is_explained_with_its_default(
         (["train", "hopper", "--steps", "0"], "steps must be > 0, got 0"),
         (["train", "hopper", "--steps=-5"], "steps must be > 0, got -5"),
         (["train", "hopper", "--num-envs", "0"], "num_envs must be > 0, got 0"),
+        (["train", "hopper", "--save-every", "-1"], "save-every must be at least 0 s, got -1"),
+        (["train", "hopper", "--tau", ".1"], "--tau is an option of sac and td3, not of --algo ppo"),
+        (["train", "hopper", "--algo=sac", "--delay=2"], "--delay=2 is an option of td3, not of --algo sac"),
+        (["train", "--resume", "runs/x", "--save-every", "nan"], "save-every must be at least 0 s, got nan"),
         (["train", "hopper", "--lr", "nan"], "lr must be > 0, got nan"),
         (["train", "hopper", "--gamma", "1.5"], "gamma must be in [0, 1], got 1.5"),
         (["train", "hopper", "--seed", "-1"], "seed must be from 0"),
@@ -112,6 +116,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         (["evaluate", "runs/x", "--epsodes", "3"], "--episodes"),
         (["train", "hopper", "--steps", "many"], "invalid literal"),
         (["train", "hopper", "--sim", "gpux"], "'cpu', 'gpu'"),
+        (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
     ],
 )
 def test_a_mistyped_option_gets_a_suggestion(

@@ -222,7 +222,8 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: p
 
 
 @pytest.mark.medium
-def test_ctrl_c_while_the_export_is_checked_says_how_to_export_later():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_export_is_checked_says_how_to_export_later(number: signal.Signals):
     train = [sys.executable, "-m", "robokit.cli", *TRAIN, "--steps", "32"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
     process = subprocess.Popen(train, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
@@ -230,10 +231,10 @@ def test_ctrl_c_while_the_export_is_checked_says_how_to_export_later():
     for line in process.stderr:
         if "checking the policy" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.stderr.read()
     process.stderr.close()
-    assert process.wait() == 128 + signal.SIGINT
+    assert process.wait() == 128 + number
     run = Run.open("runs/inverted_pendulum/latest").path.relative_to(Path.cwd())
     assert said == f"trained and saved, but not exported; later: robokit export {run}\n"
     assert not (run / "policy.onnx").exists()
