@@ -176,7 +176,10 @@ class Chain(Bandit):
 
 
 class Lqr(Bandit):
-    """T3: x' = x + u / 2 from x^2 = 1, reward -x^2, cost u^2: u = -K x, by a Riccati equation."""
+    """T3: x' = x + u / 2 from x^2 = 1, reward -x^2, cost u^2: u = -K x, by a Riccati equation.
+
+    Between walls that the best never comes near: where a beginner goes is not unbounded.
+    """
 
     time_limit = 100 * Bandit.control_dt
     memory = {"x": 1}
@@ -197,7 +200,7 @@ class Lqr(Bandit):
         return {"effort": action[:, 0].double().square()}
 
     def remember(self, sim: Sim, action: Tensor) -> Terms:
-        return {"x": sim.memory["x"] + action[:, :1].double() / 2}
+        return {"x": (sim.memory["x"] + action[:, :1].double() / 2).clamp(-2.0, 2.0)}
 
 
 class Mortal(Bandit):
