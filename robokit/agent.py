@@ -89,7 +89,7 @@ class Agent(ABC):
 
         noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
         price (K,) of costs, in reward per unit; weight (K,) of each against the reward, see
-        constraint.combine. Under limits parts["spread"] (1 + K,) are the deviations of Q.
+        constraint.combine.
         """
 
     # -- what a window holds -----------------------------------------------------------------------
@@ -183,16 +183,22 @@ class Agent(ABC):
     def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
         q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
         loss = self.critic_coef * average((q - target).square().sum((0, -1)), share)
-        parts = {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
-        return loss, parts | self._spread(q.detach().mean(0), share)
+        return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
 
-    def _spread(self, q: Tensor, share: Tensor) -> Parts:
-        """Deviations (1 + K,) of Q (L, M, 1 + K) over what is remembered; nothing without limits."""
-        if not self.limits:
-            return {}
-        each = share[..., None] / share.sum().clamp(min=TINY)
-        deviation = ((q - (q * each).sum((0, 1))).square() * each).sum((0, 1)).sqrt()
-        return {"spread": deviation * torch.cat((self.largest.new_ones(1), self.largest))}
+    def slopes(self, batch: Batch) -> Tensor:
+        """(1 + K,) root mean squares of dQ/da of reward and costs at the actions that were done.
+
+        With units of these a cost weighs 1 where it pulls at the policy as hard as the reward does.
+        """
+        action, share = self.now(batch["action"]).detach(), self.sums(batch).share
+        with torch.enable_grad():
+            features = self.critic_now(self.critic, batch).detach()
+            q = self.critic.decode(features, action.requires_grad_()).mean(0)
+            each = [torch.autograd.grad(x.sum(), action, retain_graph=True)[0] for x in q.unbind(-1)]
+        squares = torch.stack([average(slope.square().sum(-1), share) for slope in each])
+        return (squares / share.sum().clamp(min=TINY)).sqrt() * torch.cat(
+            (self.largest.new_ones(1), self.largest)
+        )
 
     # -- policy ------------------------------------------------------------------------------------
 

@@ -90,11 +90,11 @@ class Learner(ABC):
                     seen.append((self.env.obs, getattr(self.env, self.agent.sees)))
                 steps.append(self._collect(z))
                 history += [self.learn() for _ in range(self._due())]
-            self._move_multipliers(steps, history)
+            self._move_multipliers(steps, len(history))
             self._normalize(seen, steps)
         known = dict.fromkeys(name for parts in history for name in parts)  # a delayed step has more
         means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in known}
-        logged = {f"loss/{name}": value for name, value in means.items() if name != "spread"}
+        logged = {f"loss/{name}": value for name, value in means.items()}
         labelled = torch.stack([s.logged for s in steps]).nanmean((0, 1))
         logged |= dict(zip(self.env.labels, labelled.unbind(), strict=True)) | self.multipliers.metrics
         return {**self.episodes.summary(), **numbers(logged)}
@@ -147,8 +147,7 @@ class Learner(ABC):
         update = self.update[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
         if self.limits and self.gradients == 1:
-            # so that a limit counts from the next step on
-            self.multipliers.follow(processes.mean(parts["spread"]).double())
+            self.multipliers.follow(self._slopes())  # so that a limit counts from the next step on
             self._price()
         return parts
 
@@ -157,8 +156,8 @@ class Learner(ABC):
         lambdas, weights = self.multipliers.lambdas, self.multipliers.weights(self.multipliers.units)
         self.price, self.weight = lambdas.float(), weights.float()
 
-    def _move_multipliers(self, steps: list[Step], history: list[Parts]) -> None:
-        """By what the costs came to; their units by what the critics say.
+    def _move_multipliers(self, steps: list[Step], gradients: int) -> None:
+        """By what the costs came to; their units by how much the critics say that an action matters.
 
         At first those are the mean over all gradient steps so far, of which each iteration is a large part:
         critics that have learned little shall not be remembered.
@@ -167,10 +166,13 @@ class Learner(ABC):
             return
         columns = (torch.stack([getattr(step, name) for step in steps]) for name in COSTS)
         self.multipliers.update(*self.meter.measure(*columns))
-        if history:
-            spread = processes.mean(torch.stack([parts["spread"] for parts in history]).mean(0))
-            slow = min(SLOW, 1 - len(history) / self.gradients)
-            self.multipliers.follow(spread.double(), slow)
+        if gradients:
+            self.multipliers.follow(self._slopes(), slow=min(SLOW, 1 - gradients / self.gradients))
+
+    def _slopes(self) -> Tensor:
+        """(1 + K,) of a batch of what is remembered, see Agent.slopes."""
+        rows, belief = self.replay.sample(self.windows, self.length, self.rng)
+        return processes.mean(self.agent.slopes(self.agent.batch(rows, belief))).double()
 
     def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
         if self.config.normalize_obs:

@@ -134,18 +134,27 @@ def test_the_lagrangian_by_hand():
 
 
 @BOTH
-def test_the_spread_is_the_deviation_of_what_is_remembered_in_the_units_of_the_costs(algo: str):
-    agent = agent_of(algo, Limited, critics=3)
-    batch = a_batch(agent, windows=20)
-    valid = torch.rand(1, 20, generator=Generator().manual_seed(2)) < 0.7
-    with torch.no_grad():
-        q = agent.critic.decode(agent.critic_now(agent.critic, batch), batch["action"]).mean(0)
-        found = agent.fit_critics(torch.tensor(0.0), batch, torch.zeros(3, 1, 20, 3), valid)["spread"]
-    units = torch.tensor([1.0, 2.0, 1.0])
-    torch.testing.assert_close(found, q[valid].std(0, correction=0) * units)
-    free = agent_of(algo)
-    given = torch.tensor(0.0), a_batch(free), torch.zeros(1), torch.tensor(True)
-    assert "spread" not in free.fit_critics(*given)
+def test_slopes_by_hand_are_root_mean_squares_in_the_units_of_the_costs(algo: str):
+    agent = agent_of(algo, Limited, critics=2, hidden=())  # Q_e = e' s + c_e' a
+    first, second = (agent.critics.views(agent.critics.flat)[f"ensembles.{k}.weights.0"] for k in range(2))
+    first[:, -2:, 0] = torch.tensor([[3.0, 0.0], [3.0, 8.0]])  # of the reward: on average (3, 4)
+    second[:, -2:, 0] = torch.tensor([[0.5, 0.0], [0.5, 0.0]])  # of away, whose largest is 2
+    second[:, -2:, 1] = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # of hit: the two do not agree
+    torch.testing.assert_close(agent.slopes(a_batch(agent)), torch.tensor([5.0, 1.0, 0.0]))
+
+
+@torch.no_grad()
+def test_slopes_are_those_of_the_actions_that_were_done():
+    agent, precise = (agent_of("sac", Limited) for _ in range(2))
+    batch, critic = a_batch(agent, windows=20), precise.critic.double()
+    seen, action = batch["obs"][0].double(), batch["action"][0].double()
+    features = critic.encode(seen, torch.zeros(20, 0), torch.ones(20, dtype=torch.bool))[0]
+    there, back = (
+        torch.stack([critic.decode(features, action + h * e).mean(0) for e in torch.eye(2)])
+        for h in (1e-6, -1e-6)
+    )
+    expected = ((there - back) / 2e-6).square().sum(0).mean(0).sqrt() * torch.tensor([1.0, 2.0, 1.0])
+    torch.testing.assert_close(agent.slopes(batch), expected.float())
 
 
 @torch.no_grad()
@@ -184,11 +193,11 @@ def test_what_a_broken_simulation_gave_is_no_lesson_nor_a_sum_that_reaches_it(al
         batch["bad"] = broken & bad
         for name in ("obs", "final_obs", "action", "reward", "cost"):
             batch[name][broken] += garbage
-        logged = gradient_step(agent, batch, price=1.5)
-        return logged, numbers_of(agent)
+        slopes = {f"slope {k}": slope for k, slope in enumerate(agent.slopes(batch))}
+        return slopes | gradient_step(agent, batch, price=1.5), numbers_of(agent)
 
     (said, clean), (again, spoiled) = learned(0.0), learned(7.0)
-    assert said.keys() == again.keys() and "spread" in said
+    assert said.keys() == again.keys() and said["slope 2"] > 0
     assert [name for name in said if not torch.equal(said[name], again[name])] == []
     assert [name for name in clean if not torch.equal(clean[name], spoiled[name])] == []
     assert learned(7.0, bad=False)[0]["critic"] != learned(0.0, bad=False)[0]["critic"]
