@@ -303,15 +303,26 @@ def returns(task: Task, policy: Policy, episodes: int, seed: int) -> Array:
 
 
 def lambdas(rows: list[dict[str, float]]) -> dict[str, object]:
-    """The multipliers' means over the end of a run, how steady they were, and how all of it went."""
+    """The multipliers' means over the end of a run, how steady they were, and how all of it went.
+
+    By means and the greatest of stretches of iterations: single ones hid that they swung to and fro.
+    """
     late = rows[-max(1, round(LATE * len(rows))) :]
     columns = {k: [row[k] for row in late if k in row] for k in late[-1] if k.endswith("/lambda")}
     mean = {k: statistics.mean(v) for k, v in columns.items()}
+    size = max(1, len(rows) // POINTS)
+    stretches = [rows[i : i + size] for i in range(0, len(rows), size)]
     return {
         "lambda": {k: round(v, 4) for k, v in mean.items()},
         "steady": {k: round(statistics.pstdev(v) / mean[k], 3) for k, v in columns.items() if mean[k] > 0},
-        "limits": rows[:: max(1, len(rows) // POINTS)],
+        "limits": [{"steps": rows[-1]["steps"], **over(rows)} for rows in stretches],
     }
+
+
+def over(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Mean and greatest of each name of some iterations."""
+    known = {k: [row[k] for row in rows if k in row] for k in {k for row in rows for k in row} - {"steps"}}
+    return {k: [round(statistics.mean(v), 4), max(v)] for k, v in sorted(known.items())}
 
 
 def learn(options: argparse.Namespace) -> None:

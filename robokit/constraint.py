@@ -27,7 +27,7 @@ SMOOTHING = 0.8  # of the violations that a multiplier follows: the weight of th
 LEAST, MOST = -1.0, 2.0  # relative violation in one iteration
 HIGHEST = 50.0  # multiplier, in the units of normalised advantages
 FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violations are relative
-SLOW = 0.95  # of the advantages' deviations: the weight of the past
+SLOW = 0.95  # of the units of reward and costs: the weight of the past
 TINY = 1e-8
 WATCHED = ("measured", "lambda")
 
@@ -182,7 +182,7 @@ class Multipliers:
         self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others
         self.integral, self.smooth = torch.zeros_like(self.aim), torch.zeros_like(self.aim)
         self.begun = torch.zeros_like(self.aim, dtype=torch.bool)  # whether J_k was ever known
-        self.spread = torch.zeros_like(self.least_spread)  # slow deviation of each advantage, in its own unit
+        self.spread = torch.zeros_like(self.least_spread)  # slow units of reward and costs, see `follow`
         self.latest = torch.zeros_like(self.aim)
 
     def update(self, measured: Tensor, known: Tensor) -> None:
@@ -217,12 +217,13 @@ class Multipliers:
         units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
         return combine(centred / units, self.weights(units)).float()
 
-    def follow(self, deviation: Tensor, slow: float = SLOW) -> None:
-        """Let the slow deviations of the advantages of reward and costs (1 + K,) follow those of now.
+    def follow(self, now: Tensor, slow: float = SLOW) -> None:
+        """Let the units of reward and costs (1 + K,) follow those of now.
 
-        slow: the weight of the past, where there is one.
+        Deviations of advantages, or off-policy root mean squares of dQ/da: what makes a weight of 1 pull as
+        hard as the reward. slow: the weight of the past, where there is one.
         """
-        mean = torch.where(self.spread > 0, torch.lerp(deviation, self.spread, slow), deviation)
+        mean = torch.where(self.spread > 0, torch.lerp(now, self.spread, slow), now)
         self.spread = torch.maximum(mean, self.least_spread)
 
     def weights(self, units: Tensor) -> Tensor:
@@ -231,7 +232,7 @@ class Multipliers:
 
     @property
     def units(self) -> Tensor:
-        """(1 + K,) slow deviations of the advantages of reward and costs; 1 before they are known."""
+        """(1 + K,) of reward and costs, see `follow`; 1 before they are known."""
         return torch.where(self.spread > 0, self.spread, 1.0)
 
     @property

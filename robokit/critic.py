@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robokit.belief import Belief, Normalizer
-from robokit.networks import SMALL, Ensemble, mlp
+from robokit.networks import Ensemble, mlp
 from robokit.policy import Gaussian
 
 
@@ -97,7 +97,7 @@ class ActionCritic(Encoders):
     ) -> None:
         super().__init__(beliefs, state_dim, normalize)
         self.ensembles = nn.ModuleList(
-            Ensemble(members, (belief.out_dim + act_dim, *hidden, n), activation, layer_norm, bf16, SMALL)
+            Ensemble(members, (belief.out_dim + act_dim, *hidden, n), activation, layer_norm, bf16)
             for belief, n in zip(beliefs, outputs, strict=True)
         )
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from robokit.errors import OptionError
 
-SMALL = 0.01  # gain of a last layer whose first outputs shall be near 0 (Lillicrap et al. 2016, section 7)
 ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -43,13 +42,12 @@ class Ensemble(nn.Module):
         activation: str,
         layer_norm: bool = False,
         bf16: bool = False,
-        last_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.members, self.layer_norm, self.bf16 = members, layer_norm, bf16
         self.activation = _activation(activation)
         weights, biases = nn.ParameterList(), nn.ParameterList()
-        for gain, (fan_in, fan_out) in zip(_gains(sizes, last_gain), pairwise(sizes), strict=True):
+        for gain, (fan_in, fan_out) in zip(_gains(sizes), pairwise(sizes), strict=True):
             weight = torch.empty(members, fan_in, fan_out)
             for member in weight:
                 nn.init.orthogonal_(member, gain)
@@ -81,6 +79,6 @@ def _activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def _gains(sizes: Sequence[int], last: float) -> list[float]:
+def _gains(sizes: Sequence[int], last: float = 1.0) -> list[float]:
     """Of the first weights of each layer."""
     return [math.sqrt(2)] * (len(sizes) - 2) + [last]

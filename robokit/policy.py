@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robokit.belief import Belief, Normalizer
-from robokit.networks import SMALL, mlp
+from robokit.networks import mlp
 
 LOG_STD = (-20.0, 2.0)  # of a squashed Gaussian, before the squashing
 
@@ -40,6 +40,7 @@ class Policy(nn.Module, ABC):
     """
 
     spread: bool = False  # whether the head says a deviation of each action too
+    gain: float = 1.0  # of the head's last layer, see networks.mlp
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Policy(nn.Module, ABC):
         self.normalizer = Normalizer(obs_dim, active=normalize)
         self.belief = belief
         said = act_dim * (2 if self.spread else 1)
-        self.head = mlp((belief.out_dim, *hidden, said), activation, SMALL)
+        self.head = mlp((belief.out_dim, *hidden, said), activation, self.gain)
 
     @property
     def belief_size(self) -> int:
@@ -113,6 +114,8 @@ class Policy(nn.Module, ABC):
 
 class Gaussian(Policy):
     """N(mean, std^2) with one standard deviation per action whatever is seen; Env clips what is drawn."""
+
+    gain = 0.01
 
     def __init__(
         self,

@@ -12,7 +12,6 @@ from robokit.agent import Agent
 from robokit.algos import sac, td3
 from robokit.constraint import Limit
 from robokit.env import Env
-from robokit.networks import SMALL
 from robokit.offpolicy import Learner
 from robokit.sim import Sim
 from robokit.task import Task, Terms
@@ -44,35 +43,22 @@ class Limited(Still):
 
 
 def learner_of(algo: str, task: type[Task] = Plain, seed: int = 0, **changes: Any) -> Learner:
-    """A tiny one, grown up, that says what happened after ten control steps."""
+    """A tiny one, that says what happened after ten control steps."""
     module = ALGOS[algo]
     config = module.Config(**TINY | changes)
     module.check(config)
     learner = module.Learner(Env(task(), config.num_envs, seed=seed, threads=1), config, seed)
-    grow_up(learner.agent)
     learner.horizon = 10
     learner.steps_per_iteration = learner.horizon * config.num_envs
     return learner
 
 
 def agent_of(algo: str, task: type[Task] = Plain, graph: bool = False, **changes: Any) -> Any:
-    """Its networks alone, grown up."""
+    """Its networks alone."""
     module = ALGOS[algo]
     config = module.Config(**TINY | changes)
     torch.manual_seed(0)
-    agent = getattr(module, algo.upper())(Env(task(), 2, threads=1), config, graph)
-    grow_up(agent)
-    return agent
-
-
-@torch.no_grad()
-def grow_up(agent: Any) -> None:
-    """What its networks say becomes of the size of what they see, as if they had learned something."""
-    for net in (agent.policy, agent.critic, *(target.module for target, _ in agent.targets)):
-        for weight in (
-            [net.head[-1].weight] if hasattr(net, "head") else [e.weights[-1] for e in net.ensembles]
-        ):
-            weight /= SMALL
+    return getattr(module, algo.upper())(Env(task(), 2, threads=1), config, graph)
 
 
 def a_batch(agent: Agent, windows: int = 6, seed: int = 0, ends: float = 0.2) -> dict[str, Tensor]:

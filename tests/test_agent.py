@@ -5,9 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from agents import (
-    ALGOS,
     BOTH,
-    TINY,
     Limited,
     Plain,
     a_batch,
@@ -24,25 +22,8 @@ from test_recurrent import Blurred, Secret
 from torch import Generator, Tensor
 
 from robokit.agent import upper
-from robokit.env import Env
 from robokit.sim import Sim
 from robokit.task import Terms
-
-# -- the start -----------------------------------------------------------------------------------------
-
-
-@BOTH
-def test_actions_and_values_begin_near_nothing_where_the_state_is_large(algo: str):
-    module = ALGOS[algo]
-    agent = module.Learner.kind(Env(Limited(), 2, threads=1), module.Config(**TINY), False)
-    seen = 100 * torch.randn(64, 10, generator=Generator().manual_seed(0))
-    nothing, going_on = torch.zeros(64, 0), torch.zeros(64, dtype=torch.bool)
-    with torch.no_grad():
-        action = agent.policy(seen, nothing, going_on)[0]
-        q = agent.critic.decode(agent.critic.encode(seen, nothing, going_on)[0], action)
-    typical = 0.01 * seen.norm(dim=-1).mean()
-    assert 0 < q.std() < typical and 0 < action.atanh().std() < typical
-
 
 # -- targets -------------------------------------------------------------------------------------------
 

@@ -65,8 +65,8 @@ def test_the_first_members_alone_are_the_first_of_all():
 
 
 def test_members_begin_apart_each_orthogonal():
-    net = Ensemble(2, (8, 4, 4, 1), "relu", last_gain=0.1)
-    for weights, biases, square in zip(net.weights, net.biases, (2.0, 2.0, 0.01), strict=True):
+    net = Ensemble(2, (8, 4, 4, 1), "relu")
+    for weights, biases, square in zip(net.weights, net.biases, (2.0, 2.0, 1.0), strict=True):
         assert not biases.any() and not torch.equal(weights[0], weights[1])
         columns = weights.mT @ weights
         torch.testing.assert_close(columns, square * torch.eye(weights.shape[-1]).expand_as(columns))

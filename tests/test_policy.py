@@ -15,7 +15,7 @@ from torch.distributions import (
 
 from robokit.belief import Memoryless
 from robokit.episodes import Episodes
-from robokit.networks import SMALL, mlp
+from robokit.networks import mlp
 from robokit.optim import Adam, make_update
 from robokit.policy import (
     Deterministic,
@@ -191,7 +191,6 @@ def test_a_mirrored_squashed_policy_mirrors_its_mean_and_only_moves_its_deviatio
     torch.manual_seed(0)
     obs_mirror, action_mirror = Reflection([1, 0, 2], [1.0, 1.0, -1.0]), Reflection([1, 0], [-1.0, -1.0])
     policy = SquashedGaussian(3, 2, Memoryless({"a": 3}), normalize=False, mirror=(obs_mirror, action_mirror))
-    policy.head[-1].weight /= SMALL  # pyright: ignore
     obs = torch.randn(5, 3)
     first, belief = torch.zeros(5, dtype=torch.bool), torch.zeros(5, 0)
     (mean, log_std), (mirrored, theirs) = (
