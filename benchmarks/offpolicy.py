@@ -25,7 +25,8 @@ that ended in each fiftieth of the run, `evaluations` that of 10 deterministic e
 at every tenth, with the seconds of training until then, compiling counted, evaluations not. `final` is the
 return of 100 deterministic episodes of the last policy. Under limits the policy that is judged is the best
 that held them in validation, as in benchmarks/safety.py. "begun": "uniform" in a record's settings is no
-option: it was made before weights began orthogonal, with those of a torch Linear.
+option: it was made before weights began orthogonal, with those of a torch Linear; "small": with last layers
+of gain .01 in policy and critics.
 `benchmarks/peers/sb3_offpolicy.py` records Stable-Baselines3's runs in the same way.
 """
 
