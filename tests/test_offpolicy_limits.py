@@ -67,6 +67,28 @@ def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
     assert found["limit/slack/lambda"] <= 0.01
 
 
+def riccati(cost: float) -> tuple[float, float]:
+    """lambda and J of the best u = -K x whose discounted effort is `cost`."""
+
+    def effort(k: float) -> float:
+        return k**2 * squares(k)
+
+    def squares(k: float) -> float:  # sum of gamma^t x^2
+        return 1 / (1 - 0.99 * (1 - k / 2) ** 2)
+
+    low, high, h = 0.01, 2.0, 1e-5
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if effort(middle) > cost else (middle, high)
+    price = (squares(low - h) - squares(low + h)) / (effort(low + h) - effort(low - h))
+    return price, -squares(low)
+
+
+def test_the_price_of_an_effort_is_what_is_known_of_it():
+    assert riccati(0.5) == pytest.approx((3.6560, -2.46509), rel=1e-4)
+    assert riccati(1.0) == pytest.approx((0.90373, -1.54868), rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algo", "explores"),
@@ -75,7 +97,10 @@ def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
 def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows(
     algo: str, explores: dict[str, float]
 ):
-    """What one policy does moves with every gradient step of a constant size, so means are judged."""
+    """What one policy does moves with every gradient step of a constant size, so means are judged.
+
+    The price and the return are those of the effort that is made: one that is 5 % off is 10 % dearer.
+    """
     changes: dict[str, Any] = {"num_envs": 16, "replay": 300_000, "utd": 1 / 8, "gamma": 0.99}
     learner = learner_of(algo, Lqr, **changes, **explores, gains=(1.0, 0.03, 0.0))
     rows = list[tuple[float, ...]]()
@@ -85,7 +110,8 @@ def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows
         with torch.no_grad():
             rows.append((*measured, *lqr(learner)))
     price, measured, gain, cost = (statistics.mean(column) for column in zip(*rows[-100:], strict=True))
-    assert price == pytest.approx(3.6560, rel=0.1)
     assert measured == pytest.approx(0.5, rel=0.05)  # as it explores
-    assert gain == pytest.approx(-2.46509, rel=0.1)
     assert cost == pytest.approx(0.5, rel=0.1)
+    expected, best = riccati(cost)
+    assert price == pytest.approx(expected, rel=0.15)
+    assert gain == pytest.approx(best, rel=0.1)
