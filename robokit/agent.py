@@ -196,9 +196,8 @@ class Agent(ABC):
             q = self.critic.decode(features, action.requires_grad_()).mean(0)
             each = [torch.autograd.grad(x.sum(), action, retain_graph=True)[0] for x in q.unbind(-1)]
         squares = torch.stack([average(slope.square().sum(-1), share) for slope in each])
-        return (squares / share.sum().clamp(min=TINY)).sqrt() * torch.cat(
-            (self.largest.new_ones(1), self.largest)
-        )
+        units = torch.cat((self.largest.new_ones(1), self.largest))
+        return (squares / share.sum().clamp(min=TINY)).sqrt() * units
 
     # -- policy ------------------------------------------------------------------------------------
 

@@ -199,14 +199,14 @@ def test_units_of_costs_forget_the_critics_of_the_first_gradient_steps(monkeypat
     learner, weights, counts = learner_of("sac", Limited, utd=0.5), list[float](), [0]
     follow = learner.multipliers.follow
 
-    def watched(deviation: Tensor, slow: float = SLOW) -> None:
+    def watched(now: Tensor, slow: float = SLOW) -> None:
         if learner.gradients > 1:  # the first gradient step tells the units by itself
             weights.append(slow)
             counts.append(learner.gradients)
-        follow(deviation, slow)
+        follow(now, slow)
 
     monkeypatch.setattr(learner.multipliers, "follow", watched)
-    while counts[-1] < 400:
+    while learner.gradients < 400:
         learner.iterate()
     shares = [new / counts[i] for i, new in enumerate((b - a for a, b in pairwise(counts)), 1)]
     assert weights == pytest.approx([min(SLOW, 1 - share) for share in shares])
