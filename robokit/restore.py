@@ -67,7 +67,8 @@ class Setup:
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
     threads: int = 0  # threads of the physics; 0: one for each core
     torch_threads: int = 0  # threads of gradient steps; 0: one, or the physics' number where it is faster
-    # times that the policy is validated, to export the best that holds the limits; None: 20 if there are any
+    # times that the policy is validated, to export the best one, of those that hold the limits; None: 20 if
+    # there are limits, else the last one is exported
     validations: int | None = None
 
 
@@ -303,7 +304,7 @@ def take_best(run: Run, learner: Built, steps: int) -> int:
         say(f"note: no policy of {run.path} held its limits in validation; this is the last, of step {steps}")
     if score is None:
         return steps
-    say(f"the best policy that held in validation is that of step {score.steps}: return {score.returns:.4g}")
+    say(f"the best policy in validation is that of step {score.steps}: return {score.returns:.4g}")
     return score.steps
 
 
