@@ -29,7 +29,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # half an environment would look like a whole one
 
 demo: $(VENV)/test.stamp
-	$(BIN)/robokit train hopper --num-envs 64 --minibatch 256 --steps 1000000 --validations 20
+	$(BIN)/robokit train hopper --num-envs 64 --minibatch 256 --steps 1000000 --lr-schedule adaptive --validations 20
 	$(BIN)/robokit evaluate runs/hopper/latest
 	$(BIN)/robokit play runs/hopper/latest || echo "(no film here; the rest is whole)"
 	$(BIN)/robokit play policies/go2_walk.onnx --command 0.8 0 0 -o runs/go2_walk.mp4 || echo "(no film here; the rest is whole)"
