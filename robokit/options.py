@@ -76,3 +76,6 @@ def check_rule(config: Any) -> None:
     for name, values in (("penalty", (config.penalty,)), ("gains", config.gains)):
         if not all(0 <= value < math.inf for value in values):
             raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
+    if config.penalty and config.limit_rule != "fixed":
+        rule = f"is the multiplier of limit_rule 'fixed'; limit_rule is {config.limit_rule!r}"
+        raise OptionError(f"penalty ({config.penalty}) {rule}")

@@ -123,7 +123,9 @@ def check(config: Options) -> None:
 
 
 def _check_pace(config: Options, pace: Pace) -> None:
+    window = config.window if recurrent(config) else 1
     for name, value, most, bound, rule in (
+        ("window", window, "learning_starts", pace.starts, "what is stored when learning starts"),
         ("batch", pace.batch, "learning_starts", pace.starts, "what is stored when learning starts"),
         ("learning_starts", pace.starts, "replay", config.replay, "what is remembered"),
         ("learning_starts", pace.starts, "steps", config.steps, "all that there will be"),
