@@ -20,13 +20,13 @@ from robokit.env import Env
 from robokit.optim import Adam, Flat, Parts, make_step
 from robokit.pace import Options
 from robokit.policy import Policy
+from robokit.processes import mean
 from robokit.returns import average, n_step, shares
 from robokit.rollout import Batch, columns
 
 FLAGS = ("first", "done", "terminated", "bad")
 NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
 EPS = 1e-8  # of Adam
-TINY = 1e-30
 
 
 class Sums(NamedTuple):
@@ -195,9 +195,9 @@ class Agent(ABC):
             features = self.critic_now(self.critic, batch).detach()
             q = self.critic.decode(features, action.requires_grad_()).mean(0)
             each = [torch.autograd.grad(x.sum(), action, retain_graph=True)[0] for x in q.unbind(-1)]
-        squares = torch.stack([average(slope.square().sum(-1), share) for slope in each])
+        squares = mean(torch.stack([average(slope.square().sum(-1), share) for slope in each]))
         units = torch.cat((self.largest.new_ones(1), self.largest))
-        return (squares / share.sum().clamp(min=TINY)).sqrt() * units
+        return squares.sqrt() * units
 
     # -- policy ------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Learner(ABC):
         belief = torch.zeros(windows, self.replay.beliefs.shape[-1], device=device)
         noise = torch.zeros(2, agent.window, windows, self.env.act_dim, device=device)
         nothing = torch.zeros(len(self.limits), device=device)
-        return lambda: update(self.lr.clone(), rows, belief, noise, nothing, nothing)
+        return torch.no_grad()(lambda: update(self.lr.clone(), rows, belief, noise, nothing, nothing))
 
     def iterate(self) -> dict[str, float]:
         """Control steps and the gradient steps that are due after each, and what happened."""
@@ -172,7 +172,7 @@ class Learner(ABC):
     def _slopes(self) -> Tensor:
         """(1 + K,) of a batch of what is remembered, see Agent.slopes."""
         rows, belief = self.replay.sample(self.windows, self.length, self.rng)
-        return processes.mean(self.agent.slopes(self.agent.batch(rows, belief))).double()
+        return self.agent.slopes(self.agent.batch(rows, belief)).double()
 
     def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
         if self.config.normalize_obs:

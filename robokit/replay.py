@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robokit.errors import OptionError
-from robokit.processes import here
+from robokit.processes import here, world
 
 SEGMENTS = 64  # that a full ring is cut into at least: from 64 to 127, fewer only where t < 64
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # a container may have less
@@ -148,15 +148,16 @@ def check_fits(
     device: torch.device | str = "cpu",
 ) -> None:
     """Raise OptionError for a replay that holds no step of each simulation, or more than memory is free."""
+    among = "" if world() == 1 else f" in each of {world()} processes"
     if capacity < max(1, num_envs):
-        rule = f"replay must hold at least one control step of each simulation ({num_envs})"
-        raise OptionError(f"{rule}, got {capacity} transitions")
+        rule = f"replay must hold at least one control step of each simulation ({num_envs}{among})"
+        raise OptionError(f"{rule}, got {capacity} transitions{among}")
     each, (steps, _) = _bytes(widths, belief_size), _layout(num_envs, capacity)
     # other processes on this machine have as much
     sharing = here()[1] if torch.device(device).type == "cpu" else 1
     total, free = each * steps * num_envs * sharing, free_memory(torch.device(device))
     if free is not None and total > free:
-        size = f"replay ({capacity} transitions of {each} bytes) takes {_gigabytes(total)}"
+        size = f"replay ({capacity} transitions of {each} bytes{among}) takes {_gigabytes(total)}"
         raise OptionError(f"{size}; {_gigabytes(free)} are free on {device}: make it smaller")
 
 
@@ -167,16 +168,17 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cpu" or not MEMINFO.exists():
         return None
     fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None
-    allowed, used = (CGROUP / name for name in ("memory.max", "memory.current"))
-    if (
-        free is not None
-        and allowed.exists()
-        and used.exists()
-        and (most := allowed.read_text().strip()) != "max"
-    ):
-        return min(free, max(0, int(most) - int(used.read_text())))
-    return free
+    if "MemAvailable" not in fields:
+        return None
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    files = [CGROUP / f"memory.{name}" for name in ("max", "current", "stat")]
+    if not all(file.exists() for file in files):
+        return free
+    most, used, stat = (file.read_text().split() for file in files)
+    if most == ["max"]:
+        return free
+    cached = dict(zip(stat[::2], stat[1::2], strict=True)).get("inactive_file", 0)  # given up on demand
+    return min(free, max(0, int(most[0]) - int(used[0]) + int(cached)))
 
 
 def _layout(num_envs: int, capacity: int) -> tuple[int, int]:

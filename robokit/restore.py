@@ -271,7 +271,8 @@ def rebuild(run: Run, training: bool = True) -> Built:
     if not training:
         config = replace(config, compile=False)
     if not training and isinstance(config, Options):
-        config = replace(config, replay=Pace.of(config, config.num_envs).starts)
+        least = 2 * (Pace.of(config, config.num_envs).starts + config.num_envs)  # what Learner's checks need
+        config = replace(config, replay=min(least, config.replay))
     return build(task, setup, config, tried=True)
 
 

@@ -82,9 +82,10 @@ def off_step(algo: str, batch: State) -> State:
     learner = off_learner(algo)
     price, weight = torch.tensor([0.3]), torch.tensor([0.2])
     with torch.no_grad():
-        own = mine(batch["rows"], 1), mine(batch["belief"], 0), mine(batch["noise"], 2)
-        learner.update[True](learner.lr, *own, price, weight)
-    return shared(learner)
+        rows, *rest = mine(batch["rows"], 1), mine(batch["belief"], 0), mine(batch["noise"], 2)
+        learner.update[True](learner.lr, rows, *rest, price, weight)
+        slopes = learner.agent.slopes(learner.agent.batch(rows, rest[0]))
+    return {**shared(learner), "slopes": slopes}
 
 
 def hundred(learner: Any, steps: int) -> State:

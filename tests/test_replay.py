@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +165,29 @@ def test_free_memory_is_that_of_the_machine():
     free = free_memory(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
     assert free_memory(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(
+    ("most", "free"),
+    [
+        ("8000000", 8_000_000 - 7_900_000 + 6_000_000),  # what is cached of files is given up on demand
+        ("1000000", 0),
+        ("90000000000", 10_000 * 1024),  # of the machine there is less
+        ("max", 10_000 * 1024),
+        (None, 10_000 * 1024),
+    ],
+)
+def test_a_container_may_have_less_memory_than_its_machine(
+    most: str | None, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "meminfo").write_text("MemTotal: 20000 kB\nMemAvailable: 10000 kB\n")
+    files = {"max": most, "current": "7900000", "stat": "anon 1900000\ninactive_file 6000000\n"}
+    for name, text in files.items():
+        if text is not None:
+            (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(robokit.replay, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(robokit.replay, "CGROUP", tmp_path)
+    assert free_memory(torch.device("cpu")) == free
 
 
 def copied(replay: Replay) -> Replay:

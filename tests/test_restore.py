@@ -34,6 +34,7 @@ from robokit.train import train
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
 SETUP = Setup(seed=3, threads=1)
+SETUP_SAC = replace(SETUP, algo="sac")
 OTHER = f"""{OWN}
 
 class Other(Slide):
@@ -74,8 +75,8 @@ def test_a_restored_policy_is_the_one_that_was_saved(tmp_path: Path, file: Path)
 
 def test_a_policy_is_restored_without_the_replay_it_learned_from(tmp_path: Path, file: Path):
     config = sac.Config(steps=200, learning_starts=20, batch=8, replay=128, hidden=(4,), compile=False)
-    learner = build(load_task(file), replace(SETUP, algo="sac"), config)
-    run = create(tmp_path / "runs", learner, replace(SETUP, algo="sac"))
+    learner = build(load_task(file), SETUP_SAC, config)
+    run = create(tmp_path / "runs", learner, SETUP_SAC)
     train(learner, run, 200)
     for segment in run.path.glob("checkpoints/segments/*"):
         segment.write_bytes(b"")
@@ -85,6 +86,23 @@ def test_a_policy_is_restored_without_the_replay_it_learned_from(tmp_path: Path,
     ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert run.resume(rebuild(run)).steps == 0  # to go on training takes the replay too
+
+
+@pytest.mark.parametrize(
+    "at_the_bound",
+    [
+        {"num_envs": 8, "learning_starts": 32, "batch": 16, "n_step": 5},  # all that is stored by then
+        {"num_envs": 8, "learning_starts": 6, "batch": 4, "utd": 0.1},  # less than a control step
+        {"learning_starts": 20, "batch": 8, "replay": 20},
+    ],
+)
+def test_what_a_training_may_ask_for_does_not_keep_its_policy_from_being_restored(
+    tmp_path: Path, file: Path, at_the_bound: dict[str, Any]
+):
+    config = replace(sac.Config(steps=200, hidden=(4,), compile=False), **at_the_bound)
+    run = create(tmp_path / "runs", build(load_task(file), SETUP_SAC, config), SETUP_SAC)
+    small = rebuild(run, training=False)
+    assert small.config.replay <= 2 * (config.learning_starts + config.num_envs)
 
 
 def test_the_seed_decides(file: Path):

@@ -72,9 +72,8 @@ class SAC(agent.Agent):
     def __init__(self, env: Env, config: Config, graph: bool) -> None:
         super().__init__(env, config, graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
-        self.fixed = (
-            None if config.temperature is None else torch.tensor(config.temperature, device=env.device)
-        )
+        fixed = config.temperature
+        self.fixed = None if fixed is None else torch.tensor(float(fixed), device=env.device)
         self.temperature = Temperature(config.init_temperature).to(env.device)
         self.temperature_adam = Adam(self.temperature, agent.EPS, torch.inf)
         self.temperature_step = make_step(self._temperature_loss, self.temperature_adam, graph)
