@@ -23,6 +23,7 @@ Bounds are worked out in float64 and rounded inward to float32; the file's own r
 graph does.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -152,7 +153,8 @@ class Guard:
         found = np.full((2, *self.last.shape), math.nan)
         for values, terms in zip(found, self._terms, strict=True):
             for name, (i, columns) in terms.items():
-                values[:, i] = np.asarray(obs[name]).reshape(len(values), -1)[:, columns]
+                if name in obs:
+                    values[:, i] = np.asarray(obs[name]).reshape(len(values), -1)[:, columns]
         return found[0], found[1]
 
     def step(
@@ -261,6 +263,12 @@ class Filtered:
         self.reason: str | None = None  # why and when the fallback was latched
         self.steps = 0
         self._armed, self._then = False, math.nan
+        self._joints = {
+            place[0] for place in (*self.guard.bounds.q_from, *self.guard.bounds.dq_from) if place
+        }
+        self._inputs = {
+            i["name"]: (i["size"], i.get("max_age") or self.control_dt) for i in policy.contract["inputs"]
+        }
 
     def reset(self) -> None:
         """Begin an episode from wherever the robot is; one that is latched stays so."""
@@ -272,17 +280,21 @@ class Filtered:
 
     def rearm(self) -> None:
         """Leave the fallback: the policy forgets its past and starts softly from the last target."""
+        self.reason = None  # first: a trip from now on shall count
         self.policy.reset()
         self.guard.rearm()
-        self.reason, self.state, self._then = None, "policy", math.nan
+        self.state, self._then = "policy", math.nan
 
     def trip(self, reason: str) -> None:
-        """Latch the fallback from the next step on."""
-        self.guard.why[:] = TRIPPED
+        """Latch the fallback from the next step on; from any thread, or in a signal's handler."""
         self._latch(reason)
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
         """Actuator targets, (A,), as Controller.step; `now` is also the clock of the deadline."""
+        if self.reason is not None and not self.guard.why[0]:
+            self.guard.why[:] = (
+                TRIPPED  # here, as a trip may come from another thread in the middle of a step
+            )
         began = time.monotonic() if now is None else now
         gap, self._then = began - self._then, began
         deadline = self.guard.filter.deadline
@@ -292,31 +304,30 @@ class Filtered:
             target = self.policy.step(obs, stamps, now)
             q, dq = self.guard.measure(obs)
         except Exception as error:  # whatever failed, the actuators need a target
-            if not (self._armed or self.reason):
+            if not self._armed:
+                self._then = math.nan  # nothing was sent that the next step could be late after
                 raise
             fault = f"{type(error).__name__}: {error}"
-            q, dq = self._measured(obs, stamps or {}, began)
+            q, dq = self.guard.measure(self._believed(obs, stamps, began))
         self._armed = True
         ctrl = self.guard.step(target, q, dq, good=fault is None, late=late)
         if self.guard.why[0] and self.reason is None:
             self._latch(fault or f"{gap} s since the step before, at most {deadline} s")
-        self.state = "fallback" if self.reason else "held" if fault else "late" if late else "policy"
+        latched = bool(self.guard.why[0])
+        self.state = "fallback" if latched else "held" if fault else "late" if late else "policy"
         self.steps += 1
         return ctrl
 
-    def _measured(
-        self, obs: Obs, stamps: Mapping[str, float], now: float
-    ) -> tuple[npt.ArrayLike, npt.ArrayLike]:
-        """(q, dq) from observations that were refused: another sensor may be the one that failed."""
-        try:
-            ages = {name: now - stamp for name, stamp in stamps.items()}
-            limits = {i["name"]: i.get("max_age") or self.control_dt for i in self.policy.contract["inputs"]}
-            places = (*self.guard.bounds.q_from, *self.guard.bounds.dq_from)
-            if all(abs(ages.get(place[0], 0.0)) <= limits[place[0]] for place in places if place):
-                return self.guard.measure(obs)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return math.nan, math.nan
-        return math.nan, math.nan
+    def _believed(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
+        """Of observations that were refused those of the joints: another sensor may be what failed."""
+        believed: dict[str, Any] = {}
+        for name in self._joints:
+            with contextlib.suppress(Exception):  # whatever it is, the actuators need a target
+                size, most = self._inputs[name]
+                value, age = np.asarray(obs[name]), 0.0 if stamps is None else now - stamps.get(name, now)
+                if value.shape == (size,) and value.dtype.kind in "fiu" and abs(age) <= most:
+                    believed[name] = value
+        return believed
 
     @property
     def acted(self) -> dict[str, int]:
@@ -437,11 +448,11 @@ class Bounds:
     def _torque(self) -> Reals | None:
         """(2, A) at the joint, from low to high."""
         given = self._filter.torque
-        if given == "file":
+        if isinstance(given, str):
+            if given != "file":
+                raise FilterError(f"torque must be numbers or 'file', got {given!r}")
             pairs = [self._fact("force_range", i, "torque 'file'") for i in range(len(self.names))]
             return np.array(pairs, np.float64).T
-        if isinstance(given, str):
-            raise FilterError(f"torque must be numbers or 'file', got {given!r}")
         most = self._optional("torque")
         return None if most is None else np.stack((-most, most))
 
@@ -479,7 +490,8 @@ class Bounds:
         for i, name in enumerate(self.names):
             if self.motor[i]:
                 continue
-            if not self.low[i] <= pose[i] <= self.high[i]:  # so written that one not named is refused
+            low, high = np.nextafter(self.low[i], -np.inf), np.nextafter(self.high[i], np.inf)  # were rounded
+            if not low <= pose[i] <= high:  # so written that one not named is refused
                 rule = f"within its range, {self.low[i]} to {self.high[i]}"
                 raise FilterError(f"pose must give {name!r} a number {rule}; got {pose[i]}")
         return pose, self._numbers("pose_speed", speed, math.inf, above=0.0) * self.dt

@@ -197,6 +197,17 @@ def test_of_two_bounds_that_contradict_each_other_the_later_holds_and_the_earlie
     assert both.unmet["velocity"].tolist() == [1]
 
 
+def test_numbers_may_be_arrays_and_a_pose_at_the_very_edge():
+    assert run(Guard(contract(WHEEL), Filter(torque=np.array([0.5]))), [9.0]) == [0.25]  # pyright: ignore[reportArgumentType]
+    for edge in (3.2902, 0.1, 1 / 3):  # none is a float32
+        posed: dict[str, Any] = {"fallback": "pose", "pose": edge, "pose_speed": 1e3, "grace": 0}
+        for guard in (
+            Guard(contract(KNEE | {"low": -edge, "high": edge, "joint_range": None}), Filter(**posed)),
+            Guard(contract(KNEE | {"high": 5.0}), Filter(low=-edge, high=edge, **posed)),
+        ):
+            assert run(guard, [0.0], good=False) == [guard.bounds.high[0]]
+
+
 def test_the_margin_keeps_a_servo_inside_its_joints_range():
     assert run(Guard(contract(KNEE), Filter(margin=0.25)), [9.0, -9.0]) == [1.25, -1.0]
     given = Filter(margin=0.5, joint_range={"knee": [-1.0, 1.0]})
@@ -497,6 +508,68 @@ def test_damp_goes_on_measuring_the_joint_while_another_sensor_is_dead(file: Pat
     assert policy.step({"angle": [9.0], "rate": [0.0, 0.0]}, *old).tolist() == [8.0]  # stale: held
     assert policy.step({"angle": [math.nan], "rate": [0.0, 0.0]}).tolist() == [8.0]
     assert policy.step({}).tolist() == [8.0]
+
+
+@pytest.mark.parametrize(
+    "angle", [0.25, [], [0.25, 0.5], [[0.25]], ["0.25"], [10**400], None, [1e60], [True], object()]
+)
+def test_an_angle_that_is_no_angle_is_answered_too_and_never_followed(file: Path, angle: Any):
+    policy = Filtered(Controller(file), Filter(grace=0, fallback="damp"))
+    policy.step(GOOD)
+    for stamps in (None, {"angle": None}, {"rate": "now"}, [1.0], np.zeros(2)):
+        sent = policy.step(GOOD | {"angle": angle, "rate": [math.nan, 0.0]}, stamps)  # pyright: ignore[reportArgumentType]
+        assert (sent.tolist(), policy.state) == ([10.5], "fallback")
+
+
+def test_damp_follows_the_joint_while_only_its_speed_is_dead(tmp_path: Path):
+    angle = {"name": "angle", "size": 1, "source": "hinge", "frame": "joint axis", "unit": "rad"}
+    rate = {"name": "rate", "size": 2, "source": ["hinge velocity", "other"], "frame": "joint axis"}
+    rate |= {"unit": "rad/s"}
+    hinge = {"name": "hinge", "joint": "hinge", "unit": "rad", "kp": 10.0, "kd": 1.0}
+    said = CONTRACT | {"inputs": [angle, rate], "actuators": [hinge]}
+    policy = Filtered(
+        Controller(write(tmp_path / "spin.onnx", contract=said)), Filter(grace=0, fallback="damp")
+    )
+    policy.step(GOOD)
+    for q, rest in ((7.0, {}), (8.0, {"rate": [1.0]}), (9.0, {"rate": [math.nan, 0.0]})):
+        assert policy.step({"angle": [q], **rest}).tolist() == [q]
+    stamps = {"angle": 5.0, "rate": 1.0}
+    assert policy.step(GOOD | {"angle": [6.0]}, stamps, now=5.0).tolist() == [6.0]  # stale speed
+
+
+def test_a_trip_in_the_middle_of_a_step_counts_from_the_next_one_on(file: Path, monkeypatch):
+    policy = Filtered(Controller(file), Filter())
+    policy.step(GOOD)
+    watch = policy.guard._watch
+
+    def interrupted(good: Any, late: Any) -> None:
+        before = policy.guard.why.copy()
+        policy.trip("the red button")
+        policy.guard.why = before  # what this step had read already is what it writes
+        watch(good, late)
+
+    monkeypatch.setattr(policy.guard, "_watch", interrupted)
+    assert (policy.step(GOOD).tolist(), policy.state) == ([11.0], "policy")
+    monkeypatch.setattr(policy.guard, "_watch", watch)
+    assert (policy.step(GOOD).tolist(), policy.state) == ([11.0], "fallback")
+    assert policy.guard.why.tolist() == [3]
+    assert policy.reason == "step 1, 0.02 s: the red button"
+
+
+def test_a_trip_before_the_first_good_observation_invents_no_target(file: Path):
+    policy = Filtered(Controller(file), Filter(slew=100.0))
+    policy.trip("the red button")
+    with pytest.raises(ObservationError, match="'rate' is not finite"):
+        policy.step(BROKEN)
+    assert (policy.step(GOOD).tolist(), policy.state) == ([0.25], "fallback")  # where the hinge is
+
+
+def test_waiting_for_the_first_observation_is_not_late(file: Path):
+    policy = Filtered(Controller(file), Filter(grace=0, deadline=0.03))
+    with pytest.raises(ObservationError):
+        policy.step(BROKEN, now=1.0)
+    policy.step(GOOD, now=2.0)
+    assert policy.state == "policy"
 
 
 def test_a_person_trips_it_and_rearm_starts_softly_from_the_last_target(file: Path):
