@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,15 @@ class Controller:
                 np.clip(part, low, high, out=part)
 
     def _check_age(self, stamps: Mapping[str, float], now: float) -> None:
+        if not isinstance(stamps, Mapping):
+            raise ObservationError(f"stamps are a mapping of name to seconds, got {type(stamps).__name__}")
         for name, stamp in stamps.items():
             if name not in self._max_age:
                 raise ObservationError(f"a time stamp for no input: {_wrong_names([name], self.inputs)}")
+            if not isinstance(stamp, Real):
+                raise ObservationError(
+                    f"the time stamp of {name!r} must be a number of seconds, got {stamp!r}"
+                )
             age, limit = now - stamp, self._max_age[name]
             if not age <= limit:  # so written that NaN is refused
                 raise ObservationError(f"observation {name!r} is stale: {age} s old, at most {limit} s")
@@ -284,6 +291,8 @@ def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArr
         raise ObservationError(f"observation {name!r} is no array of numbers: {error}") from error
     if array.shape != shape:
         raise ObservationError(f"observation {name!r} must have shape {shape}, got {array.shape}")
+    if np.ma.is_masked(value):
+        raise ObservationError(f"observation {name!r} must be real numbers, got some that are masked")
     if array.dtype.kind not in "fiub":
         raise ObservationError(f"observation {name!r} must be real numbers, got {array.dtype}")
     return array

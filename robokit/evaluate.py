@@ -28,6 +28,7 @@ from robokit.filtered import FilteredActor
 from robokit.gate import CARRIED
 from robokit.policy import Policy
 from robokit.report import Report, Sampled, Through, judged
+from robokit.sim.facts import actuators, model_name
 from robokit.statistics import Array, Summary, estimate, summarize
 from robokit.task import Task, load_task
 from robokit.verdict import Charged, Ledger, Verdict, judge, overall
@@ -98,7 +99,7 @@ def evaluate(
     def fresh() -> Env:
         options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
         env = Env(task, episodes, **options, device=device, threads=threads)
-        _same_inputs(contract, env, path)
+        _same_robot(contract, env, path)
         env.hold(held)
         return env
 
@@ -268,7 +269,15 @@ def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
         raise TaskError(f"{path} was exported for task {contract['task']!r}, not {type(task).__name__!r}")
 
 
-def _same_inputs(contract: Mapping[str, Any], env: Env, path: Path) -> None:
+def _same_robot(contract: Mapping[str, Any], env: Env, path: Path) -> None:
     takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
     if takes != gives:
         raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
+    names = [actuator["name"] for actuator in contract["actuators"]]
+    for what, its, here in (
+        ("robot", contract["robot"], model_name(env.sim)),
+        ("control_dt", contract["control_dt"], float(env.task.control_dt)),
+        ("actuators", names, [actuator["name"] for actuator in actuators(env.sim)]),
+    ):
+        if its != here:
+            raise TaskError(f"{path} has {what} {its!r}, but {type(env.task).__name__} now has {here!r}")

@@ -124,6 +124,10 @@ def test_any_real_array_is_taken(policy: Controller, value: Any) -> None:
         ({"angle": ["left"]}, "'angle' must be real numbers"),
         ({"angle": [1j]}, "'angle' must be real numbers"),
         ({"rate": [[1.0], [1.0, 2.0]]}, "'rate' is no array"),
+        (
+            {"rate": np.ma.array([3.0, 4.0], mask=[False, True])},
+            "'rate' must be real numbers, got some .* masked",
+        ),
         ({"rate": [3.0, np.nan]}, "'rate' is not finite"),
         ({"angle": [-np.inf]}, "'angle' is not finite"),
         ({"angle": [1e300]}, "'angle' is not finite in float32"),
@@ -161,9 +165,12 @@ def test_an_observation_refused_right_after_reset_leaves_the_reset_pending(polic
         ({"angle": 10.1}, "'angle' is .* ahead"),
         ({"angle": float("nan")}, "'angle' is stale"),
         ({"angel": 10.0}, "no input 'angel'; did you mean 'angle'"),
+        ({"angle": None}, "the time stamp of 'angle' must be a number of seconds, got None"),
+        ({"rate": [10.0, 10.0]}, "the time stamp of 'rate' must be a number of seconds, got"),
+        ([10.0], "stamps are a mapping of name to seconds, got list"),
     ],
 )
-def test_a_stale_or_unknown_stamp_is_refused(policy: Controller, stamps: dict[str, float], says: str) -> None:
+def test_a_stamp_that_is_stale_unknown_or_none_is_refused(policy: Controller, stamps: Any, says: str) -> None:
     with pytest.raises(ObservationError, match=says):
         policy.step(GOOD, stamps, now=10.0)
     assert policy.step(GOOD, {"angle": 9.985, "rate": 9.6}, now=10.0).tolist() == [10.5]

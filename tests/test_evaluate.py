@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import cart
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -143,6 +144,24 @@ def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused
     with pytest.raises(
         TaskError, match=r"takes {'position': 2, 'velocity': 2}, but .* gives {'position': 2}"
     ):
+        evaluate(exported[0], task(), 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"control_dt": 0.02}, "has control_dt 0.04, but InvertedPendulum now has 0.02"),
+        ({"robot": "cart"}, "has robot 'inverted pendulum', but InvertedPendulum now has 'cart'"),
+        ({"actuator": "push"}, r"has actuators \['slide'\], but InvertedPendulum now has \['push'\]"),
+    ],
+)
+def test_a_file_for_another_robot_or_rate_than_the_tasks_is_refused(exported, changes, words):
+    kind = type(load_task("inverted_pendulum"))
+    spec = mujoco.MjSpec.from_file(str(kind.model))
+    spec.modelname = changes.pop("robot", spec.modelname)
+    spec.actuators[0].name = changes.pop("actuator", spec.actuators[0].name)
+    task = type("InvertedPendulum", (kind,), changes | {"model": spec})
+    with pytest.raises(TaskError, match=words):
         evaluate(exported[0], task(), 2)
 
 

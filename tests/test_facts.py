@@ -118,6 +118,30 @@ def test_actuators_say_what_ctrl_1_does() -> None:
     ]
 
 
+def test_an_actuator_is_no_servo_or_motor_where_ctrl_is_integrated_or_the_force_has_an_offset() -> None:
+    mjcf = """
+    <mujoco>
+      <worldbody><body><joint name="hip"/><geom size=".1"/></body></worldbody>
+      <actuator>
+        <intvelocity joint="hip" kp="40" actrange="-1 1"/>
+        <general joint="hip" dyntype="integrator" gainprm="5" actlimited="true" actrange="-1 1"/>
+        <general joint="hip" biastype="affine" gainprm="7" biasprm="1 -7 0"/>
+        <general joint="hip" dyntype="filterexact" dynprm=".1" gainprm="5"/>
+        <position name="hip" joint="hip" kp="7" timeconst=".1"/>
+      </actuator>
+    </mujoco>"""
+    facts = actuators(make_sim("cpu", mujoco.MjSpec.from_string(mjcf), 1, {}))
+    assert [(a["unit"], a.get("kp")) for a in facts] == [
+        (None, None),
+        (None, None),
+        (None, None),
+        ("5.0 N m", None),
+        ("rad", 7.0),
+    ]
+    # two cannot be told apart by their joint's name
+    assert [a["name"] for a in facts] == [*(f"actuator {i}" for i in range(4)), "hip"]
+
+
 def test_actuators_say_which_joint_they_drive_and_what_limits_it() -> None:
     mjcf = """
     <mujoco>
@@ -149,7 +173,8 @@ def test_the_model_is_known_by_its_name_and_the_hashes_of_all_its_files(tmp_path
     files = {
         "scene.xml": '<mujoco><include file="robot.xml"/></mujoco>',
         "robot.xml": '<mujoco><include file="parts/arm.xml"/></mujoco>',
-        "parts/arm.xml": "<mujoco/>",
+        "parts/arm.xml": '<mujoco><asset><model name="hand" file="parts/hand.xml"/></asset></mujoco>',
+        "parts/hand.xml": '<mujoco><worldbody><body name="palm"/></worldbody></mujoco>',
     }
     (tmp_path / "parts").mkdir()
     for name, text in files.items():

@@ -198,7 +198,8 @@ def test_of_two_bounds_that_contradict_each_other_the_later_holds_and_the_earlie
 
 
 def test_numbers_may_be_arrays_and_a_pose_at_the_very_edge():
-    assert run(Guard(contract(WHEEL), Filter(torque=np.array([0.5]))), [9.0]) == [0.25]  # pyright: ignore[reportArgumentType]
+    bound: Any = np.array([0.5])
+    assert run(Guard(contract(WHEEL), Filter(torque=bound)), [9.0]) == [0.25]
     for edge in (3.2902, 0.1, 1 / 3):  # none is a float32
         posed: dict[str, Any] = {"fallback": "pose", "pose": edge, "pose_speed": 1e3, "grace": 0}
         for guard in (
@@ -516,8 +517,9 @@ def test_damp_goes_on_measuring_the_joint_while_another_sensor_is_dead(file: Pat
 def test_an_angle_that_is_no_angle_is_answered_too_and_never_followed(file: Path, angle: Any):
     policy = Filtered(Controller(file), Filter(grace=0, fallback="damp"))
     policy.step(GOOD)
-    for stamps in (None, {"angle": None}, {"rate": "now"}, [1.0], np.zeros(2)):
-        sent = policy.step(GOOD | {"angle": angle, "rate": [math.nan, 0.0]}, stamps)  # pyright: ignore[reportArgumentType]
+    odd: list[Any] = [None, {"angle": None}, {"rate": "now"}, [1.0], np.zeros(2)]
+    for stamps in odd:
+        sent = policy.step(GOOD | {"angle": angle, "rate": [math.nan, 0.0]}, stamps)
         assert (sent.tolist(), policy.state) == ([10.5], "fallback")
 
 

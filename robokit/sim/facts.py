@@ -3,6 +3,7 @@
 import hashlib
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _UNITS = {
     "e_potential": "J", "e_kinetic": "J", "clock": "s",
 }  # fmt: skip
 _OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide, of a hinge
+_DIRECT = (mujoco.mjtDyn.mjDYN_NONE, mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
 _FREE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 _FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
 
@@ -57,12 +59,13 @@ def readings(sim: Sim) -> Tensor:
 def actuators(sim: Sim) -> list[dict[str, Any]]:
     """Name, unit of ctrl, joint and its range, force limits and a servo's gains, of each, in MuJoCo's order.
 
-    An actuator without a name has that of its joint. None: there is no such joint or limit.
+    An actuator without a name has that of its joint, if no other has. None: there is no such joint or limit.
     """
     model = sim.model
+    called = [name or _target(model, i) for i, name in enumerate(names(model, "actuator"))]
     return [
         {
-            "name": name or _target(model, i) or f"actuator {i}",
+            "name": name or (called[i] if called.count(called[i]) == 1 else None) or f"actuator {i}",
             "unit": _ctrl_unit(model, i),
             **_gains(model, i),
             "joint": _target(model, i),
@@ -79,14 +82,15 @@ def model_name(sim: Sim) -> str:
 
 
 def model_hashes(source: Source) -> dict[str, str]:
-    """sha256 of each MJCF file, includes too; of the written XML for an MjSpec."""
+    """sha256 of each MJCF file, includes and attached models too; of the written XML for an MjSpec."""
     if not isinstance(source, Path | str):
         return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
     files, folder = [Path(source)], Path(source).parent
     for file in files:  # grows while it is read
-        included = [folder / str(e.get("file")) for e in ElementTree.parse(file).iter("include")]
-        files += [f for f in included if f not in files]
-    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        parts = [e for e in ElementTree.parse(file).iter() if e.tag in ("include", "model") and e.get("file")]
+        found = [folder / str(e.get("file")) for e in parts]
+        files += [f for f in found if f not in files and f.is_file()]
+    return {Path(relpath(f, folder)).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def _sensor(model: mujoco.MjModel, i: int) -> list[Channel]:
@@ -150,11 +154,17 @@ def _target(model: mujoco.MjModel, actuator: int) -> str | None:
     return None if joint is None else names(model, "joint")[joint]
 
 
+def _linear(model: mujoco.MjModel, i: int) -> bool:
+    """force = gain ctrl + bias, where ctrl may be filtered; not its integral, which would make it a speed."""
+    fixed = int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
+    return fixed and int(model.actuator_dyntype[i]) in map(int, _DIRECT)
+
+
 def _servo(model: mujoco.MjModel, i: int) -> bool:
     """force = kp ctrl - kp position - kd velocity."""
     affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
-    fixed = int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
-    return affine and fixed and model.actuator_biasprm[i, 1] == -model.actuator_gainprm[i, 0] != 0
+    constant, position, _ = model.actuator_biasprm[i, :3]
+    return _linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
 
 
 def _gains(model: mujoco.MjModel, i: int) -> dict[str, float]:
@@ -189,7 +199,6 @@ def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:
         return None
     if _servo(model, i):
         return _joint_unit(model, joint, "pos") if gear == 1.0 else None
-    plain = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_NONE)
-    plain &= int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
+    plain = _linear(model, i) and int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_NONE)
     unit, factor = _joint_unit(model, joint, "frc"), gear * float(model.actuator_gainprm[i, 0])
     return None if unit is None or not plain else unit if factor == 1.0 else f"{factor} {unit}"

@@ -31,7 +31,7 @@ class RenderError(Error):
 
 
 def choose_backend() -> str:
-    """The way to draw without a screen that works here; MUJOCO_GL, where set, is the only one tried.
+    """egl or osmesa, whichever draws without a screen here; MUJOCO_GL may name the only one to try.
 
     Each is tried in a process of its own: the first one loaded shuts out the others.
 
@@ -41,9 +41,10 @@ def choose_backend() -> str:
     for name in (wanted,) if wanted in BACKENDS else BACKENDS:
         environment = {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
         probe = [sys.executable, "-c", PROBE.format(name)]
-        tried = subprocess.run(probe, env=environment, capture_output=True, timeout=PROBE_SECONDS)
-        if tried.returncode == 0:
-            return name
+        with contextlib.suppress(subprocess.TimeoutExpired):  # where a driver hangs the next may not
+            tried = subprocess.run(probe, env=environment, capture_output=True, timeout=PROBE_SECONDS)
+            if tried.returncode == 0:
+                return name
     raise RenderError(
         "nothing to draw with: neither EGL nor OSMesa works here. On Debian or Ubuntu one of these helps: "
         "apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6"
