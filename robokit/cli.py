@@ -15,7 +15,7 @@ from dataclasses import fields
 from types import FrameType
 from typing import Any
 
-from robokit.errors import Error, ExportError, OptionError, did_you_mean
+from robokit.errors import Error, ExportError, OptionError, did_you_mean, tell
 
 USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
 HELP = {"-h", "--help"}
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except KeyboardInterrupt as interrupt:
-        print("robokit: interrupted", file=sys.stderr)
+        tell("robokit: interrupted")
         return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
 
 
@@ -55,7 +55,7 @@ def _run(arguments: Sequence[str]) -> int:
     from robokit.filter import FilterError
     from robokit.processes import joined
 
-    name, *rest = arguments
+    (name, *rest), code = arguments, 0
     try:
         if name in {*HELP, "--version"}:
             listed = "\n".join(f"  {n:<10}{(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items())
@@ -70,9 +70,9 @@ def _run(arguments: Sequence[str]) -> int:
         return code
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return code or 128 + signal.SIGPIPE
     except (Error, ContractError, FilterError, ObservationError, OSError) as error:
-        print("robokit:", " ".join(str(error).split()), file=sys.stderr)  # MuJoCo's reasons have many lines
+        tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2
 
 

@@ -1,5 +1,6 @@
 """The commands, one dataclass each: its fields are the options, their comments the help, a call runs it."""
 
+import contextlib
 import json
 import math
 import signal
@@ -356,7 +357,8 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
         "signal": stopped,
         "error": error,
     }
-    print(json.dumps(result) if as_json else run.path)
+    with contextlib.suppress(BrokenPipeError):  # a stop is none the less one where nobody reads this any more
+        print(json.dumps(result) if as_json else run.path)
     return 128 + stopped if stopped else 1 if error else 0
 
 

@@ -1,5 +1,9 @@
 """What robokit raises when a person's input is wrong: the thing, the rule, the value got, and the remedy."""
 
+import contextlib
+import errno
+import os
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,6 +34,16 @@ class CheckpointError(RunError):
 
 class ExportError(Error):
     """A policy that may not be exported, because its file would not equal it."""
+
+
+def tell(text: str) -> None:
+    """A line on standard error; nothing where nobody can read it any more, which is no reason to stop."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # what is left in its buffer would spoil the exit code
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 
 from robokit.checkpoint import Checkpoint, Replay, newest, prune, save, sync_folder, write_atomically
-from robokit.errors import CheckpointError, RunError
+from robokit.errors import CheckpointError, RunError, tell
 from robokit.processes import agreed, everyone, rank, world
 
 CONFIG, METRICS, BOARD, CHECKPOINTS, BEST, LATEST = (
@@ -239,7 +239,7 @@ class Run:
 def say(text: str) -> None:
     """A line for the person in front of it, of the first process: standard output is for results."""
     if not rank():
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
 
 class Log:

@@ -126,8 +126,9 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
-        if not rank():  # print may be what it came upon
-            os.write(2, b"stopping after this iteration\n")
+        if not rank():
+            with contextlib.suppress(OSError):  # of `| tee log` the same Ctrl-C has ended the reader
+                os.write(2, b"stopping after this iteration\n")  # print may be what it came upon
 
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield requests
@@ -193,5 +194,9 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
             say(text)
             shown = done.seconds
 
-    with bar:
+    bar.start()
+    try:
         yield show
+    finally:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            bar.stop()

@@ -223,6 +223,28 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: p
 
 @pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_where_it_has_ended_the_reader_too(number: signal.Signals):
+    """robokit train ... 2>&1 | tee log, and Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robokit.cli", *TRAIN, "--compile", "False", "--steps", "1_000_000_000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    metrics = Path("runs/inverted_pendulum/latest/metrics.jsonl")
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    saved, _ = Run.open("runs/inverted_pendulum/latest").newest()
+    assert saved is not None
+    assert saved.steps == json.loads(metrics.read_text().splitlines()[-1])["steps"] > 0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_the_export_is_checked_says_how_to_export_later(number: signal.Signals):
     train = [sys.executable, "-m", "robokit.cli", *TRAIN, "--steps", "32"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it

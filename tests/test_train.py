@@ -208,6 +208,14 @@ def test_a_signal_ends_the_loop_after_the_iteration_and_saves(tmp_path: Path, nu
     assert metrics(run) == metrics(straight)
 
 
+def test_lines_that_nobody_reads_do_not_stop_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        assert train(Toy(), new(tmp_path), 80).done.steps == 80
+
+
 def test_what_a_signal_breaks_under_way_is_a_stop_at_the_last_checkpoint(tmp_path: Path):
     class Compiling(Toy):
         def iterate(self) -> dict[str, float]:
