@@ -301,7 +301,8 @@ def restore(run: Run, last: bool = False) -> tuple[Built, int]:
 def take_best(run: Run, learner: Built, steps: int) -> int:
     """Put the best policy of a run in the place of the learner's, made at `steps`; the step that it is of."""
     score = load_best(run, learner.policy)
-    if score is None and run.config["limits"] and selection(run, learner):
+    judged = run.config["limits"] and learner.config.limit_rule != "off"
+    if score is None and judged and selection(run, learner):
         say(f"note: no policy of {run.path} held its limits in validation; this is the last, of step {steps}")
     if score is None:
         return steps

@@ -1,5 +1,8 @@
 """Which policy of a training is exported: the best of those that held every limit on validation episodes.
 
+With the limit rule off they are measured and decide nothing. A policy with a cost that no limit can be judged
+by is never the best.
+
     select = Selection(run, learner, times=20)
     train(learner, run, run.steps, validate=select)       # run.best() is the best one so far
     score = load_best(run, learner.policy)
@@ -15,7 +18,7 @@ from torch import nn
 
 from robokit.checkpoint import Checkpoint
 from robokit.env import Env
-from robokit.errors import CheckpointError
+from robokit.errors import CheckpointError, TaskError
 from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
 from robokit.run import Done, Run, say
 from robokit.verdict import weighted
@@ -70,7 +73,13 @@ class Selection:
         )
         if now == before:
             return {}
-        score = validate(self.learner, done.steps, self.run.config["sim"])
+        try:
+            score = validate(self.learner, done.steps, self.run.config["sim"])
+        except (
+            TaskError
+        ) as error:  # a cost that breaks its contract: no verdict, but no reason to lose a training
+            say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
+            return {"validation/feasible": 0.0}
         kept = self._kept()
         if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
             self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
@@ -94,7 +103,8 @@ def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
     for name, limit in env.task.limits.items():
         x, weight = weighted(ran.charged[name], limit.measure)
         measured[name] = float(x.sum() / weight.sum())
-    held = all(measured[name] <= limit.value for name, limit in env.task.limits.items())
+    judged = {} if learner.config.limit_rule == "off" else env.task.limits
+    held = all(measured[name] <= limit.value for name, limit in judged.items())
     feasible = held and not ran.bad
     return Score(steps, float(ran.returns.mean()), measured, feasible)
 

@@ -27,6 +27,8 @@ from robokit.processes import everyone, rank
 from robokit.run import BEST, WALL_CLOCK, Done, Learner, Log, Run, say
 
 SAVE_SECONDS = 300.0  # between two checkpoints
+# of a learner's state: the environment mends its own simulations, and a metric may be "not counted"
+MAY_BE_NAN = ("env.", "pending.logged")
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -105,8 +107,8 @@ def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str,
 
 
 def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None:
-    """Raise RunError that names what is not; the environment mends its own simulations."""
-    mine = {name: t for name, t in tensors.items() if not name.startswith("env.")}
+    """Raise RunError that names what is not, but for what may hold NaN."""
+    mine = {name: t for name, t in tensors.items() if not name.startswith(MAY_BE_NAN)}
     finite: dict[torch.device, dict[str, Tensor]] = {}  # one question for each device
     for name, t in mine.items():
         finite.setdefault(t.device, {})[name] = torch.isfinite(t).all()

@@ -149,3 +149,30 @@ def test_a_policy_that_breaks_the_simulation_is_not_feasible(tmp_path: Path):
     always(learner, 0.3)
     score = validate(learner, 32)
     assert score.limits == {"hard": 0.0} and not score.feasible
+
+
+def test_a_cost_that_breaks_its_contract_stops_no_training_and_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    dear = PUSHED.replace("(action[:, 0] > 0.5)", "(2.0 * (action[:, 0] > 0.5))")
+    learner = build(
+        load_task(write(tmp_path, dear.replace("Limit(0.25)", "Limit(0.25, largest=2.0)"))), SETUP, SMALL
+    )
+    run = create(tmp_path / "runs", learner, SETUP)
+    limit = learner.env.task.limits["hard"]
+    learner.env.task.limits = {
+        "hard": replace(limit, largest=1.0)
+    }  # wrong, as a cost seldom shows at the start
+    always(learner, 0.9)
+    assert train(learner, run, 64, validate=Selection(run, learner, times=2)).done.steps == 64
+    assert "cost 'hard' must lie from 0 to 1, its Limit.largest" in capsys.readouterr().err
+    assert run.best() is None
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["validation/feasible"] for line in lines] == [0.0, 0.0]
+
+
+def test_with_the_limit_rule_off_limits_are_measured_and_decide_nothing(tmp_path: Path):
+    learner = build(load_task(write(tmp_path, PUSHED)), SETUP, replace(SMALL, limit_rule="off"))
+    always(learner, 0.6)
+    score = validate(learner, 32)
+    assert score.limits == {"hard": 1.0} and score.feasible

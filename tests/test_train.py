@@ -19,9 +19,10 @@ from toy import Remembering, Toy
 
 from robokit.algos.ppo import Config
 from robokit.algos.ppo import Learner as Ppo
-from robokit.env import make
+from robokit.env import Env, make
 from robokit.errors import CheckpointError, RunError
 from robokit.run import WALL_CLOCK, Learner, Run
+from robokit.task import load_task
 from robokit.train import train
 
 TESTS = Path(__file__).parent
@@ -152,6 +153,17 @@ def test_a_metric_that_is_not_finite_stops_the_run(tmp_path: Path):
 
     with pytest.raises(RunError, match="loss/value not finite at step 24"):
         train(Diverging(), new(tmp_path), 80)
+
+
+def test_an_overlapped_training_saves_where_a_metric_is_not_counted(tmp_path: Path):
+    def metrics(self: object, sim: Any) -> dict[str, torch.Tensor]:
+        return {"never": torch.full_like(sim.qpos[:, 0], torch.nan)}
+
+    task = type("Pendulum", (type(load_task("inverted_pendulum")),), {"metrics": metrics})
+    config = Config(num_envs=4, horizon=16, minibatch=64, epochs=1, hidden=(4,), overlap=True)
+    run = new(tmp_path, 128)
+    assert train(Ppo(Env(task(), 4, threads=1), config), run, 128).done.steps == 128
+    assert run.newest()[0].steps == 128  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_what_no_metric_shows_is_found_before_it_is_saved(tmp_path: Path):
