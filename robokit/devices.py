@@ -9,22 +9,22 @@ from robokit.errors import OptionError
 from robokit.graphs import missing
 from robokit.optim import compiler_works
 
-INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally), or use --device cpu"
+INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally)"
 REMEDIES = {  # what torch says of a device -> what to do
     "not compiled with CUDA": INSTALL,
-    "no NVIDIA driver": "install NVIDIA's driver, or use --device cpu",
+    "no NVIDIA driver": "install NVIDIA's driver",
     "driver on your system is too old": f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, "
-    "install a torch built for the CUDA of the driver, or use --device cpu",
-    "No CUDA GPUs": "look at CUDA_VISIBLE_DEVICES and nvidia-smi, or use --device cpu",
+    "or install a torch built for the CUDA of the driver",
+    "No CUDA GPUs": "look at CUDA_VISIBLE_DEVICES and nvidia-smi",
     "invalid device ordinal": "see nvidia-smi -L for those that are there, from cuda:0 on",
-    "no kernel image": "this GPU needs another build of torch; or use --device cpu",
+    "no kernel image": "this GPU needs another build of torch",
 }
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch.device:
     """The device of that name; of "cuda" each of several processes has its own.
 
-    Raises OptionError for one that cannot be used: why, and what to do.
+    Raises OptionError for one that cannot be used: why, what to do about it, and what else can be done.
     """
     if name.startswith("cuda:") and processes.world() > 1:
         rule = (
@@ -40,9 +40,9 @@ def find_device(name: str) -> torch.device:
         (torch.ones(1, device=device) + 1).item()
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        known = (what for sign, what in REMEDIES.items() if sign in reason)
-        remedy = next(known, "--device cpu runs anywhere")
-        raise OptionError(f"device {name!r} cannot be used: {reason}; {remedy}") from error
+        known = [what for sign, what in REMEDIES.items() if sign in reason][:1]
+        remedies = "; ".join([reason, *known, instead])
+        raise OptionError(f"device {name!r} cannot be used: {remedies}") from error
     return device
 
 

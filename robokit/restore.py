@@ -54,6 +54,7 @@ SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
 COLD = 30.0  # s that compiling takes the first time
 UNROLLED = 2.0  # s that it takes more for each control step that a recurrent belief is trained through
 SAVED = 0.5  # share of an eager gradient step that a compiled one saves: .8 of a small one, .3 of a large one
+BEGUN = "a training goes on where it was begun; evaluate, play and export need no such device"
 PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
@@ -115,10 +116,10 @@ def options(task: Task, algo: str) -> Any:
     return replace(config, **recipe)
 
 
-def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
+def build(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
     """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs.
 
-    The task's costs are tried out first, where they were not already `tried`.
+    The task's costs are tried out first, but for a run that was `begun`: there they were.
 
     What setup and config leave open, torch_threads and compile, is measured and decided here, and `create`
     stores it.
@@ -130,14 +131,15 @@ def build(task: Task, setup: Setup, config: Any, tried: bool = False) -> Built:
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
     if setup.validations is not None and setup.validations < 0:
         raise OptionError(f"validations must be at least 0, got {setup.validations}")
-    module, device = algorithm(setup.algo), find_device(setup.device)
+    module = algorithm(setup.algo)
+    device = find_device(setup.device, BEGUN) if begun else find_device(setup.device)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
     if config.compile and (found := processes.agreed(lacks(device, setup.sim))):
         say(f"note: no {found}, so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
-    if task.limits and not tried:
+    if task.limits and not begun:
         check_costs(task, setup.seed)
 
     def start(compile: bool) -> Built:
@@ -252,7 +254,9 @@ def going_on(run: Run) -> str:
 
 
 def rebuild(run: Run, training: bool = True) -> Built:
-    """The learner of a run, at its start; not for `training`: eager, with as little replay as may be.
+    """The learner of a run, at its start.
+
+    Not for `training`: on the CPU, whatever it was trained on, eager, with as little replay as may be.
 
     Raises RunError for a training that other processes share than those that began it.
     """
@@ -269,11 +273,11 @@ def rebuild(run: Run, training: bool = True) -> Built:
         raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
     config = replace(default, steps=run.steps, **own)
     if not training:
-        config = replace(config, compile=False)
+        setup, config = replace(setup, device="cpu", sim="cpu"), replace(config, compile=False)
     if not training and isinstance(config, Options):
         least = 2 * (Pace.of(config, config.num_envs).starts + config.num_envs)  # what Learner's checks need
         config = replace(config, replay=min(least, config.replay))
-    return build(task, setup, config, tried=True)
+    return build(task, setup, config, begun=True)
 
 
 def selection(run: Run, learner: Built) -> Selection | None:

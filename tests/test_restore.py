@@ -214,7 +214,7 @@ def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
         (
             "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a "
             "driver from http://www.nvidia.com/Download/index.aspx",
-            "Found no NVIDIA driver on your system; install NVIDIA's driver, or use --device cpu",
+            "Found no NVIDIA driver on your system; install NVIDIA's driver; --device cpu runs anywhere",
         ),
         (
             "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
@@ -245,6 +245,16 @@ def test_a_device_that_torch_cannot_use_is_refused_in_one_line_that_says_what_to
 def test_cuda_where_there_is_none_is_refused_before_anything_runs(file: Path):
     with pytest.raises(OptionError, match=r"device 'cuda' cannot be used: .*; .*--device cpu"):
         build(load_task(file), Setup(device="cuda"), SMALL)
+
+
+def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, replace(SETUP, device="cuda:99", sim="gpu"))
+    train(learner, run, 32)
+    path, again = exported(Run.open(run.path))
+    assert path.exists() and again.env.device.type == "cpu"
+    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export need no"):
+        rebuild(run)
 
 
 @pytest.mark.parametrize(
