@@ -1,6 +1,7 @@
 """PPO beside Stable-Baselines3, beside its limits A2C and REINFORCE, and beside sums worked out by hand."""
 
 import dataclasses
+import math
 
 import gymnasium
 import numpy as np
@@ -331,6 +332,10 @@ def test_the_compiled_update_is_the_eager_one():
         ({"minibatch": 63}, "must divide"),
         ({"clip": 0.0}, "clip"),
         ({"gamma": 1.5}, "gamma"),
+        ({"value_clip": 0.0}, "value_clip must be > 0, got 0.0"),
+        ({"value_clip": math.inf}, "value_clip must be finite, got inf"),
+        ({"value_coef": math.nan}, "value_coef must be finite and >= 0, got nan"),
+        ({"entropy_coef": -0.1}, "entropy_coef must be finite and >= 0, got -0.1"),
         ({"steps": 0}, "steps"),
     ],
 )

@@ -11,6 +11,7 @@ Under a task's limits the advantage is that of reward and costs together (roboki
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -408,6 +409,11 @@ def check(config: Config) -> None:
     check_positive(config, "lr", "kl_target", "max_grad_norm", "init_std", "hidden")
     check_unit(config, "gamma", "lam")
     check_rule(config)
+    if config.value_clip is not None:
+        check_positive(config, "value_clip")
+    for name in ("value_coef", "entropy_coef"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     check_shared(num_envs=config.num_envs, minibatch=config.minibatch)
