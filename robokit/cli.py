@@ -154,12 +154,13 @@ def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
-    """What follows `option`, as its own argument or behind `=`."""
+    """What follows `option` the last time, as its own argument or behind `=`."""
+    found = None
     for this, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = this.partition("=")
         if name == option:
-            return value if equals else following
-    return None
+            found = value if equals else following
+    return found
 
 
 def _version() -> str:

@@ -20,7 +20,7 @@ from robokit.constraint import Limit, with_values
 from robokit.controller import ContractError, describe, load
 from robokit.env import Env
 from robokit.errors import ExportError, OptionError, RunError, TaskError
-from robokit.evaluate import GAMMA, SEED_OFFSET, evaluate
+from robokit.evaluate import GAMMA, SEED_OFFSET, check_seed, evaluate
 from robokit.filter import read_filter
 from robokit.play import film, watch
 from robokit.plots import draw, writable
@@ -36,6 +36,7 @@ from robokit.restore import (
     create,
     export_policy,
     exported,
+    file_name,
     going_on,
     options,
     rebuild,
@@ -46,7 +47,7 @@ from robokit.restore import (
     unfinished,
     versions,
 )
-from robokit.run import CONFIG, METRICS, Run, say
+from robokit.run import CHECKPOINTS, CONFIG, METRICS, Run, say
 from robokit.task import Task, find_task, known_tasks, load_task, title
 from robokit.train import SAVE_SECONDS, train
 
@@ -169,7 +170,7 @@ class Evaluate:
                 commands=_by_name(task, self.command),
                 policy=policy,
                 filter=filter,
-                gamma=_gamma(path) if self.gamma is None else self.gamma,
+                gamma=_gamma(_run_of(path)) if self.gamma is None else self.gamma,
                 threads=self.threads,
             )
             if not self.json:
@@ -190,7 +191,8 @@ class Evaluate:
 
     def _folders(self) -> dict[str, Path]:
         """Where each one's pictures go: one folder, or one in it for each of several."""
-        if len({Path(what).resolve() for what in self.what}) != len(self.what) or not self.what:
+        files = (what if what.endswith(".onnx") else Path(what, POLICY) for what in self.what)
+        if len({Path(file).resolve() for file in files}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"
             raise OptionError(f"evaluate takes one or more runs or files, each once; got {given}")
         if self.plots is None:
@@ -218,6 +220,7 @@ class Play:
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
 
     def __call__(self) -> int:
+        check_seed(self.seed)
         path, task, _ = policy_of(self.what, self.task)
         env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
         env.hold(_by_name(task, self.command))
@@ -244,15 +247,18 @@ class Export:
     def __call__(self) -> int:
         if self.output.suffix == ".onnx":
             raise OptionError(f"--output is the folder that <task>.onnx is written into, got {self.output}")
+        if self.episodes < 0 or self.episodes == 1:
+            raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
         run = Run.open(self.run)
         learner, steps = restore(run, self.last)
-        path = self.output / f"{run.path.parent.name}.onnx"
+        path = self.output / f"{file_name(run.config['task'])}.onnx"
         if path.exists():
             say(f"note: replacing {path}")
         report = export_policy(run, learner, steps, path)
         card: dict[str, Any] = {"run": run.path.name, "steps": steps}
         if self.episodes:
-            measured = evaluate(path, learner.env.task, self.episodes, policy=learner.policy)
+            options: dict[str, Any] = {"policy": learner.policy, "gamma": _gamma(run)}
+            measured = evaluate(path, learner.env.task, self.episodes, **options)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
             card |= {
                 "return": measured.returns.mean,
@@ -374,11 +380,21 @@ def _one_task(tasks: dict[str, Task]) -> None:
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {what} has {theirs}")
 
 
-def _gamma(path: Path) -> float:
-    """What the run that a file lies in discounted with."""
-    if not (path.parent / CONFIG).is_file():
-        return GAMMA
-    return float(Run.open(path.parent).config["options"].get("gamma", GAMMA))
+def _run_of(file: Path) -> Run | None:
+    """The run that an exported file lies in; the config.json of something else makes none."""
+    if not (file.parent / CONFIG).is_file():
+        return None
+    try:
+        return Run.open(file.parent)
+    except RunError:
+        if (file.parent / CHECKPOINTS).is_dir():
+            raise
+        return None
+
+
+def _gamma(run: Run | None) -> float:
+    """What a run discounted with."""
+    return GAMMA if run is None else float(run.config["options"].get("gamma", GAMMA))
 
 
 def _by_name(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
@@ -406,8 +422,8 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
         raise OptionError(f"no file {path}")
     if task is not None:
         return path, _held(load_task(task), path), None
-    if (path.parent / CONFIG).is_file():
-        return path, task_of(Run.open(path.parent)), None
+    if run := _run_of(path):
+        return path, task_of(run), None
     named = str(load(path)[1]["task"])
     stem, _, cls = named.rpartition(":")
     own = [

@@ -84,10 +84,11 @@ def evaluate(
 
     Raises FilterError for a filter that does not fit the file,
     ContractError for a file that is not whole, TaskError when it was exported for another task,
-    OptionError for episodes < 2 (an interval needs two) or a gamma outside (0, 1].
+    OptionError for episodes < 2 (an interval needs two), a seed below 0 or a gamma outside (0, 1].
     """
     if episodes < 2:
         raise OptionError(f"episodes must be at least 2, got {episodes}")
+    check_seed(seed)
     if not 0 < gamma <= 1:
         raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
     path, task = Path(path), load_task(task)
@@ -142,6 +143,12 @@ def evaluate(
         per_episode=ran.lists(),
         filtered=filtered,
     )
+
+
+def check_seed(seed: int) -> None:
+    """Raise OptionError for one that would be among training's."""
+    if seed < 0:
+        raise OptionError(f"seed must be at least 0, got {seed}")
 
 
 def onnx_actor(session: Any, carry_size: int) -> Act:
@@ -242,6 +249,7 @@ def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> T
         returns=summarize(ran.returns),
         difference=summarize(ran.returns - plain.returns),
         terminated=ran.terminated,
+        bad=ran.bad,
         latched=actor.latched,
         shares=actor.shares(),
         limits=_judge(ran, env, gamma),

@@ -29,6 +29,7 @@ class Through:
     returns: Summary
     difference: Summary  # in return: through it minus without, paired by episode
     terminated: int
+    bad: int  # episodes that ended because the simulation broke
     latched: int  # episodes that ended in the fallback
     shares: dict[str, float]  # of the control steps: where each stage acted, a bound was unmet
     limits: dict[str, Verdict]
@@ -39,7 +40,8 @@ class Through:
             "  through the filter:",
             _row("return", self.returns),
             f"  through it minus without: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
-            f"  terminated {self.terminated} of {episodes}, in the fallback at the end {self.latched}",
+            f"  terminated {self.terminated} of {episodes}, broken simulations {self.bad}, "
+            f"in the fallback at the end {self.latched}",
             *(f"  {name:<26}{x:>11.2%} of the control steps" for name, x in self.shares.items() if x > 0),
             *(verdict.line(name) for name, verdict in self.limits.items()),
         ]
@@ -74,7 +76,8 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        return self.bad > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
+        broken = self.bad + (self.filtered.bad if self.filtered else 0)
+        return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
 
     def facts(self) -> dict[str, Any]:
         """Everything but the single episodes, as JSON has it."""

@@ -207,7 +207,7 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
     }
     steps = learner.config.steps
-    made = None if processes.rank() else Run.create(root, _folder(task), steps, config, about)
+    made = None if processes.rank() else Run.create(root, file_name(title(task)), steps, config, about)
     path = processes.agreed(made and str(made.path))
     return made or Run.open(path)
 
@@ -217,7 +217,7 @@ def unfinished(root: Path, task: Task) -> Path | None:
     found = None
     if processes.restarted() and not processes.rank():  # the first one knows: it made the folder
         began = {"launch": processes.launch(), "command": sys.argv}
-        for folder in sorted((root / _folder(task)).glob("*/")):
+        for folder in sorted((root / file_name(title(task))).glob("*/")):
             with contextlib.suppress(RunError):
                 run = Run.open(folder)
                 found = str(run.path) if run.about | began == run.about else found
@@ -225,8 +225,9 @@ def unfinished(root: Path, task: Task) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _folder(task: Task) -> str:
-    return title(task).replace(":", "-")
+def file_name(title: str) -> str:
+    """A task's title in the names of files and folders."""
+    return title.replace(":", "-")
 
 
 def task_of(run: Run) -> Task:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from arm import Arm, make_policy
-from slide import OWN, write
+from slide import OWN, PUSHED, write
 
 from robokit.cli import main, parse
 from robokit.env import Env
@@ -120,6 +120,33 @@ def test_export_writes_the_file_its_sum_and_a_card_with_its_return(
     assert "FAIL" in capsys.readouterr().out
     assert "sha256" in wrong(["evaluate", f"out/{name}.onnx"], capsys)
     assert "sha256" in wrong(["play", f"out/{name}.onnx"], capsys)
+
+
+@pytest.mark.medium
+def test_an_export_is_named_by_the_task_wherever_the_run_lies(trained: tuple[Path, dict[str, Any]]):
+    shutil.copytree(trained[0].resolve(), "Downloads/mine")
+    assert main(["export", "Downloads/mine", "-o", "out", "--episodes", "0"]) == 0
+    assert Path("out/inverted_pendulum.onnx").exists()
+
+
+@pytest.mark.medium
+def test_an_export_judges_with_the_gamma_of_its_training():
+    write(Path("tasks"), PUSHED.replace("Limit(0.25)", 'Limit(0.25, "discounted")'))
+    assert main(["train", "slide", *SMALL, "--steps", "32", "--gamma", "0.5", "--validations", "0"]) == 0
+    assert main(["export", "runs/slide/latest", "--episodes", "2"]) == 0
+    assert json.loads(Path("policies/slide.json").read_bytes())["evaluation"]["gamma"] == 0.5
+
+
+@pytest.mark.medium
+def test_only_the_config_of_a_run_says_of_which_task_a_file_is(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    for suffix in ("", ".sha256"):
+        shutil.copy(f"{trained[0]}/policy.onnx{suffix}", f"policy.onnx{suffix}")
+    Path("config.json").write_text('{"model_type": "theirs"}')
+    assert main(["evaluate", "policy.onnx", "--episodes", "2", "--threads", "1"]) == 0
+    Path("checkpoints").mkdir()
+    assert "its config.json is damaged" in wrong(["evaluate", "policy.onnx"], capsys)
 
 
 @pytest.mark.medium

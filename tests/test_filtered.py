@@ -1,6 +1,7 @@
 """The filter in simulation: it changes what it must, and counts it in the first episode of each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,15 @@ def test_a_report_compares_the_same_episodes_through_the_filter_and_without():
     assert "through it minus without: +0 in return" in reports[2].text()
     with pytest.raises(FilterError, match="no actuator 'knee'"):
         evaluate(HOPPER, task, 4, filter=Filter(slew={"knee": 1.0}))
+
+
+def test_simulations_that_broke_through_the_filter_are_counted_and_a_failure():
+    breaks = {"disturb": lambda self, sim, rng: {"qvel": sim.qvel + 1e11}}
+    task = type("Hopper", (type(load_task("hopper")),), breaks)
+    report = evaluate(HOPPER, task, 2, filter=Filter(slew=5.0), threads=1)
+    assert report.filtered is not None and report.filtered.bad == 2
+    assert "broken simulations 2, in the fallback at the end 0" in report.text()
+    assert replace(report, bad=0).failed  # as if nothing had broken without it
 
 
 @pytest.mark.medium

@@ -258,6 +258,6 @@ def test_what_the_filter_breaks_is_in_the_verdict():
         for x, nothing in ((1.0, np.zeros(300)), (9.0, np.zeros(300)))
     )
     some = summarize(np.arange(3.0))
-    through = Through({}, some, some, 0, 0, {}, {"fall": bad})
+    through = Through({}, some, some, 0, 0, 0, {}, {"fall": bad})
     assert overall(judged({"fall": good}, None)) == "PASS: 1 limit"
     assert overall(judged({"fall": good}, through)) == "FAIL: fall through the filter"
