@@ -47,7 +47,7 @@ from robokit.restore import (
     unfinished,
     versions,
 )
-from robokit.run import CHECKPOINTS, CONFIG, METRICS, Run, say
+from robokit.run import CHECKPOINTS, CONFIG, METRICS, Run, check_place, say
 from robokit.task import Task, find_task, known_tasks, load_task, title
 from robokit.train import SAVE_SECONDS, train
 
@@ -97,6 +97,7 @@ class Train(Generic[Config, Limits]):
         if begun := unfinished(self.runs, task):
             say(f"started again: going on with {begun}")
             return Resume(begun, save_every=self.save_every, json=self.json)()
+        check_place(self.runs / file_name(title(task)))
         learner = build(task, self.setup, self.algorithm)
         return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
 
@@ -121,16 +122,13 @@ class Resume:
     def __call__(self) -> int:
         _check_seconds(self.save_every)
         run = Run.open(self.resume)
-        wanted = run if self.steps is None else replace(run, steps=self.steps)
-        learner = rebuild(wanted)
+        run = run if self.steps is None else replace(run, steps=self.steps)
+        learner = rebuild(run)
         if differ := changed(run, learner.env.task):
             raise RunError(f"{run.path} cannot go on: changed since it began: {', '.join(differ)}")
         now, then = versions(), run.about["versions"]
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
             say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
-        if self.steps is not None:
-            run.newest(shared=False)  # raises where there is nothing to go on from: then nothing is written
-            run = run.until(self.steps)
         return _train(learner, run, self.save_every, self.json)
 
 

@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,6 +87,7 @@ class Run:
         cls, root: str | Path, name: str, steps: int, config: dict[str, Any], about: dict[str, Any]
     ) -> "Run":
         """`root/name/<date>/`, and `root/name/latest` pointing to it; values as JSON has them."""
+        check_place(Path(root) / name)
         try:
             config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as they will be read
             run = cls(_new_folder(Path(root) / name), steps, config, about)
@@ -112,12 +113,10 @@ class Run:
             raise RunError(f"{folder} has config schema {text.get('schema')!r}; known here: {SCHEMA}")
         return run
 
-    def until(self, steps: int) -> "Run":
-        """The same run asked for more (or fewer) steps, on disk too."""
-        run = replace(self, steps=steps)
-        if not rank():
-            run._write_config()
-        return run
+    def keep_steps(self) -> None:
+        """Write down the steps asked for, where the disk says another number; only for who trains here."""
+        if not rank() and Run.open(self.path).steps != self.steps:
+            self._write_config()
 
     def checkpoint(self, steps: int) -> Path:
         """The folder of the checkpoint at `steps`."""
@@ -236,6 +235,16 @@ class Run:
             raise CheckpointError(f"checkpoint {checkpoint.path} belongs to another run: {what}")
 
 
+def check_place(folder: Path) -> None:
+    """Raise RunError where no folder can be made: of what is there, the last must be one to write into."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        what = "a link to nothing" if there.is_symlink() else "no folder"
+        raise RunError(f"cannot create a run in {folder}: {there} is {what}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"cannot create a run in {folder}: {there} may not be written into")
+
+
 def say(text: str) -> None:
     """A line for the person in front of it, of the first process: standard output is for results."""
     if not rank():
@@ -316,18 +325,25 @@ def _cut(path: Path, steps: int) -> None:
 
 def _new_folder(parent: Path) -> Path:
     """`parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
+    parent.mkdir(parents=True, exist_ok=True)
     date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for n in range(1, sys.maxsize):
         folder = parent / (date if n == 1 else f"{date}-{n}")
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             return folder
     raise AssertionError
 
 
 def _point(link: Path, target: str) -> None:
-    """Let `link` point to `target` beside it, in one step."""
+    """Let `link` point to `target` beside it, in one step; what is no link stays."""
+    if link.exists() and not link.is_symlink():
+        say(f"note: {link} is no link and stays as it is; it does not point to {target}")
+        return
     temporary = link.with_name(f".{link.name}.{os.urandom(4).hex()}.tmp")
     temporary.symlink_to(target)
-    temporary.replace(link)
+    try:
+        temporary.replace(link)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(link.parent)

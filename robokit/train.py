@@ -64,6 +64,7 @@ def train(
         for folder in (run.checkpoints, *([] if rank() else [run.path / BEST])):
             sweep(folder)
         saved = done = run.resume(learner)
+        run.keep_steps()  # not before it is sure that this training goes on
         with _record(run, steps, done) as record:
 
             def keep() -> Done:

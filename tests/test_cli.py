@@ -189,6 +189,14 @@ def test_a_recipe_with_an_unknown_option_is_refused(here: Path, capsys: pytest.C
     assert not Path("runs").exists()
 
 
+def test_a_place_where_no_run_can_be_is_found_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    Path("runs").symlink_to("unmounted")
+    monkeypatch.setattr("robokit.commands.build", lambda *_: pytest.fail("built"))
+    assert "runs is a link to nothing" in wrong(["train", "hopper"], capsys)
+
+
 def test_check_reads_the_recipes_too(here: Path, capsys: pytest.CaptureFixture[str]):
     write(Path("tasks"), OWN.replace('"horizon"', '"horizn"'))
     assert main(["check", "slide"]) == 1

@@ -195,6 +195,10 @@ def test_a_resume_that_is_refused_changes_nothing(
     before = Path("damaged/config.json").read_bytes()
     assert "no good checkpoint" in wrong(["train", "--resume", "damaged", "--steps", "256"], capsys)
     assert Path("damaged/config.json").read_bytes() == before
+    shutil.copytree(trained[0].resolve(), "busy")
+    with Run.open("busy").locked():
+        assert "another process" in wrong(["train", "--resume", "busy", "--steps", "256"], capsys)
+    assert Path("busy/config.json").read_bytes() == before
 
 
 @pytest.mark.medium

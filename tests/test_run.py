@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_link_is_relative_and_points_to_the_newest(tmp_path: Path):
 
 
 def test_more_steps_are_remembered_on_disk(tmp_path: Path):
-    make(tmp_path).until(160)
+    replace(make(tmp_path), steps=160).keep_steps()
     assert Run.open(tmp_path / "toy/latest").steps == 160
 
 
@@ -58,8 +59,29 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path):
 
 def test_a_root_that_cannot_hold_runs_is_a_run_error(tmp_path: Path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(RunError, match="cannot create a run"):
+    with pytest.raises(RunError, match=r"cannot create a run in .*: .*/runs is no folder"):
         make(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name", ["runs", "runs/toy"])
+def test_a_link_to_nothing_in_the_place_of_a_folder_is_a_run_error(tmp_path: Path, name: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunError, match=f"cannot create a run in .*: .*/{name} is a link to nothing"):
+        make(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_called_latest_and_is_no_link_stays_and_is_said(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+):
+    latest = tmp_path / "toy/latest"
+    latest.parent.mkdir()
+    latest.mkdir() if kind == "folder" else latest.write_text("mine")
+    run = make(tmp_path)
+    assert Run.open(run.path) == run and not latest.is_symlink()
+    assert {path.name for path in latest.parent.iterdir()} == {"latest", run.path.name}
+    assert f"note: {latest} is no link and stays as it is" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path: Path):
