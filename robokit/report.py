@@ -146,11 +146,13 @@ def pool(reports: Mapping[str, Report]) -> Across:
             k: Charged(**{f.name: columns[f"{f.name}/{k}"] for f in fields(Charged)}) for k in report.limits
         }
 
+    begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
     return across(
         [*reports],
         [np.array(report.per_episode["return"]) for report in reports.values()],
         [charged(report) for report in reports.values()],
         [report.limits for report in reports.values()],
+        paired=all(begin == begins[0] for begin in begins),
     )
 
 

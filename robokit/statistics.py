@@ -183,27 +183,36 @@ def unvaried(x: Array, weight: Array) -> bool:
 
 
 def stratified_bootstrap(
-    runs: Sequence[Array], statistic: Callable[[Array], Array], seed: int = 0, resamples: int = RESAMPLES
+    runs: Sequence[Array],
+    statistic: Callable[[Array], Array],
+    paired: bool = False,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """Percentile interval of a statistic of all episodes of several runs, resampled within each run.
 
     runs: (E, ...) each; statistic: (R, E of all runs, ...) -> (R,). Agarwal et al. 2021, section 4.1: the
     runs stay the ones they are, so that the interval is about them and says nothing of another training.
+    paired: episode i began alike in every run, so that they are not independent: all runs draw the same i.
     """
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(CHUNKS):
-        rows = [run[rng.integers(len(run), size=(resamples // CHUNKS, len(run)))] for run in runs]
+        sizes = [(resamples // CHUNKS, len(run)) for run in runs]
+        ours = [rng.integers(size[1], size=size) for size in (sizes[:1] if paired else sizes)]
+        rows = [run[i] for run, i in zip(runs, ours * len(runs) if paired else ours, strict=True)]
         drawn.append(statistic(np.concatenate(rows, 1)))
     low, high = np.quantile(np.concatenate(drawn), SIDES[:2])
     return float(low), float(high)
 
 
-def pooled_returns(runs: Sequence[Array]) -> tuple[float, float, float]:
+def pooled_returns(runs: Sequence[Array], paired: bool = False) -> tuple[float, float, float]:
     """Interquartile mean of the episodes of all runs, and its stratified interval."""
-    return interquartile_mean(np.concatenate(runs)), *stratified_bootstrap(runs, _interquartile_means)
+    return interquartile_mean(np.concatenate(runs)), *stratified_bootstrap(runs, _interquartile_means, paired)
 
 
-def pooled_ratio(x: Sequence[Array], weight: Sequence[Array]) -> tuple[float, float, float]:
+def pooled_ratio(
+    x: Sequence[Array], weight: Sequence[Array], paired: bool = False
+) -> tuple[float, float, float]:
     """sum(x) / sum(weight) over all runs, and its stratified interval."""
     runs = [np.stack(pair, -1) for pair in zip(x, weight, strict=True)]
 
@@ -211,7 +220,7 @@ def pooled_ratio(x: Sequence[Array], weight: Sequence[Array]) -> tuple[float, fl
         total = rows.sum(-2)
         return total[..., 0] / total[..., 1]
 
-    return float(ratio(np.concatenate(runs))), *stratified_bootstrap(runs, ratio)
+    return float(ratio(np.concatenate(runs))), *stratified_bootstrap(runs, ratio, paired)
 
 
 # -- probabilities ---------------------------------------------------------------------------------

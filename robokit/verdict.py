@@ -214,13 +214,13 @@ class Across:
     iqm: Pooled  # interquartile mean of all their episodes' returns
     limits: dict[str, Pooled]  # each in its own measure, over all episodes of all runs
     verdicts: dict[str, dict[Word, int]]  # limit -> how many runs
+    paired: bool  # whether episode i began alike in every run: then all runs resample the same ones
 
     def text(self) -> str:
         """A table for people."""
+        drawn = "the same episodes of each resampled" if self.paired else "episodes resampled within each"
         least, most = min(self.means), max(self.means)
-        lines = [
-            f"{len(self.runs)} runs, episodes resampled within each; their mean returns {_range(least, most)}"
-        ]
+        lines = [f"{len(self.runs)} runs, {drawn}; their mean returns {_range(least, most)}"]
         lines.append(f"  {'interquartile mean of returns':<38}{_interval(self.iqm)}")
         for name, pooled in self.limits.items():
             words = ", ".join(f"{count} {word}" for word, count in self.verdicts[name].items() if count)
@@ -233,16 +233,17 @@ def across(
     returns: Sequence[Array],
     charged: Sequence[Mapping[str, Charged]],
     verdicts: Sequence[Mapping[str, Verdict]],
+    paired: bool = False,
 ) -> Across:
-    """What several runs come to together; one entry each."""
+    """What several runs come to together; one entry each. paired: episode i began alike in all of them."""
     limits, counts = {}, {}
     for name, verdict in verdicts[0].items():
         pairs = [weighted(of_run[name], verdict.measure) for of_run in charged]
-        limits[name] = Pooled(*pooled_ratio([x for x, _ in pairs], [weight for _, weight in pairs]))
+        limits[name] = Pooled(*pooled_ratio([x for x, _ in pairs], [weight for _, weight in pairs], paired))
         words = [of_run[name].verdict for of_run in verdicts]
         counts[name] = {word: words.count(word) for word in get_args(Word)}
     means = [float(x.mean()) for x in returns]
-    return Across([*runs], means, Pooled(*pooled_returns(returns)), limits, counts)
+    return Across([*runs], means, Pooled(*pooled_returns(returns, paired)), limits, counts, paired)
 
 
 def _range(low: float, high: float) -> str:

@@ -253,7 +253,9 @@ def test_several_runs_are_pooled_and_others_are_refused_by_name(exported):
     task = limited(Limit(0.9))
     one, two = (evaluate(path, task, 6, seed=seed, threads=1) for seed in (0, 1))
     together = pool({"a": one, "b": two})
-    assert together.runs == ["a", "b"]
+    assert together.runs == ["a", "b"] and not together.paired
+    assert pool({"a": one, "again": one}).paired
+    assert "episodes resampled within each" in together.text()
     assert together.means == pytest.approx([one.returns.mean, two.returns.mean])
     kept = [report.per_episode for report in (one, two)]
     rate = sum(sum(x["total/lean"]) for x in kept) / sum(sum(x["span/lean"]) for x in kept)

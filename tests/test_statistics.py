@@ -21,6 +21,7 @@ from robokit.statistics import (
     pooled_ratio,
     pooled_returns,
     share,
+    stratified_bootstrap,
     summarize,
     upper,
 )
@@ -251,6 +252,19 @@ def test_runs_are_resampled_each_within_itself():
     assert high - low == pytest.approx(2 * 1.96 * 0.01 / np.sqrt(100), rel=0.15)
     unstratified = bootstrap(np.concatenate(runs))
     assert unstratified[1] - unstratified[0] > 10
+
+
+def test_runs_that_share_their_starts_are_covered_as_often_as_is_said():
+    rng, offsets = np.random.default_rng(0), np.array([0.0, 1.0, 5.0])
+    held = {True: 0, False: 0}
+    for trial in range(400):
+        starts = rng.normal(size=100)
+        runs = [starts + offset + rng.normal(0, 0.1, 100) for offset in offsets]
+        for paired in held:
+            low, high = stratified_bootstrap(runs, lambda rows: rows.mean(-1), paired, trial, resamples=FEWER)
+            held[paired] += low <= offsets.mean() <= high
+    assert 0.92 <= held[True] / 400 <= 0.97
+    assert held[False] / 400 < 0.8
 
 
 def test_returns_of_several_runs_by_hand():
