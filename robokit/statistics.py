@@ -287,6 +287,8 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
 def episodes_needed(x: Array, weight: Array, measured: Estimate, limit: float) -> int | None:
     """Episodes after which the bound of `estimate` towards the limit reaches it; None where none would.
 
+    `measured` has no `highest`: a bound that was cut off does not say how far it has to fall.
+
     By the 1/sqrt(n) law of means; where few or no episodes had a cost, by the chance left to one unseen, or,
     if it is sooner, when FEW of them will have been seen. No number decides where the estimate is the limit.
     """

@@ -149,7 +149,7 @@ def judge(limit: Limit, charged: Charged, steps: int, gamma: float) -> Verdict:
         measure=limit.measure,
         verdict=word,
         measured=measured,
-        episodes_needed=_needed(limit, charged, measured) if word == "UNDECIDED" else None,
+        episodes_needed=_needed(limit, charged, measured, top) if word == "UNDECIDED" else None,
         any_cost=any_cost,
         above=share(charged.total > limit.value) if limit.measure == "episode" else None,
         episode=episode,
@@ -179,9 +179,11 @@ def _estimate(charged: Charged, measure: Measure, top: float, highest: float = m
     return estimate(x, weight, max(top, float(x.max())), highest=highest)
 
 
-def _needed(limit: Limit, charged: Charged, measured: Estimate) -> int | None:
+def _needed(limit: Limit, charged: Charged, measured: Estimate, top: float) -> int | None:
     if limit.measure == "probability":
         return episodes_needed_for_share(measured.value, limit.value)
+    if limit.measure == "rate":  # the bound that falls with more episodes is the one without a cap
+        measured = _estimate(charged, "rate", top)
     return episodes_needed(*weighted(charged, limit.measure), measured, limit.value)
 
 

@@ -252,6 +252,18 @@ def test_the_rate_of_short_episodes_is_not_said_to_come_above_what_a_rate_can_be
     assert judge(Limit(0.5), clean, 1000, 0.99).measured.at_most == 1.0
 
 
+@pytest.mark.parametrize("costs", [[], [5.0], [2.0, 1.0, 1.0]])
+def test_the_episodes_said_to_decide_a_rate_of_short_episodes_are_about_those_that_do(costs: list[float]):
+    def of(total: Array) -> Verdict:
+        return judge(Limit(0.3), charged(total, 30.0), 1000, 0.99)
+
+    total = np.array([*costs, *[0.0] * (10 - len(costs))])
+    needed, decides = of(total).episodes_needed, 1
+    while of(np.tile(total, decides)).verdict == "UNDECIDED":
+        decides += 1
+    assert needed is not None and 10 * decides / 1.5 < needed < 1.5 * 10 * decides
+
+
 def test_what_the_filter_breaks_is_in_the_verdict():
     good, bad = (
         judge(Limit(0.5), Charged(np.full(300, x), np.full(300, 10.0), nothing, nothing > -1), 10, 0.99)
