@@ -200,7 +200,7 @@ def weighted(charged: Charged, measure: Measure) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Pooled:
-    """A number over several runs and its two-sided interval; episodes resampled within each run."""
+    """A number over several runs and its two-sided interval: see statistics.stratified_bootstrap."""
 
     value: float
     low: float

@@ -191,7 +191,7 @@ def test_the_command_measures_several_files_and_draws_each(
     assert said["across"]["iqm"]["value"] == interquartile_mean(np.concatenate(each))
     assert all(is_png(Path(f"pictures/{i}/learning.png")) for i in (1, 2))
     assert main(["evaluate", *files, *options]) == 0
-    assert "2 runs, episodes resampled within each" in capsys.readouterr().out
+    assert "2 runs, the same episodes of each resampled" in capsys.readouterr().out
     for wrong, why in (
         ([files[0], files[0]], "each once"),
         ([], "one or more"),
