@@ -75,9 +75,7 @@ class Selection:
             return {}
         try:
             score = validate(self.learner, done.steps, self.run.config["sim"])
-        except (
-            TaskError
-        ) as error:  # a cost that breaks its contract: no verdict, but no reason to lose a training
+        except TaskError as error:  # a cost that breaks its contract: that is no reason to lose a training
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
         kept = self._kept()

@@ -337,6 +337,14 @@ def test_the_compiled_update_is_the_eager_one():
         ({"value_coef": math.nan}, "value_coef must be finite and >= 0, got nan"),
         ({"entropy_coef": -0.1}, "entropy_coef must be finite and >= 0, got -0.1"),
         ({"steps": 0}, "steps"),
+        (
+            {"lr_schedule": "adaptive", "num_envs": 4, "horizon": 16, "minibatch": 64, "epochs": 1},
+            "adaptive follows the KL .* 0 at the first of a rollout; epochs 1 and a minibatch of all 64 make",
+        ),
+        (
+            {"objective": "penalty", "num_envs": 4, "horizon": 16, "minibatch": 64, "epochs": 1},
+            "penalty follows the KL",
+        ),
     ],
 )
 def test_impossible_options_are_refused_before_anything_runs(changes, message):

@@ -427,3 +427,7 @@ def check(config: Config) -> None:
     batch = config.num_envs * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
+    by_kl = [v for v in (config.lr_schedule, config.objective) if v in ("adaptive", "penalty")]
+    if by_kl and config.epochs == 1 and batch == config.minibatch:
+        rule = "follows the KL that gradient steps lead to, which is 0 at the first of a rollout"
+        raise OptionError(f"{by_kl[0]} {rule}; epochs 1 and a minibatch of all {batch} make no other")
