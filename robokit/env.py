@@ -137,7 +137,7 @@ class Env:
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
         ctrl = self.action_center + self.action_half * self._arrived(action)
         if self._pushes:
-            for name, value in self.task.disturb(sim, self.rng).items():
+            for name, value in _taken(self.task.disturb(sim, self.rng)).items():
                 sim.written(name).copy_(value)
         sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
         bad = sim.bad()
@@ -247,7 +247,9 @@ class Env:
 
     def _remember(self, memory: Terms, action: Tensor) -> None:
         same_names(memory, self.names.memory, "remember")
-        for name, value in memory.items():
+        # all before the first is written, of which they may be views; a product, as inductor drops clones
+        taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
+        for name, value in taken.items():
             self.sim.memory[name].copy_(value)
         self.sim.memory["action"].copy_(action)
         self.sim.memory["age"].add_(1)
@@ -261,13 +263,14 @@ class Env:
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
-        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng), **self._held}
+        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
+        if not self.nominal:
+            values |= self.task.randomize(self.sim, self.rng)
+        values |= self._held
         if self.task.clock:
             noon = self._noon.expand(self.num_envs, 2)
             values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
-        if not self.nominal:
-            values |= self.task.randomize(self.sim, self.rng)
-        self.sim.reset(mask, values)
+        self.sim.reset(mask, _taken(values))
         begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
         self.sensors.restart(begun, self.rng)
         if self._action_delay.depth:
@@ -361,6 +364,11 @@ def _periods(task: Task) -> int:
     if not task.time_limit >= task.control_dt:
         raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
     return round(task.time_limit / task.control_dt)
+
+
+def _taken(values: Terms) -> Terms:
+    """Copies: a task may return live views of sim, which what is written next would change."""
+    return {name: value.clone() for name, value in values.items()}
 
 
 def _zero_where(bad: Tensor, value: Tensor) -> Tensor:

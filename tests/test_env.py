@@ -70,6 +70,40 @@ def test_rewards_see_memory_as_the_policy_did_and_observations_see_what_came_of_
     assert second.reward.tolist() == [0.25 - 2 * 0.5 + 4 * 0.25 + 8.0]
 
 
+class Shifts(Still):
+    """Hands what memory holds one place on; what is returned is live."""
+
+    memory = {**Still.memory, "now": 2, "before": 2, "first": 2}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {name: sim.memory[name][:, :1] for name in ("now", "before", "first")}
+
+    def remember(self, sim: Sim, action: torch.Tensor) -> Terms:
+        return {"now": action, "before": sim.memory["now"], "first": sim.memory["before"]}
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_is_remembered_is_what_memory_held_before_any_of_it_was_written(compile: bool):
+    env = Env(Shifts(), 1, compile=compile)
+    pushes = (0.25, -0.5, 0.75)
+    seen = [env.step(constant(push)).obs.tolist()[0] for push in pushes]
+    assert seen == [[0.25, 0.0, 0.0], [-0.5, 0.25, 0.0], [0.75, -0.5, 0.25]]
+
+
+def test_what_disturb_returns_is_what_it_read_before_any_of_it_was_written():
+    class Swaps(Shifts):
+        def disturb(self, sim: Sim, rng: torch.Generator) -> Terms:
+            return {"now": sim.memory["before"], "before": sim.memory["now"]}
+
+        def remember(self, sim: Sim, action: torch.Tensor) -> Terms:
+            return {"first": action}
+
+    env = Env(Swaps(), 1)
+    env.sim.memory["now"].fill_(1.0)
+    env.sim.memory["before"].fill_(2.0)
+    assert env.step(constant(0.5)).obs.tolist() == [[2.0, 1.0, 0.5]]
+
+
 def test_actions_are_clipped_before_anything_sees_them():
     env = new(Order, 2)
     step = env.step(constant(7.0, -7.0))
@@ -130,10 +164,13 @@ def test_another_seed_is_another_run():
 
 
 class Follow(Cart):
-    """Never ends early, and restarts with a goal of its own."""
+    """Never ends early, and restarts with goals of its own."""
 
     def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
         return {**super().reset(sim, rng), "goal": torch.zeros(sim.num_envs, 1)}
+
+    def randomize(self, sim: Sim, rng: torch.Generator) -> Terms:
+        return {**super().randomize(sim, rng), "goal": torch.ones(sim.num_envs, 1)}
 
     def terminated(self, sim: Sim) -> torch.Tensor:
         return torch.zeros(sim.num_envs, dtype=torch.bool)

@@ -67,6 +67,34 @@ def test_reset_restarts_every_simulation():
     assert not env.sim.memory["age"].any()
 
 
+class Levels(Still):
+    """Episodes of five steps; each begins a level higher, and from where the last one ended."""
+
+    memory = {**Still.memory, "level": 1, "levels": 1}
+
+    def reset(self, sim: Sim, rng: Generator) -> Terms:
+        return {"level": sim.memory["levels"], "qpos": sim.qpos}
+
+    def randomize(self, sim: Sim, rng: Generator) -> Terms:
+        return {"levels": sim.memory["levels"]}
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"levels": sim.memory["level"] + 1}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        return sim.memory["age"][:, 0] == 4
+
+
+def test_what_reset_and_randomize_return_is_taken_before_the_restart_clears_it():
+    env = new(Levels, 2)
+    for level in range(3):
+        assert env.sim.memory["level"].tolist() == [[level]] * 2
+        steps = [env.step(constant(0.1, 0.2)) for _ in range(5)]
+        assert steps[-1].terminated.all()
+    assert env.sim.memory["levels"].tolist() == [[3.0]] * 2
+    assert env.sim.qpos[:, 0].tolist() != [0.0, 0.0]
+
+
 def test_staggered_ages_spread_the_time_outs():
     env = new(Still, 64)
     env.reset(stagger=True)
