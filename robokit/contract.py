@@ -20,6 +20,8 @@ from robokit.sim import Sim
 from robokit.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
 
 ALIKE = 0.85  # from which on another name counts as a slip
+ENDS = ("carry", "reset", "ctrl", "carry_next")  # what an exported graph takes and gives beside observations
+KEPT = {"action": "the previous action", "clock": "the task's clock"}  # by the exported file itself
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _check_weights(task, seen["rewards"])
     _check_costs(task, seen["costs"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
+    _check_names(task, widths)
     _check_clock(task, widths)
     _check_sensing(task, widths)
     check_history(task.history, widths)
@@ -132,10 +135,21 @@ def check_finite(task: Task, sim: Sim) -> None:
             fine = ~value.isinf() if kind == "metrics" else value.isfinite()
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
-    for name in task.commands.keys() & seen["observe"].keys():  # a robot's controller clips it to its range
-        if not torch.equal(seen["observe"][name].double(), sim.memory[name].double()):
-            rule = f"must be sim.memory[{name!r}] as it is, the command; call anything else differently"
+    # a robot's controller clips a command to its range, and keeps the others
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **KEPT}.items():
+        if name in seen["observe"] and not _as_in_memory(task, sim, name):
+            rule = f"must be sim.memory[{name!r}] as it is, {what}; call anything else differently"
             raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
+
+
+def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
+    """Whether an observation is the memory of its name; what a reset left there would tell too little."""
+    memory, before = sim.memory[name], sim.memory[name].clone()
+    if name in KEPT:
+        memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
+    same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
+    memory.copy_(before)
+    return same
 
 
 def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
@@ -240,6 +254,16 @@ def _check_costs(task: Task, costs: Terms) -> None:
         if name not in task.limits:
             hint = did_you_mean(name, task.limits)
             raise TaskError(f"costs returns {name!r}, which has no limit{hint}; a metric only reports")
+
+
+def _check_names(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    if taken := [name for name in widths if name in ENDS]:
+        raise TaskError(
+            f"{kind}.observe may not call terms {taken}: an exported file's own ends are called so"
+        )
+    if "clock" in widths and not task.clock:
+        raise TaskError(f"{kind}.observe has a 'clock', so {kind}.clock must be a rate above 0 Hz, got 0")
 
 
 def _check_clock(task: Task, widths: dict[str, int]) -> None:

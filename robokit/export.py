@@ -109,8 +109,6 @@ def export(
 def trace(graph: Graph, env: Env) -> onnx.ModelProto:
     """The graph of a policy on the CPU as ONNX, with a symbolic batch."""
     widths = supplied(env)
-    if taken := [n for n in widths if n in (*OUTPUTS, "carry", "reset")]:
-        raise ExportError(f"observations may not be called {taken}: the graph's own inputs and outputs are")
     carry = torch.zeros(2, sum(graph.kept))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
     batch = {0: torch.export.Dim("batch", min=1)}
@@ -120,13 +118,26 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
             (terms, carry, torch.ones(2, dtype=torch.bool)),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[*widths, "carry", "reset"],
-            output_names=OUTPUTS,
             dynamic_shapes={"terms": tuple(batch for _ in terms), "carry": batch, "reset": batch},
             verbose=False,
         )
     assert program is not None
+    _rename(program.model.graph, [*widths, "carry", "reset"], OUTPUTS)
     return _stripped(program.model_proto)
+
+
+def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
+    """Name the ends, and put before all names within what no end begins with: terms are called anything."""
+    prefix = "/"
+    while any(name.startswith(prefix) for name in (*inputs, *outputs)):
+        prefix += "/"
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    within = [value for node in graph.all_nodes() for value in (*node.inputs, *node.outputs)]
+    for value in {id(v): v for v in (*graph.initializers.values(), *within) if v is not None}.values():
+        if id(value) not in ends:
+            value.name = prefix + value.name
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
 
 
 @contextlib.contextmanager

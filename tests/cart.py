@@ -142,7 +142,7 @@ class Order(Still):
     weights = {"before": 1.0, "action": 2.0, "sum": 4.0, "age": 8.0}
 
     def observe(self, sim: Sim) -> Terms:
-        return {name: sim.memory[name][:, :1] for name in ("action", "sum", "age")}
+        return {f"{name}[0]": sim.memory[name][:, :1] for name in ("action", "sum", "age")}
 
     def rewards(self, sim: Sim, action: Tensor) -> Terms:
         found = {name: sim.memory[name][:, 0] for name in ("sum", "age")}

@@ -186,6 +186,36 @@ def test_an_observation_with_the_name_of_a_command_is_that_command():
     assert refusal(but(observe=observe)) == said
 
 
+@pytest.mark.parametrize("change", [lambda x: x + 1.0, torch.zeros_like, lambda x: x[:, :1], lambda x: -x])
+@pytest.mark.parametrize(("name", "what"), [("action", "the previous action"), ("clock", "the task's clock")])
+def test_an_observation_that_the_exported_file_keeps_is_what_it_keeps(
+    name: str, what: str, change: Callable[[Tensor], Tensor]
+):
+    def observe(self: Cart, sim: Sim) -> Terms:
+        return {**Cart.observe(self, sim), name: change(sim.memory[name])}
+
+    said = (
+        f"But.observe '{name}' must be sim.memory['{name}'] as it is, {what}; call anything else differently"
+    )
+    assert refusal(but(observe=observe, clock=1.0)) == said
+    kept = Env(
+        but(observe=lambda self, sim: {**Cart.observe(self, sim), name: sim.memory[name]}, clock=1.0), 3
+    )
+    assert not kept.sim.memory["action"].any()  # as the reset left it
+
+
+def test_a_clock_is_observed_only_where_there_is_one():
+    said = "But.observe has a 'clock', so But.clock must be a rate above 0 Hz, got 0"
+    own = {"observe": lambda self, sim: {"clock": sim.memory["clock"]}, "memory": {**Cart.memory, "clock": 2}}
+    assert refusal(but(**own)) == said
+
+
+@pytest.mark.parametrize("name", ["ctrl", "carry", "carry_next", "reset"])
+def test_an_observation_has_no_name_of_an_exported_files_ends(name: str):
+    task = but(observe=lambda self, sim: {name: sim.qpos})
+    assert refusal(task).startswith(f"But.observe may not call terms [{name!r}]: ")
+
+
 @pytest.mark.parametrize(
     ("function", "name", "width"),
     [("reset", "qvel", 8), ("disturb", "qpos", 9), ("randomize", "body_mass", 4)],

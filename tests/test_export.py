@@ -79,6 +79,26 @@ def test_the_controller_equals_the_policy_across_episodes_with_stack_and_previou
     assert ends >= 10
 
 
+class Named(Blind):
+    """Its terms are called like what is within a graph, and like a name made to differ from that."""
+
+    names = ("linear", "tanh", "policy.head.0.weight", "/sub", "terms_0", "val_1")
+
+    def observe(self, sim: Any) -> dict[str, torch.Tensor]:
+        return {name: sim.sensor("gyro") + i for i, name in enumerate(self.names)}
+
+
+@pytest.mark.medium
+def test_a_term_may_be_called_like_anything_within_the_graph(tmp_path: Path) -> None:
+    env = robokit.make(Named, num_envs=2, threads=1)
+    policy = make_policy(env, "memoryless")
+    path = export(policy, env, tmp_path / "arm.onnx").path
+    assert [*Controller(path).inputs] == [*Named.names]
+    graph = onnx.load(path).graph
+    within = {*(t.name for t in graph.initializer), *(name for node in graph.node for name in node.output)}
+    assert within & {"ctrl", "carry_next", *Named.names} == {"ctrl", "carry_next"}
+
+
 def test_the_figures_of_the_gate_stand_in_the_contract(made: Made) -> None:
     assert made.contract["parity"] == [dataclasses.asdict(p) for p in made.report.parity]
 
