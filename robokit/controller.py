@@ -125,6 +125,11 @@ class Controller:
         self._time(time.perf_counter() - start)
         return ctrl[0]
 
+    @property
+    def action(self) -> Array:
+        """(A,) in [-1, 1]: the policy's own of the last step, before ctrl was clipped; 0 after a reset."""
+        return self._carry[0, : self.contract["carry"]["action"]].copy()
+
     def timing(self) -> Timing:
         """Durations of the steps that succeeded so far; zeros before the first."""
         kept = self._durations[: self._count] if self._count else np.zeros(1)

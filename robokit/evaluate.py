@@ -152,16 +152,15 @@ def check_seed(seed: int) -> None:
 
 
 def onnx_actor(session: Any, carry_size: int) -> Act:
-    """Actions of an exported graph; ctrl is mapped back to [-1, 1], which Env maps forward again."""
+    """Actions of an exported graph: its carry begins with them, as they were before ctrl was clipped."""
     carry: list[npt.NDArray[np.float32]] = []
 
     def act(env: Env, first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
         terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
-        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
-        action = (torch.from_numpy(ctrl).to(env.action_center) - env.action_center) / env.action_half
-        return action
+        _, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
+        return torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
 
     return act
 

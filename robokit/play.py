@@ -40,8 +40,8 @@ def steps(controller: Controller, env: Env) -> Iterator[Step]:
     controller.reset()
     while True:
         terms = {name: term[0].cpu().numpy() for name, term in env.terms().items()}
-        ctrl = torch.from_numpy(controller.step({name: terms[name] for name in controller.inputs}))
-        step = env.step((ctrl.to(env.action_center) - env.action_center)[None] / env.action_half)
+        controller.step({name: terms[name] for name in controller.inputs})
+        step = env.step(torch.from_numpy(controller.action)[None])
         if bool(step.done):
             controller.reset()
         yield step

@@ -1,6 +1,7 @@
 """Evaluation: the episodes beside a plain loop, and what is said of the file and its limits."""
 
 import json
+from itertools import islice
 from typing import Any
 
 import cart
@@ -11,10 +12,13 @@ import torch
 from arm import Arm, make_policy
 
 from robokit.belief import make_belief
+from robokit.controller import Controller
 from robokit.env import Env, make
 from robokit.errors import OptionError, TaskError
 from robokit.evaluate import SEED_OFFSET, evaluate, run_episodes, sampling_actor, torch_actor
 from robokit.export import export
+from robokit.filter import Filter
+from robokit.play import steps
 from robokit.policy import Gaussian
 from robokit.report import pool
 from robokit.sim import Sim
@@ -102,6 +106,36 @@ def test_the_file_does_what_the_policy_does(exported):
     assert report.terminated == 20 and report.bad == 0
     assert json.loads(report.to_json())["returns"]["mean"] == report.returns.mean
     assert "return" in report.text() and "ONNX minus torch" in report.text()
+
+
+class Reaching(Arm):
+    """Around home, 0.875 +- 0.3 of a ctrlrange that ends at 1; judged by what the policy itself does."""
+
+    def rewards(self, sim: Sim, action: torch.Tensor) -> Terms:
+        return {"alive": action[:, 1]}
+
+
+@pytest.fixture(scope="module")
+def reaching(tmp_path_factory):
+    env = Env(Reaching(), 8, threads=1)
+    policy, path = make_policy(env, "memoryless"), tmp_path_factory.mktemp("reaching") / "arm.onnx"
+    policy.head[-1].bias.data[1] = 9.0  # 1 at nearly all times, after which ctrl is 1.0 and not 1.175
+    export(policy, env, path)
+    return path, policy
+
+
+@pytest.mark.medium
+def test_an_action_beyond_ctrlrange_is_judged_as_in_training(reaching):
+    path, policy = reaching
+    report = evaluate(path, Reaching, 8, policy=policy, threads=1)
+    assert report.returns.mean / report.length.mean > 0.9  # ctrl mapped back would give 0.42
+    assert report.versus_torch is not None
+    assert abs(report.versus_torch.mean) < 1e-4
+    idle = evaluate(path, Reaching, 8, threads=1, filter=Filter(slew=1e6)).filtered
+    assert idle is not None
+    assert idle.difference.mean == 0.0 and idle.shares["beyond"] == 0
+    shown = list(islice(steps(Controller(path), Env(Reaching(), threads=1)), 20))
+    assert sum(float(step.reward) for step in shown) / 20 > 0.9
 
 
 @pytest.mark.medium
