@@ -184,8 +184,10 @@ class StandIn(Sim):
 def _pure(env: Env, seed: int) -> str:
     """No function writes what it reads, and each says the same when asked again."""
     for function in _functions(env, seed):
-        copy = StandIn(env.sim, env.sim.device, _shaken)
-        first = {k: v.clone() for k, v in _ask(env, copy, function, seed).items()}
+        copy, action = StandIn(env.sim, env.sim.device, _shaken), _action(env, env.sim.device)
+        first = {k: v.clone() for k, v in _ask(env, copy, function, seed, action).items()}
+        if not _same(action, _action(env, env.sim.device)):
+            raise TaskError(f"{function} writes the action it is given; return new values instead")
         for name, value in copy.copies.items():
             if not _same(value, _shaken(env.sim.field(name))):
                 raise TaskError(f"{function} writes sim's {name!r}; return new values instead")
@@ -238,11 +240,15 @@ def _functions(env: Env, seed: int) -> tuple[str, ...]:
     return (*DRAWS, *READS, *JUDGES)
 
 
-def _ask(env: Env, sim: Sim, function: str, seed: int) -> Terms:
+def _action(env: Env, device: torch.device) -> Tensor:
+    """(N, A) in [-1, 1], each number another."""
+    return torch.linspace(-1, 1, env.num_envs * env.act_dim, device=device).reshape(env.num_envs, env.act_dim)
+
+
+def _ask(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = None) -> Terms:
     """What one function of the task returns, by name."""
-    action = torch.linspace(-1, 1, env.num_envs * env.act_dim, device=sim.device)
     argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
-    argument |= {f: action.reshape(env.num_envs, env.act_dim) for f in JUDGES}
+    argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
     values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
     return {function: values} if isinstance(values, Tensor) else values
 

@@ -128,6 +128,12 @@ class WritesMemory(Cart):
         return {"x": sim.qpos[:, :1]}
 
 
+class WritesAction(Cart):
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        rate = action.mul_(2).square().sum(-1)
+        return {**super().rewards(sim, action), "rate": rate}
+
+
 class WritesNominal(Cart):
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
         factor = 1 + 0.1 * torch.rand(sim.num_envs, 1, generator=rng)
@@ -205,6 +211,7 @@ class Steps(Cart):
         (SharesDraw, "independent", "reset 'sum' draws one value"),
         (WritesState, "pure", "observe writes sim's 'qvel'"),
         (WritesMemory, "pure", "remember writes sim's 'memory'"),
+        (WritesAction, "pure", "rewards writes the action it is given"),
         (WritesNominal, "pure", "randomize 'body_mass' is another"),
         (DrawsElsewhere, "pure", "reset 'sum' is another"),
         (Counts, "pure", "rewards 'near' is another"),
