@@ -1,9 +1,11 @@
 """The task contract at its border: what a task's functions return, checked once before anything runs."""
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import getattr_static
 from keyword import iskeyword
 from pathlib import Path
 from traceback import extract_tb
@@ -21,6 +23,14 @@ from robokit.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
 
 ALIKE = 0.85  # from which on another name counts as a slip
 ENDS = ("carry", "reset", "ctrl", "carry_next")  # what an exported graph takes and gives beside observations
+MAPPINGS = {
+    "weights": "{term: number}",
+    "commands": "{name: Command}",
+    "memory": "{name: width}",
+    "sensing": "{observation: Sense}",
+    "mirror": "{observation: Mirror}",
+    "recipes": "{algorithm: {option: value}}",
+}
 KEPT = {"action": "the previous action", "clock": "the task's clock"}  # by the exported file itself
 
 
@@ -47,14 +57,11 @@ def check_constants(task: Task) -> None:
     """Raise TaskError for a constant or function that a task lacks, or that is of the wrong kind."""
     kind = type(task)
     _check_spelling(kind)
-    missing = [name for name in ("model", "control_dt", "time_limit", "weights") if not hasattr(task, name)]
-    missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
-    if missing:
-        raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
-    numbers = {f"weights[{name!r}]": weight for name, weight in task.weights.items()}
-    for name, value in {"control_dt": task.control_dt, "time_limit": task.time_limit, **numbers}.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise TaskError(f"{kind.__name__}.{name} must be a finite number, got {value!r}")
+    constants = _constants(task)
+    for name, form in MAPPINGS.items():
+        if not isinstance(constants[name], Mapping):
+            raise TaskError(f"{kind.__name__}.{name} must be {form}, got {constants[name]!r}")
+    _check_numbers(task, constants)
     if not isinstance(task.action, Ctrl | Around):
         raise TaskError(f"{kind.__name__}.action must be Ctrl() or Around(...), got {task.action!r}")
     for name, command in task.commands.items():
@@ -67,6 +74,24 @@ def check_constants(task: Task) -> None:
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
+
+
+def _constants(task: Task) -> dict[str, Any]:
+    """What each is. Looked for without being asked: a property that raises AttributeError is not missing."""
+    kind = type(task)
+    missing = [name for name in Task.__annotations__ if getattr_static(task, name, ...) is ...]
+    missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
+    if missing:
+        raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
+    return {name: _told(task, name, functools.partial(getattr, task, name)) for name in Task.__annotations__}
+
+
+def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
+    numbers = {name: constants[name] for name in ("control_dt", "time_limit", "clock")}
+    numbers |= {f"weights[{name!r}]": weight for name, weight in constants["weights"].items()}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise TaskError(f"{type(task).__name__}.{name} must be a finite number, got {value!r}")
 
 
 def _check_spelling(kind: type[Task]) -> None:
@@ -160,13 +185,7 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
 
 def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
     """A task function's value, or TaskError when it raises or its value is not of the contract's kind."""
-    try:
-        values = getattr(task, function)(*arguments)
-    except Error:
-        raise
-    except Exception as error:
-        where = f"{type(task).__name__}.{function}{_line(error, task, function)}"
-        raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error
+    values = _told(task, function, lambda: getattr(task, function)(*arguments))
     expected = Tensor if function == "terminated" else dict
     if not isinstance(values, expected):
         got = type(values).__name__
@@ -174,11 +193,22 @@ def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any
     return values
 
 
-def _line(error: Exception, task: Task, function: str) -> str:
-    """Where in the function's own file `error` came from."""
-    file = getattr(task, function).__code__.co_filename
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+def _told(task: Task, part: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns, or TaskError that names the part of the task and the line there that raised."""
+    try:
+        return read()
+    except Error:
+        raise
+    except Exception as error:
+        where = f"{type(task).__name__}.{part}{_line(error)}"
+        raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    """Where in the file of the task's function, the first that was called, `error` came from."""
+    frames = [f for f in extract_tb(error.__traceback__) if f.filename not in (__file__, functools.__file__)]
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
@@ -275,8 +305,6 @@ def _check_clock(task: Task, widths: dict[str, int]) -> None:
 
 def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     kind = type(task).__name__
-    if not isinstance(task.sensing, Mapping):
-        raise TaskError(f"{kind}.sensing must be {{observation: Sense}}, got {task.sensing!r}")
     measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
     check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
     for name, sense in task.sensing.items():

@@ -1,5 +1,6 @@
 """A task that breaks the contract is refused before anything runs, by function, term, rule and value."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,14 @@ def observe(change: Callable[[Sim], Any]) -> Task:
         ({"weights": {"near": 1.0, "rate": float("nan")}}, "But.weights['rate'] must be a finite number"),
         ({"weights": {"near": 1.0}}, "rewards returns 'rate', which has no weight"),
         ({"weights": {"near": 1.0, "rate": 1.0, "rat": 1.0}}, "weights name 'rat', which rewards does not"),
+        ({"weights": ["near"]}, "But.weights must be {term: number}, got ['near']"),
+        ({"commands": [Command((0.0,), (1.0,))]}, "But.commands must be {name: Command}, got [Command("),
+        ({"memory": 2}, "But.memory must be {name: width}, got 2"),
+        ({"sensing": "gyro"}, "But.sensing must be {observation: Sense}, got 'gyro'"),
+        ({"mirror": (1, -1)}, "But.mirror must be {observation: Mirror}, got (1, -1)"),
+        ({"recipes": "ppo"}, "But.recipes must be {algorithm: {option: value}}, got 'ppo'"),
+        ({"clock": "2"}, "But.clock must be a finite number, got '2'"),
+        ({"time_limit": None}, "But.time_limit must be a finite number, got None"),
         ({"action": "home"}, "But.action must be Ctrl() or Around(...), got 'home'"),
         ({"commands": {"goal": (-1, 1)}}, "But.commands['goal'] must be a Command, got (-1, 1)"),
         ({"memory": {"x": 0, "sum": 2}}, "But.memory['x'] must be a width >= 1, got 0"),
@@ -64,6 +73,27 @@ def test_what_a_task_must_define_is_listed():
         control_dt = 0.02
 
     assert refusal(Empty()) == "Empty must define model, time_limit, weights, observe, rewards"
+
+
+def _broken(self: Task) -> Any:
+    return self.control_dtt  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("kind", [property, functools.cached_property])
+@pytest.mark.parametrize("name", ["model", "control_dt", "time_limit", "weights", "clock"])
+def test_what_a_constant_that_is_a_property_raises_is_told_with_its_line(name: str, kind: Any):
+    line = _broken.__code__.co_firstlineno + 1
+    said = f"But.{name} (test_contract.py, line {line}) raised AttributeError: 'But' object has no attribute"
+    assert refusal(but(**{name: kind(_broken)})).startswith(said)
+
+
+def test_a_constant_may_be_an_instances_own():
+    class Own(Cart):
+        def __init__(self) -> None:
+            self.time_limit = 1.0
+            self.model = cart.spec()
+
+    assert Env(Own(), 1).max_age == 50
 
 
 def test_a_model_without_actuators_is_refused():
