@@ -63,7 +63,22 @@ class Around:
         scale = torch.as_tensor(self.scale, dtype=center.dtype, device=center.device)
         if scale.shape not in ((), center.shape) or not bool(((scale > 0) & scale.isfinite()).all()):
             raise TaskError(f"Around.scale must be > 0, one or {len(center)} numbers; got {self.scale}")
-        return center, scale.expand_as(center)
+        scale = scale.expand_as(center)
+        _check_reach(sim, center - scale, center + scale, f"does the keyframe {self.keyframe!r} have a ctrl?")
+        return center, scale
+
+
+def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
+    """Raise TaskError where no action moves an actuator: all its targets lie beyond one end of ctrlrange."""
+    low, high = ctrl_limits(sim)
+    outside = torch.nonzero((highest <= low) | (lowest >= high))
+    if len(outside):
+        i = int(outside[0])
+        targets, span = (f"{float(a[i]):g} to {float(b[i]):g}" for a, b in ((lowest, highest), (low, high)))
+        name = sim.model.actuator(i).name
+        raise TaskError(
+            f"Around's targets of {name!r}, {targets}, must overlap its ctrlrange, {span}: {hint}"
+        )
 
 
 def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:

@@ -64,6 +64,20 @@ def test_around_needs_a_keyframe_that_there_is():
         Around("hme", 1.0).affine(sim_of())
 
 
+@pytest.mark.parametrize("center", [-2.0, -1.0, 1.0, 2.0])  # of ctrlrange -.5 .5
+def test_around_needs_targets_within_ctrlrange(center: float):
+    spec = cart.spec()
+    spec.keys[0].ctrl = [1.0, center]
+    sim = make_sim("cpu", spec, 1, {})
+    targets = f"targets of 'turn', {center - 0.5:g} to {center + 0.5:g}"
+    said = (
+        f"Around's {targets}, must overlap its ctrlrange, -0.5 to 0.5: does the keyframe 'home' have a ctrl"
+    )
+    with pytest.raises(TaskError, match=said):
+        Around("home", (8.0, 0.5)).affine(sim)
+    assert Around("home", (8.0, abs(center))).affine(sim)[0].tolist() == [1.0, center]
+
+
 def test_an_actuator_without_a_range_is_clipped_nowhere():
     low, high = ctrl_limits(sim_of(unlimited=True))
     assert (low.tolist(), high.tolist()) == ([-2.0, -torch.inf], [6.0, torch.inf])
