@@ -129,7 +129,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     remembered = call(task, "remember", sim, action)
     _check_known(task, "remember", remembered, task.memory)
     _state_values(task, "remember", remembered, sim)
-    _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
+    pushes = _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
+    if "ctrl" in pushes:
+        rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
+        raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
     _check_weights(task, seen["rewards"])
     _check_costs(task, seen["costs"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}

@@ -49,7 +49,7 @@ class Step:
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
     terms: Tensor  # (N, R) weight * term each; the reward is their sum
-    metrics: Tensor  # (N, M)
+    metrics: Tensor  # (N, M) NaN: not counted, as of what broke (where true or false: false)
 
     @property
     def done(self) -> Tensor:
@@ -111,6 +111,8 @@ class Env:
         self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
         weights = [float(task.weights[k]) for k in self.names.rewards]
         self._weights = torch.tensor(weights, device=self.sim.device)
+        uncounted = [0.0 if name in self.names.booleans else torch.nan for name in self.names.metrics]
+        self._uncounted = torch.tensor(uncounted, device=self.sim.device)  # metrics of what broke
         wrap: Callable[..., Any] = (
             (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
         )
@@ -146,7 +148,8 @@ class Env:
         final_obs, final_state = self._sensed(*seen)
         if broken := self._any(bad):
             terminated = terminated | bad
-            reward, terms, cost, metrics = (_zero_where(bad, x) for x in (reward, terms, cost, metrics))
+            reward, terms, cost = (_zero_where(bad, x) for x in (reward, terms, cost))
+            metrics = torch.where(bad[:, None], self._uncounted, metrics)
         left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
         truncated = (left == 0) & ~terminated
         left = torch.where(bad, 0.0, left)  # what broke is charged for nothing that might have come

@@ -150,6 +150,7 @@ def test_terms_come_by_name():
     [
         ("reset", "qpos", torch.zeros(9), "But.reset 'qpos' must be a tensor of shape (3, 9), got (9,)"),
         ("reset", "sum", torch.zeros(3, 1), "But.reset 'sum' must be a tensor of shape (3, 2), got (3, 1)"),
+        ("disturb", "ctrl", torch.zeros(3, 2), "But.disturb 'ctrl' would be overwritten by the action"),
         ("disturb", "qvel", torch.zeros(1, 8), "But.disturb 'qvel' must be a tensor of shape (3, 8)"),
         (
             "randomize",
