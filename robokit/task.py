@@ -207,7 +207,10 @@ class Task:
 
 
 def uniform(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
-    """(N, width) from [-scale, scale), in the simulation's precision; the same draws on both engines."""
+    """(N, width) from [-scale, scale), in the simulation's precision.
+
+    One seed draws alike on both engines where both are on the CPU; CUDA's generator has other numbers.
+    """
     unit = torch.rand(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
     return (scale * (2 * unit - 1)).to(sim.qpos.dtype)
 

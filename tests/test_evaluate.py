@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from arm import Arm, make_policy
+from torch import nn
 
 from robokit.belief import make_belief
 from robokit.controller import Controller
@@ -119,7 +120,9 @@ class Reaching(Arm):
 def reaching(tmp_path_factory):
     env = Env(Reaching(), 8, threads=1)
     policy, path = make_policy(env, "memoryless"), tmp_path_factory.mktemp("reaching") / "arm.onnx"
-    policy.head[-1].bias.data[1] = 9.0  # 1 at nearly all times, after which ctrl is 1.0 and not 1.175
+    last = policy.head[-1]
+    assert isinstance(last, nn.Linear)
+    last.bias.data[1] = 9.0  # 1 at nearly all times, after which ctrl is 1.0 and not 1.175
     export(policy, env, path)
     return path, policy
 
