@@ -15,6 +15,7 @@ from robokit import __version__
 from robokit.checkpoint import write_atomically
 from robokit.controller import SCHEMA, load
 from robokit.env import Env
+from robokit.errors import TaskError
 from robokit.gate import CARRIED, Rollout
 from robokit.policy import Policy
 from robokit.sensing import Sense
@@ -23,6 +24,7 @@ from robokit.task import class_name
 
 PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
 ON_THE_CARD = ("evaluation",)  # measured after the file was written
+ROUNDING = 1e-3  # of an action: float32 near a target that is large beside what actions move it by
 SAME_READING = 0.9  # of the samples; an observation may clip what it reads
 
 
@@ -101,6 +103,15 @@ def _holes(value: Any, place: str) -> Iterator[str]:
         for i, inner in enumerate(value):
             name = inner["name"] if isinstance(inner, Mapping) and "name" in inner else i
             yield from _holes(inner, f"{place}.{name}")
+
+
+def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
+    """Raise TaskError unless a file's ctrl (N, A) is what the task makes of its action (N, A)."""
+    apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
+    if bool((apart > ROUNDING).any()):
+        i = int(apart.argmax())
+        rule = f"is not what {type(env.task).__name__}.action now makes of its action"
+        raise TaskError(f"the file's ctrl {i} {rule}, {float(apart[i]):.3g} of an action off: train again")
 
 
 def supplied(env: Env) -> dict[str, int]:

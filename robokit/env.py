@@ -128,6 +128,10 @@ class Env:
 
     # -- what happens in one control period ------------------------------------------------------
 
+    def targets(self, action: Tensor) -> Tensor:
+        """ctrl (N, A) that actions (N, A) in [-1, 1] stand for."""
+        return torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
+
     def step(self, action: Tensor) -> Step:
         """Advance by `control_dt` s with actions (N, A), clipped to [-1, 1]; ended episodes restart."""
         sim = self.sim
@@ -137,11 +141,11 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
-        ctrl = self.action_center + self.action_half * self._arrived(action)
+        ctrl = self.targets(self._arrived(action))
         if self._pushes:
             for name, value in _taken(self.task.disturb(sim, self.rng)).items():
                 sim.written(name).copy_(value)
-        sim.step(torch.clamp(ctrl, self.action_low, self.action_high), self.nstep)
+        sim.step(ctrl, self.nstep)
         bad = sim.bad()
         self.sensors.advance(self.rng)
         (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robokit.card import clip_command, clip_note, supplied
+from robokit.card import check_ctrl, clip_command, clip_note, supplied
 from robokit.controller import OUTPUTS, load
 from robokit.env import Env
 from robokit.errors import OptionError, TaskError
@@ -159,8 +159,10 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
         terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
-        _, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
-        return torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
+        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
+        action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
+        check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
+        return action
 
     return act
 

@@ -35,8 +35,7 @@ class FilteredActor:
         self._begun |= rows
         self.guard.begin(rows)
         action = self._act(env, first).clamp(-1.0, 1.0)
-        center, half = env.action_center, env.action_half
-        ctrl = torch.clamp(center + half * action, env.action_low, env.action_high).float()
+        center, half, ctrl = env.action_center, env.action_half, env.targets(action).float()
         seen = {name: term.cpu().numpy() for name, term in env.terms().items()}
         sent = torch.from_numpy(self.guard.step(ctrl.cpu().numpy(), *self.guard.measure(seen))).to(ctrl)
         wanted = torch.where(sent == ctrl, action, (sent.to(center) - center) / half)

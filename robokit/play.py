@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from robokit.card import clip_note
+from robokit.card import check_ctrl, clip_note
 from robokit.controller import Controller
 from robokit.env import Env, Step
 from robokit.errors import OptionError, RunError
@@ -40,8 +40,10 @@ def steps(controller: Controller, env: Env) -> Iterator[Step]:
     controller.reset()
     while True:
         terms = {name: term[0].cpu().numpy() for name, term in env.terms().items()}
-        controller.step({name: terms[name] for name in controller.inputs})
-        step = env.step(torch.from_numpy(controller.action)[None])
+        ctrl = torch.from_numpy(controller.step({name: terms[name] for name in controller.inputs}))
+        action = torch.from_numpy(controller.action)[None]
+        check_ctrl(env, action, ctrl[None])
+        step = env.step(action)
         if bool(step.done):
             controller.reset()
         yield step

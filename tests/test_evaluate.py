@@ -191,6 +191,7 @@ def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused
     [
         ({"control_dt": 0.02}, "has control_dt 0.04, but InvertedPendulum now has 0.02"),
         ({"robot": "cart"}, "has robot 'inverted pendulum', but InvertedPendulum now has 'cart'"),
+        ({"reach": 1e-3}, r"the file's ctrl 0 is not what InvertedPendulum.action now makes of its action"),
         ({"actuator": "push"}, r"has actuators \['slide'\], but InvertedPendulum now has \['push'\]"),
     ],
 )
@@ -199,6 +200,7 @@ def test_a_file_for_another_robot_or_rate_than_the_tasks_is_refused(exported, ch
     spec = mujoco.MjSpec.from_file(str(kind.model))
     spec.modelname = changes.pop("robot", spec.modelname)
     spec.actuators[0].name = changes.pop("actuator", spec.actuators[0].name)
+    spec.actuators[0].ctrlrange = spec.actuators[0].ctrlrange * changes.pop("reach", 1.0)
     task = type("InvertedPendulum", (kind,), changes | {"model": spec})
     with pytest.raises(TaskError, match=words):
         evaluate(exported[0], task(), 2)
