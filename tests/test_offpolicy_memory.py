@@ -81,7 +81,7 @@ def test_stored_beliefs_are_those_of_one_step_at_a_time_that_no_final_observatio
     learner = collected(algo, **both(kind))
     batch = rows_of(learner)
     expected = [plain(net, batch["obs"], batch["first"])[1] for net in (learner.policy, learner.critic)]
-    torch.testing.assert_close(learner.replay.beliefs[:STEPS], torch.cat(expected, -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(learner.replay.beliefs[:STEPS], torch.cat(expected, -1), rtol=1e-6, atol=1e-6)
     assert all(beliefs[5:].abs().max() > 0.01 for beliefs in expected)
     assert batch["first"][0].all() and torch.equal(batch["first"][1:], batch["done"][:-1])
 
@@ -101,12 +101,12 @@ def test_a_window_repeats_what_was_done_and_what_the_critics_saw(algo: str, kind
     ):
         expected = head(plain(net, rows["obs"], rows["first"])[0])
         expected = cut(expected, learner, networks.burn_in, networks.window)
-        torch.testing.assert_close(of(net, batch), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(of(net, batch), expected, rtol=1e-6, atol=1e-6)
     done, acted = networks.now(batch["action"]), policy.settle(networks.policy_now(policy, batch))
     policys = (
         cut(torch.arange(STEPS)[:, None].expand(STEPS, 3), learner, networks.burn_in, networks.window) >= 8
     )
-    torch.testing.assert_close(done[policys], acted[policys], rtol=0, atol=1e-6)
+    torch.testing.assert_close(done[policys], acted[policys], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["stack", "gru"])
@@ -146,7 +146,7 @@ def test_a_burn_in_changes_nothing_while_the_weights_have_not_moved(kind: str):
     networks.burn_in = 0
     short = [networks.policy_now(learner.policy, later), networks.critic_now(learner.critic, later)]
     for one, other in zip(whole, short, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", RECURRENT)
