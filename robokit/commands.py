@@ -275,13 +275,15 @@ class Export:
 class Check:
     """Check a task file against the task contract, or an exported file against its own."""
 
-    # a task (its name, file.py or file.py:Class), or an exported file
-    what: Positional[Annotated[str, arg(metavar="TASK|FILE.onnx")]]
+    # a task (its name, file.py or file.py:Class), an exported file, or the run folder that it lies in
+    what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
     json: bool = False  # for machines
 
     def __call__(self) -> int:
         if self.what.endswith(".onnx"):
             return self._file(Path(self.what))
+        if Path(self.what, CONFIG).is_file():
+            return self._file(Path(self.what, POLICY))
         find_task(self.what)
         try:
             task = load_task(self.what)

@@ -24,7 +24,8 @@ class Options:
     replay: int = 1_000_000  # transitions that are remembered
     # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more
     learning_starts: int | None = None
-    batch: int | None = None  # transitions per gradient step; None: 8 num_envs, from 256 to 8192
+    # transitions per gradient step; None: 8 num_envs, from 256 to 8192, less what is over whole windows
+    batch: int | None = None
     # gradient steps per transition (update to data); None: 1, but at most 8 in a control step
     utd: float | None = None
     n_step: int = 1  # n, rewards that a target sums before it bootstraps

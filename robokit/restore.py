@@ -139,6 +139,8 @@ def build(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
         say(f"note: no {found}, so nothing is compiled: slower, not bit for bit")
         config = replace(config, compile=False)
 
+    if config.penalty and not task.limits:
+        raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
     if task.limits and not begun:
         check_costs(task, setup.seed)
 

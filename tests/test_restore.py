@@ -191,6 +191,11 @@ def test_a_recipe_may_set_a_whole_number_for_a_float_and_what_may_be_left_open()
     assert options(Right(), "ppo").hidden == (8,)
 
 
+def test_a_penalty_without_limits_is_refused(file: Path):
+    with pytest.raises(OptionError, match=r"penalty \(0.5\) is a multiplier of limits; the task has none"):
+        build(load_task(file), SETUP, replace(SMALL, limit_rule="fixed", penalty=0.5))
+
+
 @pytest.mark.parametrize(
     ("setup", "words"),
     [
