@@ -292,9 +292,7 @@ class Filtered:
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
         """Actuator targets, (A,), as Controller.step; `now` is also the clock of the deadline."""
         if self.reason is not None and not self.guard.why[0]:
-            self.guard.why[:] = (
-                TRIPPED  # here, as a trip may come from another thread in the middle of a step
-            )
+            self.guard.why[:] = TRIPPED  # here: a trip may come in the middle of a step, from another thread
         began = time.monotonic() if now is None else now
         gap, self._then = began - self._then, began
         deadline = self.guard.filter.deadline

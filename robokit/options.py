@@ -39,12 +39,19 @@ def named(kind: Any) -> str:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each must be > 0 and finite, as must all numbers of a tuple."""
+    """Each must be > 0 and finite, as must all numbers of a tuple; None is left open."""
     for name in names:
-        got = getattr(config, name)
-        for number in got if isinstance(got, tuple) else (got,):
+        for number in _numbers(config, name):
             if not 0 < number < math.inf:
-                raise OptionError(f"{name} must be {'> 0' if number != math.inf else 'finite'}, got {got}")
+                rule = "> 0" if number != math.inf else "finite"
+                raise OptionError(f"{name} must be {rule}, got {getattr(config, name)}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """Each must be >= 0 and finite, as must all numbers of a tuple; None is left open."""
+    for name in names:
+        if not all(0 <= number < math.inf for number in _numbers(config, name)):
+            raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
 
 
 def check_unit(config: Any, *names: str) -> None:
@@ -73,9 +80,12 @@ def check_rule(config: Any) -> None:
     check_positive(config, "dual_lr")
     if not 0 <= config.margin < 1:
         raise OptionError(f"margin must be in [0, 1), got {config.margin}")
-    for name, values in (("penalty", (config.penalty,)), ("gains", config.gains)):
-        if not all(0 <= value < math.inf for value in values):
-            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
+    check_not_negative(config, "penalty", "gains")
     if config.penalty and config.limit_rule != "fixed":
         rule = f"is the multiplier of limit_rule 'fixed'; limit_rule is {config.limit_rule!r}"
         raise OptionError(f"penalty ({config.penalty}) {rule}")
+
+
+def _numbers(config: Any, name: str) -> tuple[Any, ...]:
+    got = getattr(config, name)
+    return () if got is None else got if isinstance(got, tuple) else (got,)

@@ -1,13 +1,20 @@
 """What off-policy algorithms can be told, and how fast they learn where nothing is said."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from robokit.belief import RECURRENT, Kind
 from robokit.constraint import Rule
 from robokit.errors import OptionError
-from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit, each_of
+from robokit.options import (
+    check_choices,
+    check_not_negative,
+    check_positive,
+    check_rule,
+    check_shared,
+    check_unit,
+    each_of,
+)
 from robokit.processes import world
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
@@ -110,12 +117,8 @@ def check(config: Options) -> None:
     check_positive(config, "tau", "lr", "belief_lr", "belief_size", "window")
     check_unit(config, "gamma", "tau")
     check_rule(config)
-    for name in ("learning_starts", "batch", "utd", "max_grad_norm"):
-        if getattr(config, name) is not None:
-            check_positive(config, name)
-    for name in ("burn_in", "pessimism"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
+    check_positive(config, "learning_starts", "batch", "utd", "max_grad_norm")
+    check_not_negative(config, "burn_in", "pessimism")
     pace = Pace.of(config, config.num_envs)
     check_shared(num_envs=config.num_envs, batch=pace.batch)
     _check_pace(config, pace)

@@ -219,8 +219,8 @@ def scale(learner: Learner, largest: float) -> float:
         ({"limit_rule": "adam"}, "limit_rule must be one of .*'pid'.*, got 'adam'"),
         ({"margin": 1.0}, r"margin must be in \[0, 1\), got 1.0"),
         ({"margin": float("nan")}, "margin must be in"),
-        ({"gains": (0.5, -0.1, 0.0)}, "gains must be finite and >= 0"),
-        ({"penalty": float("inf")}, "penalty must be finite and >= 0, got inf"),
+        ({"gains": (0.5, -0.1, 0.0)}, "gains must be finite and at least 0"),
+        ({"penalty": float("inf")}, "penalty must be finite and at least 0, got inf"),
         ({"dual_lr": 0.0}, "dual_lr must be > 0, got 0"),
     ],
 )

@@ -17,7 +17,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from robokit.algos.ppo import Config, Learner
 from robokit.controller import ContractError, Controller, load
 from robokit.env import Env, make
-from robokit.errors import OptionError, RunError
+from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluate import onnx_actor
 from robokit.export import export
 from robokit.play import film, periods_per_frame, steps, watch
@@ -60,6 +60,13 @@ def test_what_is_shown_is_what_evaluate_measures(policy: Path):
         assert torch.equal(shown.obs, step.obs)
         first, ends = step.done, ends + int(step.done)
     assert ends >= 2  # a history that a new episode kept would show
+
+
+def test_a_file_whose_ctrl_the_tasks_actions_no_longer_stand_for_is_refused(policy: Path):
+    env = make(TASK, 1)
+    env.action_half = env.action_half * 1e-3
+    with pytest.raises(TaskError, match=r"ctrl 0 is not what .*\.action now makes of its action"):
+        list(islice(steps(Controller(policy), env), 20))
 
 
 @draws

@@ -334,8 +334,8 @@ def test_the_compiled_update_is_the_eager_one():
         ({"gamma": 1.5}, "gamma"),
         ({"value_clip": 0.0}, "value_clip must be > 0, got 0.0"),
         ({"value_clip": math.inf}, "value_clip must be finite, got inf"),
-        ({"value_coef": math.nan}, "value_coef must be finite and >= 0, got nan"),
-        ({"entropy_coef": -0.1}, "entropy_coef must be finite and >= 0, got -0.1"),
+        ({"value_coef": math.nan}, "value_coef must be finite and at least 0, got nan"),
+        ({"entropy_coef": -0.1}, "entropy_coef must be finite and at least 0, got -0.1"),
         ({"steps": 0}, "steps"),
         (
             {"lr_schedule": "adaptive", "num_envs": 4, "horizon": 16, "minibatch": 64, "epochs": 1},

@@ -11,7 +11,6 @@ Under a task's limits the advantage is that of reward and costs together (roboki
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +28,15 @@ from robokit.episodes import Episodes, numbers
 from robokit.errors import OptionError
 from robokit.meter import Meter
 from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
-from robokit.options import check_choices, check_positive, check_rule, check_shared, check_unit, each_of
+from robokit.options import (
+    check_choices,
+    check_not_negative,
+    check_positive,
+    check_rule,
+    check_shared,
+    check_unit,
+    each_of,
+)
 from robokit.policy import Gaussian, entropy, kl, log_prob
 from robokit.returns import average, discounted_sums, gae, shares, standardize
 from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
@@ -406,14 +413,10 @@ def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     check_choices(config)
     check_positive(config, "steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
-    check_positive(config, "lr", "kl_target", "max_grad_norm", "init_std", "hidden")
+    check_positive(config, "lr", "kl_target", "value_clip", "max_grad_norm", "init_std", "hidden")
+    check_not_negative(config, "value_coef", "entropy_coef")
     check_unit(config, "gamma", "lam")
     check_rule(config)
-    if config.value_clip is not None:
-        check_positive(config, "value_clip")
-    for name in ("value_coef", "entropy_coef"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise OptionError(f"{name} must be finite and >= 0, got {getattr(config, name)}")
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     check_shared(num_envs=config.num_envs, minibatch=config.minibatch)

@@ -17,7 +17,7 @@ from robokit import agent, offpolicy, pace
 from robokit.env import Env
 from robokit.errors import OptionError
 from robokit.optim import Adam, Parts, make_step
-from robokit.options import check_positive
+from robokit.options import check_not_negative, check_positive
 from robokit.policy import Policy, SquashedGaussian
 from robokit.returns import average
 from robokit.rollout import Batch
@@ -136,8 +136,7 @@ class Learner(offpolicy.Learner):
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     pace.check(config)
-    if config.temperature is not None and not 0 <= config.temperature < torch.inf:
-        raise OptionError(f"temperature must be finite and at least 0, got {config.temperature}")
+    check_not_negative(config, "temperature")
     check_positive(config, "init_temperature")
     if config.temperature is not None and config.init_temperature != Config.init_temperature:
         got = f"temperature {config.temperature} and init_temperature {config.init_temperature}"

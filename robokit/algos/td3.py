@@ -11,14 +11,12 @@ beliefs and limits are robokit.agent's, the loop is robokit.offpolicy's, options
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from robokit import agent, offpolicy, pace
 from robokit.env import Env
-from robokit.errors import OptionError
 from robokit.optim import Parts, make_step
-from robokit.options import check_positive
+from robokit.options import check_not_negative, check_positive
 from robokit.policy import Deterministic, Policy
 from robokit.returns import average
 from robokit.rollout import Batch
@@ -100,6 +98,4 @@ def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     pace.check(config)
     check_positive(config, "delay", "smoothing_clip")
-    for name in ("smoothing", "exploration"):
-        if not 0 <= getattr(config, name) < torch.inf:
-            raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
+    check_not_negative(config, "smoothing", "exploration")
