@@ -16,9 +16,8 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from robokit.controller import OUTPUTS, Controller, load
+from robokit.controller import OUTPUTS, Controller, load, ort
 
 WARM_UP = 500
 

@@ -22,8 +22,10 @@ What bites:
 import hashlib
 import json
 import math
+import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,7 +35,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # onnxruntime reads it when it is imported, and else reports home
+if "onnxruntime" in sys.modules and NO_TELEMETRY not in os.environ:
+    rule = f"onnxruntime was imported before {__name__}, with its telemetry on"
+    warnings.warn(f"{rule}: import {__name__} first, or set {NO_TELEMETRY}=1", stacklevel=2)
+os.environ.setdefault(NO_TELEMETRY, "1")
+
+import onnxruntime as ort  # noqa: E402
 
 SCHEMA = 1  # of the contract
 METADATA_KEY = "robokit.contract"
@@ -196,7 +205,7 @@ def load(
     Raises ContractError that names what is missing, damaged or different.
     """
     path = Path(path)
-    session = _session(path, _verified(path))
+    session = open_session(_verified(path), str(path))
     contract = _contract(path, session)
     found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
     if found != _signature(contract):
@@ -249,7 +258,8 @@ def _verified(path: Path) -> bytes:
     return data
 
 
-def _session(path: Path, data: bytes) -> ort.InferenceSession:
+def open_session(data: bytes, name: str) -> ort.InferenceSession:
+    """A session on one thread of the CPU, without spinning. Raises ContractError where data is no graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     for pool in ("intra", "inter"):  # a spinning thread burns its core between two steps
@@ -257,7 +267,7 @@ def _session(path: Path, data: bytes) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
-        raise ContractError(f"onnxruntime {ort.__version__} cannot run {path}: {error}") from error
+        raise ContractError(f"onnxruntime {ort.__version__} cannot run {name}: {error}") from error
 
 
 def _contract(path: Path, session: ort.InferenceSession) -> Contract:

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
 from robokit.clock import NOON, rest, tick
-from robokit.controller import OUTPUTS, Controller, ObservationError
+from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env import Env
 from robokit.errors import ExportError
 from robokit.policy import Policy
@@ -87,7 +86,10 @@ def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> 
     Raises ExportError that names the failed check and its figure.
     """
     check_graph(model)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    try:
+        session = open_session(model.SerializeToString(), "the graph")
+    except ContractError as error:
+        raise ExportError(str(error)) from error
     check_reset(session)
     parity = tuple(replay(session, policy, env, rollout, batch) for batch in BATCHES)
     for p in parity:
@@ -117,7 +119,7 @@ def check_graph(model: onnx.ModelProto) -> None:
         raise ExportError(f"the graph is not valid ONNX: {error}") from error
 
 
-def check_reset(session: ort.InferenceSession) -> None:
+def check_reset(session: Any) -> None:
     """Raise ExportError unless a step with `reset` gives the same, bit for bit, whatever `carry` holds."""
     ends = {i.name: i.shape for i in session.get_inputs()}
     feed: dict[str, Any] = {n: np.ones((2, *shape[1:]), np.float32) for n, shape in ends.items()}
@@ -147,7 +149,7 @@ def check_refusal(path: Path) -> None:
 
 
 @torch.no_grad()
-def replay(session: ort.InferenceSession, policy: Policy, env: Env, rollout: Rollout, batch: int) -> Parity:
+def replay(session: Any, policy: Policy, env: Env, rollout: Rollout, batch: int) -> Parity:
     """The same recorded observations and resets to both sides, each feeding back its own carried state."""
     seen, first = _spread(rollout, batch)
     center, half, low, high = (

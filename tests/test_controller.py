@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -312,3 +313,23 @@ def test_the_controller_is_one_file_that_needs_only_numpy_and_onnxruntime(file: 
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True, text=True)
     assert run.stdout.split("\n")[:2] == ["[10.5]", "set()"], run.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "variable", "warned"),
+    [("", None, 0), ("import onnxruntime; ", None, 1), ("import onnxruntime; ", "1", 0), ("", "0", 0)],
+)
+def test_telemetry_is_off_before_onnxruntime_is_imported_or_the_user_is_warned(
+    before: str, variable: str | None, warned: int
+):
+    code = f"""
+import os, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {before}import robokit.controller
+print(os.environ["ORT_DISABLE_TELEMETRY"], sum("telemetry" in str(w.message) for w in caught))
+"""
+    unset = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment = unset if variable is None else {**unset, "ORT_DISABLE_TELEMETRY": variable}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert ran.stdout.split() == [variable or "1", str(warned)], ran.stderr
