@@ -27,9 +27,9 @@ def untrained(folder: Path) -> list[Path]:
     import torch
 
     import robokit
-    from robokit.belief import make_belief
-    from robokit.export import export
-    from robokit.policy import Gaussian
+    from robokit.export.write import export
+    from robokit.networks.belief import make_belief
+    from robokit.networks.policy import Gaussian
 
     torch.manual_seed(0)
     env = robokit.make("hopper", num_envs=8, threads=1)

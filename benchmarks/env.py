@@ -32,7 +32,7 @@ import torch
 from mujoco.batch import Batch
 
 import robokit
-from robokit.env import Env
+from robokit.env.env import Env
 from robokit.sim.cpu import CpuSim
 
 THREADS, FEW, POOL = 2, 8, 64  # of physics; environments of the peers in Python, and of EnvPool

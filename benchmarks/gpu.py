@@ -49,11 +49,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from robokit.env import Env
-from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
-from robokit.restore import Built, Setup, build
-from robokit.restore import options as recipe
-from robokit.task import load_task
+from robokit.env.env import Env
+from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.task.lookup.find import load_task
+from robokit.training.build import Built, Setup, build, options as recipe
 
 SHARES = {"physics": 0.34, "learn": 0.28, "updates": 0.13, "walk": 0.25}  # of the budget
 SEEN, BEFORE = 32, 64  # control steps that are repeated, and before them

@@ -52,16 +52,16 @@ import torch
 from safety import measured
 
 import robokit
-from robokit.belief import RECURRENT
-from robokit.env import Env
-from robokit.evaluate import run_episodes, sampling_actor, torch_actor
-from robokit.optim import torch_threads
-from robokit.policy import Policy
-from robokit.restore import algorithm
-from robokit.restore import options as recipe
-from robokit.selection import TIMES, validate
-from robokit.statistics import Array, summarize
-from robokit.task import Task, load_task
+from robokit.compute.compile import torch_threads
+from robokit.env.env import Env
+from robokit.evaluation.episodes import run_episodes, sampling_actor, torch_actor
+from robokit.evaluation.statistics import Array, summarize
+from robokit.networks.belief import RECURRENT
+from robokit.networks.policy import Policy
+from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
+from robokit.training.build import algorithm, options as recipe
+from robokit.training.selection import TIMES, validate
 
 HERE = Path(__file__).parent
 ALGOS = ("sac", "td3")

@@ -24,8 +24,8 @@ from returns import EPISODES, deterministic_returns
 
 import robokit
 from robokit.algos.ppo import Config, Learner
-from robokit.env import Env
-from robokit.task import load_task
+from robokit.env.env import Env
+from robokit.task.lookup.find import load_task
 
 HERE = Path(__file__).parent
 MASKS = ("Positions", "Velocities")

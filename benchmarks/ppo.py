@@ -38,7 +38,7 @@ import torch
 
 import robokit
 from robokit.algos.ppo import Config, Learner
-from robokit.env import Env
+from robokit.env.env import Env
 
 THREADS, SIMULATIONS, ROLLOUT, EPOCHS = 2, 64, 2048, 10
 BOUNDS = {"half_cheetah": ("HalfCheetah-v5", 1000.0), "hopper": ("Hopper-v5", 2000.0)}

@@ -16,9 +16,9 @@ import torch
 
 import robokit
 from robokit.algos.ppo import Config, Learner
-from robokit.env import make
-from robokit.policy import Policy
-from robokit.task import Task
+from robokit.env.env import make
+from robokit.networks.policy import Policy
+from robokit.task.task import Task
 
 EPISODES = 100
 SETTINGS = Config(steps=500_000, num_envs=8, horizon=256, minibatch=64)  # the rest of Config is theirs too

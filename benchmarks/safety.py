@@ -28,12 +28,13 @@ import torch
 
 import robokit
 from robokit.algos.ppo import Config, Learner
-from robokit.env import Env
-from robokit.evaluate import Act, run_episodes, sampling_actor, torch_actor
-from robokit.policy import Policy
-from robokit.selection import TIMES, validate
-from robokit.task import Task, load_task
-from robokit.verdict import judge
+from robokit.env.env import Env
+from robokit.evaluation.episodes import Act, run_episodes, sampling_actor, torch_actor
+from robokit.evaluation.verdict import judge
+from robokit.networks.policy import Policy
+from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
+from robokit.training.selection import TIMES, validate
 
 HERE = Path(__file__).parent
 VARIANT = "SpeedLimit"

@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 
 import robokit
-from robokit.env import Env
-from robokit.evaluate import SEED_OFFSET, run_episodes, torch_actor
-from robokit.restore import Built, Setup, build, create, options
-from robokit.run import Done
-from robokit.task import load_task
+from robokit.env.env import Env
+from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.task.lookup.find import load_task
+from robokit.training.build import Built, Setup, build, options
+from robokit.training.restore import create
+from robokit.training.run import Done
 
 EPISODES = 300
 REPORTED = ("velocity_error", "mean_velocity_error", "mean_turn_error")

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robokit.controller import Controller
-    from robokit.env import Env, Step, make
-    from robokit.task import Task
+    from robokit.env.env import Env, Step, make
+    from robokit.task.task import Task
 
 __all__ = ["Controller", "Env", "Step", "Task", "make"]
 __version__ = "0.1.0"
 
 _HOME = {
     "Controller": "robokit.controller",
-    "Env": "robokit.env",
-    "Step": "robokit.env",
-    "Task": "robokit.task",
-    "make": "robokit.env",
+    "Env": "robokit.env.env",
+    "Step": "robokit.env.env",
+    "Task": "robokit.task.task",
+    "make": "robokit.env.env",
 }
 
 

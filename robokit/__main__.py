@@ -2,7 +2,7 @@
 
 import sys
 
-from robokit.cli import main
+from robokit.cli.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,13 +8,13 @@ import torch
 from cart import Still
 from torch import Generator, Tensor
 
-from robokit.agent import Agent
 from robokit.algos import sac, td3
-from robokit.constraint import Limit
-from robokit.env import Env
-from robokit.offpolicy import Learner
-from robokit.sim import Sim
-from robokit.task import Task, Terms
+from robokit.env.env import Env
+from robokit.learning.offpolicy.agent import Agent
+from robokit.learning.offpolicy.loop import Learner
+from robokit.limits.limit import Limit
+from robokit.sim.base import Sim
+from robokit.task.task import Task, Terms
 
 ALGOS: dict[str, ModuleType] = {"sac": sac, "td3": td3}
 BOTH = pytest.mark.parametrize("algo", ALGOS)

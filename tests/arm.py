@@ -6,10 +6,13 @@ import mujoco
 import torch
 from torch import Tensor, nn
 
-from robokit.belief import GRU, Belief, make_belief
-from robokit.env import Env
-from robokit.policy import Gaussian, Policy, Reflection
-from robokit.task import Around, Command, Task
+from robokit.env.env import Env
+from robokit.networks.belief import GRU, Belief, make_belief
+from robokit.networks.mirror import Reflection
+from robokit.networks.policy import Gaussian, Policy
+from robokit.task.action import Around
+from robokit.task.command import Command
+from robokit.task.task import Task
 
 ARM = """
 <mujoco model="arm">

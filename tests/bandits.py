@@ -4,8 +4,9 @@ import mujoco
 import torch
 from torch import Tensor
 
-from robokit.sim import Sim
-from robokit.task import Limit, Task, Terms
+from robokit.limits.limit import Limit
+from robokit.sim.base import Sim
+from robokit.task.task import Task, Terms
 
 XML = """
 <mujoco>

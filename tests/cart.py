@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from robokit.env import Env, Step
+from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import Error, TaskError
-from robokit.sim import Sim
-from robokit.task import Command, Limit, Task, Terms, uniform
+from robokit.limits.limit import Limit
+from robokit.sim.base import Sim
+from robokit.task.command import Command
+from robokit.task.task import Task, Terms, uniform
 
 XML = """
 <mujoco model="cart">

@@ -1,4 +1,4 @@
-"""What tests/test_processes.py does in one process and, by `torchrun ranks.py FOLDER`, in two."""
+"""What tests/compute/test_processes.py does in one process and, by `torchrun ranks.py FOLDER`, in two."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robokit import processes
 from robokit.algos import ppo, sac, td3
-from robokit.env import Env
-from robokit.rollout import Rollout
-from robokit.task import load_task
+from robokit.compute import processes
+from robokit.env.env import Env
+from robokit.learning.rollout import Rollout
+from robokit.task.lookup.find import load_task
 
 State = dict[str, Tensor]
 SIMULATIONS, WINDOWS = 4, 32

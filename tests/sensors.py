@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from robokit.sensing import Sense, Sensors
+from robokit.env.sensing import Sensors
+from robokit.task.sense import Sense
 
 CPU, DT = torch.device("cpu"), 0.02  # s
 

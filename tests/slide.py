@@ -4,7 +4,7 @@ from pathlib import Path
 
 OWN = """
 from pathlib import Path
-from robokit.task import Task
+from robokit.task.task import Task
 
 class Slide(Task):
     \"\"\"Stay in the middle.\"\"\"
@@ -33,7 +33,8 @@ MODEL = """
 PUSHED = """
 from pathlib import Path
 import torch
-from robokit.task import Limit, Task
+from robokit.limits.limit import Limit
+from robokit.task.task import Task
 
 class Slide(Task):
     \"\"\"Push to the right, but not hard.\"\"\"

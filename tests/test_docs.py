@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import robokit
-from robokit.task import load_task
+from robokit.task.lookup.find import load_task
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robokit.replay import Replay
+from robokit.learning.offpolicy.replay import Replay
 
 
 class Toy:

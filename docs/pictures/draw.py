@@ -14,8 +14,8 @@ import torch
 
 import robokit
 from robokit.controller import load
-from robokit.evaluate import onnx_actor
-from robokit.play import film
+from robokit.evaluation.episodes import onnx_actor
+from robokit.show.film import write_film
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -30,7 +30,7 @@ def walk() -> None:
     env.hold({"velocity": COMMAND})
     with TemporaryDirectory() as folder:
         path = Path(folder) / "walk.mp4"
-        film(POLICY, env, path, seconds=3.0, width=320, height=240)
+        write_film(POLICY, env, path, seconds=3.0, width=320, height=240)
         frames = imageio.imread(path)[-13::2]
     rows = [np.concatenate(list(frames[i : i + 3, 40:]), 1) for i in (0, 3)]
     imageio.imwrite(HERE / "walk.png", np.concatenate(rows))

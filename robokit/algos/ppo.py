@@ -7,7 +7,7 @@ Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --min
 --lam 1`, whose ratio is 1 throughout; REINFORCE (Williams 1992) is A2C with `--no-baseline
 --no-normalize-advantage` and a horizon of whole episodes.
 
-Under a task's limits the advantage is that of reward and costs together (robokit.constraint).
+Under a task's limits the advantage is that of reward and costs together (robokit.limits.multipliers).
 """
 
 import copy
@@ -19,16 +19,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robokit import processes
-from robokit.belief import RECURRENT, Kind, Normalizer, make_belief
-from robokit.constraint import Charges, Multipliers, Rule, charged
-from robokit.critic import ActorCritic, Critic
-from robokit.env import Env, Step
-from robokit.episodes import Episodes, numbers
+from robokit.compute import processes
+from robokit.networks.belief import RECURRENT, Kind, Normalizer, make_belief
+from robokit.limits.multipliers import Charges, Multipliers, Rule, charged
+from robokit.networks.critic import ActorCritic, Critic
+from robokit.env.env import Env, Step
+from robokit.learning.episodes import Episodes, numbers
 from robokit.errors import OptionError
-from robokit.meter import Meter
-from robokit.optim import Adam, Parts, compiled, make_update, torch_threads
-from robokit.options import (
+from robokit.limits.meter import Meter
+from robokit.learning.adam import Adam, Parts, compiled, make_update, torch_threads
+from robokit.learning.options import (
     check_choices,
     check_not_negative,
     check_positive,
@@ -37,9 +37,9 @@ from robokit.options import (
     check_unit,
     each_of,
 )
-from robokit.policy import Gaussian, entropy, kl, log_prob
-from robokit.returns import average, discounted_sums, gae, shares, standardize
-from robokit.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
+from robokit.networks.policy import Gaussian, entropy, kl, log_prob
+from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
+from robokit.learning.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
 from robokit.state import gather, scatter
 
 LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves

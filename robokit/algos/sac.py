@@ -4,7 +4,7 @@
     while ...: print(learner.iterate()["episode/return"])
 
 A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs and limits are
-robokit.agent's, the loop is robokit.offpolicy's, options and pace are robokit.pace's.
+robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robokit import agent, offpolicy, pace
-from robokit.env import Env
+from robokit.learning.offpolicy import agent
+from robokit.learning.offpolicy import loop as offpolicy
+from robokit.learning.offpolicy import options as pace
+from robokit.env.env import Env
 from robokit.errors import OptionError
-from robokit.optim import Adam, Parts, make_step
-from robokit.options import check_not_negative, check_positive
-from robokit.policy import Policy, SquashedGaussian
-from robokit.returns import average
-from robokit.rollout import Batch
+from robokit.learning.adam import Adam, Parts, make_step
+from robokit.learning.options import check_not_negative, check_positive
+from robokit.networks.policy import Policy, SquashedGaussian
+from robokit.learning.returns import average
+from robokit.learning.rollout import Batch
 
 
 @dataclass(frozen=True)

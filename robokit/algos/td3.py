@@ -5,7 +5,7 @@
 
 A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
 DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
-beliefs and limits are robokit.agent's, the loop is robokit.offpolicy's, options and pace are robokit.pace's.
+beliefs and limits are robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from robokit import agent, offpolicy, pace
-from robokit.env import Env
-from robokit.optim import Parts, make_step
-from robokit.options import check_not_negative, check_positive
-from robokit.policy import Deterministic, Policy
-from robokit.returns import average
-from robokit.rollout import Batch
+from robokit.learning.offpolicy import agent
+from robokit.learning.offpolicy import loop as offpolicy
+from robokit.learning.offpolicy import options as pace
+from robokit.env.env import Env
+from robokit.learning.adam import Parts, make_step
+from robokit.learning.options import check_not_negative, check_positive
+from robokit.networks.policy import Deterministic, Policy
+from robokit.learning.returns import average
+from robokit.learning.rollout import Batch
 
 
 @dataclass(frozen=True)

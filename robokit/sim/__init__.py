@@ -17,7 +17,7 @@ def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **o
 
         return CpuSim(spec, num_envs, memory, **options)
     if kind == "gpu":
-        from robokit.sim.gpu import GpuSim
+        from robokit.sim.warp.engine import GpuSim
 
         return GpuSim(spec, num_envs, memory, **options)
     raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")

@@ -1,0 +1,173 @@
+"""The command `robokit`.
+
+Exit codes: 0 done; 1 a check, an evaluation or the export gate found a failure; 2 wrong input, or a training
+that cannot go on, said in one line; 130 and 143 interrupted by Ctrl-C or SIGTERM, the training saved. Results
+go to standard output, all else to standard error.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from types import FrameType
+from typing import Any
+
+from robokit.errors import Error, ExportError, OptionError, did_you_mean, tell
+
+USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
+HELP = {"-h", "--help"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads spin on the physics' cores
+    try:
+        with _terminable():
+            return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    except KeyboardInterrupt as interrupt:
+        tell("robokit: interrupted")
+        return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that what was begun is tidied up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from robokit.cli.train import COMMANDS
+    from robokit.controller import ContractError, ObservationError
+    from robokit.filter import FilterError
+    from robokit.compute.processes import joined
+
+    (name, *rest), code = arguments, 0
+    try:
+        if name in {*HELP, "--version"}:
+            listed = "\n".join(f"  {n:<10}{(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items())
+            print(_version() if name == "--version" else USAGE.format(commands=listed))
+            return 0
+        if name not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise OptionError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; there are {known}")
+        with joined() if name == "train" else nullcontext():
+            code = parse(name, rest)()
+        sys.stdout.flush()  # here, where a reader that has left can be handled
+        return code
+    except BrokenPipeError:  # robokit ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 128 + signal.SIGPIPE
+    except (Error, ContractError, FilterError, ObservationError, OSError) as error:
+        tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's reasons have many lines
+        return 1 if isinstance(error, ExportError) else 2
+
+
+def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
+    """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
+    import tyro
+
+    from robokit.cli.train import COMMANDS, Resume
+
+    if name != "train":
+        return tyro.cli(COMMANDS[name], args=arguments, prog=f"robokit {name}")
+    if _value(arguments, "--resume") and not HELP & set(arguments):
+        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        if extra:
+            rule = (
+                "a resumed run keeps its task and options; only --steps, --save-every and --json may be new"
+            )
+            raise OptionError(f"{rule}, got {' '.join(extra)}")
+        return resume
+    return _parse_train(arguments)
+
+
+def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
+    """Twice: first for the task, then with the defaults that the task's recipe gives."""
+    import tyro
+
+    from robokit.cli.train import Train, limit_options
+    from robokit.limits.multipliers import with_values
+    from robokit.task.rules import check_limits
+    from robokit.training.restore import Setup, algorithm, options
+    from robokit.task.task import known_tasks, load_task
+
+    named = _value(arguments, "--algo")
+    algo, prog = named or Setup.algo, f"robokit train --algo {named}" if named else "robokit train"
+    plain, nothing = algorithm(algo).Config(), limit_options({})
+    _check_theirs(arguments, algo)
+
+    def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
+        kind: Any = Train[type(config), type(limits)]
+        return tyro.cli(kind, args=arguments, prog=prog, default=kind(config, Setup(), limits))
+
+    given, others = _limits([a for a in arguments if a not in HELP])
+    task = read(others, plain, nothing).task
+    if task is None and not HELP & set(arguments):
+        raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
+    if task is None:
+        return read(arguments, plain, nothing)
+    found = load_task(task)
+    check_limits(found)
+    with_values(found.limits, dict.fromkeys(given, 0.0))
+    return read(arguments, options(found, algo), limit_options(found.limits))
+
+
+def _check_theirs(arguments: Sequence[str], algo: str) -> None:
+    """Raise OptionError for an option that other algorithms have and this one has not."""
+    from robokit.training.restore import algorithm, algorithms
+
+    having = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
+    for given in arguments:
+        option = given.partition("=")[0].removeprefix("--").replace("-", "_")
+        theirs = [name for name, known in having.items() if option in known]
+        if given.startswith("--") and theirs and algo not in theirs:
+            raise OptionError(f"{given} is an option of {' and '.join(theirs)}, not of --algo {algo}")
+
+
+def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names in `--limits.NAME VALUE`, and the arguments without them."""
+    names, others, skip = list[str](), list[str](), False
+    for this in arguments:
+        if this.startswith("--limits."):
+            name, equals, _ = this.removeprefix("--limits.").partition("=")
+            names.append(name.replace("-", "_"))
+            skip = not equals
+        elif skip:
+            skip = False
+        else:
+            others.append(this)
+    return names, others
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """What follows `option` the last time, as its own argument or behind `=`."""
+    found = None
+    for this, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = this.partition("=")
+        if name == option:
+            found = value if equals else following
+    return found
+
+
+def _version() -> str:
+    from robokit import __version__
+
+    return f"robokit {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

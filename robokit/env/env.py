@@ -1,0 +1,401 @@
+"""N simulations of a task, stepped together: control periods, commands, restarts.
+
+    env = robokit.make("hopper", num_envs=64, seed=0)
+    obs = env.reset()                                # (N, O)
+    step = env.step(torch.zeros(64, env.act_dim))    # actions in [-1, 1], (N, A)
+
+One `step` is, in this order: clip, map to ctrl, disturb, physics, bad simulations found, rewards and
+costs and metrics (memory and command as the policy acted on them), remember, final_obs, commands
+redrawn, restarts, obs. `Step.final_obs` is always what the action led to, so a time-out bootstraps
+with V(final_obs) and a termination with 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robokit.task.clock import NOON, rest, tick
+from robokit.task.rules import check_constants, check_finite, read_names, same_names
+from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.learning.adam import alone
+from robokit.networks.policy import Reflection
+from robokit.env.sensing import Delay, Sensors
+from robokit.sim import load, make_sim
+from robokit.state import gather, scatter
+from robokit.task.task import Task, Terms, ctrl_limits, load_task
+from robokit.compute.transfer import Transfer
+
+Bound = float | tuple[float, ...]
+OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
+
+
+@dataclass
+class Step:
+    """What one control period of N simulations led to; float32 on the environment's device."""
+
+    obs: Tensor  # (N, O) to act on next: of the new episode where one ended
+    state: Tensor  # (N, S) what the critic may see: all that is observed, exact, and the privileged terms
+    reward: Tensor  # (N,)
+    cost: Tensor  # (N, K)
+    terminated: Tensor  # (N,) bool: ended for good
+    truncated: Tensor  # (N,) bool: the time limit came first
+    left: Tensor  # (N,) control steps that the time limit would still have let the episode go on
+    final_obs: Tensor  # (N, O) before any restart
+    final_state: Tensor  # (N, S) before any restart
+    bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
+    terms: Tensor  # (N, R) weight * term each; the reward is their sum
+    metrics: Tensor  # (N, M) NaN: not counted, as of what broke (where true or false: false)
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
+
+    @property
+    def logged(self) -> Tensor:
+        """(N, L): what `Env.labels` names; a metric that is NaN is not counted."""
+        return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)
+
+
+class Env:
+    """See the module. Raises TaskError when the task breaks its contract, before anything runs.
+
+    device: where the tensors go that leave it; physics may sit elsewhere, and then those of a step go there
+    together, and only the action's way back is waited for. threads: physics threads on the CPU, 0 for all.
+    compile: torch.compile the task's functions. nominal: no randomisation, no pushes, exact sensors.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int = 1,
+        *,
+        seed: int = 0,
+        sim: str = "cpu",
+        device: str | torch.device = "cpu",
+        threads: int = 0,
+        compile: bool = False,
+        nominal: bool = False,
+    ) -> None:
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
+        if seed < 0:
+            raise OptionError(f"seed must be at least 0, got {seed}")
+        check_constants(task)
+        self.task, self.num_envs, self.nominal = task, num_envs, nominal
+        self.device, self.seed = torch.device(device), seed
+        spec = load(task.model)
+        options: dict[str, Any] = {"lag": task.lag, "threads": threads}
+        options["device"] = str(device) if sim == "gpu" else "cpu"
+        self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
+        self.act_dim = int(self.sim.model.nu)
+        if not self.act_dim:
+            raise TaskError(f"the model of {type(task).__name__} has no actuator")
+        self.nstep = _substeps(task.control_dt, self.sim.timestep)
+        self.max_age = _periods(task)
+        self.action_center, self.action_half = task.action.affine(self.sim)
+        self.action_low, self.action_high = ctrl_limits(self.sim)
+        self.rng = torch.Generator(self.sim.device).manual_seed(seed)
+        self.names = read_names(task, self.sim, seed, nominal)
+        kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
+        self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        self.obs_dim = sum(self.names.obs.values())
+        self.state_dim = sum(self.names.state.values())
+        here = num_envs, self.sim.device
+        self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
+        late = 0.0 if nominal else task.action_delay
+        self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
+        weights = [float(task.weights[k]) for k in self.names.rewards]
+        self._weights = torch.tensor(weights, device=self.sim.device)
+        uncounted = [0.0 if name in self.names.booleans else torch.nan for name in self.names.metrics]
+        self._uncounted = torch.tensor(uncounted, device=self.sim.device)  # metrics of what broke
+        wrap: Callable[..., Any] = (
+            (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
+        )
+        self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
+        self._pushes = type(task).disturb is not Task.disturb and not nominal
+        self._held: Terms = {}  # commands that are not drawn, (N, d)
+        self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
+        self._noon = self.sim.qpos.new_tensor(NOON)
+        shared = torch.empty(0, device=self.device).device == self.sim.device
+        self._transfer = None if shared else Transfer(self.device)
+        self.reset()
+        check_finite(task, self.sim)
+
+    # -- what happens in one control period ------------------------------------------------------
+
+    def targets(self, action: Tensor) -> Tensor:
+        """ctrl (N, A) that actions (N, A) in [-1, 1] stand for."""
+        return torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
+
+    def step(self, action: Tensor) -> Step:
+        """Advance by `control_dt` s with actions (N, A), clipped to [-1, 1]; ended episodes restart."""
+        sim = self.sim
+        if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
+            got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
+            raise OptionError(
+                f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
+            )
+        action = action.detach().to(sim.device).clamp(-1.0, 1.0)
+        ctrl = self.targets(self._arrived(action))
+        if self._pushes:
+            for name, value in _taken(self.task.disturb(sim, self.rng)).items():
+                sim.written(name).copy_(value)
+        sim.step(ctrl, self.nstep)
+        bad = sim.bad()
+        self.sensors.advance(self.rng)
+        (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
+        final_obs, final_state = self._sensed(*seen)
+        if broken := self._any(bad):
+            terminated = terminated | bad
+            reward, terms, cost = (_zero_where(bad, x) for x in (reward, terms, cost))
+            metrics = torch.where(bad[:, None], self._uncounted, metrics)
+        left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
+        truncated = (left == 0) & ~terminated
+        left = torch.where(bad, 0.0, left)  # what broke is charged for nothing that might have come
+        done = terminated | truncated
+        moved = self._redraw_commands()
+        if restarting := self._any(done):
+            self._restart(done)
+        new = restarting or moved
+        obs, state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
+        step = Step(
+            obs=obs,
+            state=state,
+            reward=reward,
+            cost=cost,
+            terminated=terminated,
+            truncated=truncated,
+            left=left.float(),
+            final_obs=final_obs,
+            final_state=final_state,
+            bad=bad,
+            terms=terms,
+            metrics=metrics,
+        )
+        if self._transfer is not None:
+            step = Step(**self._transfer(vars(step)))
+        if broken:  # there, where the last good ones are
+            step.final_obs = torch.where(step.bad[:, None], self.obs, step.final_obs)
+            step.final_state = torch.where(step.bad[:, None], self.state, step.final_state)
+        self.obs, self.state = step.obs, step.state
+        return step
+
+    def reset(self, stagger: bool = False) -> Tensor:
+        """Restart every simulation and return obs (N, O). `stagger` draws ages, so that time-outs spread."""
+        age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
+        self._restart(None)
+        if stagger:
+            self.sim.memory["age"].copy_(age.floor())
+        self.sensors.draw(self.rng)
+        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._look(self.sim)))
+        return self.obs
+
+    def terms(self) -> dict[str, Tensor]:
+        """The observation's named terms, (N, d) each, as they stand in `obs`."""
+        return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
+
+    def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
+        """From the next reset on these commands stay as given, and are not drawn."""
+        for name, numbers in commands.items():
+            command = self.task.commands.get(name)
+            if command is None or len(numbers) != len(command.low):
+                widths = {n: len(c.low) for n, c in self.task.commands.items()}
+                raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
+        held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in commands.items()}
+        self._held = {n: x.to(self.sim.device).expand(self.num_envs, -1) for n, x in held.items()}
+
+    def mirror(self) -> tuple[Reflection, Reflection]:
+        """What a mirror does to obs and to action. Raises OptionError for a task that does not say."""
+        if not self.task.mirror:
+            raise OptionError(f"{type(self.task).__name__} has no mirror to average the policy with")
+        parts = [self.task.mirror[name] for name in self.names.obs]
+        starts = [0, *accumulate(self.names.obs.values())]
+        order = [start + i for start, part in zip(starts, parts, strict=False) for i in part.places]
+        action = self.task.mirror["action"]
+        signs = [s for part in parts for s in part.sign]
+        return Reflection(order, signs), Reflection(action.places, action.sign)
+
+    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+        """What the control period was worth, and what is seen once it is remembered."""
+        task, names = self.task, self.names
+        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
+        reward = terms.sum(-1)
+        cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
+        metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
+        worth = reward, terms, cost, task.terminated(sim), metrics
+        self._remember(task.remember(sim, action), action)
+        return worth, self._look_eager(sim)
+
+    def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
+        obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
+        if not self.names.privileged:
+            return obs, obs
+        more = _concatenate(self.task.privileged(sim), self.names.privileged, sim, "privileged")
+        return obs, torch.cat((obs, more), -1)
+
+    def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.sensors.read(truth), state
+
+    def _arrived(self, action: Tensor) -> Tensor:
+        """(N, A): what of the policy's actions has reached the actuators, its mean over the coming period."""
+        if not self._action_delay.depth:
+            return action
+        self._action_delay.advance()
+        return self._action_delay.read(action)
+
+    def _any(self, mask: Tensor) -> bool:
+        """Whether there is one; always on a GPU, where asking would cost more."""
+        return self.sim.device.type != "cpu" or bool(mask.any())
+
+    def _remember(self, memory: Terms, action: Tensor) -> None:
+        same_names(memory, self.names.memory, "remember")
+        # all before the first is written, of which they may be views; a product, as inductor drops clones
+        taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
+        for name, value in taken.items():
+            self.sim.memory[name].copy_(value)
+        self.sim.memory["action"].copy_(action)
+        self.sim.memory["age"].add_(1)
+        if self.task.clock:
+            self._set_clock(tick(self.sim.memory["clock"], self.task.clock * self.task.control_dt))
+
+    def _set_clock(self, clock: Tensor) -> None:
+        memory = self.sim.memory
+        memory["clock"].copy_(rest(clock, *(memory[name] for name in self.task.commands)))
+
+    # -- restarts and commands -------------------------------------------------------------------
+
+    def _restart(self, mask: Tensor | None) -> None:
+        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
+        if not self.nominal:
+            values |= self.task.randomize(self.sim, self.rng)
+        values |= self._held
+        if self.task.clock:
+            noon = self._noon.expand(self.num_envs, 2)
+            values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
+        self.sim.reset(mask, _taken(values))
+        begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
+        self.sensors.restart(begun, self.rng)
+        if self._action_delay.depth:
+            self._action_delay.draw(begun, self.rng)
+            self._action_delay.fill(begun, 0.0)
+
+    def _new_commands(self) -> Terms:
+        drawn: Terms = {}
+        for name, command in self.task.commands.items():
+            drawn[name] = self._uniform(command.low, command.high)
+            if command.still:
+                drawn[name] = torch.where(self._uniform(0.0, 1.0) < command.still, 0.0, drawn[name])
+            if command.every is not None:
+                periods = torch.round(self._uniform(*command.every) / self.task.control_dt)
+                drawn[_left(name)] = periods.clamp(min=1)
+        return {**drawn, **self._held}  # drawn all the same: the rest of the episode stays what it was
+
+    def _uniform(self, low: Bound, high: Bound) -> Tensor:
+        key, device = f"{low} {high}", self.sim.device
+        if key not in self._bounds:  # made once: the host waits for a number's way to a GPU
+            a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
+            self._bounds[key] = a, b - a
+        start, width = self._bounds[key]
+        unit = torch.rand(self.num_envs, len(start), generator=self.rng, device=device)
+        return (start + width * unit).to(self.sim.qpos.dtype)
+
+    def _redraw_commands(self) -> bool:
+        """New commands where their time is up; whether any command can have moved."""
+        timed = [name for name, command in self.task.commands.items() if command.every is not None]
+        if not timed:
+            return False
+        memory = self.sim.memory
+        due = {name: memory[_left(name)].sub_(1) <= 0 for name in timed}
+        if not self._any(torch.stack(list(due.values()))):
+            return False
+        drawn = self._new_commands()
+        for name in timed:
+            for key in (name, _left(name)):
+                memory[key].copy_(torch.where(due[name], drawn[key], memory[key]))
+        if self.task.clock:
+            self._set_clock(memory["clock"])
+        return True
+
+    # -- save and continue -----------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything a bit-equal continuation needs."""
+        return gather(self._parts())
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of an Env of the same task, num_envs and engine."""
+        if state["obs"].shape != self.obs.shape:
+            expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
+            raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
+        scatter(self._parts(), state)
+
+    def _parts(self) -> dict[str, Any]:
+        own = {"rng": self.rng, "obs": self.obs, "state": self.state}
+        return {"sim": self.sim, "sensors": self.sensors, "action_delay": self._action_delay, **own}
+
+
+def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
+    """An Env of a task given by name, path (`file.py:Class`), class or object; options as Env's."""
+    return Env(load_task(task), num_envs, **options)
+
+
+def _left(command: str) -> str:
+    return f"{command}.left"  # control periods until the command is redrawn
+
+
+def _memory(task: Task, act_dim: int) -> dict[str, int]:
+    widths = {"action": act_dim, "age": 1, **({"clock": 2} if task.clock else {})}
+    for name, command in task.commands.items():
+        widths[name] = len(command.low)
+        if command.every is not None:
+            widths[_left(name)] = 1
+    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
+    if taken:
+        raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
+    return {**widths, **task.memory}
+
+
+def _substeps(control_dt: float, timestep: float) -> int:
+    nstep = round(control_dt / timestep)
+    if nstep < 1 or abs(nstep * timestep - control_dt) > 1e-6 * control_dt:
+        raise TaskError(f"control_dt ({control_dt} s) must be a multiple of the timestep ({timestep} s)")
+    return nstep
+
+
+def _periods(task: Task) -> int:
+    if not task.time_limit >= task.control_dt:
+        raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
+    return round(task.time_limit / task.control_dt)
+
+
+def _taken(values: Terms) -> Terms:
+    """Copies: a task may return live views of sim, which what is written next would change."""
+    return {name: value.clone() for name, value in values.items()}
+
+
+def _zero_where(bad: Tensor, value: Tensor) -> Tensor:
+    """A product with 0 would keep a NaN."""
+    return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), 0.0, value)
+
+
+def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
+    """(N, len(names)) float32."""
+    same_names(values, names, kind)
+    if not names:
+        return torch.zeros(sim.num_envs, 0, device=sim.device)
+    return torch.stack([values[k] for k in names], -1).float()
+
+
+def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
+    """(N, sum(widths)) float32."""
+    same_names(values, widths, kind)
+    out = torch.cat([values[k] for k in widths], -1).float()
+    if out.shape != (sim.num_envs, sum(widths.values())):
+        got = {k: tuple(v.shape) for k, v in values.items()}
+        raise TaskError(f"{kind} changed its widths from {widths} to {got}")
+    return out

@@ -1,0 +1,282 @@
+"""The laws of the task contract that a whole rollout shows: what `robokit check my_task.py` runs.
+
+Env asks for shapes, names and finite numbers before anything runs (robokit.task.rules). Here a short
+random rollout is judged as well, and every function of the task is called on stand-ins: copies of a
+simulation's tensors that show what a function writes, reads of other simulations, or moves to the CPU.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Never
+
+import torch
+from torch import Generator, Tensor
+
+from robokit.task.rules import call
+from robokit.env.env import Env, Step
+from robokit.errors import Error, TaskError
+from robokit.sim import Sim
+from robokit.task.task import Sense, Task, Terms
+
+DRAWS = ("reset", "randomize", "disturb")  # take a generator
+REDRAWS = 8  # a fair coin falls alike for a few simulations, not time and again
+READS = ("observe", "privileged", "metrics", "terminated")
+JUDGES = ("rewards", "costs", "remember")  # take the action
+COST_ENVS, COST_STEPS = 16, 50  # that costs are tried in before a training
+WARM_UP = 5  # control steps before functions are looked at one by one
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One law of the contract: whether the task keeps it, and the first term that breaks it."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
+    """What each law says of `task`, in a random rollout of `steps` control steps; about a second.
+
+    A task whose Env cannot be made has one finding, "contract". `ok` with "never moved: ..." in the
+    detail of "rollout" is a warning: an observation may well stand still for random actions, but more
+    often it reads the wrong thing.
+    """
+    if num_envs < 2:
+        raise TaskError(f"check needs num_envs >= 2 to tell simulations apart, got {num_envs}")
+    try:
+        env = Env(task, num_envs, seed=seed, threads=1)
+    except Error as error:
+        return [Finding("contract", False, str(error))]
+    widths = f"{env.obs_dim} observations, {env.act_dim} actions, {len(env.names.rewards)} reward terms"
+    widths += f", {len(task.limits)} limits" if task.limits else ""
+    widths += "".join(f"; {kind}: {', '.join(names)}" for kind, names in _sensed(task).items() if names)
+    laws: dict[str, Callable[[], str]] = {
+        "pure": lambda: _pure(env, seed),
+        "independent": lambda: _independent(env, seed),
+        "any device": lambda: _any_device(env, seed),
+        "rollout": lambda: _rollout(env, steps, seed),
+        "deterministic": lambda: _deterministic(task, num_envs, steps, seed),
+    }
+    return [Finding("contract", True, widths), *(_finding(name, law) for name, law in laws.items())]
+
+
+def _sensed(task: Task) -> dict[str, list[str]]:
+    """Which observations the policy does not get as they are."""
+    hidden = [name for name, sense in task.sensing.items() if sense.hidden]
+    plain = Sense()
+    figures = ("noise", "bias", "delay", "dropout", "loss")
+    sensed = {
+        name: [f for f in figures if getattr(sense, f) != getattr(plain, f)]
+        for name, sense in task.sensing.items()
+        if name not in hidden
+    }
+    return {"hidden": hidden, "sensed": [f"{name} ({', '.join(f)})" for name, f in sensed.items() if f]}
+
+
+def _finding(name: str, law: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, law())
+    except Error as error:
+        return Finding(name, False, str(error))
+
+
+# -- a random rollout ----------------------------------------------------------------------------
+
+
+def _rollout(env: Env, steps: int, seed: int) -> str:
+    """Finite, of one shape, costs >= 0; says what never moved."""
+    low, high, ends = env.reset(), env.obs, 0
+    for t, step in enumerate(_random_steps(env, steps, seed)):
+        _check_step(env, step, t)
+        for obs in (step.obs, step.final_obs):
+            low, high = torch.minimum(low, obs), torch.maximum(high, obs)
+        ends += int(step.done.sum())
+    still = (low.amin(0) == high.amax(0)).split(list(env.names.obs.values()))
+    counts = {name: int(same.sum()) for name, same in zip(env.names.obs, still, strict=True) if same.any()}
+    never = [f"{name} ({count} of {env.names.obs[name]})" for name, count in counts.items()]
+    return f"{steps} steps, {ends} episodes ended" + (f"; never moved: {', '.join(never)}" if never else "")
+
+
+def _random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
+    rng = torch.Generator(env.device).manual_seed(seed)
+    for t in range(steps):
+        action = torch.rand(env.num_envs, env.act_dim, generator=rng, device=env.device) * 2 - 1
+        try:
+            step = env.step(action)
+        except Error:
+            raise
+        except Exception as error:
+            raise TaskError(f"step {t} raised {type(error).__name__}: {error}") from error
+        yield step
+
+
+def _check_step(env: Env, step: Step, t: int) -> None:
+    names = env.names
+    columns = {
+        "observe": (step.obs, _columns(names.obs)),
+        "observe or privileged": (step.final_state, _columns(names.state)),
+        "rewards": (step.terms, list(names.rewards)),
+        "costs": (step.cost, list(names.costs)),
+        "metrics": (torch.where(step.metrics.isnan(), 0.0, step.metrics), list(names.metrics)),
+    }
+    if step.bad.any():
+        raise TaskError(f"simulation {_first(step.bad)} broke at step {t}: not finite; a smaller timestep?")
+    for function, (values, known) in columns.items():
+        if not torch.isfinite(values).all():
+            raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")
+    _check_cost(env, step.cost, t)
+
+
+def check_costs(task: Task, seed: int = 0) -> None:
+    """Raise TaskError for a cost that random actions lead out of its bounds, before a training does."""
+    env = Env(task, COST_ENVS, seed=seed, threads=1)
+    for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
+        _check_cost(env, step.cost, t)
+
+
+def _check_cost(env: Env, cost: Tensor, t: int) -> None:
+    """Each of cost (N, K) lies between 0 and what its limit says is the largest."""
+    for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
+        low, high = column.min(), column.max()
+        if not 0 <= low <= high <= limit.largest * (1 + 1e-6):
+            wrong = high if low >= 0 else low
+            rule = f"must lie from 0 to {limit.largest:g}, its Limit.largest"
+            raise TaskError(f"costs {name!r} {rule}; got {float(wrong):g} at step {t}")
+
+
+def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
+    """Two environments of one seed, given the same actions, do the same bit for bit."""
+    envs = [Env(task, num_envs, seed=seed, threads=1) for _ in range(2)]
+    runs = [_random_steps(env, steps, seed) for env in envs]
+    for name, a, b in zip(_columns(envs[0].names.obs), envs[0].obs.T, envs[1].obs.T, strict=True):
+        if not torch.equal(a, b):
+            raise TaskError(f"observe {name!r} differs between two resets of one seed")
+    for t, (one, two) in enumerate(zip(*runs, strict=True)):
+        for f in fields(Step):
+            if not _same(getattr(one, f.name), getattr(two, f.name)):
+                raise TaskError(f"Step.{f.name} differs between two runs of one seed, at step {t}")
+    return f"{steps} steps the same twice"
+
+
+# -- functions one by one ------------------------------------------------------------------------
+
+
+class StandIn(Sim):
+    """What a task may read of `sim`, made from copies: `make` turns each live tensor into one."""
+
+    def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
+        self.original, self._make = sim, make
+        self.copies: dict[str, Tensor] = {}
+        super().__init__(sim.model, sim.num_envs, {k: v.shape[1] for k, v in sim.memory.items()}, device)
+
+    def field(self, name: str) -> Tensor:
+        if name not in self.copies:
+            self.copies[name] = self._make(self.original.field(name))
+        return self.copies[name]
+
+    def step(self, *_: Any, **__: Any) -> Never:
+        raise TaskError("a task only reads sim: Env steps and resets it, and writes what the task returns")
+
+    reset = bad = state_dict = load_state_dict = step
+
+
+def _pure(env: Env, seed: int) -> str:
+    """No function writes what it reads, and each says the same when asked again."""
+    for function in _functions(env, seed):
+        copy, action = StandIn(env.sim, env.sim.device, _shaken), _action(env, env.sim.device)
+        first = {k: v.clone() for k, v in _ask(env, copy, function, seed, action).items()}
+        if not _same(action, _action(env, env.sim.device)):
+            raise TaskError(f"{function} writes the action it is given; return new values instead")
+        for name, value in copy.copies.items():
+            if not _same(value, _shaken(env.sim.field(name))):
+                raise TaskError(f"{function} writes sim's {name!r}; return new values instead")
+        again = _ask(env, copy, function, seed)
+        for name, value in first.items():
+            if name not in again or not _same(value, again[name]):
+                raise TaskError(f"{function} {name!r} is another when asked again of the same state")
+    return "nothing written, same answers when asked twice"
+
+
+def _independent(env: Env, seed: int) -> str:
+    """What is wrong in simulation 0 reaches no other, and no random draw is shared by all."""
+    for function in _functions(env, seed):
+        well = StandIn(env.sim, env.sim.device, torch.clone)
+        broken = StandIn(env.sim, env.sim.device, _broken)
+        expected, got = _ask(env, well, function, seed), _ask(env, broken, function, seed)
+        for name, value in expected.items():
+            if not _same(value[1:], got[name][1:]):
+                raise TaskError(f"{function} {name!r} mixes simulations: a NaN in one changes the others")
+        seeds = range(seed + 1, seed + 1 + REDRAWS) if function in DRAWS else ()
+        others = [_ask(env, well, function, other) for other in seeds]
+        for name, value in expected.items():
+            drawn = [terms[name] for terms in others]
+            if any(not _same(x, value) for x in drawn) and all(_same(x, x[:1].expand_as(x)) for x in drawn):
+                raise TaskError(f"{function} {name!r} draws one value for all simulations; draw N")
+    return "a broken simulation reaches no other"
+
+
+def _any_device(env: Env, seed: int) -> str:
+    """Every function runs on tensors that have shapes but no values, on a device of their own."""
+    meta = StandIn(env.sim, torch.device("meta"), lambda x: torch.empty_like(x, device="meta"))
+    rule = "no .item(), float() or `if` on a tensor, no mask as an index; make tensors on sim.device"
+    for function in _functions(env, seed):
+        try:
+            values = _ask(env, meta, function, seed)
+        except TaskError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise TaskError(f"{function} would not run on a GPU ({reason}): {rule}") from error
+        for name, value in values.items():
+            if value.device != meta.device:
+                raise TaskError(f"{function} {name!r} is on {value.device}, not on sim.device: {rule}")
+    return "no value is asked for on the way"
+
+
+def _functions(env: Env, seed: int) -> tuple[str, ...]:
+    """All functions, on an environment that is under way."""
+    env.reset()
+    for _ in _random_steps(env, WARM_UP, seed):
+        pass
+    return (*DRAWS, *READS, *JUDGES)
+
+
+def _action(env: Env, device: torch.device) -> Tensor:
+    """(N, A) in [-1, 1], each number another."""
+    return torch.linspace(-1, 1, env.num_envs * env.act_dim, device=device).reshape(env.num_envs, env.act_dim)
+
+
+def _ask(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = None) -> Terms:
+    """What one function of the task returns, by name."""
+    argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
+    argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
+    values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
+    return {function: values} if isinstance(values, Tensor) else values
+
+
+def _shaken(value: Tensor) -> Tensor:
+    """Env has called every function in the state as it is: what it wrote there, it would write again."""
+    if not value.is_floating_point():
+        return value.clone()
+    rng = torch.Generator(value.device).manual_seed(0)
+    return value + torch.randn(value.shape, generator=rng, dtype=value.dtype, device=value.device)
+
+
+def _broken(value: Tensor) -> Tensor:
+    value = value.clone()
+    if value.is_floating_point():
+        value[0] = torch.nan
+    return value
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal in every number, NaN with NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _first(wrong: Tensor) -> int:
+    """Index of the first True, over the last dimension."""
+    return int(torch.nonzero(wrong)[0, -1])
+
+
+def _columns(widths: Mapping[str, int]) -> list[str]:
+    return [name if width == 1 else f"{name}[{i}]" for name, width in widths.items() for i in range(width)]

@@ -1,0 +1,63 @@
+"""A filter at work in simulation: the code that guards a robot, over N simulations side by side."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokit.env.env import Env
+from robokit.filter import Filter, Guard
+
+REACH = 1.0 + 1e-5  # of an action; float32 comes back from ctrl with less than that lost
+
+
+class FilteredActor:
+    """Actions of an exported file's actor through a filter; each simulation begins anew at its reset.
+
+    An action that no stage changed is passed on as it is. Counts the first episode of each simulation.
+    """
+
+    def __init__(
+        self, act: Callable[[Env, Tensor], Tensor], contract: Mapping[str, Any], filter: Filter, num_envs: int
+    ) -> None:
+        self.guard, self._act = Guard(contract, filter, num_envs), act
+        self._counts = {**self.guard.acted, "beyond": np.zeros(num_envs, np.int64)}
+        self._counts |= {f"{stage} unmet": count for stage, count in self.guard.unmet.items()}
+        self._kept = {name: count.copy() for name, count in self._counts.items()}
+        self._begun, self._over = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
+        self.steps, self._latched = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.bool_)
+
+    def __call__(self, env: Env, first: Tensor) -> Tensor:
+        rows = first.cpu().numpy()
+        self._over |= rows & self._begun
+        self._begun |= rows
+        self.guard.begin(rows)
+        action = self._act(env, first).clamp(-1.0, 1.0)
+        center, half, ctrl = env.action_center, env.action_half, env.targets(action).float()
+        seen = {name: term.cpu().numpy() for name, term in env.terms().items()}
+        sent = torch.from_numpy(self.guard.step(ctrl.cpu().numpy(), *self.guard.measure(seen))).to(ctrl)
+        wanted = torch.where(sent == ctrl, action, (sent.to(center) - center) / half)
+        self._count((wanted.abs() > REACH).any(-1).cpu().numpy())
+        return wanted
+
+    def shares(self) -> dict[str, float]:
+        """In which share of the control steps each stage and watchdog acted, and a bound was "unmet".
+
+        "beyond": the target lay outside what the task's actions express, so that Env clipped it.
+        """
+        steps = max(int(self.steps.sum()), 1)
+        return {name: float(count.sum()) / steps for name, count in self._kept.items()}
+
+    @property
+    def latched(self) -> int:
+        """Episodes that ended in the fallback."""
+        return int(self._latched.sum())
+
+    def _count(self, beyond: Any) -> None:
+        self._counts["beyond"] += beyond
+        for name, kept in self._kept.items():
+            np.copyto(kept, self._counts[name], where=~self._over)
+        np.copyto(self._latched, self.guard.why > 0, where=~self._over)
+        self.steps += ~self._over

@@ -1,0 +1,292 @@
+"""What an exported file is worth: episodes of the ONNX itself in batched MuJoCo, and a verdict on each limit.
+
+    report = evaluate("hopper.onnx", "hopper", episodes=300)
+    print(report.text())
+
+Exactly one episode in each of `episodes` simulations, from seeds that training never uses, on the task as
+trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes
+are run with it, for the paired difference, and with actions drawn from it, as it was trained.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robokit.export.card import check_ctrl, clip_command, clip_note, supplied
+from robokit.controller import OUTPUTS, load
+from robokit.env.env import Env
+from robokit.errors import OptionError, TaskError
+from robokit.filter import Filter
+from robokit.evaluation.filtered import FilteredActor
+from robokit.export.gate import CARRIED
+from robokit.networks.policy import Policy
+from robokit.evaluation.report import Report, Sampled, Through, judged
+from robokit.sim.facts import actuators, model_name
+from robokit.evaluation.statistics import Array, Summary, estimate, summarize
+from robokit.task.task import Task, load_task
+from robokit.evaluation.verdict import Charged, Ledger, Verdict, judge, overall
+
+SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
+GAMMA = 0.99  # of discounted limits, where nobody says otherwise
+Act = Callable[[Env, Tensor], Tensor]  # (env, first (N,)) -> action (N, A)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode of each of E simulations; sums and means are per episode."""
+
+    returns: Array  # (E,) undiscounted
+    lengths: Array  # (E,) control steps
+    terms: dict[str, Array]  # (E,) weighted sum of each reward term
+    costs: dict[str, Array]  # (E,) sum of each cost
+    metrics: dict[
+        str, dict[str, Array]
+    ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
+    charged: dict[str, Charged]  # what each cost came to in the measures of limits
+    terminated: int
+    bad: int  # episodes that ended because the simulation broke
+
+    def lists(self) -> dict[str, list[float]]:
+        """One number an episode, by name: return, length, and cost by cost what limits are about."""
+        own = {"return": self.returns, "length": self.lengths}
+        parts = {f"{f.name}/{k}": getattr(c, f.name) for k, c in self.charged.items() for f in fields(c)}
+        return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
+
+
+def evaluate(
+    path: str | Path,
+    task: str | Path | type[Task] | Task,
+    episodes: int = 300,
+    *,
+    seed: int = 0,
+    nominal: bool = False,
+    commands: Mapping[str, Sequence[float]] | None = None,
+    policy: Policy | None = None,
+    filter: Filter | None = None,
+    gamma: float = GAMMA,
+    sim: str = "cpu",
+    device: str = "cpu",
+    threads: int = 0,
+) -> Report:
+    """Statistics of an exported file on a task; `policy` is the torch policy it was exported from.
+
+    `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
+
+    `gamma` is what discounted limits are measured with. With a `filter` the same episodes are run once more,
+    through it.
+
+    Raises FilterError for a filter that does not fit the file,
+    ContractError for a file that is not whole, TaskError when it was exported for another task,
+    OptionError for episodes < 2 (an interval needs two), a seed below 0 or a gamma outside (0, 1].
+    """
+    if episodes < 2:
+        raise OptionError(f"episodes must be at least 2, got {episodes}")
+    check_seed(seed)
+    if not 0 < gamma <= 1:
+        raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
+    path, task = Path(path), load_task(task)
+    session, contract = load(path)
+    _same_task(contract, task, path)
+    commands = commands or {}
+    held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
+
+    def fresh() -> Env:
+        options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
+        env = Env(task, episodes, **options, device=device, threads=threads)
+        _same_robot(contract, env, path)
+        env.hold(held)
+        return env
+
+    def actor() -> Act:
+        return onnx_actor(session, int(contract["carry"]["size"]))
+
+    guarded = FilteredActor(actor(), contract, filter, episodes) if filter else None
+    env = fresh()
+    ran = run_episodes(env, actor(), gamma)
+    versus = stochastic = None
+    if policy is not None:
+        versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
+        drawn = run_episodes(fresh(), sampling_actor(policy, SEED_OFFSET + seed), gamma)
+        stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
+    limits = _judge(ran, env, gamma)
+    filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
+    steps = int(ran.lengths.sum())
+    clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
+    return Report(
+        task=contract["task"],
+        file=str(path),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        episodes=episodes,
+        seed=seed,
+        nominal=nominal,
+        returns=summarize(ran.returns),
+        length=summarize(ran.lengths),
+        terms={k: summarize(v) for k, v in ran.terms.items()},
+        costs={k: _summarize_cost(v, env, k) for k, v in ran.costs.items()},
+        metrics={k: _summarize_counted(kinds) for k, kinds in ran.metrics.items()},
+        terminated=ran.terminated,
+        bad=ran.bad,
+        gamma=gamma,
+        limits=limits,
+        verdict=overall(judged(limits, filtered)) if limits else None,
+        stochastic=stochastic,
+        versus_torch=versus,
+        commands=held,
+        notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
+        per_episode=ran.lists(),
+        filtered=filtered,
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise OptionError for one that would be among training's."""
+    if seed < 0:
+        raise OptionError(f"seed must be at least 0, got {seed}")
+
+
+def onnx_actor(session: Any, carry_size: int) -> Act:
+    """Actions of an exported graph: its carry begins with them, as they were before ctrl was clipped."""
+    carry: list[npt.NDArray[np.float32]] = []
+
+    def act(env: Env, first: Tensor) -> Tensor:
+        if not carry:
+            carry.append(np.zeros((env.num_envs, carry_size), np.float32))
+        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
+        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
+        action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
+        check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
+        return action
+
+    return act
+
+
+def torch_actor(policy: Policy) -> Act:
+    """Deterministic actions of a torch policy."""
+    belief: list[Tensor] = []
+
+    @torch.no_grad()
+    def act(env: Env, first: Tensor) -> Tensor:
+        if not belief:
+            belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
+        action, belief[0] = policy(env.obs, belief[0], first)
+        return action
+
+    return act
+
+
+def sampling_actor(policy: Policy, seed: int) -> Act:
+    """Actions drawn from a torch policy, as training draws them; Env clips them."""
+    belief: list[Tensor] = []
+    draws: list[torch.Generator] = []
+
+    @torch.no_grad()
+    def act(env: Env, first: Tensor) -> Tensor:
+        if not belief:
+            belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
+            draws.append(torch.Generator(env.device).manual_seed(seed))
+        noise = torch.randn(env.num_envs, policy.act_dim, generator=draws[0], device=env.device)
+        action, belief[0] = policy.sample(env.obs, belief[0], first, noise)
+        return action
+
+    return act
+
+
+def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
+    """One episode of each simulation of `env`, from a reset; a metric that is NaN is not counted there."""
+    env.reset()
+    names, n, device = env.names, env.num_envs, env.device
+    running = torch.ones(n, dtype=torch.bool, device=device)
+    first = running.clone()
+    widths = (1, len(names.rewards), len(names.costs), len(names.metrics), len(names.metrics), 1)
+    totals = torch.zeros(n, sum(widths), dtype=torch.float64, device=device)
+    last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
+    peak, ended, bad = last.clone(), torch.zeros_like(running), torch.zeros_like(running)
+    one = torch.ones(n, 1, device=device)
+    ledger = Ledger(env.task.limits, n, gamma, device)
+    while bool(running.any()):
+        step = env.step(act(env, first))
+        first = step.done
+        counted = ~step.metrics.isnan()
+        metrics = torch.where(counted, step.metrics, 0.0)
+        totals += running[:, None] * torch.cat(
+            (step.reward[:, None], step.terms, step.cost, metrics, counted, one), -1
+        )
+        counted &= running[:, None]
+        last = torch.where(counted, step.metrics.double(), last)
+        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
+        ledger.add(step.cost, running, step.terminated, step.left)
+        ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
+        running = running & ~step.done
+    returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))
+    kinds = sums / np.where(counts, counts, np.nan), last.cpu().numpy(), peak.cpu().numpy()
+    labels = {name: ("mean", "last", "ever" if name in names.booleans else "max") for name in names.metrics}
+    return Episodes(
+        returns=returns[:, 0],
+        lengths=length[:, 0],
+        terms={k: terms[:, i] for i, k in enumerate(names.rewards)},
+        costs={k: costs[:, i] for i, k in enumerate(names.costs)},
+        metrics={
+            name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
+            for i, name in enumerate(names.metrics)
+        },
+        charged=ledger.charged(),
+        terminated=int(ended.sum()),
+        bad=int(bad.sum()),
+    )
+
+
+def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> Through:
+    ran, unset = run_episodes(env, actor, gamma), asdict(Filter())
+    given = asdict(actor.guard.filter)
+    return Through(
+        numbers={name: value for name, value in given.items() if value != unset[name]},
+        returns=summarize(ran.returns),
+        difference=summarize(ran.returns - plain.returns),
+        terminated=ran.terminated,
+        bad=ran.bad,
+        latched=actor.latched,
+        shares=actor.shares(),
+        limits=_judge(ran, env, gamma),
+    )
+
+
+def _judge(ran: Episodes, env: Env, gamma: float) -> dict[str, Verdict]:
+    return {k: judge(limit, ran.charged[k], env.max_age, gamma) for k, limit in env.task.limits.items()}
+
+
+def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
+    """As any other, but a cost that never occurred has an interval of some width: see statistics.estimate."""
+    bounds = estimate(x, None, max(env.max_age * env.task.limits[name].largest, float(x.max())))
+    return replace(summarize(x), low=bounds.low, high=bounds.high)
+
+
+def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
+    """Over the episodes in which a metric was counted; nothing when they are fewer than two."""
+    counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
+    return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
+
+
+def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
+    if contract["task"].rpartition(":")[2] != type(task).__name__:
+        raise TaskError(f"{path} was exported for task {contract['task']!r}, not {type(task).__name__!r}")
+
+
+def _same_robot(contract: Mapping[str, Any], env: Env, path: Path) -> None:
+    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
+    if takes != gives:
+        raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
+    names = [actuator["name"] for actuator in contract["actuators"]]
+    for what, its, here in (
+        ("robot", contract["robot"], model_name(env.sim)),
+        ("control_dt", contract["control_dt"], float(env.task.control_dt)),
+        ("actuators", names, [actuator["name"] for actuator in actuators(env.sim)]),
+    ):
+        if its != here:
+            raise TaskError(f"{path} has {what} {its!r}, but {type(env.task).__name__} now has {here!r}")

@@ -1,0 +1,163 @@
+"""What `robokit evaluate` says of one file, and of several runs together: as a table, and as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robokit.errors import OptionError
+from robokit.evaluation.statistics import Summary
+from robokit.evaluation.verdict import HEADER, Across, Charged, Verdict, across
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The policy that training and its multipliers know: actions drawn around the mean."""
+
+    returns: Summary
+    limits: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class Through:
+    """The same episodes through a filter, as on the robot: docs/filter.md."""
+
+    numbers: dict[str, Any]  # of the filter, those that were given
+    returns: Summary
+    difference: Summary  # in return: through it minus without, paired by episode
+    terminated: int
+    bad: int  # episodes that ended because the simulation broke
+    latched: int  # episodes that ended in the fallback
+    shares: dict[str, float]  # of the control steps: where each stage acted, a bound was unmet
+    limits: dict[str, Verdict]
+
+    def lines(self, episodes: int) -> list[str]:
+        d = self.difference
+        return [
+            "  through the filter:",
+            _row("return", self.returns),
+            f"  through it minus without: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
+            f"  terminated {self.terminated} of {episodes}, broken simulations {self.bad}, "
+            f"in the fallback at the end {self.latched}",
+            *(f"  {name:<26}{x:>11.2%} of the control steps" for name, x in self.shares.items() if x > 0),
+            *(verdict.line(name) for name, verdict in self.limits.items()),
+        ]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `robokit evaluate` prints."""
+
+    task: str
+    file: str
+    sha256: str
+    episodes: int
+    seed: int
+    nominal: bool
+    returns: Summary
+    length: Summary
+    terms: dict[str, Summary]
+    costs: dict[str, Summary]
+    metrics: dict[str, dict[str, Summary]]
+    terminated: int
+    bad: int
+    gamma: float  # of discounted sums
+    limits: dict[str, Verdict]
+    verdict: str | None  # on all limits together, its first word PASS, FAIL or UNDECIDED; None: no limits
+    stochastic: Sampled | None
+    versus_torch: Summary | None  # ONNX minus torch, paired by episode
+    commands: dict[str, list[float]]  # held throughout; the others were drawn
+    notes: list[str]  # about commands outside the trained range
+    per_episode: dict[str, list[float]]  # what statistics over several runs are made from, by name
+    filtered: Through | None = None
+
+    @property
+    def failed(self) -> bool:
+        broken = self.bad + (self.filtered.bad if self.filtered else 0)
+        return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the single episodes, as JSON has it."""
+        return {name: value for name, value in asdict(self).items() if name != "per_episode"}
+
+    def to_json(self) -> str:
+        """Everything, at full precision."""
+        return json.dumps(asdict(self), indent=1)
+
+    def text(self) -> str:
+        """A table for people."""
+        how = "nominal" if self.nominal else "as trained"
+        lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
+        lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
+        lines += [f"  {note}" for note in self.notes]
+        lines.append(
+            f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
+        )
+        lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
+        lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
+        lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]
+        for name, kinds in self.metrics.items():
+            lines += [_row(f"{name} ({kind})", v) for kind, v in kinds.items()]
+            if (count := min((v.count for v in kinds.values()), default=0)) < self.episodes:
+                lines.append(f"  {name}: counted in {count or 'fewer than 2'} of {self.episodes} episodes")
+        lines.append(f"  terminated {self.terminated} of {self.episodes}, broken simulations {self.bad}")
+        if self.limits:
+            lines += [HEADER, *(verdict.text(name) for name, verdict in self.limits.items())]
+        if self.stochastic is not None:
+            lines.append("  actions drawn around the mean, as in training:")
+            lines.append(_row("return", self.stochastic.returns))
+            lines += [verdict.line(name) for name, verdict in self.stochastic.limits.items()]
+        if self.filtered is not None:
+            lines += self.filtered.lines(self.episodes)
+        if self.versus_torch is not None:
+            v = self.versus_torch
+            lines.append(
+                f"  ONNX minus torch: {v.mean:+.4g} in return, 95 % interval [{v.low:.4g}, {v.high:.4g}]"
+            )
+        if self.verdict is not None:
+            lines.append(f"  verdict on the file: {self.verdict}")
+        return "\n".join(lines)
+
+
+def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str, Verdict]:
+    """All that a file is judged by: its limits, and the same through a filter."""
+    through = filtered.limits if filtered else {}
+    return {**limits, **{f"{name} through the filter": verdict for name, verdict in through.items()}}
+
+
+def pool(reports: Mapping[str, Report]) -> Across:
+    """Several runs of one task, by name. Raises OptionError where tasks or limits differ."""
+    (first, one), *others = reports.items()
+    for name, other in others:
+        for what in ("task", "episodes", "gamma"):
+            ours, theirs = getattr(one, what), getattr(other, what)
+            if ours != theirs:
+                raise OptionError(f"runs must share one {what}: {first} has {ours!r}, {name} has {theirs!r}")
+        ours, theirs = ({k: (v.limit, v.measure) for k, v in r.limits.items()} for r in (one, other))
+        if ours != theirs:
+            raise OptionError(f"runs must share one set of limits: {first} has {ours}, {name} has {theirs}")
+
+    def charged(report: Report) -> dict[str, Charged]:
+        columns = {key: np.array(x) for key, x in report.per_episode.items()}
+        return {
+            k: Charged(**{f.name: columns[f"{f.name}/{k}"] for f in fields(Charged)}) for k in report.limits
+        }
+
+    begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
+    return across(
+        [*reports],
+        [np.array(report.per_episode["return"]) for report in reports.values()],
+        [charged(report) for report in reports.values()],
+        [report.limits for report in reports.values()],
+        paired=all(begin == begins[0] for begin in begins),
+    )
+
+
+def _row(name: str, s: Summary) -> str:
+    interval = f"[{s.low:.4g}, {s.high:.4g}]"
+    return (
+        f"  {name:<26}{s.mean:>11.4g}  {interval:<22}{s.iqm:>11.4g}{s.std:>11.4g}{s.min:>11.4g}{s.max:>11.4g}"
+    )

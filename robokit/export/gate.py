@@ -1,0 +1,222 @@
+"""What an exported graph must pass before its file exists: portable, equal to the policy, safe from NaN.
+
+The policy is asked outside of the exported graph, with a previous action and a belief of its own and Env's
+own mapping to ctrl, so that the graph's wiring is judged too.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx.external_data_helper import uses_external_data
+from torch import Tensor
+
+from robokit.task.clock import NOON, rest, tick
+from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
+from robokit.env.env import Env
+from robokit.errors import ExportError
+from robokit.networks.policy import Policy
+from robokit.sim.facts import readings
+
+BATCHES = (1, 64)
+STEPS = 1000  # of every replay
+RESET_EVERY = 97  # steps, beside the episodes' own ends: at least 10 resets in every replay
+TOLERANCE = 1e-5  # of the range an actuator is driven over
+MEANING = {
+    "action": "the previous action, zero after a restart",
+    "clock": "the task's clock, as memory has it",
+}
+CARRIED = tuple(MEANING)  # the observation terms that are carried, not supplied
+ALLOWED = {
+    "clock": 1e-3,
+}  # how far a carried term may be off: a simulation keeps its clock in its own precision
+Kept = dict[str, Tensor]  # the carried terms, (n, d) each
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What n simulations saw over T control periods under the policy itself; float32 on the CPU."""
+
+    obs: Tensor  # (T, n, O)
+    first: Tensor  # (T, n) bool: obs[t] begins an episode
+    readings: Tensor  # (T, n, C): every sensor, qpos and qvel
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far onnxruntime is from torch over one replay, each carrying its own state."""
+
+    batch: int
+    steps: int
+    resets: int  # the fewest of any column
+    ctrl_error: float  # largest, in units of the range the actuator is driven over
+    step_error: float  # the same from an equal carried state: without what the loop makes of rounding
+
+
+@torch.no_grad()
+def record(policy: Policy, env: Env) -> Rollout:
+    """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
+
+    Raises ExportError when the task's "action" term is not the previous action, zero at a restart, or its
+    "clock" not the memory of that name.
+    """
+    env.reset()
+    n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
+    kept, belief = _nothing(policy, env, env.num_envs)
+    first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
+    for _ in range(STEPS):
+        kept = _begin(kept, first, env_obs, env)
+        obs = _with(kept, env_obs, env)
+        for name, value in _terms(obs - env_obs, env).items():
+            if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
+                raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
+        rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
+        action, belief = policy(obs, belief, first)
+        kept = _next(kept, action, env)
+        first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
+    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> tuple[Parity, ...]:
+    """The parity figures of a graph that is portable, equal to the policy and rid of a NaN by a reset.
+
+    Raises ExportError that names the failed check and its figure.
+    """
+    check_graph(model)
+    try:
+        session = open_session(model.SerializeToString(), "the graph")
+    except ContractError as error:
+        raise ExportError(str(error)) from error
+    check_reset(session)
+    parity = tuple(replay(session, policy, env, rollout, batch) for batch in BATCHES)
+    for p in parity:
+        if not p.ctrl_error <= TOLERANCE:  # so written that NaN fails
+            raise ExportError(
+                f"the ONNX graph differs from the policy at batch {p.batch} by {p.ctrl_error:.3g} of the "
+                f"actuator range, at most {TOLERANCE:.0e}; one step from an equal state by {p.step_error:.3g}"
+            )
+    return parity
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Raise ExportError unless: valid ONNX, standard ops only, a symbolic batch, no external data."""
+    graph = model.graph
+    foreign = {f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
+    foreign |= {f"{f.domain}::{f.name}" for f in model.functions}
+    if foreign:
+        raise ExportError(f"the graph uses ops that are not standard ONNX: {sorted(foreign)}")
+    ends = {v.name: v.type.tensor_type.shape.dim for v in (*graph.input, *graph.output)}
+    if fixed := [name for name, dims in ends.items() if not dims[0].HasField("dim_param")]:
+        raise ExportError(f"the graph has a fixed batch size in {fixed}")
+    if outside := [t.name for t in graph.initializer if uses_external_data(t)]:
+        raise ExportError(f"the graph keeps {outside} outside of its file")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+
+
+def check_reset(session: Any) -> None:
+    """Raise ExportError unless a step with `reset` gives the same, bit for bit, whatever `carry` holds."""
+    ends = {i.name: i.shape for i in session.get_inputs()}
+    feed: dict[str, Any] = {n: np.ones((2, *shape[1:]), np.float32) for n, shape in ends.items()}
+    feed["reset"] = np.array([True, True])
+    results = []
+    for held in (0.0, np.nan):
+        feed["carry"] = np.full_like(feed["carry"], [[held], [1.0]])
+        results.append(np.concatenate([np.asarray(o) for o in session.run(OUTPUTS, feed)], -1))
+    clean, probed = results
+    if not np.isfinite(clean).all():
+        raise ExportError("the graph's output is not finite for finite observations")
+    if not np.array_equal(clean, probed):
+        raise ExportError("a reset does not clear a NaN from the carried state (NaN probe)")
+
+
+def check_refusal(path: Path) -> None:
+    """Raise ExportError unless a Controller of the file takes finite observations and refuses NaN in each."""
+    controller = Controller(path)
+    good = {name: np.zeros(size) for name, size in controller.inputs.items()}
+    controller.step(good)
+    for name, size in controller.inputs.items():
+        try:
+            controller.step({**good, name: np.full(size, np.nan)})
+        except ObservationError:
+            continue
+        raise ExportError(f"a NaN in the observation {name!r} was not refused (NaN probe)")
+
+
+@torch.no_grad()
+def replay(session: Any, policy: Policy, env: Env, rollout: Rollout, batch: int) -> Parity:
+    """The same recorded observations and resets to both sides, each feeding back its own carried state."""
+    seen, first = _spread(rollout, batch)
+    center, half, low, high = (
+        getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
+    )
+    span = torch.minimum(2 * half, high - low)
+    kept, belief = _nothing(policy, env, batch)
+    carry = torch.cat((*kept.values(), belief), -1).numpy()
+    errors = torch.zeros(2, dtype=torch.float64)  # each side from its own state, both from the policy's
+    for obs, reset in zip(seen, first, strict=True):
+        terms = _terms(obs, env)
+        feed = {n: t.contiguous().numpy() for n, t in terms.items() if n not in CARRIED}
+        feed["reset"] = reset.numpy()
+        own = torch.cat((*kept.values(), belief), -1).numpy()
+        equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
+        ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
+        kept = _begin(kept, reset, obs, env)
+        action, belief = policy(_with(kept, obs, env), belief, reset)
+        kept = _next(kept, action, env)
+        expected = torch.clamp(center + half * action.double(), low, high)
+        both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
+        errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
+    return Parity(batch, len(seen), int(first.sum(0).min()), *errors.tolist())
+
+
+def _spread(rollout: Rollout, batch: int) -> tuple[Tensor, Tensor]:
+    """obs (T, batch, O) and resets (T, batch): simulations at different times, cut at different steps."""
+    steps, column = torch.arange(len(rollout.obs))[:, None], torch.arange(batch)
+    n = rollout.obs.shape[1]
+    time = (steps + column // n * 37) % len(steps)
+    cut = (steps + 13 * column) % RESET_EVERY == 0
+    first = rollout.first[time, column % n] | cut | (steps == 0)
+    return rollout.obs[time, column % n], first
+
+
+def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
+    return dict(zip(env.names.obs, obs.split(list(env.names.obs.values()), -1), strict=True))
+
+
+def _exact(env: Env) -> Tensor:
+    """obs (N, O) as if the sensors were exact: its columns then are readings of them."""
+    return env.sensors.visible(env.state).cpu()
+
+
+def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
+    """obs with its columns of the carried terms replaced by `kept`."""
+    return torch.cat([kept.get(name, value) for name, value in _terms(obs, env).items()], -1)
+
+
+def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
+    kept = {"action": torch.zeros(batch, policy.act_dim)}
+    if env.task.clock:
+        kept["clock"] = torch.zeros(batch, 2)
+    return kept, torch.zeros(batch, policy.belief_size)
+
+
+def _begin(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
+    """What is kept, where an episode begins or the clock has to stand."""
+    start = {"action": torch.tensor(0.0), "clock": torch.tensor(NOON)}
+    kept = {name: torch.where(first[:, None], start[name], value) for name, value in kept.items()}
+    return {n: rest(value, *_commands(obs, env)) if n == "clock" else value for n, value in kept.items()}
+
+
+def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
+    turn = env.task.clock * env.task.control_dt
+    return {name: action if name == "action" else tick(value, turn) for name, value in kept.items()}
+
+
+def _commands(obs: Tensor, env: Env) -> list[Tensor]:
+    return [value for name, value in _terms(obs, env).items() if name in env.task.commands]

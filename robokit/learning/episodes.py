@@ -1,0 +1,52 @@
+"""Return and length of finished episodes, kept on the device without a host round trip."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from robokit.compute import processes
+
+
+class Episodes:
+    """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        self._running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)  # return, length
+        self._finished = torch.zeros(3, device=device, dtype=torch.float64)  # sums of both, count
+
+    def add(self, reward: Tensor, done: Tensor) -> None:
+        """One control step: reward (N,), done (N,) bool."""
+        self._running[0].add_(reward)
+        self._running[1].add_(1)
+        self._finished[:2].add_((self._running * done).sum(1))
+        self._finished[2].add_(done.sum())
+        self._running.mul_(~done)
+
+    def summary(self) -> dict[str, float]:
+        """Means over the episodes finished since the last call, in all processes; empty when none has."""
+        returns, length, count = processes.total(self._finished).tolist()
+        self._finished.zero_()
+        if not count:
+            return {}
+        return {"episode/return": returns / count, "episode/length": length / count, "episode/count": count}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"running": self._running.clone(), "finished": self._finished.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._running.copy_(state["running"])
+        self._finished.copy_(state["finished"])
+
+
+def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
+    """0-d tensors as numbers, in one transfer; of several processes the mean of those of each.
+
+    Without a metric or limit that is NaN: it was not counted.
+    """
+    values = torch.stack([value.detach().double() for value in logged.values()])
+    known = ~values.isnan()
+    summed, count = processes.total(torch.stack((torch.where(known, values, 0.0), known.double())))
+    named = zip(logged, (summed / count).tolist(), strict=True)
+    return {k: v for k, v in named if not (k.startswith(("metric/", "limit/")) and math.isnan(v))}

@@ -1,0 +1,250 @@
+"""The networks of an off-policy algorithm, and what a gradient step of them sees.
+
+A gradient step learns from windows of L consecutive control steps of one simulation, from the belief that
+was stored before them; L = 1 where nothing recurrent is trained.
+
+    rows of a window:   burn_in | L that are learned from | n - 1 that only n-step sums reach into
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from robokit.networks.belief import make_belief
+from robokit.limits.multipliers import Charges, charged
+from robokit.networks.critic import ActionCritic
+from robokit.env.env import Env
+from robokit.learning.adam import Adam, Flat, Parts, make_step
+from robokit.learning.offpolicy.options import Options
+from robokit.networks.policy import Policy
+from robokit.compute.processes import mean
+from robokit.learning.returns import average, n_step, shares
+from robokit.learning.rollout import Batch, columns
+
+FLAGS = ("first", "done", "terminated", "bad")
+NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
+EPS = 1e-8  # of Adam
+
+
+class Sums(NamedTuple):
+    """What n steps came to, of reward and costs; costs in units of the largest that one step can have."""
+
+    total: Tensor  # (L, M, 1 + K)
+    discount: Tensor  # (L, M, 1 + K) that the value after them counts; 0 where nothing comes after
+    last: Tensor  # (L, M) index of the last of them, from the first step that is learned from
+    share: Tensor  # (L, M) of each in a mean, see returns.shares: 0 with a broken simulation among them
+
+
+class Agent(ABC):
+    """The networks of an algorithm and its gradient step; `graph`: so written that it can be compiled."""
+
+    critic_coef: float  # of the critics' squared errors
+
+    def __init__(self, env: Env, config: Options, graph: bool) -> None:
+        self.config, self.graph, device = config, graph, env.device
+        self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
+        self.charges = Charges.of(self.limits, device)
+        self.largest = torch.tensor([x.largest for x in self.limits.values()], device=device)
+        # where there is nothing more to see, a replay need not keep it twice
+        same = env.names.state == env.names.obs and not env.task.sensing
+        self.sees = "obs" if config.critic == "obs" or same else "state"
+        seen = getattr(env.names, self.sees)
+        memory = env.task.history, config.belief_size
+        belief = make_belief(config.belief, env.names.obs, *memory)
+        outputs = [1, len(self.limits)] if self.limits else [1]
+        critic_beliefs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
+        sizes = config.hidden, config.activation
+        mirror = env.mirror() if config.mirror else None
+        shape = env.obs_dim, env.act_dim, belief, *sizes, config.normalize_obs, mirror
+        self.policy = self.make_policy(*shape).to(device)
+        width, more = sum(seen.values()), (config.layer_norm, config.bf16, config.normalize_obs)
+        networks = critic_beliefs, outputs, width, env.act_dim, config.critics, *sizes, *more
+        self.critic = ActionCritic(*networks).to(device)
+        trained = belief.trained or critic_beliefs[0].trained
+        self.window, self.burn_in = (config.window, config.burn_in) if trained else (1, 0)  # L
+        self.widths = {"obs": env.obs_dim, "final_obs": env.obs_dim, "action": env.act_dim}
+        if self.sees == "state":
+            self.widths |= {"state": width, "final_state": width}
+        self.widths |= dict.fromkeys(NUMBERS, 1) | {"cost": len(self.limits)}
+        clip = torch.inf if config.max_grad_norm is None else config.max_grad_norm
+        self.actor = Adam(self.policy, EPS, clip, self._rate)
+        self.critics = Adam(self.critic, EPS, clip, self._rate)
+        self.critic_target = self._target(self.critic)
+        self.targets = [(self.critic_target, self.critics)]  # and what they follow
+        self.critic_step = make_step(self._critic_loss, self.critics, graph)
+        self.lend_belief()
+
+    @abstractmethod
+    def make_policy(self, *shape: Any) -> Policy:
+        """A policy of the algorithm's kind."""
+
+    @abstractmethod
+    def update(
+        self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
+    ) -> Parts:
+        """A gradient step of the critics and, to `act`, of the policy.
+
+        noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
+        price (K,) of costs, in reward per unit; weight (K,) of each against the reward, see
+        constraint.combine.
+        """
+
+    # -- what a window holds -----------------------------------------------------------------------
+
+    def batch(self, rows: Tensor, belief: Tensor) -> Batch:
+        """Columns (R, M, ...) of rows (R, M, C) by name, and the beliefs (M, B) before them."""
+        sizes = self.policy.belief_size, self.critic.belief_size
+        named = columns(rows, self.widths, NUMBERS, FLAGS)
+        return {**named, **dict(zip(("belief", "critic_belief"), belief.split(sizes, -1), strict=True))}
+
+    def now(self, x: Tensor) -> Tensor:
+        """The L control steps that are learned from, of R."""
+        return x[self.burn_in : self.burn_in + self.window]
+
+    def policy_now(self, policy: Any, batch: Batch) -> Tensor:
+        """What the policy's head says of what it saw, (L, M, ...)."""
+        features = self._along(policy, batch["obs"], batch["belief"], batch)[0][: self.window]
+        return policy.decode(features.detach() if self.config.shared else features)
+
+    def policy_next(self, policy: Any, batch: Batch, last: Tensor) -> Tensor:
+        """What it says of what n steps led to, (L, M, ...)."""
+        return policy.decode(self._ahead(policy, "obs", "belief", batch, last))
+
+    def critic_now(self, critic: Any, batch: Batch) -> Tensor:
+        """features (L, M, F) of what the critics saw."""
+        return self._along(critic, batch[self.sees], batch["critic_belief"], batch)[0][: self.window]
+
+    def critic_next(self, critic: Any, batch: Batch, last: Tensor) -> Tensor:
+        """features (L, M, F) of what n steps led to."""
+        return self._ahead(critic, self.sees, "critic_belief", batch, last)
+
+    def _along(self, net: Any, frames: Tensor, belief: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """features and beliefs (R - burn_in, M, ...) after each of the steps that follow a burn-in."""
+        first, start = batch["first"], self.burn_in
+        if start:
+            belief = net.unroll(frames[:start], belief, first[:start])[1][-1].detach()
+        return net.unroll(frames[start:], belief, first[start:])
+
+    def _ahead(self, net: Any, frames: str, belief: str, batch: Batch, last: Tensor) -> Tensor:
+        """features (L, M, F) of what was seen after the last of n steps, before any restart.
+
+        From the belief after that step, which goes no further with it.
+        """
+        after = self._along(net, batch[frames], batch[belief], batch)[1]
+        final = batch[f"final_{frames}"][self.burn_in :]
+        if self.config.n_step > 1:
+            after, final = (
+                x.gather(0, last[..., None].expand(*last.shape, x.shape[-1])) for x in (after, final)
+            )
+        going_on = torch.zeros(last.numel(), dtype=torch.bool, device=last.device)
+        features = net.encode(final.flatten(0, 1), after.flatten(0, 1), going_on)[0]
+        return features.unflatten(0, last.shape)
+
+    # -- critics -----------------------------------------------------------------------------------
+
+    def sums(self, batch: Batch) -> Sums:
+        """n-step sums of a window. What a broken simulation gave is no lesson, nor a sum that reaches it."""
+        config, start = self.config, self.burn_in
+        flags = batch["terminated"], batch["left"]
+        cost, over = charged(self.charges, batch["cost"], *flags, config.gamma)
+        ends, bad = batch["terminated"][..., None], batch["bad"][..., None].float()
+        signal = torch.cat((batch["reward"][..., None], cost / self.largest, bad), -1)[start:]
+        over = torch.cat((ends, over, ends), -1)[start:]
+        total, discount, last = n_step(signal, over, batch["done"][start:], config.n_step, config.gamma)
+        return Sums(total[..., :-1], discount[..., :-1], last, shares(total[..., -1] == 0))
+
+    def q_next(self, batch: Batch, sums: Sums, action: Tensor) -> Tensor:
+        """Q (E, L, M, 1 + K) of the target critics, with `action` (L, M, A) taken after n steps."""
+        critic = self.critic_target.bound(self.graph)
+        return critic.decode(self.critic_next(critic, batch, sums.last), action)
+
+    def target(self, sums: Sums, value: Tensor, q: Tensor) -> Tensor:
+        """(E, L, M, 1 + K) that the critics learn, where n steps lead to Q (E, L, M, 1 + K).
+
+        Of the reward all learn the same, from its `value` (L, M); of costs each from its own, so that they
+        differ where little is known.
+        """
+        ahead = torch.cat((value.expand(q.shape[:-1])[..., None], q[..., 1:]), -1)
+        return sums.total + sums.discount * ahead
+
+    def reduced(self, q: Tensor) -> Tensor:
+        """(L, M) of the reward's Q (E, L, M, 1 + K)."""
+        return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
+
+    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Parts:
+        """A gradient step of the critics towards target (E, L, M, 1 + K)."""
+        parts = self.critic_step(lr, batch, target, share)
+        self.lend_belief()
+        return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
+
+    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
+        q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
+        loss = self.critic_coef * average((q - target).square().sum((0, -1)), share)
+        return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
+
+    def slopes(self, batch: Batch) -> Tensor:
+        """(1 + K,) root mean squares of dQ/da of reward and costs at the actions that were done.
+
+        With units of these a cost weighs 1 where it pulls at the policy as hard as the reward does.
+        """
+        action, share = self.now(batch["action"]).detach(), self.sums(batch).share
+        with torch.enable_grad():
+            features = self.critic_now(self.critic, batch).detach()
+            q = self.critic.decode(features, action.requires_grad_()).mean(0)
+            each = [torch.autograd.grad(x.sum(), action, retain_graph=True)[0] for x in q.unbind(-1)]
+        squares = mean(torch.stack([average(slope.square().sum(-1), share) for slope in each]))
+        units = torch.cat((self.largest.new_ones(1), self.largest))
+        return squares.sqrt() * units
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def lagrangian(self, gain: Tensor, q: Tensor, price: Tensor, weight: Tensor) -> Tensor:
+        """(L, M) that a policy ascends: gain less the price of the upper bounds of costs, Q (E, L, M, 1 + K).
+
+        Divided as in constraint.combine, so that it is of one size whatever the multipliers are.
+        """
+        if not self.limits:
+            return gain
+        cost = upper(q[..., 1:], self.config.pessimism)
+        return (gain - cost @ (price * self.largest)) / (1 + weight.sum())
+
+    # -- after a gradient step ---------------------------------------------------------------------
+
+    def move_targets(self) -> None:
+        """Target networks take on a share tau of those that they follow."""
+        for target, online in self.targets:
+            target.flat.lerp_(online.flat, self.config.tau)
+
+    def lend_belief(self) -> None:
+        """Where the belief is shared, the policy's becomes what the critics have made of theirs."""
+        if self.config.shared:
+            ours, theirs = (adam.views(adam.flat) for adam in (self.actor, self.critics))
+            for name, value in ours.items():
+                if name.startswith("belief."):
+                    value.copy_(theirs[name.replace("belief.", "beliefs.0.", 1)])
+
+    def _target(self, net: nn.Module) -> Flat:
+        target = copy.deepcopy(net)
+        target.normalizer = net.normalizer
+        return Flat(target)
+
+    def _rate(self, name: str) -> float:
+        """The share of lr that a parameter learns with."""
+        if not name.startswith("belief"):
+            return 1.0
+        copied = self.config.shared and name.startswith("belief.")
+        return 0.0 if copied else self.config.belief_lr / self.config.lr
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        targets = {f"target{i}": target.module for i, (target, _) in enumerate(self.targets)}
+        networks = {"policy": self.policy, "critic": self.critic, **targets}
+        return {**networks, "actor_adam": self.actor, "critic_adam": self.critics}
+
+
+def upper(q: Tensor, k: float) -> Tensor:
+    """An upper bound of costs q (E, ...): the mean of the E estimates and k of their deviations."""
+    return q.mean(0) + k * q.var(0, correction=0).clamp(min=1e-12).sqrt()

@@ -1,0 +1,238 @@
+"""Off-policy learning: the loop that SAC, TD3 and their kin share, from a control step to a gradient step.
+
+An algorithm is a file of robokit.algos with a Config (pace.Options and its own), an Agent (what a next state
+is worth, what the policy ascends: see robokit.learning.offpolicy.agent) and a Learner that names it.
+"""
+
+from abc import ABC
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robokit.compute import processes
+from robokit.learning.offpolicy.agent import Agent
+from robokit.limits.multipliers import SLOW, Multipliers
+from robokit.env.env import Env, Step
+from robokit.learning.episodes import Episodes, numbers
+from robokit.errors import OptionError
+from robokit.limits.meter import Meter
+from robokit.learning.adam import Parts, compiled, torch_threads
+from robokit.learning.offpolicy.options import Pace
+from robokit.learning.offpolicy.replay import Replay
+from robokit.state import gather, scatter
+
+COSTS = ("cost", "terminated", "done", "left")  # of a Step: what a Meter reads
+
+
+class Learner(ABC):
+    """An off-policy algorithm on one Env; `policy` is what gets exported. Networks live on `env.device`."""
+
+    kind: type[Agent]
+    delay: int = 1  # gradient steps of the critics for one of the policy
+
+    def __init__(self, env: Env, config: Any, seed: int = 0) -> None:
+        self.env, self.config, self.seed, device = env, config, seed, env.device
+        self.pace = Pace.of(config, self._all)
+        self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
+        self.agent = self._make_agent(bool(config.compile))
+        self.policy, self.critic, self.limits = self.agent.policy, self.agent.critic, self.agent.limits
+        self.chunk = self.agent.burn_in + self.agent.window
+        self.length = self.chunk + config.n_step - 1  # R
+        beliefs = self.policy.belief_size, self.critic.belief_size
+        own, batch = (number // processes.world() for number in (config.replay, self.pace.batch))
+        self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, own, device)
+        self.windows = batch // self.agent.window  # of a batch, in this process
+        self._check_length()
+        wrap = (lambda f: compiled(f, device)) if config.compile else (lambda f: f)
+        self.act = wrap(_make_act(self.agent))
+        # with a step of the policy, and without where it is delayed
+        self.update = {act: wrap(_make_update(self.agent, act)) for act in {True, self.delay == 1}}
+        self.threads = torch.get_num_threads()  # of torch
+        self.horizon = max(1, round(self.pace.transitions / self._all))
+        self.steps_per_iteration = self._all * self.horizon
+        self.episodes = Episodes(env.num_envs, device)
+        self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
+        self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
+        moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
+        self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
+        self.lr = torch.tensor(config.lr, device=device)
+        self.gradients = 0  # steps so far
+        env.reset(stagger=self._all > 1)
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps of the whole training."""
+        return self.pace.gradients(self.config.steps)
+
+    def rehearsal(self) -> Callable[[], object]:
+        """An eager gradient step on networks of its own: to measure what one costs."""
+        agent, device = self._make_agent(graph=False), self.env.device
+        update, windows = _make_update(agent, True), self.windows
+        rows = torch.ones(self.length, windows, sum(agent.widths.values()), device=device)
+        belief = torch.zeros(windows, self.replay.beliefs.shape[-1], device=device)
+        noise = torch.zeros(2, agent.window, windows, self.env.act_dim, device=device)
+        nothing = torch.zeros(len(self.limits), device=device)
+        return torch.no_grad()(lambda: update(self.lr.clone(), rows, belief, noise, nothing, nothing))
+
+    def iterate(self) -> dict[str, float]:
+        """Control steps and the gradient steps that are due after each, and what happened."""
+        noise = torch.randn(
+            self.horizon, self.env.num_envs, self.env.act_dim, generator=self.rng, device=self.env.device
+        )
+        seen, steps, history = list[tuple[Tensor, Tensor]](), list[Step](), list[Parts]()
+        with torch_threads(self.threads), torch.no_grad():
+            self._price()
+            for z in noise:
+                if self.config.normalize_obs:
+                    seen.append((self.env.obs, getattr(self.env, self.agent.sees)))
+                steps.append(self._collect(z))
+                history += [self.learn() for _ in range(self._due())]
+            self._move_multipliers(steps, len(history))
+            self._normalize(seen, steps)
+        known = dict.fromkeys(name for parts in history for name in parts)  # a delayed step has more
+        means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in known}
+        logged = {f"loss/{name}": value for name, value in means.items()}
+        labelled = torch.stack([s.logged for s in steps]).nanmean((0, 1))
+        logged |= dict(zip(self.env.labels, labelled.unbind(), strict=True)) | self.multipliers.metrics
+        return {**self.episodes.summary(), **numbers(logged)}
+
+    # -- one control step --------------------------------------------------------------------------
+
+    def _collect(self, noise: Tensor) -> Step:
+        env, sees = self.env, self.agent.sees
+        obs, state, first = env.obs, getattr(env, sees), self.first
+        before = torch.cat((self.belief, self.critic_belief), -1)
+        action, self.belief, self.critic_belief = self.act(
+            obs, state, self.belief, self.critic_belief, first, noise
+        )
+        if self._transitions < self.pace.starts:
+            action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
+        step = env.step(action)
+        self.episodes.add(step.reward, step.done)
+        self.first = step.done
+        row = {"obs": obs, "final_obs": step.final_obs, "action": action, "first": first, "cost": step.cost}
+        if sees == "state":
+            row |= {"state": state, "final_state": step.final_state}
+        if not self.limits:
+            row["cost"] = step.cost[:, :0]
+        kept = ("reward", "done", "terminated", "bad", "left")
+        self.replay.add(row | {name: getattr(step, name) for name in kept}, before)
+        return step
+
+    @property
+    def _all(self) -> int:
+        """Simulations of all processes."""
+        return processes.world() * self.env.num_envs
+
+    @property
+    def _transitions(self) -> int:
+        """Collected so far, by all processes."""
+        return self.replay.position * self._all
+
+    def _due(self) -> int:
+        return self.pace.gradients(self._transitions) - self.gradients
+
+    # -- one gradient step -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def learn(self) -> Parts:
+        """One gradient step from what is remembered."""
+        rows, belief = self.replay.sample(self.windows, self.length, self.rng)
+        shape = 2, self.agent.window, self.windows, self.env.act_dim
+        noise = torch.randn(shape, generator=self.rng, device=self.env.device)
+        self.gradients += 1
+        update = self.update[self.gradients % self.delay == 0]
+        parts = update(self.lr, rows, belief, noise, self.price, self.weight)
+        if self.limits and self.gradients == 1:
+            self.multipliers.follow(self._slopes())  # so that a limit counts from the next step on
+            self._price()
+        return parts
+
+    def _price(self) -> None:
+        """What costs weigh, until the multipliers move again."""
+        lambdas, weights = self.multipliers.lambdas, self.multipliers.weights(self.multipliers.units)
+        self.price, self.weight = lambdas.float(), weights.float()
+
+    def _move_multipliers(self, steps: list[Step], gradients: int) -> None:
+        """By what the costs came to; their units by how much the critics say that an action matters.
+
+        At first those are the mean over all gradient steps so far, of which each iteration is a large part:
+        critics that have learned little shall not be remembered.
+        """
+        if not self.limits:
+            return
+        columns = (torch.stack([getattr(step, name) for step in steps]) for name in COSTS)
+        self.multipliers.update(*self.meter.measure(*columns))
+        if gradients:
+            self.multipliers.follow(self._slopes(), slow=min(SLOW, 1 - gradients / self.gradients))
+
+    def _slopes(self) -> Tensor:
+        """(1 + K,) of a batch of what is remembered, see Agent.slopes."""
+        rows, belief = self.replay.sample(self.windows, self.length, self.rng)
+        return self.agent.slopes(self.agent.batch(rows, belief)).double()
+
+    def _normalize(self, seen: list[tuple[Tensor, Tensor]], steps: list[Step]) -> None:
+        if self.config.normalize_obs:
+            valid = ~torch.stack([step.bad for step in steps]).flatten()
+            obs, state = (torch.stack(column).flatten(0, 1) for column in zip(*seen, strict=True))
+            self.policy.normalizer.update(obs, valid)
+            self.critic.normalizer.update(state, valid)
+
+    # -- save and continue -------------------------------------------------------------------------
+
+    def _parts(self) -> dict[str, Any]:
+        own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}
+        limits = {"meter": self.meter, "multipliers": self.multipliers}
+        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.first}
+        return {**self.agent.parts(), **own, **limits, **running}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all that a bit-equal continuation needs, but for the whole segments of the replay."""
+        return {**gather(self._parts()), "gradients": torch.tensor(self.gradients)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of a Learner with the same task and config."""
+        scatter(self._parts(), state)
+        self.gradients = int(state["gradients"])
+
+    def _make_agent(self, graph: bool) -> Agent:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.kind(self.env, self.config, graph)
+
+    def _check_length(self) -> None:
+        """Raise OptionError for windows longer than an episode, or than what is stored."""
+        config = self.config
+        what = f"burn_in ({config.burn_in}) + window ({config.window}) + n_step ({config.n_step}) - 1"
+        if self.chunk == 1:
+            what = f"n_step ({config.n_step})"
+        stored, kept = self.pace.starts // self._all + 1, self.replay.steps - self.replay.segment + 1
+        for limit, rule in (
+            (self.env.max_age, "control steps of an episode"),
+            (stored, "of each simulation that are stored when learning starts"),
+            (kept, "of each simulation that the replay keeps at least"),
+        ):
+            if self.length > limit:
+                raise OptionError(f"{what} must be at most the {limit} {rule}")
+
+
+def _make_act(agent: Agent) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    policy, critic = agent.policy, agent.critic
+
+    def act(
+        obs: Tensor, state: Tensor, belief: Tensor, critic_belief: Tensor, first: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        action, belief = policy.sample(obs, belief, first, noise)
+        return action, belief, critic.encode(state, critic_belief, first)[1]
+
+    return act
+
+
+def _make_update(agent: Agent, act: bool) -> Callable[..., Parts]:
+    def update(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Parts:
+        return agent.update(act, lr, agent.batch(rows, belief), *rest)
+
+    return update

@@ -1,0 +1,95 @@
+"""Returns and advantages: pure functions of tensors, and means over the batch that all processes share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robokit.compute.processes import total, world
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    """Generalized advantage estimates, (T, N, ...) (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+
+        d_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t = d_t + gamma lam (1 - done_t) A_{t+1},    A_T = 0
+
+    s'_t is the state the action led to, before any reset: a truncated episode still has value after it, a
+    terminated one does not. lam = 1 gives the Monte-Carlo advantage, bootstrapped where an episode goes on.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    advantage, tail = torch.empty_like(delta), torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        tail = delta[t] + gamma * lam * tail * ~done[t]
+        advantage[t] = tail
+    return advantage
+
+
+def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Forward running sums R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}, (T, N), and the carry (N,).
+
+    `start` (N,) is the carry of the rollout before; it is zero where an episode just ended.
+    """
+    sums, running = torch.empty_like(reward), start
+    for t in range(len(reward)):
+        sums[t] = running = reward[t] + gamma * running
+        running = running * ~done[t]
+    return sums, running
+
+
+def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
+    """What each of valid (M, ...) bool counts in a mean over the dimensions `batch`, or all; others 0.
+
+    They sum to 1, over P processes to P: the mean of the processes' gradients is that of their joint batch.
+    """
+    dims = tuple(range(valid.ndim)) if batch is None else tuple(batch)
+    weight = valid.float()
+    return weight * (world() / total(weight.sum(dims, keepdim=True)).clamp(min=1))
+
+
+def average(x: Tensor, share: Tensor) -> Tensor:
+    """Mean of x (M, ...) by `shares`; what has none may be anything."""
+    return (torch.where(share > 0, x, 0.0) * share).sum()
+
+
+def standardize(x: Tensor, valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
+    """x (M, ...) to mean 0 and deviation 1 over the dimensions `batch`, or all, where valid (M, ...) bool."""
+    dims = tuple(range(x.ndim)) if batch is None else tuple(batch)
+
+    def summed(y: Tensor) -> Tensor:
+        return total(torch.where(valid, y, 0.0).sum(dims, keepdim=True))
+
+    count = summed(torch.ones_like(x))
+    centered = x - summed(x) / count.clamp(min=1)
+    var = summed(centered.square()) / (count - 1).clamp(min=1)
+    return centered / (var.sqrt() + 1e-8)
+
+
+def n_step(reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the next n rewards, what the value after them counts, and the last step each took in.
+
+        G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer where the episode ends before
+        Q_target = G_t + discount_t V(s'_{t+m-1}),   discount_t = gamma^m, 0 where nothing comes after
+
+    reward, over (L + n - 1, M, C), over bool: no more of this column comes; done (L + n - 1, M) bool ends an
+    episode. Returns G and discount (L, M, C), and t + m - 1 (L, M). Sutton & Barto 2018, eq. 7.1.
+    """
+    length = len(reward) - n + 1
+    start = torch.arange(length, device=reward.device)[:, None]
+    total, discount = torch.zeros_like(reward[:length]), torch.ones_like(reward[:length])
+    last, going = start.expand(done[:length].shape), torch.ones_like(done[:length])
+    for k in range(n):
+        now = slice(k, k + length)
+        total = total + torch.where(going[..., None], discount * reward[now], 0.0)
+        discount = torch.where(going[..., None], gamma * discount * ~over[now], discount)
+        last = torch.where(going, start + k, last)
+        going = going & ~done[now]
+    return total, discount, last

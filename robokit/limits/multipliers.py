@@ -1,0 +1,266 @@
+"""Limits on named costs, and the Lagrange multipliers that hold a policy to them: constrained MDPs.
+
+    limits = {"joint_speed": Limit(0.01), "fall": Limit(0.05, "probability")}     # in a task
+    meter, multipliers = Meter(limits, num_envs, steps), Multipliers(limits, steps, gamma=0.99)
+    multipliers.update(*meter.measure(cost, terminated, done, left))              # once an iteration
+    advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
+
+Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
+lambda_k moves with its own violation. What is measured for it are costs as they are, in their own unit.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from robokit.errors import OptionError, TaskError, did_you_mean
+from robokit.compute.processes import total
+from robokit.state import gather, scatter
+
+Measure = Literal["rate", "episode", "discounted", "probability"]
+Rule = Literal["pid", "dual", "fixed", "off"]
+SMOOTHING = 0.8  # of the violations that a multiplier follows: the weight of the past
+LEAST, MOST = -1.0, 2.0  # relative violation in one iteration
+HIGHEST = 50.0  # multiplier, in the units of normalised advantages
+FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violations are relative
+SLOW = 0.95  # of the units of reward and costs: the weight of the past
+TINY = 1e-8
+WATCHED = ("measured", "lambda")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An upper bound on one cost; raises TaskError for one that cannot be.
+
+    rate         mean cost per control step
+    episode      undiscounted sum over an episode
+    discounted   sum of gamma^t c_t from the start of an episode
+    probability  of an episode in which the cost is ever above 0
+    """
+
+    value: float  # in the units of the measure
+    measure: Measure = "rate"
+    largest: float = 1.0  # cost that one control step can have; of an indicator 1
+    # charged for every control step that a termination cuts off, so that dying early buys nothing
+    absorb: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.measure not in get_args(Measure):
+            raise TaskError(f"Limit.measure must be one of {[*get_args(Measure)]}, got {self.measure!r}")
+        for name in ("value", "largest", "absorb"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+                raise TaskError(f"Limit.{name} must be a finite number >= 0, got {number!r}")
+        if not self.largest > 0:
+            raise TaskError(f"Limit.largest must be a cost > 0, got {self.largest!r}")
+        if self.absorb > self.largest:
+            raise TaskError(f"Limit.absorb must be at most largest ({self.largest}), got {self.absorb}")
+        if self.absorb and self.measure == "probability":
+            raise TaskError("Limit.absorb has no meaning for a probability: an episode has violated, or not")
+        if self.measure in ("rate", "probability"):
+            self.check(steps=1)
+
+    def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
+        """Raise TaskError for a value that episodes of `steps` control steps cannot come above."""
+        if self.value > (most := self.most(steps, gamma)):
+            what = {"episode": f"sum of {steps:g} control steps", "discounted": "discounted sum"}.get(
+                self.measure
+            )
+            rule = f"a {what or self.measure} cannot come above {most:g}"
+            raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
+
+    def most(self, steps: float, gamma: float = 1.0) -> float:
+        """What the largest cost in every control step of a whole episode of `steps` comes to."""
+        discounted = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
+        sums = {"rate": 1.0, "episode": steps, "discounted": discounted}
+        return self.largest * sums[self.measure] if self.measure in sums else 1.0
+
+
+def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
+    """The limits with other values. Raises OptionError for a name that has no limit."""
+    for name in values:
+        if name not in limits:
+            known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"
+            raise OptionError(f"the task has no limit {name!r}{known}")
+    changed = {}
+    for name, limit in limits.items():
+        try:
+            changed[name] = replace(limit, value=values.get(name, limit.value))
+        except TaskError as error:
+            raise OptionError(f"limits[{name!r}]: {error}") from error
+    return changed
+
+
+def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
+    """(K,) relative: clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
+    return ((measured - aim) / torch.maximum(aim, floor)).clamp(LEAST, MOST)
+
+
+def combine(advantage: Tensor, weight: Tensor) -> Tensor:
+    """(T, N) of the reward's and the costs' advantages (T, N, 1 + K), each in units of its own spread.
+
+        (A_r - sum_k w_k A_k) / (1 + sum_k w_k)
+
+    which is of one size whatever the multipliers are (Stooke et al. 2020, arXiv:2007.03964, section 5).
+    """
+    return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
+
+
+def cut_off(terminated: Tensor, left: Tensor, gamma: float = 1.0) -> Tensor:
+    """Control steps that a termination cut off, discounted: sum of gamma^t for t = 1 ... left, else 0."""
+    steps = left if gamma == 1 else gamma * (1 - gamma**left) / (1 - gamma)
+    return torch.where(terminated, steps, 0.0)
+
+
+class Charges(NamedTuple):
+    """What of limits decides how their costs (..., K) are charged, on the learner's device."""
+
+    absorb: Tensor  # (K,)
+    once: Tensor  # (K,) bool: a probability is asked for
+
+    @classmethod
+    def of(cls, limits: Mapping[str, Limit], device: torch.device | str = "cpu") -> "Charges":
+        absorb = torch.tensor([limit.absorb for limit in limits.values()], device=device)
+        once = [limit.measure == "probability" for limit in limits.values()]
+        return cls(absorb, torch.tensor(once, dtype=torch.bool, device=device))
+
+
+def charged(
+    charges: Charges, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """What a critic learns of costs (..., K): as they are charged, and where that is the last of them, bool.
+
+    What a limit on a probability asks for has happened at the first cost above 0: nothing comes after it.
+    """
+    absorb, once = charges
+    cut = cut_off(terminated, left, gamma)[..., None] * absorb
+    over = terminated[..., None] | (once & (cost > 0))
+    return torch.where(once, (cost > 0).to(cost.dtype), cost) + cut, over
+
+
+class Multipliers:
+    """One lambda >= 0 for each limit, and what it weighs a cost's advantage with.
+
+        pid    s <- .8 s + .2 e,  I <- I + Ki e,  w = clip(Kp s + I + Kd max(ds, 0)),  e: the violation
+               (Stooke et al. 2020, algorithm 2); w is in units of normalised advantages, so that it does
+               not depend on what reward and costs are measured in
+        dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
+        fixed  lambda = penalty
+
+    `lambdas` are in reward per unit of cost of one control step under each rule: dJ/dd_k where a discounted
+    limit binds. `steps`: control steps of the longest episode.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[str, Limit],
+        steps: int,
+        gamma: float,
+        rule: Rule = "pid",
+        margin: float = 0.1,
+        gains: tuple[float, float, float] = (0.5, 0.02, 0.0),
+        dual_lr: float = 0.01,
+        penalty: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rule, self.gains, self.dual_lr = rule, gains, dual_lr
+        self.names = (*limits,)
+        for name, limit in limits.items():
+            limit.check(steps, gamma, f"limits[{name!r}]")
+
+        def row(of: Callable[[Limit], float]) -> Tensor:
+            return torch.tensor([of(limit) for limit in limits.values()], dtype=torch.float64, device=device)
+
+        self.aim = row(lambda limit: (1 - margin) * limit.value)
+        self.floor = row(lambda limit: FLOOR * limit.most(steps, gamma))
+        self.least_spread = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
+        start = penalty if rule == "fixed" else 0.0
+        self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others
+        self.integral, self.smooth = torch.zeros_like(self.aim), torch.zeros_like(self.aim)
+        self.begun = torch.zeros_like(self.aim, dtype=torch.bool)  # whether J_k was ever known
+        self.spread = torch.zeros_like(self.least_spread)  # slow units of reward and costs, see `follow`
+        self.latest = torch.zeros_like(self.aim)
+
+    def update(self, measured: Tensor, known: Tensor) -> None:
+        """Move by J_k = measured (K,), where known (K,) bool."""
+        self.latest = torch.where(known, measured, self.latest)
+        if self.rule == "dual":
+            step = self.dual_lr * (measured - self.aim)
+            self.strength = torch.where(known, (self.strength + step).clamp(min=0.0), self.strength)
+        if self.rule == "pid":
+            self._pid(violation(measured, self.aim, self.floor), known)
+        self.begun = self.begun | known
+
+    def _pid(self, error: Tensor, known: Tensor) -> None:
+        kp, ki, kd = self.gains
+        smooth = torch.where(self.begun, SMOOTHING * self.smooth + (1 - SMOOTHING) * error, error)
+        rise = torch.where(self.begun, (smooth - self.smooth).clamp(min=0.0), 0.0)
+        integral = (self.integral + ki * error).clamp(0.0, HIGHEST)
+        strength = (kp * smooth + integral + kd * rise).clamp(0.0, HIGHEST)
+        for name, value in (("smooth", smooth), ("integral", integral), ("strength", strength)):
+            setattr(self, name, torch.where(known, value, getattr(self, name)))
+
+    def advantage(self, advantage: Tensor, valid: Tensor) -> Tensor:
+        """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units.
+
+        Each is centred, and divided by a slow average of its deviation: never by that of the combination.
+        """
+        count = total(valid.sum()).clamp(min=1)
+        weight = valid[..., None] / count
+        centred = advantage - total((advantage * weight).sum((0, 1)))
+        now = total((centred.square() * weight).sum((0, 1))).sqrt().double()
+        self.follow(now)
+        units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
+        return combine(centred / units, self.weights(units)).float()
+
+    def follow(self, now: Tensor, slow: float = SLOW) -> None:
+        """Let the units of reward and costs (1 + K,) follow those of now.
+
+        Deviations of advantages, or off-policy root mean squares of dQ/da: what makes a weight of 1 pull as
+        hard as the reward. slow: the weight of the past, where there is one.
+        """
+        mean = torch.where(self.spread > 0, torch.lerp(now, self.spread, slow), now)
+        self.spread = torch.maximum(mean, self.least_spread)
+
+    def weights(self, units: Tensor) -> Tensor:
+        """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""
+        return self.strength if self.rule == "pid" else self.strength * units[1:] / units[0]
+
+    @property
+    def units(self) -> Tensor:
+        """(1 + K,) of reward and costs, see `follow`; 1 before they are known."""
+        return torch.where(self.spread > 0, self.spread, 1.0)
+
+    @property
+    def metrics(self) -> dict[str, Tensor]:
+        """What to log of each limit."""
+        named = zip(self.names, self.measured, self.lambdas, strict=True)
+        return {
+            f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
+        }
+
+    @property
+    def measured(self) -> Tensor:
+        """(K,) J_k as it was last known, NaN before."""
+        return torch.where(self.begun, self.latest, torch.nan)
+
+    @property
+    def lambdas(self) -> Tensor:
+        """(K,) reward per unit of cost."""
+        started = self.spread[0] > 0
+        price = torch.where(started, self.spread[0] / self.spread[1:].clamp(min=TINY), 0.0)
+        return self.strength * price if self.rule == "pid" else self.strength
+
+    def _parts(self) -> dict[str, Tensor]:
+        names = ("strength", "integral", "smooth", "begun", "spread", "latest")
+        return {name: getattr(self, name) for name in names}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return gather(self._parts())
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        scatter(self._parts(), state)

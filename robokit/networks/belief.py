@@ -1,0 +1,317 @@
+"""What a policy remembers: a tensor (N, B) that is passed in and out, never an attribute.
+
+    belief = make_belief("gru", {"position": 5}, size=64)
+    features, h = belief(obs, h, first, normalizer)           # one control step of N simulations
+    features, hs = belief.unroll(obs, h, first, normalizer)   # L steps of M, from the belief before them
+
+A new kind is one class here: derive from Belief, write `forward`, name it in Kind and in make_belief.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from robokit.compute import processes
+from robokit.errors import OptionError, did_you_mean
+
+SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
+
+
+class Normalizer(nn.Module):
+    """Running mean and variance of each column, (O,); moves only when `update` is called.
+
+    Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2).
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, clip: float = 10.0, active: bool = True) -> None:
+        super().__init__()
+        self.clip, self.active = clip, active
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("var", torch.ones(dim))
+        self.register_buffer("count", torch.tensor(1e-4))
+
+    def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
+        """(x - mean) / std, clipped; `columns` (D,) says which column each of x's last D numbers is."""
+        if not self.active:
+            return x
+        mean, var = (self.mean, self.var) if columns is None else (self.mean[columns], self.var[columns])
+        return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
+
+    def update(self, x: Tensor, valid: Tensor) -> None:
+        """Take in x (M, O) where valid (M,) bool, of all processes."""
+        weight = valid.to(x.dtype)[:, None]
+        x = torch.where(valid[:, None], x, 0.0)
+        summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))
+        count = summed[-1]
+        mean = summed[:-1] / count.clamp(min=1)
+        m2 = processes.total(((x - mean).square() * weight).sum(0))
+        total, delta = self.count + count, mean - self.mean
+        self.var.copy_((self.var * self.count + m2 + delta.square() * self.count * count / total) / total)
+        self.mean.add_(torch.where(count > 0, delta * count / total, 0.0))
+        self.count.copy_(total)
+
+
+class Belief(nn.Module, ABC):
+    """What the past left: a tensor (N, B) of numbers, and the features (N, F) that a head reads."""
+
+    size: int  # B, may be 0
+    out_dim: int  # F
+    trained: bool = False  # whether gradients flow along it, through time
+
+    @abstractmethod
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        """features (N, F) and the belief (N, B) after a raw frame obs (N, O).
+
+        first (N,) bool begins an episode and clears the belief, by `where`: a NaN in it does not survive.
+        """
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        """features (L, M, F) and the belief (L, M, B) after each of L frames, from belief (M, B) before them.
+
+        The same as L calls of `forward`; obs (L, M, O), first (L, M) bool.
+        """
+        features, beliefs = [], []
+        for frame, begins in zip(obs, first, strict=True):
+            seen, belief = self(frame, belief, begins, normalizer)
+            features.append(seen)
+            beliefs.append(belief)
+        return torch.stack(features), torch.stack(beliefs)
+
+
+class Memoryless(Belief):
+    """The current frame is all there is: B = 0."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.size, self.out_dim = 0, sum(widths.values())
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        return normalizer(obs), belief
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        return normalizer(obs), belief.expand(len(obs), *belief.shape)
+
+
+class Stack(Belief):
+    """The last H frames of each term, term by term, oldest first; raw, normalised on reading.
+
+    At the start of an episode every slot holds its first frame. `history` is one H for all terms or
+    {term: H}, 1 for those not named.
+    """
+
+    source: Tensor
+    shift: Tensor
+
+    def __init__(self, widths: Mapping[str, int], history: int | Mapping[str, int]) -> None:
+        super().__init__()
+        lengths = {k: history if isinstance(history, int) else history.get(k, 1) for k in widths}
+        source, shift, column = [], [], 0
+        self.size = self.out_dim = sum(widths[k] * n for k, n in lengths.items())
+        for name, width in widths.items():
+            for frame in range(lengths[name]):
+                newest = frame == lengths[name] - 1
+                source += range(column, column + width)
+                slot = len(shift)
+                shift += (
+                    range(self.size + column, self.size + column + width)
+                    if newest
+                    else range(slot + width, slot + 2 * width)
+                )
+            column += width
+        self.register_buffer("source", torch.tensor(source), persistent=False)  # slot -> column of obs
+        # slot -> column of [belief | obs]
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        shifted = torch.cat((belief, obs), -1).index_select(1, self.shift)
+        belief = torch.where(first[:, None], obs.index_select(1, self.source), shifted)
+        return normalizer(belief, self.source), belief
+
+
+class Recurrent(Belief):
+    """The current frame beside a state h that a cell carries along; subclasses are the cells.
+
+    features = [normalised obs, h]: what needs no memory need not pass through one.
+    """
+
+    trained = True
+    inputs: nn.Linear  # normalised obs -> all of the cell that does not depend on the belief
+
+    def __init__(self, widths: Mapping[str, int], size: int, gates: int, states: int = 1) -> None:
+        super().__init__()
+        frame = sum(widths.values())
+        self.units, self.size, self.out_dim = size, states * size, frame + size
+        self.inputs = nn.Linear(frame, gates * size)
+        _orthogonal(self.inputs, gates)
+
+    @abstractmethod
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        """The belief (N, B) after a frame whose `inputs` are driven (N, G)."""
+
+    def forward(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frame = normalizer(obs)
+        belief = self.cell(self.inputs(frame), torch.where(first[:, None], 0.0, belief))
+        return torch.cat((frame, belief[:, : self.units]), -1), belief
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frames, beliefs = normalizer(obs), []
+        for driven, begins in zip(self.inputs(frames).unbind(), first.unbind(), strict=True):
+            belief = self.cell(driven, torch.where(begins[:, None], 0.0, belief))
+            beliefs.append(belief)
+        after = torch.stack(beliefs)
+        return torch.cat((frames, after[..., : self.units]), -1), after
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078; the reset gate after the product, as in torch).
+
+    r = sigmoid(x_r + U_r h),  z = sigmoid(x_z + U_z h),  n = tanh(x_n + r (U_n h + b_n))
+    h' = (1 - z) n + z h
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=3)
+        self.recurrent = nn.Linear(size, 3 * size)
+        _orthogonal(self.recurrent, 3)
+        self.inputs.bias.data[size : 2 * size] = time_constants(size)
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        xr, xz, xn = driven.chunk(3, -1)
+        hr, hz, hn = self.recurrent(belief).chunk(3, -1)
+        reset, keep = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        new = torch.tanh(xn + reset * hn)
+        return new + keep * (belief - new)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+        i, f, o = sigmoid(...),  g = tanh(x_g + U_g h),  c' = f c + i g,  h' = o tanh(c')
+
+    The belief is [h, c].
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=4, states=2)
+        self.recurrent = nn.Linear(size, 4 * size, bias=False)
+        _orthogonal(self.recurrent, 4)
+        slow = time_constants(size)
+        self.inputs.bias.data[: 2 * size] = torch.cat((-slow, slow))
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        h, c = belief.chunk(2, -1)
+        i, f, g, o = (driven + self.recurrent(h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat((torch.sigmoid(o) * torch.tanh(c), c), -1)
+
+
+class MinGRU(Recurrent):
+    """A GRU whose gates do not see h (Feng et al. 2024, arXiv:2410.01201, section 3.1): linear along time.
+
+        z = sigmoid(x_z),  h' = (1 - z) h + z x_h
+
+    so that L steps are log2(L) passes over all of them (Hillis & Steele 1986) in place of L in turn.
+    """
+
+    def __init__(self, widths: Mapping[str, int], size: int) -> None:
+        super().__init__(widths, size, gates=2)
+        self.inputs.bias.data[:size] = -time_constants(size)
+
+    def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
+        update, new = driven.chunk(2, -1)
+        return torch.lerp(belief, new, torch.sigmoid(update))
+
+    def unroll(
+        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+    ) -> tuple[Tensor, Tensor]:
+        frames = normalizer(obs)
+        update, new = self.inputs(frames).chunk(2, -1)
+        after = linear_recurrence(torch.sigmoid(-update), torch.sigmoid(update) * new, belief, first)
+        return torch.cat((frames, after), -1), after
+
+
+def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, first: Tensor) -> Tensor:
+    """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where first (L, M) bool.
+
+    By doubling, log2(L) passes. What lies before a `first` is left out, not multiplied by 0: it may be NaN.
+    """
+    cut, reach = first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
+    add = torch.cat((add[:1] + torch.where(cut[:1], 0.0, keep[:1] * start), add[1:]))
+    while reach < len(add):
+        earlier = torch.where(cut[reach:], 0.0, keep[reach:] * add[:-reach])
+        add = torch.cat((add[:reach], add[reach:] + earlier))
+        keep = torch.cat((keep[:reach], keep[reach:] * keep[:-reach]))
+        cut = torch.cat((cut[:reach], cut[reach:] | cut[:-reach]))
+        reach *= 2
+    return add
+
+
+def time_constants(size: int) -> Tensor:
+    """Biases (size,) of a gate that keeps, for memories of 2 to SPAN steps, evenly on a logarithmic scale.
+
+    sigmoid(log(tau - 1)) = 1 - 1 / tau (Tallec & Ollivier 2018, arXiv:1804.11188, chrono initialisation).
+    """
+    return torch.log(torch.logspace(math.log10(2.0), math.log10(SPAN), size) - 1)
+
+
+def _orthogonal(linear: nn.Linear, gates: int) -> None:
+    """Each gate's square or rectangle orthogonal, no bias."""
+    for block in linear.weight.data.chunk(gates):
+        nn.init.orthogonal_(block)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+Kind = Literal["memoryless", "stack", "gru", "lstm", "mingru"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RECURRENT: dict[str, type[GRU] | type[LSTM] | type[MinGRU]] = {"gru": GRU, "lstm": LSTM, "mingru": MinGRU}
+
+
+def make_belief(
+    kind: str, widths: Mapping[str, int], history: int | Mapping[str, int] = 1, size: int = 64
+) -> Belief:
+    """A belief by name over observation terms {name: width}; `size` units of a recurrent one.
+
+    Raises OptionError for a kind that is not there, a history < 1 and a size < 1, used or not.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"belief must be one of {[*KINDS]}, got {kind!r}")
+    if size < 1:
+        raise OptionError(f"belief_size must be at least 1 unit, got {size}")
+    check_history(history)
+    if kind in RECURRENT:
+        return RECURRENT[kind](widths, size)
+    return Stack(widths, history) if kind == "stack" else Memoryless(widths)
+
+
+def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
+    """Raise OptionError unless it is a number of frames, or {term: frames} of `terms`, seen or hidden."""
+    for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
+        if not isinstance(frames, int) or frames < 1:
+            each = f" of {name!r}" if name else ""
+            raise OptionError(f"history{each} must be a whole number of frames from 1 on, got {frames!r}")
+        if name and terms is not None and name not in terms:
+            hint = f"{did_you_mean(name, terms)}; there are {[*terms]}"
+            raise OptionError(f"history must name terms, got {name!r}{hint}")

@@ -1,0 +1,211 @@
+"""Policies: normaliser -> belief -> head. One module serves collection, training and the ONNX graph."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robokit.networks.belief import Belief, Normalizer
+from robokit.networks.mlp import mlp
+
+LOG_STD = (-20.0, 2.0)  # of a squashed Gaussian, before the squashing
+
+
+class Reflection(nn.Module):
+    """x (..., D) -> sign * x[..., order]: what a mirror shows, and its own inverse."""
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, order: Sequence[int], sign: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("sign", torch.tensor(sign), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(-1, self.order) * self.sign
+
+
+Mirror = tuple[Reflection, Reflection]  # of obs, of actions
+
+
+class Policy(nn.Module, ABC):
+    """What a policy's head says about each of its A actions, and what is made of it.
+
+    `forward` is the deterministic controller that is exported, `sample` what training explores with. With a
+    `mirror` the head's numbers are averaged with those of the mirrored observation, mirrored back, and so
+    commute with the mirror exactly; mirrored observations have a belief of their own.
+    """
+
+    spread: bool = False  # whether the head says a deviation of each action too
+    gain: float = 1.0  # of the head's last layer, see networks.mlp
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        belief: Belief,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize: bool = True,
+        mirror: Mirror | None = None,
+    ) -> None:
+        super().__init__()
+        self.mirror = None if mirror is None else nn.ModuleList(mirror)
+        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.normalizer = Normalizer(obs_dim, active=normalize)
+        self.belief = belief
+        said = act_dim * (2 if self.spread else 1)
+        self.head = mlp((belief.out_dim, *hidden, said), activation, self.gain)
+
+    @property
+    def belief_size(self) -> int:
+        """B."""
+        return self.belief.size * (1 if self.mirror is None else 2)
+
+    def encode(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """features (N, F) and the next belief (N, B), from a raw obs (N, O); first (N,) bool."""
+        return self._encode(self.belief, obs, belief, first)
+
+    def unroll(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """L steps of `encode`, from belief (M, B): features (L, M, F) and the belief (L, M, B) after each."""
+        return self._encode(self.belief.unroll, obs, belief, first)
+
+    def _encode(
+        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, first: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self.mirror is None:
+            return remember(obs, belief, first, self.normalizer)
+        half = self.belief_size // 2
+        ours, left = remember(obs, belief[:, :half], first, self.normalizer)
+        theirs, right = remember(self.mirror[0](obs), belief[:, half:], first, self.normalizer)
+        return torch.cat((ours, theirs), -1), torch.cat((left, right), -1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """What the head says: (..., A), or (..., 2 A) with a spread."""
+        if self.mirror is None:
+            return self.head(features)
+        ours, theirs = (self.head(half) for half in features.chunk(2, -1))
+        mean, *spread = theirs.split(self.act_dim, -1)
+        of_action = self.mirror[1]
+        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in spread)]
+        return (ours + torch.cat(back, -1)) / 2
+
+    def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""
+        features, belief = self.encode(obs, belief, first)
+        return self.settle(self.decode(features)), belief
+
+    def sample(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """An action (N, A) of the exploring policy, from normal noise (N, A); and the next belief."""
+        features, belief = self.encode(obs, belief, first)
+        return self.explore(self.decode(features), noise), belief
+
+    @abstractmethod
+    def settle(self, said: Tensor) -> Tensor:
+        """The deterministic action in [-1, 1], (..., A), of what the head said."""
+
+    @abstractmethod
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        """An action (..., A) drawn around it."""
+
+
+class Gaussian(Policy):
+    """N(mean, std^2) with one standard deviation per action whatever is seen; Env clips what is drawn."""
+
+    gain = 0.01
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        belief: Belief,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize: bool = True,
+        mirror: Mirror | None = None,
+        init_std: float = 1.0,
+    ) -> None:
+        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
+        self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
+
+    def settle(self, said: Tensor) -> Tensor:
+        return said.clamp(-1.0, 1.0)
+
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return said + self.log_std.exp() * noise
+
+
+class SquashedGaussian(Policy):
+    """tanh(u), u ~ N(mean, std^2), both of what is seen (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
+
+    spread = True
+
+    def settle(self, said: Tensor) -> Tensor:
+        return torch.tanh(said[..., : self.act_dim])
+
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return self.draw(said, noise)[0]
+
+    def draw(self, said: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The action (..., A) that normal noise leads to, and its log-probability (...)."""
+        mean, log_std = said.chunk(2, -1)
+        log_std = log_std.clamp(*LOG_STD)
+        u = mean + log_std.exp() * noise
+        return torch.tanh(u), squashed_log_prob(u, noise, log_std)
+
+
+class Deterministic(Policy):
+    """tanh of the head; `noise` is the deviation that training explores with."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        belief: Belief,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        normalize: bool = True,
+        mirror: Mirror | None = None,
+        noise: float = 0.1,
+    ) -> None:
+        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
+        self.noise = noise
+
+    def settle(self, said: Tensor) -> Tensor:
+        return torch.tanh(said)
+
+    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+        return (self.settle(said) + self.noise * noise).clamp(-1.0, 1.0)
+
+
+def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(action; mean, exp(log_std)^2), summed over the last dimension."""
+    z = (action - mean) * torch.exp(-log_std)
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+    """log of the density of tanh(u), u = mean + exp(log_std) noise (arXiv:1812.05905, eq. 26).
+
+        log N(noise) - sum_i log_std_i - sum_i log(1 - tanh(u_i)^2)
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
+
+    which is exact, and finite for any u; (u - mean) / std would lose the noise where std is small.
+    """
+    stretch = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+    return log_prob(noise, torch.zeros_like(u), torch.zeros_like(u)) - (log_std + stretch).sum(-1)
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Of a diagonal Gaussian, summed over the last dimension, in nats."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def kl(mean0: Tensor, log_std0: Tensor, mean1: Tensor, log_std1: Tensor) -> Tensor:
+    """KL[N0 || N1] of diagonal Gaussians, summed over the last dimension, in nats."""
+    ratio = torch.exp(2 * (log_std0 - log_std1))
+    distance = (mean0 - mean1).square() * torch.exp(-2 * log_std1)
+    return (log_std1 - log_std0 + 0.5 * (ratio + distance - 1)).sum(-1)

@@ -1,0 +1,142 @@
+"""An exported file at work in one simulation, as a film or in MuJoCo's window.
+
+    film("hopper.onnx", robokit.make("hopper"), "hopper.mp4", seconds=10.0)
+
+What is seen is what the robot would do: the file runs behind Controller, with its checks.
+"""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from imageio_ffmpeg import get_ffmpeg_exe
+
+from robokit.export.card import check_ctrl, clip_note
+from robokit.controller import Controller
+from robokit.env.env import Env, Step
+from robokit.errors import OptionError, RunError
+from robokit.training.run import say
+from robokit.sim.facts import model_name
+from robokit.sim.render import Camera, window
+
+ENCODING = {  # ffmpeg's options for each kind of film
+    ".mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-movflags", "+faststart"],
+    ".gif": ["-vf", "split[a][b];[a]palettegen[c];[b][c]paletteuse=dither=none", "-loop", "0"],
+}
+MAX_FPS = {".mp4": 30.0, ".gif": 25.0}
+SECONDS = 20.0  # of a film nobody gave a length to, at most
+
+
+def steps(controller: Controller, env: Env) -> Iterator[Step]:
+    """Control periods of the file in `env`'s one simulation, one episode after the other, without end."""
+    env.reset()
+    controller.reset()
+    while True:
+        terms = {name: term[0].cpu().numpy() for name, term in env.terms().items()}
+        ctrl = torch.from_numpy(controller.step({name: terms[name] for name in controller.inputs}))
+        action = torch.from_numpy(controller.action)[None]
+        check_ctrl(env, action, ctrl[None])
+        step = env.step(action)
+        if bool(step.done):
+            controller.reset()
+        yield step
+
+
+def film(
+    policy: str | Path,
+    env: Env,
+    path: str | Path,
+    seconds: float | None = None,
+    width: int = 640,
+    height: int = 480,
+) -> float:
+    """Write an mp4 or gif of `seconds` of simulated time, whole or not at all; the sum of rewards in it.
+
+    The length is that of an episode, at most 20 s, where none is given.
+
+    Raises OptionError for another kind of file, RenderError where nothing can be drawn, ContractError for a
+    file of another robot or rate, RunError when the disk is full or may not be written.
+    """
+    path, controller = Path(path), _controller(policy, env)
+    if path.suffix not in ENCODING:
+        raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
+    seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
+    if not seconds > 0:
+        raise OptionError(f"seconds must be > 0, got {seconds}")
+    if min(width, height) < 2 or width % 2 or height % 2:
+        raise OptionError(f"width and height must be even numbers of pixels, got {width} x {height}")
+    every = periods_per_frame(env.task.control_dt, path.suffix)
+    total, count = 0.0, max(1, round(seconds / env.task.control_dt))
+    frame_seconds = every * env.task.control_dt
+    with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
+        for n, step in zip(range(count), steps(controller, env), strict=False):
+            total += float(step.reward)
+            if n % every == 0:
+                write(camera.frame())
+    _say_clipped(controller, env)
+    return total
+
+
+def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
+    """Show the file at work, in real time, until the window is closed or `seconds` are over; as `film`."""
+    controller, total, began = _controller(policy, env), 0.0, time.monotonic()
+    with window(env.sim) as show:
+        for n, step in enumerate(steps(controller, env), 1):
+            total += float(step.reward)
+            now = n * env.task.control_dt
+            if not show() or (seconds is not None and now >= seconds):
+                break
+            time.sleep(max(0.0, began + now - time.monotonic()))
+    _say_clipped(controller, env)
+    return total
+
+
+def periods_per_frame(control_dt: float, suffix: str) -> int:
+    """How many control periods (of `control_dt` s) pass from frame to frame: MAX_FPS, about."""
+    return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
+
+
+def _controller(policy: str | Path, env: Env) -> Controller:
+    if env.num_envs != 1:
+        raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
+    return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
+
+
+def _say_clipped(controller: Controller, env: Env) -> None:
+    for name, count in controller.clipped.items():
+        if count:
+            say(clip_note(controller.contract, name, env.sim.memory[name][0].tolist(), count))
+
+
+Write = Callable[[npt.NDArray[np.uint8]], object]
+
+
+@contextlib.contextmanager
+def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
+    """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
+    command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile() as said:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said, process_group=0) as ffmpeg:
+                assert ffmpeg.stdin is not None
+                with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as stdin:  # it tells why it left
+                    yield lambda frame: stdin.write(frame.tobytes())
+            said.seek(0)
+            if ffmpeg.returncode:
+                reason = said.read().decode(errors="replace").strip() or f"signal {-ffmpeg.returncode}"
+                raise RunError(f"cannot write {path}: ffmpeg: {reason.splitlines()[-1]}")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""Pictures of a run and of its evaluation, as PNG files: `robokit evaluate RUN --plots FOLDER`.
+
+    learning.png      return, and each limit's measured cost with the limit
+    multipliers.png   each limit's multiplier
+    costs.png         each cost in the evaluated episodes, with the limit
+
+Figures are made without a screen. matplotlib takes a second to import, so only those who draw do so.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robokit.errors import OptionError, RunError
+from robokit.evaluation.report import Report
+from robokit.training.run import METRICS
+from robokit.evaluation.statistics import Array
+from robokit.evaluation.verdict import SAYS, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILLION, BLACK = "#0072B2", "#D55E00", "#000000"  # Okabe & Ito: told apart by colour-blind eyes too
+WIDTH, ROW = 7.5, 2.3  # inches
+DPI = 130
+Curve = tuple[Array, Array]  # environment steps, values
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be. Raises OptionError for one that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot write plots into {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"cannot write plots into {folder}: no permission")
+    return folder
+
+
+def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
+    """The files written: costs.png where the task has limits, and the curves where a run is given."""
+    figures: dict[str, Figure] = {}
+    if run is not None:
+        curves = read_curves(run / METRICS)
+        figures["learning"] = learning(curves, report.limits)
+        if any(_key(name, "lambda") in curves for name in report.limits):
+            figures["multipliers"] = multipliers(curves, report.limits)
+    if report.limits:
+        figures["costs"] = costs(report)
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.savefig(path, dpi=DPI)
+    return paths
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Every number of a run's metrics.jsonl, at the steps where it was written."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):  # a training that goes on may be in the middle of one
+                values = json.loads(line)
+                for name, value in values.items():
+                    points.setdefault(name, []).append((float(values["steps"]), float(value)))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error!r}") from error
+    arrays = {name: np.array(pairs, dtype=np.float64) for name, pairs in points.items()}
+    return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in arrays.items()}
+
+
+def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Figure":
+    """Return over environment steps, and below it what each limit is about."""
+    names = [name for name in limits if _key(name, "measured") in curves]
+    figure, axes = _rows(1 + len(names))
+    _curve(axes[0], curves.get("episode/return"), "return")
+    for axis, name in zip(axes[1:], names, strict=True):
+        limit = limits[name]
+        _curve(axis, curves[_key(name, "measured")], f"{name}\n{SAYS[limit.measure]}")
+        _line(axis.axhline, limit.limit, "limit", BLACK, "--")
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="best")
+    axes[0].set_title("In training, the policy that explores")
+    axes[-1].set_xlabel("environment steps")
+    return figure
+
+
+def multipliers(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Figure":
+    """Each multiplier over environment steps."""
+    names = [name for name in limits if _key(name, "lambda") in curves]
+    figure, axes = _rows(len(names))
+    for axis, name in zip(axes, names, strict=True):
+        _curve(axis, curves[_key(name, "lambda")], f"{name}\nmultiplier λ\n(reward per cost)")
+        axis.set_ylim(bottom=0)
+    axes[0].set_title("What a unit of each cost weighs")
+    axes[-1].set_xlabel("environment steps")
+    return figure
+
+
+def costs(report: Report) -> "Figure":
+    """How each cost is spread over the episodes, in its limit's measure."""
+    figure, axes = _rows(len(report.limits), share=False)
+    for axis, (name, limit) in zip(axes, report.limits.items(), strict=True):
+        x = episode_costs(report, name)
+        probability = limit.measure == "probability"
+        measure = SAYS["episode" if probability else limit.measure]
+        counts, edges = np.histogram(x, 2 * math.isqrt(len(x)), (0.0, float(x.max()) or 1.0))
+        axis.stairs(counts, edges, fill=True, color=BLUE)
+        axis.set_ylabel(f"of {len(x)} episodes")
+        axis.locator_params(axis="y", integer=True)
+        axis.set_xlabel(f"{name}, {measure}")
+        if probability:
+            m = limit.measured
+            axis.set_title(
+                f"above 0 in {m.value:.3g} of the episodes, limit {limit.limit:g}: {limit.verdict}"
+            )
+        else:
+            _line(axis.axvline, limit.measured.value, "measured", VERMILLION, "-")
+            _line(axis.axvline, limit.limit, "limit", BLACK, "--")
+            axis.legend(loc="best", title=limit.verdict)
+    return figure
+
+
+def episode_costs(report: Report, name: str) -> Array:
+    """(E,): of each episode its rate, sum or discounted sum; the sum where the limit is on a probability."""
+    kept = {key: np.array(report.per_episode[f"{key}/{name}"]) for key in ("total", "span", "discounted")}
+    rate, sums = kept["total"] / kept["span"], kept["total"]
+    return {"rate": rate, "discounted": kept["discounted"]}.get(report.limits[name].measure, sums)
+
+
+def _key(name: str, what: str) -> str:
+    return f"limit/{name}/{what}"
+
+
+def _rows(count: int, share: bool = True) -> "tuple[Figure, Sequence[Axes]]":
+    from matplotlib.figure import Figure  # its canvas is Agg's where nobody asks for a window
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(WIDTH, ROW * count + 0.4), layout="constrained")
+    axes = figure.subplots(count, 1, sharex=share, squeeze=False)[:, 0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        if share:
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2M
+    figure.align_ylabels()
+    return figure, list(axes)
+
+
+def _curve(axis: "Axes", curve: Curve | None, label: str) -> None:
+    axis.set_ylabel(label)
+    if curve is not None:
+        axis.plot(*curve, color=BLUE, linewidth=1.2)
+
+
+def _line(draw: Any, at: float, what: str, color: str, style: str) -> None:
+    draw(at, color=color, linestyle=style, linewidth=1.5, label=f"{what} {at:.4g}")

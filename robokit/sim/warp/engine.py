@@ -1,0 +1,294 @@
+"""N simulations on Warp: `mujoco_warp` behind the tensors of `robokit.sim.base`, in float32.
+
+Runs on CUDA, or on one CPU core as a check. Kernels are compiled when first needed, for about a minute, and
+cached by Warp; from the second time on a step and a masked reset are a recording, replayed (see `graph.py`).
+`step`, `bad` and a masked `reset` never wait for a value.
+
+What differs from MuJoCo: a simulation that is no longer finite stays so, until it is restarted; fields that
+need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them. A
+capsule steeper than 60 degrees on a plane has other tangents, which a pyramidal cone feels: the ant's feet.
+<size nconmax> is how many contacts there is room for in the mean of the batch, <size njmax> how many
+constraint rows in each simulation.
+
+Confirmed on Warp's CPU device: every shipped task beside `mujoco.batch`, replays bit for bit equal to plain
+calls, one seed gives one rollout, a saved one continues bit for bit. Not yet confirmed by a GPU: CUDA, which
+adds in any order; `tests/test_gpu_cuda.py` is to do it.
+"""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mujoco
+import torch
+from torch import Tensor
+
+from robokit.errors import ModelError, did_you_mean
+from robokit.sim.base import STATE, Sim, model_field_names
+from robokit.sim.model import compile_model, nominal
+
+try:
+    wp: Any = importlib.import_module("warp")
+    wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
+    mjw: Any = importlib.import_module("mujoco_warp")
+    from robokit.sim.warp.support import check_model, check_unmoved, find_device
+    from robokit.sim.warp.graph import Graphs
+except ImportError as error:
+    how = "pip install 'robokit[gpu]', in a checkout pip install -c constraints.txt -e '.[gpu]'"
+    raise ModelError(f"sim='gpu' needs mujoco_warp: {how} ({error})") from error
+
+MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
+MOST_CONTACTS = 64  # in the mean, where a model's geoms could have more and it says no nconmax
+ROUND = {  # contacts that a pair with such a geom has at most; other pairs have 8
+    mujoco.mjtGeom.mjGEOM_SPHERE: 1,
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID: 1,
+    mujoco.mjtGeom.mjGEOM_CAPSULE: 2,
+}
+ROUGH = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)  # such pairs have mjMAXCONPAIR
+NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
+    "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
+    "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
+}
+CUT = {  # what else may have no room, and what is lost then
+    "contacts with a height field": int(mjw.OverflowType.HFIELD),
+    "contacts that a contact sensor reports": int(mjw.OverflowType.CONTACT_MATCH),
+    "contacts that a tactile sensor feels": int(mjw.OverflowType.TACTILE),
+}
+SET_CONST = model_field_names()
+WRITTEN = (*STATE, "memory")  # the rest follows from it
+SIGNATURE = int(mjw.State.INTEGRATION)
+CONSTANTS = (  # what set_const computes, and so needs a row for every simulation
+    *("body_subtreemass", "geom_size", "geom_aabb", "geom_rbound", "tendon_length0", "eq_data"),
+    *("cam_pos0", "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0"),
+    *("dof_invweight0", "body_invweight0", "tendon_invweight0", "actuator_acc0"),
+)
+
+
+class GpuSim(Sim):
+    """See `Sim`. `device` is "cuda", "cuda:1"... or "cpu"; `threads` does not matter here.
+
+    Raises OptionError for a device that is not there, ModelError for what mujoco_warp does not simulate.
+    """
+
+    def __init__(
+        self,
+        spec: mujoco.MjSpec,
+        num_envs: int,
+        memory: Mapping[str, int],
+        threads: int = 0,
+        lag: bool = False,
+        device: str = "cuda",
+    ) -> None:
+        self.device = find_device(device)
+        model = compile_model(spec)
+        model.opt.jacobian = spec.option.jacobian  # what MuJoCo's own solver needs does not matter here
+        check_model(model)
+        self._graphs = Graphs(self.device)
+        with self._graphs.scope():
+            self._model = _put(model)
+            self.nconmax, self.njmax = _room(model, self._model.nxn_geom_pair_filtered.numpy().tolist())
+            room = {"nconmax": self.nconmax, "njmax": self.njmax}
+            self._data = mjw.make_data(model, num_envs, **room)
+            self._state = wp.zeros((num_envs, mujoco.mj_stateSize(model, SIGNATURE)))
+        self._lag = lag
+        self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), device=self.device)}
+        self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
+        self._overflow = wp.to_torch(self._data.overflow)
+        self._chosen = torch.ones(num_envs, dtype=torch.bool, device=self.device)  # who restarts
+        self._found = torch.zeros(1, dtype=torch.int32, device=self.device)  # all overflows so far
+        self._mail = Mail(self._found)
+        self._warned = 0
+        super().__init__(model, num_envs, memory, self.device)
+        self.reset(None, {})
+
+    def field(self, name: str) -> Tensor:
+        if name not in self._bound:
+            array: Any = getattr(self._data, name, None)
+            if not isinstance(array, wp.array) or array.shape[0] != self._data.nworld:
+                known = [n for n, a in vars(self._data).items() if isinstance(a, wp.array)]
+                raise ModelError(f"mujoco_warp has no MjData field {name!r}{did_you_mean(name, known)}")
+            self._bound[name] = wp.to_torch(array)
+            if self._bound[name].ndim == 4:  # (N, n, 3, 3); MuJoCo's matrices are rows of 9
+                self._bound[name] = self._bound[name].flatten(2)
+        return self._bound[name]
+
+    def step(self, ctrl: Tensor, nstep: int) -> None:
+        self._report()
+        self.ctrl.copy_(ctrl)
+        self._graphs.run(("step", nstep), lambda: self._step(nstep))
+        self._mail.send()
+
+    def _step(self, nstep: int) -> None:
+        model, data = self._model, self._data
+        for _ in range(nstep):
+            mjw.step(model, data)
+        if not self._lag:
+            mjw.fwd_position(model, data, factorize=False)
+            mjw.sensor_pos(model, data)
+            mjw.fwd_velocity(model, data)
+            mjw.sensor_vel(model, data)
+        found = wp.from_torch(self._found)
+        wp.launch(_gather, dim=self.num_envs, inputs=[data.overflow], outputs=[found])
+
+    def bad(self) -> Tensor:
+        bad = self._overflow.bitwise_and(sum(NO_ROOM.values())) != 0
+        for value in (self.qpos, self.qvel, self.ctrl):
+            bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # NaN is not below either
+        return bad
+
+    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        chosen = self._chosen.fill_(True) if mask is None else self._chosen.copy_(mask)
+        derived = {name: live for name, live in self._bound.items() if name not in WRITTEN}
+        before = {} if mask is None else {name: live.clone() for name, live in derived.items()}
+        targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
+        for name in targets if mask is None else ():
+            check_unmoved(self.model, name, values[name])
+        self._graphs.run(
+            "reset", lambda: mjw.reset_data(self._model, self._data, wp.from_torch(self._chosen))
+        )
+        self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
+        for name, target in targets.items():
+            _write(target, values[name], chosen)
+        self._forward(any(map(self._is_constant, targets)))
+        for name, value in before.items():  # forward has no mask: the others keep their last step's forces
+            _write(derived[name], value, ~chosen)
+
+    def _forward(self, changed: bool) -> None:
+        """`changed`: some field that constants of the model follow from."""
+        if changed:
+            with self._graphs.scope():
+                mjw.set_const(self._model, self._data, restore=False)
+        self._graphs.run("forward", lambda: mjw.forward(self._model, self._data))
+
+    def _is_constant(self, name: str) -> bool:
+        return name not in self.memory and name in SET_CONST
+
+    def _target(self, name: str) -> Tensor:
+        if name in self.memory or name in STATE:
+            return self.written(name)
+        if name not in self._fields:
+            self._fields[name] = self._field_of_model(name)
+        return self._fields[name]
+
+    def _field_of_model(self, name: str) -> Tensor:
+        """A live view (N, ...) of a model field, in MuJoCo's shape, with a row for every simulation."""
+        shape, rows = nominal(self.model, name).shape, self._rows(name)
+        if rows is None or rows.ndim <= len(shape) or rows[0].numel() != math.prod(shape):
+            raise ModelError(f"mujoco_warp keeps one {name!r} for all simulations: it cannot be written")
+        for constant in CONSTANTS if self._is_constant(name) else ():
+            self._expand(constant)
+        return self._expand(name).view(self.num_envs, *shape)
+
+    def _rows(self, name: str) -> Tensor | None:
+        array = getattr(*self._place(name), None)
+        return wp.to_torch(array) if isinstance(array, wp.array) else None
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        """The object and attribute that hold a model field."""
+        return (self._model.opt, name[4:]) if name.startswith("opt.") else (self._model, name)
+
+    def _expand(self, name: str) -> Tensor:
+        """Put an array with a row for every simulation in place of a model field's array with one."""
+        array, rows = getattr(*self._place(name)), self._rows(name)
+        assert rows is not None
+        if rows.shape[0] != self.num_envs and rows.numel():
+            rows = rows.expand(self.num_envs, *rows.shape[1:]).contiguous()
+            self._graphs.drop()
+            setattr(*self._place(name), wp.from_torch(rows, dtype=array.dtype))
+        return rows
+
+    def _report(self) -> None:
+        """Say what had no room in the steps that have been heard of so far."""
+        found = self._mail.read()
+        if found & NO_ROOM["nconmax"]:
+            have = f"{self.nconmax} contacts a simulation on average"
+            raise ModelError(f"{have} are not enough: put a larger <size nconmax=.../> into the model")
+        new, self._warned = found & ~self._warned, self._warned | found
+        if new & NO_ROOM["njmax"]:
+            have = f"{self.njmax} constraint rows are not enough for some simulation, which counts as bad"
+            warnings.warn(f"{have}: put a larger <size njmax=.../> into the model", stacklevel=3)
+        for lost in (what for what, bit in CUT.items() if new & bit):
+            warnings.warn(f"mujoco_warp has no room for some of the {lost}: they are left out", stacklevel=3)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        with self._graphs.scope():
+            mjw.get_state(self._model, self._data, self._state, SIGNATURE)
+        fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
+        return {"state": wp.to_torch(self._state).clone(), "memory": self._bound["memory"].clone(), **fields}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        fields = {name[6:]: value for name, value in state.items() if name.startswith("field.")}
+        for name, value in fields.items():
+            self._target(name).copy_(value)
+        wp.to_torch(self._state).copy_(state["state"])
+        self._bound["memory"].copy_(state["memory"])
+        self._overflow.zero_()
+        with self._graphs.scope():
+            if any(map(self._is_constant, fields)):
+                mjw.set_const(self._model, self._data, restore=False)
+            mjw.set_state(self._model, self._data, self._state, SIGNATURE)
+        self._forward(False)
+
+
+class Mail:
+    """One number on its way from the device to Python, which never waits for it nor reads half of it."""
+
+    def __init__(self, number: Tensor) -> None:
+        on_cuda = number.device.type == "cuda"
+        self._number = number
+        self._here = torch.zeros(1, dtype=number.dtype, pin_memory=on_cuda)
+        self._sent = torch.cuda.Event() if on_cuda else None
+
+    def _arrived(self) -> bool:
+        return self._sent is None or self._sent.query()
+
+    def send(self) -> None:
+        """After what is queued now; not while an earlier one is under way: that would be overwritten."""
+        if self._arrived():
+            self._here.copy_(self._number, non_blocking=True)
+            if self._sent is not None:
+                self._sent.record(torch.cuda.current_stream(self._number.device))
+
+    def read(self) -> int:
+        """The last number that has arrived, 0 while the next one is under way."""
+        return int(self._here) if self._arrived() else 0
+
+
+@wp.kernel(enable_backward=False)
+def _gather(overflow: wp.array[int], found: wp.array[int]):  # pyright: ignore[reportInvalidTypeForm]
+    wp.atomic_or(found, 0, overflow[wp.tid()])
+
+
+def _put(model: mujoco.MjModel) -> Any:
+    """The model on the current device."""
+    try:
+        put = mjw.put_model(model)
+    except (NotImplementedError, ValueError) as error:
+        feature = str(error).rstrip(".")
+        raise ModelError(f"mujoco_warp: {feature}: change the model, or take sim='cpu'") from error
+    put.opt.warn_overflow = 0  # it would print from the kernel; _report tells
+    return put
+
+
+def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """(nconmax, njmax): what <size> says, else what the geom `pairs` that may touch need at worst."""
+    kinds = [mujoco.mjtGeom(int(kind)) for kind in model.geom_type]
+    worst = MOST_CONTACTS if model.nflex else sum(_contacts(kinds[a], kinds[b]) for a, b in pairs)
+    contacts = model.nconmax if model.nconmax > 0 else max(1, min(worst, MOST_CONTACTS))
+    pyramid = model.opt.cone == mujoco.mjtCone.mjCONE_PYRAMIDAL
+    width = int(max((*model.geom_condim, *model.pair_dim), default=1))
+    rows = 2 * (width - 1) if pyramid and width > 1 else width
+    joints = 6 * model.neq + model.nv + 2 * model.njnt + 3 * model.ntendon
+    return contacts, model.njmax if model.njmax > 0 else joints + rows * contacts
+
+
+def _contacts(*pair: mujoco.mjtGeom) -> int:
+    return mujoco.mjMAXCONPAIR if set(pair) & set(ROUGH) else min(ROUND.get(kind, 8) for kind in pair)
+
+
+def _write(target: Tensor, value: Tensor, mask: Tensor) -> None:
+    """target[mask] = value[mask], without asking how many they are."""
+    wide = mask.view(-1, *[1] * (target.ndim - 1))
+    target.copy_(torch.where(wide, value.to(target.dtype), target))

@@ -1,0 +1,155 @@
+"""What Warp can simulate, and where, asked before anything runs."""
+
+import importlib
+import operator
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokit.errors import ModelError, OptionError
+from robokit.sim.warp.graph import version
+from robokit.sim.model import names
+
+wp: Any = importlib.import_module("warp")
+mjw: Any = importlib.import_module("mujoco_warp")
+
+ACTUATORS = {  # field of an actuator -> its kinds in MuJoCo, and on Warp
+    "trntype": (mujoco.mjtTrn, mjw.TrnType),
+    "dyntype": (mujoco.mjtDyn, mjw.DynType),
+    "gaintype": (mujoco.mjtGain, mjw.GainType),
+    "biastype": (mujoco.mjtBias, mjw.BiasType),
+}
+CALLBACKS = ("control", "passive", "contactfilter", "sensor", "act_dyn", "act_gain", "act_bias")
+ROUNDING = 1e-5  # m, or of a unit quaternion
+NEWTON = 'put <option solver="Newton"/> into the model'
+OUT = "take it out of the model"
+
+
+def check_model(model: mujoco.MjModel) -> None:
+    """Raises ModelError for the first thing that mujoco_warp refuses, or would leave out without a word."""
+    for feature, remedy in _unfit(model):
+        raise ModelError(f"mujoco_warp does not simulate {feature}: {remedy}, or take sim='cpu'")
+
+
+def _unfit(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
+    """(feature, what to change) each."""
+    if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+        yield "the PGS solver", NEWTON
+    for kind in ("body", "geom", "actuator", "sensor"):
+        for i in np.flatnonzero(getattr(model, f"{kind}_plugin") >= 0).tolist():
+            yield f"plugins, as {_called(model, kind, i)} has one", OUT
+    yield from _unfit_actuators(model)
+    if model.opt.disableactuator:
+        yield (
+            "<option actuatorgroupdisable>: all actuators would act",
+            "take those actuators out of the model",
+        )
+    for flags, mark, theirs in (
+        (model.opt.disableflags, mujoco.mjtDisableBit, mjw.DisableBit),
+        (model.opt.enableflags, mujoco.mjtEnableBit, mjw.EnableBit),
+    ):
+        for name in _unknown_flags(flags, mark, theirs):
+            yield f"<flag {name}>", OUT
+    for name in CALLBACKS:
+        if getattr(mujoco, f"get_mjcb_{name}")() is not None:
+            yield f"callbacks, as mujoco.set_mjcb_{name} has set one", "set None"
+
+
+def _unfit_actuators(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
+    for field, (kinds, theirs) in ACTUATORS.items():
+        for i, value in enumerate(getattr(model, f"actuator_{field}").tolist()):
+            kind = kinds(value).name.split("_")[-1].lower()
+            if value not in set(map(int, theirs)):
+                yield f"{field} {kind} of {_called(model, 'actuator', i)}", OUT
+            elif kind == "user":
+                yield f"{field} user of {_called(model, 'actuator', i)}: nothing would compute it", OUT
+
+
+def _unknown_flags(flags: int, mark: Any, theirs: Any) -> list[str]:
+    unknown = flags & ~reduce(operator.or_, map(int, theirs))
+    members = mark.__members__.items()
+    return [name.split("_")[-1].lower() for name, bit in members if "_" in name and unknown & int(bit)]
+
+
+def _called(model: mujoco.MjModel, kind: str, i: int) -> str:
+    return f"{kind} {names(model, kind)[i] or i}"
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises OptionError for one that cannot be used: why, and what to do."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"device must be 'cpu', 'cuda' or 'cuda:<i>', got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise OptionError(f"sim='gpu' computes on 'cuda' or 'cpu', not on {name!r}")
+    if device.type == "cpu":
+        return device
+    fault = cuda_fault(wp.get_cuda_driver_version(), wp.get_cuda_toolkit_version(), _torch_fault())
+    count = 0 if fault else min(len(wp.get_cuda_devices()), torch.cuda.device_count())
+    if not fault and (device.index or 0) >= count:
+        fault = f"there are {count} CUDA devices"
+    if fault:
+        raise OptionError(f"no device {name!r}: {fault}. sim='cpu' and device='cpu' run anywhere")
+    return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
+
+
+def cuda_fault(
+    driver: tuple[int, int] | None, toolkit: tuple[int, int] | None, torch_fault: str | None
+) -> str | None:
+    """Why CUDA cannot be used; None if it can. A driver must be of its toolkit's major version, or newer."""
+    if toolkit is None:
+        return "this build of warp-lang has no CUDA: install warp-lang from PyPI"
+    if driver is None:
+        return "no NVIDIA driver was found, or it did not start: install one, or look at what nvidia-smi says"
+    if driver < (toolkit[0], 0):
+        needs = f"warp-lang is built with CUDA {version(toolkit)} and needs {toolkit[0]}.0 or newer"
+        return f"the NVIDIA driver is too old: it runs CUDA {version(driver)}, {needs}; update the driver"
+    return torch_fault
+
+
+def _torch_fault() -> str | None:
+    """What torch says when it cannot start CUDA: it too needs a driver, and a build for it."""
+    if torch.version.cuda is None:
+        return "this build of torch has no CUDA: install the one for your driver, see pytorch.org/get-started"
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        return f"torch {torch.__version__} cannot use it: {str(error).splitlines()[0]}"
+    return None
+
+
+def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
+    """Raises ModelError if a field (N, ...) would move geoms fixed to the world: Warp leaves them there."""
+    kind, _, what = name.partition("_")
+    if kind not in ("geom", "body") or what not in ("pos", "quat"):
+        return
+    rows = _fixed_geoms(model) if kind == "geom" else _fixed_bodies(model)
+    nominal = torch.as_tensor(getattr(model, name)[rows], dtype=value.dtype, device=value.device)
+    moved = (value[:, rows] - nominal).abs().amax((0, 2)) > ROUNDING
+    for i in torch.as_tensor(rows)[moved.cpu()].tolist()[:1]:
+        rule = "is fixed to the world, where mujoco_warp leaves its geoms"
+        raise ModelError(
+            f"{name} of {_called(model, kind, i)} {rule}: make its body a mocap body and move that"
+        )
+
+
+def _fixed_geoms(model: mujoco.MjModel) -> np.ndarray:
+    root = model.body_rootid
+    fixed = (model.body_weldid == 0) & (model.body_mocapid[root] == -1)
+    return np.flatnonzero(fixed[model.geom_bodyid])
+
+
+def _fixed_bodies(model: mujoco.MjModel) -> np.ndarray:
+    """Those that a fixed geom hangs on, but for the world."""
+    found = set[int]()
+    for body in model.geom_bodyid[_fixed_geoms(model)].tolist():
+        while body:
+            found.add(body)
+            body = int(model.body_parentid[body])
+    return np.array(sorted(found), dtype=np.int64)

@@ -1,0 +1,333 @@
+"""The task contract at its border: what a task's functions return, checked once before anything runs."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import getattr_static
+from keyword import iskeyword
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from robokit.networks.belief import check_history
+from robokit.limits.multipliers import Limit
+from robokit.errors import Error, TaskError, did_you_mean
+from robokit.env.sensing import check_delay
+from robokit.sim import Sim
+from robokit.task.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
+
+ALIKE = 0.85  # from which on another name counts as a slip
+ENDS = ("carry", "reset", "ctrl", "carry_next")  # what an exported graph takes and gives beside observations
+MAPPINGS = {
+    "weights": "{term: number}",
+    "commands": "{name: Command}",
+    "memory": "{name: width}",
+    "sensing": "{observation: Sense}",
+    "mirror": "{observation: Mirror}",
+    "recipes": "{algorithm: {option: value}}",
+}
+KEPT = {"action": "the previous action", "clock": "the task's clock"}  # by the exported file itself
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the columns of obs, terms, cost and metrics are called, in order."""
+
+    obs: dict[str, int]  # name -> width, of what the policy sees
+    truth: dict[str, int]  # of all that `observe` returns
+    privileged: dict[str, int]
+    rewards: tuple[str, ...]
+    costs: tuple[str, ...]
+    metrics: tuple[str, ...]
+    booleans: frozenset[str]  # metrics that are true or false
+    memory: tuple[str, ...]  # what remember returns
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Of all that a critic may see."""
+        return self.truth | {f"privileged {name}": width for name, width in self.privileged.items()}
+
+
+def check_constants(task: Task) -> None:
+    """Raise TaskError for a constant or function that a task lacks, or that is of the wrong kind."""
+    kind = type(task)
+    _check_spelling(kind)
+    constants = _constants(task)
+    for name, form in MAPPINGS.items():
+        if not isinstance(constants[name], Mapping):
+            raise TaskError(f"{kind.__name__}.{name} must be {form}, got {constants[name]!r}")
+    _check_numbers(task, constants)
+    if not isinstance(task.action, Ctrl | Around):
+        raise TaskError(f"{kind.__name__}.action must be Ctrl() or Around(...), got {task.action!r}")
+    for name, command in task.commands.items():
+        if not isinstance(command, Command):
+            raise TaskError(f"{kind.__name__}.commands[{name!r}] must be a Command, got {command!r}")
+    for name, width in task.memory.items():
+        if not isinstance(width, int) or width < 1:
+            raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
+    check_limits(task)
+    if not 0 <= task.clock * task.control_dt < 0.5:
+        rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
+        raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
+
+
+def _constants(task: Task) -> dict[str, Any]:
+    """What each is. Looked for without being asked: a property that raises AttributeError is not missing."""
+    kind = type(task)
+    missing = [name for name in Task.__annotations__ if getattr_static(task, name, ...) is ...]
+    missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
+    if missing:
+        raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
+    return {name: _told(task, name, functools.partial(getattr, task, name)) for name in Task.__annotations__}
+
+
+def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
+    numbers = {name: constants[name] for name in ("control_dt", "time_limit", "clock")}
+    numbers |= {f"weights[{name!r}]": weight for name, weight in constants["weights"].items()}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise TaskError(f"{type(task).__name__}.{name} must be a finite number, got {value!r}")
+
+
+def _check_spelling(kind: type[Task]) -> None:
+    """A misspelt `terminated` would never be called, and nobody would know."""
+    known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
+    own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
+    for name in own:
+        if not name.startswith("_") and name not in known and get_close_matches(name, known, 1, ALIKE):
+            hint = did_you_mean(name, known)
+            raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint}; else call it _{name}")
+
+
+def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
+    """Run every function of the task once, on a fresh generator: binds what it reads, learns what it returns.
+
+    Raises TaskError naming the function, the term, the rule and what was got. Leaves `sim` reset.
+    """
+    n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
+    action = torch.zeros(n, sim.model.nu, device=sim.device)
+    values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
+    if not nominal:
+        values |= _model_values(task, call(task, "randomize", sim, rng), sim)
+    sim.reset(None, values)
+    seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
+    seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
+    for kind, terms in seen.items():
+        for name, value in terms.items():
+            _check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
+    if not seen["observe"]:
+        raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
+    terminated = call(task, "terminated", sim)
+    _check_shape(task, "terminated", "terminated", terminated, (n,))
+    if terminated.dtype != torch.bool:
+        raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
+    remembered = call(task, "remember", sim, action)
+    _check_known(task, "remember", remembered, task.memory)
+    _state_values(task, "remember", remembered, sim)
+    pushes = _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
+    if "ctrl" in pushes:
+        rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
+        raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
+    _check_weights(task, seen["rewards"])
+    _check_costs(task, seen["costs"])
+    widths = {k: v.shape[1] for k, v in seen["observe"].items()}
+    _check_names(task, widths)
+    _check_clock(task, widths)
+    _check_sensing(task, widths)
+    check_history(task.history, widths)
+    _check_mirror(task, {**widths, "action": sim.model.nu})
+    return Names(
+        obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
+        truth=widths,
+        privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
+        rewards=tuple(task.weights),
+        costs=tuple(task.limits),
+        metrics=tuple(seen["metrics"]),
+        booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
+        memory=tuple(remembered),
+    )
+
+
+def check_finite(task: Task, sim: Sim) -> None:
+    """NaN right after a reset is the author's mistake, not the simulation's; a metric's is "not counted"."""
+    action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
+    seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
+    seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
+    for kind, terms in seen.items():
+        for name, value in terms.items():
+            fine = ~value.isinf() if kind == "metrics" else value.isfinite()
+            if not bool(fine.all()):
+                raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
+    # a robot's controller clips a command to its range, and keeps the others
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **KEPT}.items():
+        if name in seen["observe"] and not _as_in_memory(task, sim, name):
+            rule = f"must be sim.memory[{name!r}] as it is, {what}; call anything else differently"
+            raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
+
+
+def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
+    """Whether an observation is the memory of its name; what a reset left there would tell too little."""
+    memory, before = sim.memory[name], sim.memory[name].clone()
+    if name in KEPT:
+        memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
+    same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
+    memory.copy_(before)
+    return same
+
+
+def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
+    """Raise TaskError when a function returns other names than at first."""
+    if values.keys() != set(names):
+        raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
+
+
+def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
+    """A task function's value, or TaskError when it raises or its value is not of the contract's kind."""
+    values = _told(task, function, lambda: getattr(task, function)(*arguments))
+    expected = Tensor if function == "terminated" else dict
+    if not isinstance(values, expected):
+        got = type(values).__name__
+        raise TaskError(f"{type(task).__name__}.{function} must return a {expected.__name__}, got {got}")
+    return values
+
+
+def _told(task: Task, part: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns, or TaskError that names the part of the task and the line there that raised."""
+    try:
+        return read()
+    except Error:
+        raise
+    except Exception as error:
+        where = f"{type(task).__name__}.{part}{_line(error)}"
+        raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error
+
+
+def _line(error: Exception) -> str:
+    """Where in the file of the task's function, the first that was called, `error` came from."""
+    frames = [f for f in extract_tb(error.__traceback__) if f.filename not in (__file__, functools.__file__)]
+    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+    return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
+
+
+def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
+    """ "d" in `expected` stands for any width."""
+    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
+    if not isinstance(value, Tensor) or not fits:
+        rule = f"({', '.join(map(str, expected))}{',' * (len(expected) == 1)})"
+        raise TaskError(f"{type(task).__name__}.{kind} {name!r} must be a tensor of shape {rule}, got {got}")
+
+
+def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> None:
+    for name in values:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise TaskError(f"{type(task).__name__}.{kind} writes {name!r}, which is not in memory{hint}")
+
+
+def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
+    for name, value in values.items():
+        _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+        _check_finite(task, kind, name, value)
+    return values
+
+
+def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
+    for name, value in values.items():
+        shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
+        _check_shape(task, "randomize", name, value, tuple(shape))
+        _check_finite(task, "randomize", name, value)
+    return values
+
+
+def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value).all()):
+        raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite")
+
+
+def _check_weights(task: Task, terms: Terms) -> None:
+    for name in task.weights:
+        if name not in terms:
+            raise TaskError(
+                f"weights name {name!r}, which rewards does not return{did_you_mean(name, terms)}"
+            )
+    for name in terms:
+        if name not in task.weights:
+            raise TaskError(
+                f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
+            )
+
+
+def check_limits(task: Task) -> None:
+    """Raise TaskError unless limits are {cost: Limit}, by names that an option can have."""
+    kind = type(task).__name__
+    if not isinstance(task.limits, Mapping):
+        raise TaskError(f"{kind}.limits must be {{cost: Limit}}, got {task.limits!r}")
+    for name, limit in task.limits.items():
+        if not isinstance(name, str) or not name.isidentifier() or iskeyword(name):
+            raise TaskError(f"{kind}.limits must be named as variables are, for --limits.NAME; got {name!r}")
+        if not isinstance(limit, Limit):
+            raise TaskError(f"{kind}.limits[{name!r}] must be a Limit, got {limit!r}")
+
+
+def _check_costs(task: Task, costs: Terms) -> None:
+    kind = type(task).__name__
+    for name, limit in task.limits.items():
+        if name not in costs:
+            raise TaskError(
+                f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
+            )
+        limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
+    for name in costs:
+        if name not in task.limits:
+            hint = did_you_mean(name, task.limits)
+            raise TaskError(f"costs returns {name!r}, which has no limit{hint}; a metric only reports")
+
+
+def _check_names(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    if taken := [name for name in widths if name in ENDS]:
+        raise TaskError(
+            f"{kind}.observe may not call terms {taken}: an exported file's own ends are called so"
+        )
+    if "clock" in widths and not task.clock:
+        raise TaskError(f"{kind}.observe has a 'clock', so {kind}.clock must be a rate above 0 Hz, got 0")
+
+
+def _check_clock(task: Task, widths: dict[str, int]) -> None:
+    unseen = [name for name in task.commands if name not in widths]
+    if task.clock and "clock" in widths and unseen:
+        rule = "must observe its commands by name: the clock stands while they are zero"
+        raise TaskError(f"{type(task).__name__} observes its clock, so it {rule}; not so: {unseen}")
+
+
+def _check_sensing(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
+    check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
+    for name, sense in task.sensing.items():
+        if name not in measured:
+            hint = f"{did_you_mean(str(name), measured)}; it measures {measured}"
+            raise TaskError(f"{kind}.sensing[{name!r}] must be of an observation that is measured{hint}")
+        if not isinstance(sense, Sense):
+            raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
+        check_delay(f"{kind}.sensing[{name!r}].delay", sense.delay, task.control_dt)
+    if all(task.sensing.get(name, Sense()).hidden for name in widths):
+        raise TaskError(f"{kind}.sensing hides all of {list(widths)}: nothing is left to see")
+
+
+def _check_mirror(task: Task, widths: dict[str, int]) -> None:
+    kind = type(task).__name__
+    if task.mirror and task.mirror.keys() != widths.keys():
+        odd = sorted(task.mirror.keys() ^ widths.keys())
+        raise TaskError(f"{kind}.mirror must name 'action' and every observation; missing or unknown: {odd}")
+    for name, mirror in task.mirror.items():
+        if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
+            raise TaskError(
+                f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
+            )

@@ -1,0 +1,205 @@
+"""The one loop around every learner: progress, metrics, checkpoints, signals, and a guard against NaN.
+
+    outcome = train(learner, run, run.steps)  # again after a kill: continues from the newest good checkpoint
+
+On the CPU a resumed run continues bit for bit.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from robokit.disk.checkpoint import sweep
+from robokit.errors import RunError
+from robokit.compute.processes import everyone, rank
+from robokit.training.run import BEST, WALL_CLOCK, Done, Learner, Log, Run, say
+
+SAVE_SECONDS = 300.0  # between two checkpoints
+# of a learner's state: the environment mends its own simulations, and a metric may be "not counted"
+MAY_BE_NAN = ("env.", "pending.logged")
+PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    done: Done
+    checkpoint: Path
+    signal: int | None  # that asked it to stop early
+
+
+def train(
+    learner: Learner,
+    run: Run,
+    steps: int,
+    *,
+    save_seconds: float = SAVE_SECONDS,
+    save_steps: float = math.inf,
+    validate: "Validate" = lambda done: {},
+) -> Outcome:
+    """Iterate until `steps` environment steps are done, from wherever the run stands.
+
+    What `validate` says after an iteration is logged with it; its time is not counted as training.
+    Of several processes each trains and saves its own share; the first one also validates, logs and shows.
+    A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
+    SIGTERM end the loop after the running iteration.
+
+    Raises RunError when another process trains here, the folder cannot be written, or a metric or parameter
+    is no longer finite; the last good checkpoint is then untouched.
+    """
+    with run.locked(), _stop_requests() as requests:
+        for folder in (run.checkpoints, *([] if rank() else [run.path / BEST])):
+            sweep(folder)
+        saved = done = run.resume(learner)
+        run.keep_steps()  # not before it is sure that this training goes on
+        with _record(run, steps, done) as record:
+
+            def keep() -> Done:
+                _check_finite(learner.state_dict(), f"at step {done.steps}", saved)
+                record.sync()
+                run.save(learner, done)
+                return done
+
+            if not done.steps:
+                keep()  # finds out now, not in an hour, that nothing can be saved here
+            stop = None
+            while done.steps < steps and stop is None:
+                try:
+                    done, metrics = _iterate(learner, done, saved)
+                except Exception:
+                    if not requests:
+                        raise
+                    # a signal to the whole group also ends what computes for us, a compiler for one
+                    return Outcome(saved, run.checkpoint(saved.steps), requests[0])
+                record.add(done, metrics, validate)
+                due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
+                asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
+                stop = next((number for number in asked if number is not None), None)
+                if dues[0]:  # by the clock of the first
+                    saved = keep()
+            if saved != done:
+                keep()
+    return Outcome(done, run.checkpoint(done.steps), stop)
+
+
+def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
+    """One iteration and its line of metrics."""
+    began, steps = time.perf_counter(), learner.steps_per_iteration
+    metrics = learner.iterate()
+    duration = time.perf_counter() - began
+    numbers = {name: torch.tensor(value) for name, value in metrics.items()}
+    done = Done(done.steps + steps, done.iterations + 1, done.seconds + duration)
+    _check_finite({**numbers, **learner.policy.state_dict()}, f"at step {done.steps}", saved)
+    clock = dict(zip(WALL_CLOCK, (done.seconds, steps / duration), strict=True))
+    return done, {"steps": done.steps, "iteration": done.iterations, **clock, **metrics}
+
+
+def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None:
+    """Raise RunError that names what is not, but for what may hold NaN."""
+    mine = {name: t for name, t in tensors.items() if not name.startswith(MAY_BE_NAN)}
+    finite: dict[torch.device, dict[str, Tensor]] = {}  # one question for each device
+    for name, t in mine.items():
+        finite.setdefault(t.device, {})[name] = torch.isfinite(t).all()
+    each = [zip(flags, torch.stack([*flags.values()]).tolist(), strict=True) for flags in finite.values()]
+    broken = [name for flags in each for name, fine in flags if not fine]
+    if broken:
+        raise RunError(
+            f"{', '.join(broken)} not finite {when}; stopped, the checkpoint of step {saved.steps} is the "
+            "last good one; a smaller learning rate may help"
+        )
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, as many as come, only put their number into this list; the loop looks at it."""
+    requests: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        requests.append(number)
+        if not rank():
+            with contextlib.suppress(OSError):  # of `| tee log` the same Ctrl-C has ended the reader
+                os.write(2, b"stopping after this iteration\n")  # print may be what it came upon
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield requests
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+Show = Callable[[Done, dict[str, float]], None]
+Validate = Callable[[Done], dict[str, float]]
+
+
+class Record:
+    """What the first process writes and shows of each iteration; the others nothing."""
+
+    def __init__(self, log: Log | None = None, show: Show = lambda done, metrics: None) -> None:
+        self._log, self._show = log, show
+
+    def add(self, done: Done, metrics: dict[str, float], validate: Validate) -> None:
+        if self._log is not None:
+            self._log.add({**metrics, **validate(done)})
+            self._show(done, metrics)
+
+    def sync(self) -> None:
+        if self._log is not None:
+            self._log.sync()
+
+
+@contextlib.contextmanager
+def _record(run: Run, steps: int, start: Done) -> Iterator[Record]:
+    if rank():
+        yield Record()
+        return
+    with Log(run.path, start.steps) as log, _display(run.path.parent.name, steps, start) as show:
+        yield Record(log, show)
+
+
+@contextlib.contextmanager
+def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
+    """A live bar on a terminal, and a line now and then elsewhere, both on standard error."""
+    console = Console(stderr=True)
+    bar = Progress(
+        BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
+    )
+    task = bar.add_task(name, total=steps, completed=start.steps)
+    latest, shown, warm = "-", -math.inf, None
+
+    def show(done: Done, metrics: dict[str, float]) -> None:
+        nonlocal latest, shown, warm
+        latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
+        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}"
+        warm = warm or done  # the first iteration compiles: it says nothing of those to come
+        if done != warm:
+            rate = (done.steps - warm.steps) / max(done.seconds - warm.seconds, 1e-9)
+            left = int(max(steps - done.steps, 0) / rate)
+            text += f", {rate:,.0f} steps/s, {left // 60} min {left % 60:02} s left"
+        bar.update(task, completed=done.steps, description=text)
+        if bar.disable and (done.seconds - shown >= PLAIN_SECONDS or done.steps >= steps):
+            say(text)
+            shown = done.seconds
+
+    bar.start()
+    try:
+        yield show
+    finally:
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            bar.stop()

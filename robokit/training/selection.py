@@ -1,0 +1,127 @@
+"""Which policy of a training is exported: the best of those that held every limit on validation episodes.
+
+With the limit rule off they are measured and decide nothing. A policy with a cost that no limit can be judged
+by is never the best.
+
+    select = Selection(run, learner, times=20)
+    train(learner, run, run.steps, validate=select)       # run.best() is the best one so far
+    score = load_best(run, learner.policy)
+
+The deterministic policy is validated, in the same episodes each time; neither training nor evaluation sees
+them.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+from torch import nn
+
+from robokit.disk.checkpoint import Checkpoint
+from robokit.env.env import Env
+from robokit.errors import CheckpointError, TaskError
+from robokit.evaluation.measure import SEED_OFFSET, run_episodes, torch_actor
+from robokit.training.run import Done, Run, say
+from robokit.evaluation.verdict import weighted
+
+EPISODES = 32  # of one validation
+SEED = 1000 * SEED_OFFSET  # of its episodes
+TIMES = 20  # validations of a training under limits
+
+
+class Learner(Protocol):
+    """What is asked of an algorithm here."""
+
+    env: Env
+    config: Any
+
+    @property
+    def policy(self) -> Any: ...
+
+    @property
+    def steps_per_iteration(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a policy came to in validation."""
+
+    steps: int  # of training
+    returns: float  # mean
+    limits: dict[str, float]  # each by its own measure
+    feasible: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        named = {f"validation/limit/{name}": value for name, value in self.limits.items()}
+        return {"validation/return": self.returns, **named, "validation/feasible": float(self.feasible)}
+
+
+class Selection:
+    """Validates a learner's policy `times` times over a run, and keeps the best feasible one on the disk."""
+
+    def __init__(self, run: Run, learner: Learner, times: int) -> None:
+        self.run, self.learner, self.times = run, learner, times
+
+    def __call__(self, done: Done) -> dict[str, float]:
+        """What to log after the iteration that led to `done`: nothing where no validation is due.
+
+        Raises CheckpointError when the disk is full or may not be written.
+        """
+        now, before = (
+            min(steps, self.run.steps) * self.times // self.run.steps
+            for steps in (done.steps, done.steps - self.learner.steps_per_iteration)
+        )
+        if now == before:
+            return {}
+        try:
+            score = validate(self.learner, done.steps, self.run.config["sim"])
+        except TaskError as error:  # a cost that breaks its contract: that is no reason to lose a training
+            say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
+            return {"validation/feasible": 0.0}
+        kept = self._kept()
+        if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
+            self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
+        return score.metrics
+
+    def _kept(self) -> Checkpoint | None:
+        try:
+            return self.run.best()
+        except CheckpointError as error:
+            say(f"note: the best policy so far is lost: {error}")
+            return None
+
+
+def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
+    """The deterministic policy in EPISODES episodes of the task as it is trained."""
+    env, gamma = learner.env, float(learner.config.gamma)
+    threads = getattr(env.sim, "threads", 0)
+    fresh = Env(env.task, EPISODES, seed=SEED, sim=sim, device=env.device, threads=threads)
+    ran = run_episodes(fresh, torch_actor(learner.policy), gamma)
+    measured = {}
+    for name, limit in env.task.limits.items():
+        x, weight = weighted(ran.charged[name], limit.measure)
+        measured[name] = float(x.sum() / weight.sum())
+    judged = {} if learner.config.limit_rule == "off" else env.task.limits
+    held = all(measured[name] <= limit.value for name, limit in judged.items())
+    feasible = held and not ran.bad
+    return Score(steps, float(ran.returns.mean()), measured, feasible)
+
+
+def load_best(run: Run, policy: nn.Module) -> Score | None:
+    """Load the best feasible policy of a run into `policy`, if there is one.
+
+    Raises CheckpointError for one that is damaged or does not fit.
+    """
+    try:
+        found = run.best()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; the last policy instead: robokit export {run.path} --last"
+        ) from error
+    if found is None:
+        return None
+    try:
+        policy.load_state_dict(found.tensors)
+        return Score(**{f.name: found.facts[f.name] for f in fields(Score)})
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{found.path} does not fit this policy: {error!r}") from error

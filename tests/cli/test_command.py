@@ -1,0 +1,290 @@
+"""The command as a person types it: what it says, what it leaves behind, and how it exits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slide import OWN, PUSHED, write
+
+from robokit import __version__
+from robokit.cli.command import main
+from robokit.cli.verbs import COMMANDS
+from robokit.task.lookup.find import known_tasks
+from robokit.training.restore import task_of
+from robokit.training.run import Run
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def wrong(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of wrong input: exit code 2, one line on standard error, nothing on standard output."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("robokit: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# -- help and mistakes -------------------------------------------------------------------------------
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
+    for arguments in ([], ["--help"], ["-h"]):
+        assert main(arguments) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"robokit {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_with_its_default(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    blocks = re.split(r"^(?=--?[a-z])", "\n".join(lines), flags=re.MULTILINE)
+    options = [block for block in blocks if block.startswith("-")]
+    assert len(options) >= (30 if name == "train" else 2)
+    seen: set[str] = set()
+    for option in options:
+        names, explained = re.split(r"\s{2,}|\n", option, maxsplit=1)
+        help, _, default = explained.partition("(default")
+        assert len(help.strip()) >= 5, names
+        assert default or names == "-h, --help", names
+        assert help not in seen, names  # without a comment of its own a field gets its neighbour's
+        seen.add(help)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["train"], "which task?"),
+        (["train", "hoper"], "no task 'hoper'; did you mean 'hopper'?"),
+        (["train", "hopper:Hoper"], "no task 'Hoper'; did you mean 'Hopper'?"),
+        (["train", "nowhere.py"], "no task file nowhere.py"),
+        (["train", "hopper", "--algo", "ppa"], "no algorithm 'ppa'; did you mean 'ppo'?"),
+        (["train", "hopper", "--steps", "0"], "steps must be > 0, got 0"),
+        (["train", "hopper", "--steps=-5"], "steps must be > 0, got -5"),
+        (["train", "hopper", "--num-envs", "0"], "num_envs must be > 0, got 0"),
+        (["train", "hopper", "--save-every", "-1"], "save-every must be at least 0 s, got -1"),
+        (["train", "hopper", "--tau", ".1"], "--tau is an option of sac and td3, not of --algo ppo"),
+        (["train", "hopper", "--algo=sac", "--delay=2"], "--delay=2 is an option of td3, not of --algo sac"),
+        (["train", "--resume", "runs/x", "--save-every", "nan"], "save-every must be at least 0 s, got nan"),
+        (["train", "hopper", "--lr", "nan"], "lr must be > 0, got nan"),
+        (["train", "hopper", "--gamma", "1.5"], "gamma must be in [0, 1], got 1.5"),
+        (["train", "hopper", "--seed", "-1"], "seed must be from 0"),
+        (["train", "hopper", "--threads", "-1"], "threads must be at least 0"),
+        (["train", "hopper", "--device", "abacus"], "device 'abacus' cannot be used"),
+        (["train", "--resume", "nowhere"], "nowhere is no run: it has no config.json"),
+        (["evaluate", "nowhere"], "nowhere is no run"),
+        (["evaluate", "nowhere.onnx"], "no file nowhere.onnx"),
+        (["play", "nowhere"], "nowhere is no run"),
+        (["export", "nowhere"], "nowhere is no run"),
+        (["export", "nowhere", "--episodes", "1"], "episodes must be at least 2, or 0 for none, got 1"),
+        (["play", "nowhere", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["evaluate", "a", "a/policy.onnx"], "runs or files, each once; got a a/policy.onnx"),
+        (
+            ["train", "hopper", "--algo=ppo", "--algo", "sac", "--clip", ".1"],
+            "--clip is an option of ppo, not of --algo sac",
+        ),
+        (["check", "hoper"], "no task 'hoper'; did you mean 'hopper'?"),
+        (["check", "nowhere.onnx"], "no file nowhere.onnx"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert words in wrong(arguments, capsys)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "hopper", "--num-env", "3"], "--num-envs"),
+        (["train", "hopper", "--lr-shedule", "linear"], "--lr-schedule"),
+        (["evaluate", "runs/x", "--epsodes", "3"], "--episodes"),
+        (["train", "hopper", "--steps", "many"], "invalid literal"),
+        (["train", "hopper", "--sim", "gpux"], "'cpu', 'gpu'"),
+        (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
+    ],
+)
+def test_a_mistyped_option_gets_a_suggestion(
+    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert words in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["<mujoco><worldbody><body/></mujoco>", "<mujoco><wordbody/></mujoco>", ""])
+def test_a_broken_model_is_one_line_and_no_run(model: str, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"))
+    Path("tasks/slide.xml").write_text(model)
+    assert "slide.xml" in wrong(["train", "slide"], capsys)
+    assert not Path("runs").exists()
+
+
+def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"))
+    Path("tasks/broken.py").write_text("class Broken(Task)")
+    Path("tasks/helper.py").write_text("import nowhere")
+    assert main(["tasks"]) == 0
+    assert "slide                     Stay in the middle." in capsys.readouterr().out
+    assert main(["tasks", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == known_tasks().keys() >= {"hopper", "slide", "broken"}
+    assert "cannot be read: expected ':'" in rows["broken"]["doc"]
+    assert "helper" not in rows
+
+
+@pytest.mark.medium
+def test_a_reader_that_leaves_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "robokit.cli.command", "tasks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+# -- recipes -----------------------------------------------------------------------------------------
+
+
+def test_default_then_recipe_then_command_line(capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"))
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "slide", "--help"])
+    text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "T, control steps per rollout (default: 8)" in text
+    assert "discount per control step (default: 0.99)" in text
+    from robokit.cli.command import parse
+
+    train: Any = parse("train", ["slide", "--horizon", "4"])
+    assert (train.algorithm.steps, train.algorithm.horizon, train.algorithm.gamma) == (32, 4, 0.99)
+
+
+def test_a_recipe_with_an_unknown_option_is_refused(here: Path, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"), OWN.replace('"horizon"', '"horizn"'))
+    assert "unknown option 'horizn'; did you mean 'horizon'?" in wrong(["train", "slide"], capsys)
+    assert not Path("runs").exists()
+
+
+def test_a_place_where_no_run_can_be_is_found_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    Path("runs").symlink_to("unmounted")
+    monkeypatch.setattr("robokit.cli.train.build", lambda *_: pytest.fail("built"))
+    assert "runs is a link to nothing" in wrong(["train", "hopper"], capsys)
+
+
+def test_check_reads_the_recipes_too(here: Path, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"), OWN.replace('"horizon"', '"horizn"'))
+    assert main(["check", "slide"]) == 1
+    assert "FAIL recipe ppo" in capsys.readouterr().out
+
+
+def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.MonkeyPatch):
+    early = "import sys, robokit.cli.command; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True)
+    assert done.stdout == "False\n"  # main comes before numpy
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    main(["--version"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    main(["--version"])
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+
+
+# -- limits ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        (OWN, ["--limits.hard", "0.1"], "the task has no limit 'hard': it has none"),
+        (PUSHED, ["--limits.hart", "0.1"], "no limit 'hart'; did you mean 'hard'?"),
+        (
+            PUSHED.replace('{"hard": Limit(0.25)}', "[Limit(0.25)]"),
+            [],
+            "Slide.limits must be {cost: Limit}, got [",
+        ),
+        (PUSHED.replace("Limit(0.25)", "0.25"), [], "Slide.limits['hard'] must be a Limit, got 0.25"),
+        (
+            PUSHED.replace('"hard"', '"too hard"'),
+            [],
+            "named as variables are, for --limits.NAME; got 'too hard'",
+        ),
+        (PUSHED, ["--dual-lr", "inf"], "dual_lr must be finite, got inf"),
+        (PUSHED, ["--limits.hard=-0.1"], "Limit.value must be a finite number >= 0, got -0.1"),
+        (
+            PUSHED,
+            ["--limits.hard", "2"],
+            "limits['hard']: Limit is 2, which has no use: a rate cannot come above 1",
+        ),
+        (
+            PUSHED.replace('"hard"', '"too_hard"'),
+            ["--limits.too-hard", "2"],
+            "limits['too_hard']: Limit is 2",
+        ),
+        (PUSHED, ["--limit-rule", "pid", "--margin", "1"], "margin must be in [0, 1), got 1.0"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused_before_a_run_exists(
+    text: str, arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write(here / "own", text)
+    assert words in wrong(["train", str(file), *arguments], capsys)
+    assert not (here / "runs").exists()
+
+
+def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys: pytest.CaptureFixture[str]):
+    file = write(here / "own", PUSHED)
+    quick = ["--steps", "32", "--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1"]
+    assert main(["train", str(file), "--limits.hard", "0.125", *quick, "--threads", "1"]) == 0
+    run = Run.open("runs/slide/latest")
+    assert run.config["limits"] == {"hard": 0.125} and task_of(run).limits["hard"].value == 0.125
+    capsys.readouterr()
+    main(["evaluate", "runs/slide/latest", "--episodes", "20", "--json"])
+    assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
+    for suffix in ("", ".sha256"):
+        (here / f"alone.onnx{suffix}").write_bytes((run.path / f"policy.onnx{suffix}").read_bytes())
+    main(["evaluate", "alone.onnx", "--task", str(file), "--episodes", "20", "--json"])
+    assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
+
+
+def test_a_file_is_not_judged_by_limits_that_it_was_not_trained_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write(here / "own", PUSHED)
+    assert (
+        main(["train", str(file), "--steps", "16", "--num-envs", "2", "--horizon", "8", "--minibatch", "16"])
+        == 0
+    )
+    for suffix in ("", ".sha256"):
+        whole = Path(f"runs/slide/latest/policy.onnx{suffix}").read_bytes()
+        (here / f"alone.onnx{suffix}").write_bytes(whole)
+    file.write_text(PUSHED.replace("Limit(0.25)", 'Limit(0.25, "probability")'))
+    assert "train again" in wrong(["evaluate", "alone.onnx", "--task", str(file)], capsys)
+    assert "each once" in wrong(["evaluate", "alone.onnx", "own/../alone.onnx"], capsys)

@@ -1,0 +1,70 @@
+"""What the contract says of an observation: from the model, or from the task's Sense, which comes first."""
+
+from typing import Any
+
+import torch
+from arm import Arm, make_policy
+
+import robokit
+from robokit.export.fields import gaps, write_contract
+from robokit.export.gate import Rollout
+from robokit.sim.facts import readings
+from robokit.task.sense import Sense
+
+
+def contract(task: type[Arm], periods: int = 20) -> dict[str, Any]:
+    """Of a task, from a short rollout."""
+    env, rows = robokit.make(task, num_envs=4, threads=1), []
+    for _ in range(periods):
+        step = env.step(torch.rand(4, 2) * 2 - 1)
+        rows.append((env.sensors.visible(step.state), step.done, readings(env.sim)))
+    return write_contract(make_policy(env), env, Rollout(*map(torch.stack, zip(*rows, strict=True))), "abc")
+
+
+def inputs(told: dict[str, Any]) -> dict[str, Any]:
+    return {i["name"]: i for i in told["inputs"]}
+
+
+class Told(Arm):
+    sensing = {
+        "gyro": Sense(noise=0.1, unit="rad/s", max_age=0.04),  # the model knows the one axis that moves
+        "angle": Sense(unit="deg", frame="shoulder"),  # and these, but the author says otherwise
+        "product": Sense(unit="m rad/s", frame="none", max_age=0.1),  # the model does not
+        "rail": Sense(frame="joint axis"),  # it knows one number of two
+    }
+
+
+def test_what_a_sense_says_stands_in_the_contract_and_the_rest_is_the_models():
+    said = inputs(contract(Told))
+    facts = {name: (i["unit"], i["frame"], i["max_age"]) for name, i in said.items()}
+    assert facts == {
+        "speed": (None, None, None),  # a command
+        "gyro": ("rad/s", [None, "site imu", None], 0.04),
+        "angle": ("deg", "shoulder", None),
+        "rail": (["m", "m/s"], "joint axis", None),
+        "product": ("m rad/s", "none", 0.1),
+    }
+    assert said["angle"]["source"] == "angle"  # what it was read from is not the author's to say
+
+
+def test_what_a_sense_says_is_no_gap():
+    told, untold = gaps(contract(Told)), gaps(contract(Arm))
+    filled = {
+        "gyro.unit.0",
+        "gyro.unit.2",
+        "gyro.max_age",
+        "product.unit",
+        "product.frame",
+        "product.max_age",
+    }
+    assert set(untold) - set(told) == {f"inputs.{name}" for name in filled}
+
+
+def test_a_hidden_term_is_no_input():
+    class Half(Arm):
+        sensing = {"gyro": Sense(hidden=True), "angle": Sense(unit="rad", max_age=0.02)}
+
+    said = inputs(contract(Half))
+    assert list(said) == ["speed", "angle", "rail", "product"]
+    assert said["angle"]["source"] == "angle"
+    assert said["angle"]["max_age"] == 0.02

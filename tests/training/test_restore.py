@@ -1,0 +1,379 @@
+"""From options to a learner and from a run folder back to it: nothing is lost on the way."""
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slide import MODEL, OWN, write
+
+import robokit.compute.devices
+import robokit.training.build
+from robokit.algos import sac
+from robokit.algos.ppo import Config
+from robokit.errors import OptionError, RunError
+from robokit.networks.belief import Kind
+from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
+from robokit.training.build import Built, Setup, build, options
+from robokit.training.loop import train
+from robokit.training.provenance import changed, commit
+from robokit.training.restore import create, exported, rebuild, restore, task_of
+from robokit.training.run import Run
+
+SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
+SETUP = Setup(seed=3, threads=1)
+SETUP_SAC = replace(SETUP, algo="sac")
+OTHER = f"""{OWN}
+
+class Other(Slide):
+    recipes = {{"ppo": {{"horizn": 8}}}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A person's own task, and another in the same file."""
+    return write(tmp_path, OTHER)
+
+
+def same(one: Built, other: Built) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr_schedule="linear"))
+    create(tmp_path / "runs", learner, SETUP)
+    again = rebuild(Run.open(tmp_path / "runs/slide/latest"))
+    assert again.config == learner.config
+    assert same(again, learner)
+
+
+def test_a_restored_policy_is_the_one_that_was_saved(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, SETUP)
+    with pytest.raises(RunError, match="learned nothing yet"):
+        restore(run)
+    train(learner, run, 64)
+    again, steps = restore(Run.open(run.path))
+    assert steps == 64
+    ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
+
+
+def test_a_policy_is_restored_without_the_replay_it_learned_from(tmp_path: Path, file: Path):
+    config = sac.Config(steps=200, learning_starts=20, batch=8, replay=128, hidden=(4,), compile=False)
+    learner = build(load_task(file), SETUP_SAC, config)
+    run = create(tmp_path / "runs", learner, SETUP_SAC)
+    train(learner, run, 200)
+    for segment in run.path.glob("checkpoints/segments/*"):
+        segment.write_bytes(b"")
+    again, steps = restore(Run.open(run.path))
+    assert steps == 1000  # whole iterations
+    assert again.state_dict()["replay.position"] == 0  # nothing of it is read
+    ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert run.resume(rebuild(run)).steps == 0  # to go on training takes the replay too
+
+
+@pytest.mark.parametrize(
+    "at_the_bound",
+    [
+        {"num_envs": 8, "learning_starts": 32, "batch": 16, "n_step": 5},  # all that is stored by then
+        {"num_envs": 8, "learning_starts": 6, "batch": 4, "utd": 0.1},  # less than a control step
+        {"learning_starts": 20, "batch": 8, "replay": 20},
+    ],
+)
+def test_what_a_training_may_ask_for_does_not_keep_its_policy_from_being_restored(
+    tmp_path: Path, file: Path, at_the_bound: dict[str, Any]
+):
+    config = replace(sac.Config(steps=200, hidden=(4,), compile=False), **at_the_bound)
+    run = create(tmp_path / "runs", build(load_task(file), SETUP_SAC, config), SETUP_SAC)
+    small = rebuild(run, training=False)
+    assert small.config.replay <= 2 * (at_the_bound["learning_starts"] + config.num_envs)
+
+
+def test_the_seed_decides(file: Path):
+    one, two, other = (build(load_task(file), Setup(seed=seed), SMALL) for seed in (1, 1, 2))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_config_holds_everything_a_result_depends_on(tmp_path: Path, file: Path):
+    run = create(tmp_path, build(load_task(file), SETUP, SMALL), SETUP)
+    assert run.config.keys() >= {"task", "algo", "seed", "sim", "device", "threads", "torch_threads"}
+    assert run.config["options"]["horizon"] == 16
+    assert run.config["hashes"].keys() == {"slide.py", "model slide.xml"}
+    assert run.about["versions"].keys() >= {"robokit", "python", "torch", "mujoco", "numpy", "onnxruntime"}
+    assert run.about["commit"].keys() == {"robokit", "task"}
+    all_cores = create(tmp_path, build(load_task(file), Setup(), SMALL), Setup())
+    assert all_cores.config["threads"] >= 1  # as resolved here, not 0
+
+
+def test_the_task_is_found_by_its_file_or_else_by_its_name(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    assert type(task_of(run)).__name__ == "Slide"
+    (tmp_path / "tasks").mkdir()
+    for name in ("slide.py", "slide.xml"):
+        (tmp_path / name).rename(tmp_path / "tasks" / name)
+    monkeypatch.chdir(tmp_path)
+    assert type(task_of(run)).__name__ == "Slide"
+    assert changed(run, task_of(run)) == []
+
+
+def test_a_class_that_the_file_does_not_tell_is_in_the_folders_name(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(f"{file}:Other"), SETUP, SMALL), SETUP)
+    assert run.path.parent.name == "slide-Other"
+    assert type(task_of(run)).__name__ == "Other"
+
+
+def test_what_changed_since_the_run_began_is_named(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    (tmp_path / "slide.xml").write_text(MODEL.replace('mass="1"', 'mass="2"'))
+    assert changed(run, task_of(run)) == ["model slide.xml"]
+    file.write_text(f"{OTHER}# edited")
+    assert changed(run, task_of(run)) == ["model slide.xml", "slide.py"]
+
+
+def test_a_recipe_overrides_the_defaults(file: Path):
+    class Fast(Task):
+        recipes = {"ppo": {"horizon": 7}, "sac": {"unheard": 1}}
+
+    assert options(Fast(), "ppo") == replace(Config(), horizon=7)
+
+
+def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
+    with pytest.raises(OptionError, match=r"recipe of Other.*'horizn'; did you mean 'horizon'"):
+        options(load_task(f"{file}:Other"), "ppo")
+
+
+@pytest.mark.parametrize(
+    ("algo", "name", "value", "kind"),
+    [
+        ("ppo", "mirror", "yes", "of the type bool"),
+        ("ppo", "overlap", 1, "of the type bool"),
+        ("sac", "temperature", "low", r"of the type float \| None"),
+        ("sac", "utd", True, r"of the type float \| None"),
+        ("sac", "batch", 128.5, r"of the type int \| None"),
+        ("sac", "hidden", ("a",), r"of the type tuple\[int, \.\.\.\]"),
+        ("td3", "hidden", [64], r"of the type tuple\[int, \.\.\.\]"),
+        ("td3", "gains", (1.0,), r"of the type tuple\[float, float, float\]"),
+        ("td3", "belief", "gruu", r"one of \['memoryless', .*\]"),
+        ("td3", "delay", None, "of the type int"),
+    ],
+)
+def test_a_recipe_that_sets_another_kind_of_value_is_refused(algo: str, name: str, value: Any, kind: str):
+    class Odd(Task):
+        recipes = {algo: {name: value}, "a": {}}
+
+    with pytest.raises(OptionError, match=f"recipe of Odd sets {name} to .*; it must be {kind}$"):
+        options(Odd(), algo)
+
+
+def test_a_recipe_may_set_a_whole_number_for_a_float_and_what_may_be_left_open():
+    class Right(Task):
+        recipes = {"ppo": {"lr": 1, "hidden": (8,), "value_clip": 0.2, "compile": True}}
+
+    assert options(Right(), "ppo").hidden == (8,)
+
+
+def test_a_penalty_without_limits_is_refused(file: Path):
+    with pytest.raises(OptionError, match=r"penalty \(0.5\) is a multiplier of limits; the task has none"):
+        build(load_task(file), SETUP, replace(SMALL, limit_rule="fixed", penalty=0.5))
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        (Setup(algo="ppa"), "no algorithm 'ppa'; did you mean 'ppo'"),
+        (Setup(seed=-1), "seed must be from 0"),
+        (Setup(seed=1_000_000), "seed must be from 0"),  # evaluation's
+        (Setup(threads=-1), "threads must be at least 0"),
+        (Setup(torch_threads=-1), "torch-threads must be at least 0"),
+        (Setup(device="cud"), "device 'cud' cannot be used"),
+    ],
+)
+def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
+    with pytest.raises(OptionError, match=words):
+        build(load_task(file), setup, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Torch not compiled with CUDA enabled", "CUDA enabled; install a torch built for CUDA (https:"),
+        (
+            "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a "
+            "driver from http://www.nvidia.com/Download/index.aspx",
+            "Found no NVIDIA driver on your system; install NVIDIA's driver; --device cpu runs anywhere",
+        ),
+        (
+            "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+            "driver by downloading and installing a new version",
+            "is too old (found version 11040); update NVIDIA's driver to one for CUDA",
+        ),
+        ("No CUDA GPUs are available", "are available; look at CUDA_VISIBLE_DEVICES and nvidia-smi"),
+        (
+            "CUDA error: invalid device ordinal\nCUDA kernel errors might be asynchronously reported",
+            "'cuda:7' cannot be used: CUDA error: invalid device ordinal; see nvidia-smi -L",
+        ),
+        ("CUDA error: out of memory", "CUDA error: out of memory; --device cpu runs anywhere"),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_refused_in_one_line_that_says_what_to_do(
+    file: Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
+):
+    def ones(*size: int, device: torch.device) -> None:
+        raise RuntimeError(said)  # torch's own words
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(OptionError) as error:
+        build(load_task(file), Setup(device="cuda:7"), SMALL)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_where_there_is_none_is_refused_before_anything_runs(file: Path):
+    with pytest.raises(OptionError, match=r"device 'cuda' cannot be used: .*; .*--device cpu"):
+        build(load_task(file), Setup(device="cuda"), SMALL)
+
+
+def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, replace(SETUP, device="cuda:99", sim="gpu"))
+    train(learner, run, 32)
+    path, again = exported(Run.open(run.path))
+    assert path.exists() and again.env.device.type == "cpu"
+    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export need no"):
+        rebuild(run)
+
+
+@pytest.mark.parametrize(
+    ("device", "sim", "words"),
+    [
+        ("cpu", "cpu", "working C++ compiler ($CXX, else g++)"),
+        ("cuda", "gpu", "triton"),
+        ("cuda", "cpu", "triton and no working C++ compiler ($CXX, else g++)"),  # for the task
+    ],
+)
+def test_what_is_compiled_decides_which_compilers_are_needed(
+    monkeypatch: pytest.MonkeyPatch, device: str, sim: str, words: str
+):
+    monkeypatch.setattr(robokit.compute.devices, "missing", lambda device: ["triton"])
+    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: False)
+    assert robokit.compute.devices.lacks(torch.device(device), sim) == words
+    monkeypatch.setattr(robokit.compute.devices, "missing", lambda device: [])
+    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
+    assert not robokit.compute.devices.lacks(torch.device(device), sim)
+
+
+LONG = replace(SMALL, steps=40_000)  # 2,500 gradient steps
+
+
+@pytest.mark.parametrize(("seconds", "compiles"), [(1.0, True), (1e-4, False)])
+def test_threads_and_compile_are_measured_once_stored_and_used_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, compiles: bool
+):
+    started: list[bool] = []
+    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: (threads, seconds))
+    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: started.append(True) or function)
+    learner = build(load_task(file), Setup(threads=2), LONG)
+    assert (learner.threads, learner.config.compile, bool(started)) == (2, compiles, compiles)
+    run = create(tmp_path / "runs", learner, Setup(threads=2))
+    assert (run.config["torch_threads"], run.config["options"]["compile"]) == (2, compiles)
+    monkeypatch.setattr(
+        robokit.training.build, "fastest", lambda step, threads: pytest.fail("measured again")
+    )
+    again = rebuild(Run.open(run.path))
+    assert (again.threads, again.config.compile) == (2, compiles)
+
+
+@pytest.mark.parametrize(("belief", "compiles"), [("memoryless", True), ("gru", False)])
+def test_a_belief_that_is_unrolled_must_save_its_longer_compiling(
+    file: Path, monkeypatch: pytest.MonkeyPatch, belief: Kind, compiles: bool
+):
+    monkeypatch.setattr(
+        robokit.training.build, "fastest", lambda step, threads: (threads, 0.03)
+    )  # 37 s saved
+    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    learner = build(load_task(file), Setup(threads=2), replace(LONG, belief=belief, chunk=8))
+    assert learner.config.compile is compiles
+
+
+def test_a_short_run_or_one_that_says_all_measures_nothing(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: pytest.fail("measured"))
+    short = build(load_task(file), Setup(threads=2), SMALL)
+    assert (short.threads, short.config.compile) == (1, False)
+    said = build(load_task(file), Setup(threads=2, torch_threads=2), replace(LONG, compile=False))
+    assert (said.threads, said.config.compile) == (2, False)
+
+
+def test_a_learner_on_a_gpu_is_timed_there_and_probes_no_threads(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        robokit.training.build, "fastest", lambda step, threads: pytest.fail("threads were probed")
+    )
+    learner = build(load_task(file), Setup(threads=2), replace(SMALL, compile=None))
+    learner.env.device, learner.config = torch.device("cuda"), LONG
+    monkeypatch.setattr(robokit.training.build, "seconds", lambda step, device: 0.25)
+    monkeypatch.setattr(learner, "rehearsal", lambda: None)
+    assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.25)
+    learner.config = replace(LONG, compile=False)
+    assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.0)
+
+
+def test_overlap_leaves_torch_one_thread(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: (threads, 0.0))
+    learner = build(load_task(file), Setup(threads=2), replace(LONG, overlap=True))
+    assert learner.threads == 1
+
+
+def test_without_a_compiler_a_run_is_eager_and_says_so(file: Path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    learner = build(load_task(file), SETUP, replace(SMALL, compile=True))
+    assert learner.config.compile is False
+    assert "no working C++ compiler" in capsys.readouterr().err
+    learner.iterate()
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    run.config["options"]["momentum"] = 0.9
+    with pytest.raises(RunError, match=r"another version of robokit.*\['momentum'\]"):
+        rebuild(run)
+    del run.config["validations"]
+    with pytest.raises(RunError, match=r"another version of robokit: it does not say \['validations'\]"):
+        rebuild(run)
+
+
+@pytest.mark.medium
+def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, file: Path):
+    learner = build(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, SETUP)
+    train(learner, run, 32)
+    path, _ = exported(run)
+    first = path.stat().st_mtime_ns
+    assert exported(run)[0].stat().st_mtime_ns == first
+    train(learner, run, 64)
+    assert exported(run)[0].stat().st_mtime_ns > first
+
+
+def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    tracked, untracked = tmp_path / "tracked.py", tmp_path / "untracked.py"
+    assert commit(tracked) is None
+    for path in (tracked, untracked):
+        path.write_text("1")
+    for command in (["init", "-q"], ["add", "tracked.py"], ["commit", "-q", "-m", "one"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert commit(tracked) == head.strip()
+    assert commit(untracked) is None
+    tracked.write_text("2")
+    assert commit(tracked) == f"{head.strip()}-dirty"

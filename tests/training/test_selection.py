@@ -1,0 +1,179 @@
+"""The policy that is exported: the best of those that held their limits, found again after a kill."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slide import PUSHED, write
+
+from robokit.algos.ppo import Config
+from robokit.cli.train import _train
+from robokit.errors import CheckpointError, OptionError
+from robokit.task.lookup.find import load_task
+from robokit.training.build import Built, Setup, build
+from robokit.training.loop import train
+from robokit.training.restore import create, restore, selection, take_best
+from robokit.training.run import BEST, Done, Run
+from robokit.training.selection import Score, Selection, validate
+
+SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
+SETUP = Setup(seed=3, threads=1, validations=2)
+
+
+def new(folder: Path, **changes: Any) -> tuple[Run, Built]:
+    setup = replace(SETUP, **changes)
+    learner = build(load_task(write(folder, PUSHED)), setup, SMALL)
+    return create(folder / "runs", learner, setup), learner
+
+
+@torch.no_grad()
+def always(learner: Built, action: float) -> None:
+    """The deterministic action everywhere."""
+    for name, parameter in learner.policy.named_parameters():
+        if name.startswith("head"):
+            parameter.zero_()
+    learner.policy.get_parameter("head.2.bias").fill_(action)
+
+
+def test_a_validation_counts_whole_episodes_of_the_deterministic_policy(tmp_path: Path):
+    _, learner = new(tmp_path)
+    for action, hard in ((0.4, 0.0), (0.6, 1.0)):
+        always(learner, action)
+        score = validate(learner, 32)
+        assert score.returns == pytest.approx(10 * action)
+        assert score.limits == {"hard": hard} and score.feasible == (hard <= 0.25)
+
+
+def test_the_best_feasible_policy_stays_whatever_comes_after_it(tmp_path: Path):
+    run, learner = new(tmp_path, validations=4)
+    select = Selection(run, learner, times=4)
+    for steps, action in ((16, 0.3), (32, 0.45), (48, 0.9), (64, 0.2)):
+        always(learner, action)
+        metrics = select(Done(steps=steps))
+        assert metrics["validation/feasible"] == float(action <= 0.5)
+    found = run.best()
+    assert found is not None and found.facts["steps"] == 32
+    assert [path.name for path in (run.path / BEST).iterdir()] == [f"{32:012d}"]
+    assert take_best(run, learner, 64) == 32
+    assert learner.policy.get_parameter("head.2.bias").item() == pytest.approx(0.45)
+
+
+def test_without_a_feasible_policy_there_is_none_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run, learner = new(tmp_path)
+    always(learner, 0.9)
+    Selection(run, learner, times=1)(Done(steps=64))
+    assert run.best() is None and take_best(run, learner, 64) == 64
+    assert "no policy of" in capsys.readouterr().err
+
+
+def test_validations_are_spread_evenly_and_the_last_iteration_has_one(tmp_path: Path):
+    run, learner = new(tmp_path)
+    select = Selection(replace(run, steps=320), learner, times=3)
+    due = [steps for steps in range(32, 353, 32) if select(Done(steps=steps))]
+    assert due == [128, 224, 320]
+
+
+def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: Path):
+    run, learner = new(tmp_path)
+    always(learner, 0.4)
+    assert _train(learner, run, 1e9, as_json=True) == 0
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [("validation/return" in line) for line in lines] == [True, True]
+    found = run.best()
+    assert found is not None
+    score = Score(**{k: v for k, v in found.facts.items() if k != "config"})
+    assert json.loads((run.path / "policy.json").read_text())["steps"] == score.steps
+    for name, value in restore(run)[0].policy.state_dict().items():
+        assert torch.equal(value, found.tensors[name])
+    assert restore(run, last=True)[1] == 64
+
+
+def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
+    ends = []
+    for name, stops in (("whole", (64,)), ("broken", (32, 64))):
+        run, learner = new(tmp_path / name)
+        for steps in stops:
+            learner = build(learner.env.task, SETUP, SMALL)
+            train(learner, run, steps, validate=Selection(run, learner, times=2))
+        found = run.best()
+        ends.append((learner.state_dict(), found.facts if found else None))
+    assert ends[0][1] == ends[1][1]
+    for name, value in ends[0][0].items():
+        assert torch.equal(value, ends[1][0][name]), name
+
+
+def test_only_tasks_with_limits_are_validated_unless_asked(tmp_path: Path):
+    run, learner = new(tmp_path / "limits", validations=None)
+    found = selection(run, learner)
+    assert found is not None and found.times == 20
+    off = build(learner.env.task, SETUP, replace(SMALL, limit_rule="off"))
+    assert selection(run, off) is None  # as if there were no limits
+    free = load_task(write(tmp_path / "free"))
+    for validations, expected in ((None, None), (3, 3)):
+        setup = replace(SETUP, validations=validations)
+        learner = build(free, setup, SMALL)
+        found = selection(create(tmp_path / "runs", learner, setup), learner)
+        assert (found.times if found else None) == expected
+
+
+def test_a_number_of_validations_below_zero_is_refused(tmp_path: Path):
+    with pytest.raises(OptionError, match="validations must be at least 0, got -1"):
+        new(tmp_path, validations=-1)
+
+
+def test_a_damaged_best_policy_is_an_error_and_training_goes_on_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, learner = new(tmp_path)
+    always(learner, 0.3)
+    select = Selection(run, learner, times=2)
+    select(Done(steps=32))
+    [file] = (run.path / BEST).glob("*/state.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"robokit export .* --last"):
+        take_best(run, learner, 64)
+    always(learner, 0.2)
+    select(Done(steps=64))
+    assert "the best policy so far is lost" in capsys.readouterr().err
+    assert take_best(run, learner, 64) == 64
+
+
+def test_a_policy_that_breaks_the_simulation_is_not_feasible(tmp_path: Path):
+    breaks = """
+    def disturb(self, sim, rng):
+        return {"qvel": sim.qvel + 1e11 * (sim.memory["age"] > 2)}
+"""
+    learner = build(load_task(write(tmp_path, PUSHED + breaks)), SETUP, SMALL)
+    always(learner, 0.3)
+    score = validate(learner, 32)
+    assert score.limits == {"hard": 0.0} and not score.feasible
+
+
+def test_a_cost_that_breaks_its_contract_stops_no_training_and_is_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    dear = PUSHED.replace("(action[:, 0] > 0.5)", "(2.0 * (action[:, 0] > 0.5))")
+    learner = build(
+        load_task(write(tmp_path, dear.replace("Limit(0.25)", "Limit(0.25, largest=2.0)"))), SETUP, SMALL
+    )
+    run = create(tmp_path / "runs", learner, SETUP)
+    limit = learner.env.task.limits["hard"]
+    learner.env.task.limits = {
+        "hard": replace(limit, largest=1.0)
+    }  # wrong, as a cost seldom shows at the start
+    always(learner, 0.9)
+    assert train(learner, run, 64, validate=Selection(run, learner, times=2)).done.steps == 64
+    assert "cost 'hard' must lie from 0 to 1, its Limit.largest" in capsys.readouterr().err
+    assert run.best() is None
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["validation/feasible"] for line in lines] == [0.0, 0.0]
+
+
+def test_with_the_limit_rule_off_limits_are_measured_and_decide_nothing(tmp_path: Path):
+    learner = build(load_task(write(tmp_path, PUSHED)), SETUP, replace(SMALL, limit_rule="off"))
+    always(learner, 0.6)
+    score = validate(learner, 32)
+    assert score.limits == {"hard": 1.0} and score.feasible
