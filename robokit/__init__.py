@@ -9,31 +9,24 @@
 Names are imported when first used: `import robokit.controller` on a robot loads neither torch nor MuJoCo.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robokit.controller import Controller
-    from robokit.env.env import Env, Step, make
-    from robokit.task.task import Task
+from robokit.faces import face
 
-__all__ = ["Controller", "Env", "Step", "Task", "make"]
+if TYPE_CHECKING:
+    from robokit.controller import Controller as Controller
+    from robokit.env.env import Env as Env, make as make
+    from robokit.env.step import Step as Step
+    from robokit.task.task import Task as Task
+
 __version__ = "0.1.0"
 
-_HOME = {
-    "Controller": "robokit.controller",
-    "Env": "robokit.env.env",
-    "Step": "robokit.env.env",
-    "Task": "robokit.task.task",
-    "make": "robokit.env.env",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'robokit' has no attribute {name!r}; it has {__all__}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.controller": "Controller",
+        "robokit.env.env": "Env make",
+        "robokit.env.step": "Step",
+        "robokit.task.task": "Task",
+    },
+)

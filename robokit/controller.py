@@ -45,7 +45,7 @@ os.environ.setdefault(NO_TELEMETRY, "1")
 import onnxruntime as ort  # noqa: E402
 
 SCHEMA = 1  # of the contract
-METADATA_KEY = "robokit.task.rules"
+METADATA_KEY = "robokit.contract"
 REQUIRED = ("task", "robot", "control_dt", "inputs", "actuators", "carry", "commands", "versions", "hashes")
 OUTPUTS = ["ctrl", "carry_next"]
 KEPT_TIMINGS = 1 << 16  # 20 minutes at 50 Hz

@@ -1,1 +1,4 @@
-"""One algorithm, one file, readable beside its paper: `Config` and `Learner` in each."""
+"""Learning algorithms, one file each, to be read beside its paper.
+
+May import: learning and below.
+"""

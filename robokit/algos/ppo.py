@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from robokit.compute import processes
-from robokit.networks.belief import RECURRENT, Kind, Normalizer, make_belief
-from robokit.limits.multipliers import Charges, Multipliers, Rule, charged
-from robokit.networks.critic import ActorCritic, Critic
-from robokit.env.env import Env, Step
-from robokit.learning.episodes import Episodes, numbers
+from robokit.compute.compile import compiled, torch_threads
+from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import OptionError
-from robokit.limits.meter import Meter
-from robokit.learning.adam import Adam, Parts, compiled, make_update, torch_threads
+from robokit.learning.adam import Adam, Parts, make_update
+from robokit.learning.episodes import Episodes, numbers
 from robokit.learning.options import (
     check_choices,
     check_not_negative,
@@ -37,9 +35,17 @@ from robokit.learning.options import (
     check_unit,
     each_of,
 )
-from robokit.networks.policy import Gaussian, entropy, kl, log_prob
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
 from robokit.learning.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
+from robokit.limits.charges import Charges, charged
+from robokit.limits.meter import Meter
+from robokit.limits.multipliers import Multipliers, Rule
+from robokit.networks.belief import RECURRENT, Kind, make_belief
+from robokit.networks.critic import ActorCritic, Critic
+from robokit.networks.distributions import entropy, kl, log_prob
+from robokit.networks.mirror import reflections
+from robokit.networks.normalizer import Normalizer
+from robokit.networks.policy import Gaussian
 from robokit.state import gather, scatter
 
 LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
@@ -180,7 +186,7 @@ class Learner:
             outputs = [1, len(self.limits)] if self.limits else [1]
             theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
             sizes = (config.hidden, config.activation, config.normalize_obs)
-            mirror = env.mirror() if config.mirror else None
+            mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
             shape = env.obs_dim, env.act_dim, belief, *sizes, mirror
             self.policy = Gaussian(*shape, config.init_std).to(device)
             self.critic = Critic(theirs, outputs, sum(seen.values()), *sizes).to(device)

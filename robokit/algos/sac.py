@@ -13,16 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robokit.learning.offpolicy import agent
-from robokit.learning.offpolicy import loop as offpolicy
-from robokit.learning.offpolicy import options as pace
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Adam, Parts, make_step
+from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
 from robokit.learning.options import check_not_negative, check_positive
-from robokit.networks.policy import Policy, SquashedGaussian
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.networks.policy import Policy, SquashedGaussian
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from robokit.learning.offpolicy import agent
-from robokit.learning.offpolicy import loop as offpolicy
-from robokit.learning.offpolicy import options as pace
 from robokit.env.env import Env
 from robokit.learning.adam import Parts, make_step
+from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
 from robokit.learning.options import check_not_negative, check_positive
-from robokit.networks.policy import Deterministic, Policy
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.networks.policy import Deterministic, Policy
 
 
 @dataclass(frozen=True)

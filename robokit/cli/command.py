@@ -50,10 +50,10 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from robokit.cli.train import COMMANDS
+    from robokit.cli.verbs import COMMANDS
+    from robokit.compute.processes import joined
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
-    from robokit.compute.processes import joined
 
     (name, *rest), code = arguments, 0
     try:
@@ -80,7 +80,8 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
     """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
     import tyro
 
-    from robokit.cli.train import COMMANDS, Resume
+    from robokit.cli.train import Resume
+    from robokit.cli.verbs import COMMANDS
 
     if name != "train":
         return tyro.cli(COMMANDS[name], args=arguments, prog=f"robokit {name}")
@@ -100,10 +101,10 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     import tyro
 
     from robokit.cli.train import Train, limit_options
-    from robokit.limits.multipliers import with_values
+    from robokit.limits.limit import with_values
+    from robokit.task.lookup.find import known_tasks, load_task
     from robokit.task.rules import check_limits
-    from robokit.training.restore import Setup, algorithm, options
-    from robokit.task.task import known_tasks, load_task
+    from robokit.training.build import Setup, algorithm, options
 
     named = _value(arguments, "--algo")
     algo, prog = named or Setup.algo, f"robokit train --algo {named}" if named else "robokit train"
@@ -128,7 +129,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
 def _check_theirs(arguments: Sequence[str], algo: str) -> None:
     """Raise OptionError for an option that other algorithms have and this one has not."""
-    from robokit.training.restore import algorithm, algorithms
+    from robokit.training.build import algorithm, algorithms
 
     having = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
     for given in arguments:

@@ -18,13 +18,6 @@ A replay does what the captured call did, to the same memory:
 Tests have a stand-in for `Cuda`, which traces; benchmarks/RESULTS.md says what has run on a GPU.
 """
 
-import importlib.util
-import os
-import shutil
-import statistics
-import subprocess
-import sysconfig
-import time
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,7 +26,6 @@ from torch import Tensor
 
 Outputs = TypeVar("Outputs", bound=dict[str, Tensor] | tuple[Tensor, ...])
 WARM_UP = 3  # calls before the capture, as torch asks for: libraries take their workspaces, kernels are tuned
-CAPABILITY = (7, 0)  # of the oldest GPU that torch's compiler writes kernels for
 
 
 class Recorder(Protocol):
@@ -117,49 +109,6 @@ class Cuda:
             return outputs
 
         return replay
-
-
-def missing(device: torch.device) -> list[str]:
-    """What torch's compiler needs on a CUDA device and does not find, in words."""
-    lacks = []
-    if importlib.util.find_spec("triton") is None:
-        lacks.append("triton")
-    if not _c_compiler_works():
-        lacks.append("working C compiler ($CC, else gcc or clang)")
-    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < CAPABILITY:
-        lacks.append(f"GPU of compute capability {'.'.join(map(str, CAPABILITY))}")
-    return lacks
-
-
-def seconds(step: Callable[[], object], device: torch.device, rounds: int = 9) -> float:
-    """Median duration of `step` on a device, until its last kernel is done."""
-    taken = []
-    for _ in range(rounds):
-        _finish(device)
-        began = time.perf_counter()
-        step()
-        _finish(device)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _c_compiler_works() -> bool:
-    """Whether the compiler that triton calls is there, and Python's headers."""
-    command = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if command is None:
-        return False
-    source = f'#include "{sysconfig.get_path("include")}/Python.h"\n'
-    options = ["-fsyntax-only", "-x", "c", "-"]
-    try:
-        done = subprocess.run([command, *options], input=source.encode(), capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
 
 
 @torch.no_grad()

@@ -5,9 +5,8 @@ import os
 import torch
 
 from robokit.compute import processes
+from robokit.compute.compile import compiler_works, missing
 from robokit.errors import OptionError
-from robokit.compute.cuda_graph import missing
-from robokit.learning.adam import compiler_works
 
 INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally)"
 REMEDIES = {  # what torch says of a device -> what to do

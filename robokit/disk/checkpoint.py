@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,10 +24,10 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
-from safetensors.torch import save as tensor_bytes
+from safetensors.torch import load as read_tensors, save as tensor_bytes
 from torch import Tensor
 
+from robokit.disk.write import aside, sync_folder, write_aside, write_synced
 from robokit.errors import CheckpointError
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "facts.json", "SHA256SUMS"
@@ -89,7 +88,7 @@ def save(
     Raises CheckpointError when the disk is full or may not be written; what was saved before still loads.
     """
     target = parent / f"{steps:012d}"
-    temporary = _aside(target)
+    temporary = aside(target)
     contents = {
         TENSORS: tensor_bytes({name: _packed(t) for name, t in tensors.items()}),
         FACTS: json.dumps(facts, indent=1, allow_nan=False).encode(),
@@ -171,29 +170,6 @@ def sweep(parent: Path) -> None:
     _drop_unlisted(parent)
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file; when this returns it is on the disk, not only on its way there."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write or replace a file: a reader, or a kill at any time, finds the old content or the new."""
-    _write_aside(path, content)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names created, renamed or deleted in `folder` are on the disk when this returns."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _packed(tensor: Tensor) -> Tensor:
     """A copy on the CPU that shares storage with no other, as safetensors asks for."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -202,15 +178,6 @@ def _packed(tensor: Tensor) -> Tensor:
 def _folders(parent: Path) -> list[Path]:
     named = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
     return sorted(named, key=lambda path: int(path.name))
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    temporary = _aside(path)
-    try:
-        write_synced(temporary, content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_segments(parent: Path, replay: Replay) -> dict[int, str]:
@@ -222,7 +189,7 @@ def _write_segments(parent: Path, replay: Replay) -> dict[int, str]:
         if digest is None or not _segment_path(parent, number, digest).exists():
             content = tensor_bytes({name: _packed(t) for name, t in tensors.items()})
             digest = _sha256(content)
-            _write_aside(_segment_path(parent, number, digest), content)
+            write_aside(_segment_path(parent, number, digest), content)
         digests[number] = digest
     sync_folder(parent / SEGMENTS)
     replay.digests = digests
@@ -291,10 +258,6 @@ def _drop_unlisted(parent: Path) -> None:
 
 def _delete(folder: Path) -> None:
     """Renamed first, so that a kill cannot leave half a checkpoint under a checkpoint's name."""
-    aside = _aside(folder)
-    folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    renamed = aside(folder)
+    folder.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)

@@ -1,0 +1,24 @@
+"""N simulations of a task, stepped together one control period at a time.
+
+May import: task and below.
+"""
+
+from typing import TYPE_CHECKING
+
+from robokit.faces import face
+
+if TYPE_CHECKING:
+    from robokit.env.env import Env as Env, make as make
+    from robokit.env.laws import Finding as Finding, check_task as check_task
+    from robokit.env.sensing import Sensors as Sensors
+    from robokit.env.step import Step as Step
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.env.env": "Env make",
+        "robokit.env.step": "Step",
+        "robokit.env.laws": "Finding check_task",
+        "robokit.env.sensing": "Sensors",
+    },
+)

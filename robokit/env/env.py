@@ -11,54 +11,29 @@ with V(final_obs) and a termination with 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from robokit.task.clock import NOON, rest, tick
-from robokit.task.rules import check_constants, check_finite, read_names, same_names
-from robokit.errors import CheckpointError, OptionError, TaskError
-from robokit.learning.adam import alone
-from robokit.networks.policy import Reflection
-from robokit.env.sensing import Delay, Sensors
-from robokit.sim import load, make_sim
-from robokit.state import gather, scatter
-from robokit.task.task import Task, Terms, ctrl_limits, load_task
+from robokit.compute.compile import alone
 from robokit.compute.transfer import Transfer
+from robokit.env.commands import Commands, left
+from robokit.env.delay import Delay
+from robokit.env.sensing import Sensors
+from robokit.env.step import Step
+from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.sim.engines import make_sim
+from robokit.sim.model import load
+from robokit.state import gather, scatter
+from robokit.task.action import ctrl_limits
+from robokit.task.clock import NOON, rest, tick
+from robokit.task.lookup.find import load_task
+from robokit.task.rules import check_constants, check_finite, read_names, same_names
+from robokit.task.task import Task, Terms
 
-Bound = float | tuple[float, ...]
 OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
-
-
-@dataclass
-class Step:
-    """What one control period of N simulations led to; float32 on the environment's device."""
-
-    obs: Tensor  # (N, O) to act on next: of the new episode where one ended
-    state: Tensor  # (N, S) what the critic may see: all that is observed, exact, and the privileged terms
-    reward: Tensor  # (N,)
-    cost: Tensor  # (N, K)
-    terminated: Tensor  # (N,) bool: ended for good
-    truncated: Tensor  # (N,) bool: the time limit came first
-    left: Tensor  # (N,) control steps that the time limit would still have let the episode go on
-    final_obs: Tensor  # (N, O) before any restart
-    final_state: Tensor  # (N, S) before any restart
-    bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
-    terms: Tensor  # (N, R) weight * term each; the reward is their sum
-    metrics: Tensor  # (N, M) NaN: not counted, as of what broke (where true or false: false)
-
-    @property
-    def done(self) -> Tensor:
-        return self.terminated | self.truncated
-
-    @property
-    def logged(self) -> Tensor:
-        """(N, L): what `Env.labels` names; a metric that is NaN is not counted."""
-        return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)
 
 
 class Env:
@@ -100,6 +75,7 @@ class Env:
         self.action_center, self.action_half = task.action.affine(self.sim)
         self.action_low, self.action_high = ctrl_limits(self.sim)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
+        self.commands = Commands(task.commands, task.control_dt, self.sim, self.rng)
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
@@ -118,8 +94,6 @@ class Env:
         )
         self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
-        self._held: Terms = {}  # commands that are not drawn, (N, d)
-        self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
         self._noon = self.sim.qpos.new_tensor(NOON)
         shared = torch.empty(0, device=self.device).device == self.sim.device
         self._transfer = None if shared else Transfer(self.device)
@@ -200,25 +174,8 @@ class Env:
         return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
 
     def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
-        """From the next reset on these commands stay as given, and are not drawn."""
-        for name, numbers in commands.items():
-            command = self.task.commands.get(name)
-            if command is None or len(numbers) != len(command.low):
-                widths = {n: len(c.low) for n, c in self.task.commands.items()}
-                raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
-        held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in commands.items()}
-        self._held = {n: x.to(self.sim.device).expand(self.num_envs, -1) for n, x in held.items()}
-
-    def mirror(self) -> tuple[Reflection, Reflection]:
-        """What a mirror does to obs and to action. Raises OptionError for a task that does not say."""
-        if not self.task.mirror:
-            raise OptionError(f"{type(self.task).__name__} has no mirror to average the policy with")
-        parts = [self.task.mirror[name] for name in self.names.obs]
-        starts = [0, *accumulate(self.names.obs.values())]
-        order = [start + i for start, part in zip(starts, parts, strict=False) for i in part.places]
-        action = self.task.mirror["action"]
-        signs = [s for part in parts for s in part.sign]
-        return Reflection(order, signs), Reflection(action.places, action.sign)
+        """From the next reset on these commands keep the given values; raises OptionError for others."""
+        self.commands.hold(commands)
 
     def _judge_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
         """What the control period was worth, and what is seen once it is remembered."""
@@ -270,10 +227,10 @@ class Env:
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
-        values = {**self._new_commands(), **self.task.reset(self.sim, self.rng)}
+        values = {**self.commands.draw(), **self.task.reset(self.sim, self.rng)}
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
-        values |= self._held
+        values |= self.commands.held
         if self.task.clock:
             noon = self._noon.expand(self.num_envs, 2)
             values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
@@ -284,41 +241,14 @@ class Env:
             self._action_delay.draw(begun, self.rng)
             self._action_delay.fill(begun, 0.0)
 
-    def _new_commands(self) -> Terms:
-        drawn: Terms = {}
-        for name, command in self.task.commands.items():
-            drawn[name] = self._uniform(command.low, command.high)
-            if command.still:
-                drawn[name] = torch.where(self._uniform(0.0, 1.0) < command.still, 0.0, drawn[name])
-            if command.every is not None:
-                periods = torch.round(self._uniform(*command.every) / self.task.control_dt)
-                drawn[_left(name)] = periods.clamp(min=1)
-        return {**drawn, **self._held}  # drawn all the same: the rest of the episode stays what it was
-
-    def _uniform(self, low: Bound, high: Bound) -> Tensor:
-        key, device = f"{low} {high}", self.sim.device
-        if key not in self._bounds:  # made once: the host waits for a number's way to a GPU
-            a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
-            self._bounds[key] = a, b - a
-        start, width = self._bounds[key]
-        unit = torch.rand(self.num_envs, len(start), generator=self.rng, device=device)
-        return (start + width * unit).to(self.sim.qpos.dtype)
-
     def _redraw_commands(self) -> bool:
         """New commands where their time is up; whether any command can have moved."""
-        timed = [name for name, command in self.task.commands.items() if command.every is not None]
-        if not timed:
+        due = self.commands.due()
+        if not due or not self._any(torch.stack(list(due.values()))):
             return False
-        memory = self.sim.memory
-        due = {name: memory[_left(name)].sub_(1) <= 0 for name in timed}
-        if not self._any(torch.stack(list(due.values()))):
-            return False
-        drawn = self._new_commands()
-        for name in timed:
-            for key in (name, _left(name)):
-                memory[key].copy_(torch.where(due[name], drawn[key], memory[key]))
+        self.commands.redraw(due)
         if self.task.clock:
-            self._set_clock(memory["clock"])
+            self._set_clock(self.sim.memory["clock"])
         return True
 
     # -- save and continue -----------------------------------------------------------------------
@@ -344,16 +274,12 @@ def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any
     return Env(load_task(task), num_envs, **options)
 
 
-def _left(command: str) -> str:
-    return f"{command}.left"  # control periods until the command is redrawn
-
-
 def _memory(task: Task, act_dim: int) -> dict[str, int]:
     widths = {"action": act_dim, "age": 1, **({"clock": 2} if task.clock else {})}
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:
-            widths[_left(name)] = 1
+            widths[left(name)] = 1
     taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
     if taken:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")

@@ -12,11 +12,13 @@ from typing import Any, Never
 import torch
 from torch import Generator, Tensor
 
-from robokit.task.rules import call
-from robokit.env.env import Env, Step
+from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import Error, TaskError
-from robokit.sim import Sim
-from robokit.task.task import Sense, Task, Terms
+from robokit.sim.base import Sim
+from robokit.task.rules import call
+from robokit.task.sense import Sense
+from robokit.task.task import Task, Terms
 
 DRAWS = ("reset", "randomize", "disturb")  # take a generator
 REDRAWS = 8  # a fair coin falls alike for a few simulations, not time and again

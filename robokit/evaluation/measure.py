@@ -9,55 +9,38 @@ are run with it, for the paired difference, and with actions drawn from it, as i
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from robokit.export.card import check_ctrl, clip_command, clip_note, supplied
-from robokit.controller import OUTPUTS, load
+from robokit.controller import load
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
-from robokit.filter import Filter
+from robokit.evaluation.episodes import (
+    GAMMA,
+    SEED_OFFSET,
+    Act,
+    Episodes,
+    check_seed,
+    onnx_actor,
+    run_episodes,
+    sampling_actor,
+    torch_actor,
+)
 from robokit.evaluation.filtered import FilteredActor
-from robokit.export.gate import CARRIED
-from robokit.networks.policy import Policy
 from robokit.evaluation.report import Report, Sampled, Through, judged
-from robokit.sim.facts import actuators, model_name
 from robokit.evaluation.statistics import Array, Summary, estimate, summarize
-from robokit.task.task import Task, load_task
-from robokit.evaluation.verdict import Charged, Ledger, Verdict, judge, overall
-
-SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
-GAMMA = 0.99  # of discounted limits, where nobody says otherwise
-Act = Callable[[Env, Tensor], Tensor]  # (env, first (N,)) -> action (N, A)
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """One episode of each of E simulations; sums and means are per episode."""
-
-    returns: Array  # (E,) undiscounted
-    lengths: Array  # (E,) control steps
-    terms: dict[str, Array]  # (E,) weighted sum of each reward term
-    costs: dict[str, Array]  # (E,) sum of each cost
-    metrics: dict[
-        str, dict[str, Array]
-    ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
-    charged: dict[str, Charged]  # what each cost came to in the measures of limits
-    terminated: int
-    bad: int  # episodes that ended because the simulation broke
-
-    def lists(self) -> dict[str, list[float]]:
-        """One number an episode, by name: return, length, and cost by cost what limits are about."""
-        own = {"return": self.returns, "length": self.lengths}
-        parts = {f"{f.name}/{k}": getattr(c, f.name) for k, c in self.charged.items() for f in fields(c)}
-        return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
+from robokit.evaluation.verdict import Verdict, judge, overall
+from robokit.export.card import clip_command, clip_note
+from robokit.export.fields import supplied
+from robokit.filter import Filter
+from robokit.networks.policy import Policy
+from robokit.sim.facts import actuators, model_name
+from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
 
 
 def evaluate(
@@ -142,103 +125,6 @@ def evaluate(
         notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
         per_episode=ran.lists(),
         filtered=filtered,
-    )
-
-
-def check_seed(seed: int) -> None:
-    """Raise OptionError for one that would be among training's."""
-    if seed < 0:
-        raise OptionError(f"seed must be at least 0, got {seed}")
-
-
-def onnx_actor(session: Any, carry_size: int) -> Act:
-    """Actions of an exported graph: its carry begins with them, as they were before ctrl was clipped."""
-    carry: list[npt.NDArray[np.float32]] = []
-
-    def act(env: Env, first: Tensor) -> Tensor:
-        if not carry:
-            carry.append(np.zeros((env.num_envs, carry_size), np.float32))
-        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
-        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
-        action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
-        check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
-        return action
-
-    return act
-
-
-def torch_actor(policy: Policy) -> Act:
-    """Deterministic actions of a torch policy."""
-    belief: list[Tensor] = []
-
-    @torch.no_grad()
-    def act(env: Env, first: Tensor) -> Tensor:
-        if not belief:
-            belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
-        action, belief[0] = policy(env.obs, belief[0], first)
-        return action
-
-    return act
-
-
-def sampling_actor(policy: Policy, seed: int) -> Act:
-    """Actions drawn from a torch policy, as training draws them; Env clips them."""
-    belief: list[Tensor] = []
-    draws: list[torch.Generator] = []
-
-    @torch.no_grad()
-    def act(env: Env, first: Tensor) -> Tensor:
-        if not belief:
-            belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
-            draws.append(torch.Generator(env.device).manual_seed(seed))
-        noise = torch.randn(env.num_envs, policy.act_dim, generator=draws[0], device=env.device)
-        action, belief[0] = policy.sample(env.obs, belief[0], first, noise)
-        return action
-
-    return act
-
-
-def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
-    """One episode of each simulation of `env`, from a reset; a metric that is NaN is not counted there."""
-    env.reset()
-    names, n, device = env.names, env.num_envs, env.device
-    running = torch.ones(n, dtype=torch.bool, device=device)
-    first = running.clone()
-    widths = (1, len(names.rewards), len(names.costs), len(names.metrics), len(names.metrics), 1)
-    totals = torch.zeros(n, sum(widths), dtype=torch.float64, device=device)
-    last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
-    peak, ended, bad = last.clone(), torch.zeros_like(running), torch.zeros_like(running)
-    one = torch.ones(n, 1, device=device)
-    ledger = Ledger(env.task.limits, n, gamma, device)
-    while bool(running.any()):
-        step = env.step(act(env, first))
-        first = step.done
-        counted = ~step.metrics.isnan()
-        metrics = torch.where(counted, step.metrics, 0.0)
-        totals += running[:, None] * torch.cat(
-            (step.reward[:, None], step.terms, step.cost, metrics, counted, one), -1
-        )
-        counted &= running[:, None]
-        last = torch.where(counted, step.metrics.double(), last)
-        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
-        ledger.add(step.cost, running, step.terminated, step.left)
-        ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
-        running = running & ~step.done
-    returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))
-    kinds = sums / np.where(counts, counts, np.nan), last.cpu().numpy(), peak.cpu().numpy()
-    labels = {name: ("mean", "last", "ever" if name in names.booleans else "max") for name in names.metrics}
-    return Episodes(
-        returns=returns[:, 0],
-        lengths=length[:, 0],
-        terms={k: terms[:, i] for i, k in enumerate(names.rewards)},
-        costs={k: costs[:, i] for i, k in enumerate(names.costs)},
-        metrics={
-            name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
-            for i, name in enumerate(names.metrics)
-        },
-        charged=ledger.charged(),
-        terminated=int(ended.sum()),
-        bad=int(bad.sum()),
     )
 
 

@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from robokit.errors import OptionError
 from robokit.evaluation.statistics import Summary
-from robokit.evaluation.verdict import HEADER, Across, Charged, Verdict, across
+from robokit.evaluation.table import HEADER
+from robokit.evaluation.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -126,34 +124,6 @@ def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str,
     """All that a file is judged by: its limits, and the same through a filter."""
     through = filtered.limits if filtered else {}
     return {**limits, **{f"{name} through the filter": verdict for name, verdict in through.items()}}
-
-
-def pool(reports: Mapping[str, Report]) -> Across:
-    """Several runs of one task, by name. Raises OptionError where tasks or limits differ."""
-    (first, one), *others = reports.items()
-    for name, other in others:
-        for what in ("task", "episodes", "gamma"):
-            ours, theirs = getattr(one, what), getattr(other, what)
-            if ours != theirs:
-                raise OptionError(f"runs must share one {what}: {first} has {ours!r}, {name} has {theirs!r}")
-        ours, theirs = ({k: (v.limit, v.measure) for k, v in r.limits.items()} for r in (one, other))
-        if ours != theirs:
-            raise OptionError(f"runs must share one set of limits: {first} has {ours}, {name} has {theirs}")
-
-    def charged(report: Report) -> dict[str, Charged]:
-        columns = {key: np.array(x) for key, x in report.per_episode.items()}
-        return {
-            k: Charged(**{f.name: columns[f"{f.name}/{k}"] for f in fields(Charged)}) for k in report.limits
-        }
-
-    begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
-    return across(
-        [*reports],
-        [np.array(report.per_episode["return"]) for report in reports.values()],
-        [charged(report) for report in reports.values()],
-        [report.limits for report in reports.values()],
-        paired=all(begin == begins[0] for begin in begins),
-    )
 
 
 def _row(name: str, s: Summary) -> str:

@@ -58,6 +58,15 @@ class Share(Estimate):
     episodes: int
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """A number over several runs and its two-sided interval: see statistics.stratified_bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
 def summarize(x: Array) -> Summary:
     """Mean, interquartile mean and a percentile bootstrap of the mean over episodes x (E,)."""
     low, high = bootstrap(x)

@@ -1,0 +1,22 @@
+"""From a trained policy to one ONNX file, written only when it equals the policy.
+
+May import: learning and below, the controller.
+"""
+
+from typing import TYPE_CHECKING
+
+from robokit.faces import face
+
+if TYPE_CHECKING:
+    from robokit.export.card import write_card as write_card
+    from robokit.export.gate import Parity as Parity
+    from robokit.export.write import Report as Report, export as export
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.export.write": "Report export",
+        "robokit.export.gate": "Parity",
+        "robokit.export.card": "write_card",
+    },
+)

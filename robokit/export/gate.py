@@ -14,12 +14,12 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
-from robokit.task.clock import NOON, rest, tick
 from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.networks.policy import Policy
 from robokit.sim.facts import readings
+from robokit.task.clock import NOON, rest, tick
 
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay

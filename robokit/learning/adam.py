@@ -6,21 +6,14 @@
 Eager, the gradient is ordinary autograd; compiled, loss, gradient, clipping and Adam are one graph.
 """
 
-import contextlib
 import math
-import os
-import statistics
-import subprocess
-import sysconfig
-import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, MethodType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robokit.compute.cuda_graph import Cuda, Graphed
+from robokit.compute.compile import compiled
 from robokit.compute.processes import mean
 
 Params = dict[str, Tensor]
@@ -28,7 +21,6 @@ Parts = dict[str, Tensor]
 Loss = Callable[..., tuple[Tensor, Parts]]
 BETA1, BETA2 = 0.9, 0.999
 TINY = 1e-30  # a moment below it is 0: it moves nothing, and further down each costs a processor 100 cycles
-GAIN = 0.8  # more threads must take less than this share of one thread's time to be chosen
 
 
 class Flat:
@@ -181,67 +173,3 @@ def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Parts]:
         return {**parts, "grad_norm": adam.apply(list(grads.values()), lr)}
 
     return traced if graph else eager
-
-
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """`function` as one graph, called with the least overhead: nothing is checked after its first call.
-
-    So it must go on being called with tensors of the same shapes, under the same thread count and grad mode.
-    On CUDA the kernels are captured too, and replayed with a single launch: robokit.compute.cuda_graph says what follows.
-    """
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    if device.type == "cpu":
-        options["cpp_wrapper"] = True  # the calls between the kernels in C++ too
-    one = torch.compile(alone(function), fullgraph=True, dynamic=False, options=options)
-    return Graphed(one, Cuda(device)) if device.type == "cuda" else one
-
-
-def alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function or method with a code object of its own: torch keeps its graphs there, eight at most."""
-    plain = getattr(function, "__func__", function)
-    code = plain.__code__.replace()
-    own = FunctionType(code, plain.__globals__, None, plain.__defaults__, plain.__closure__)
-    return own if plain is function else MethodType(own, function.__self__)  # pyright: ignore
-
-
-def compiler_works() -> bool:
-    """Whether the C++ compiler that torch calls ($CXX, else g++) is there, and what it will include."""
-    command = [os.environ.get("CXX", "g++"), "-fsyntax-only", "-fopenmp", "-x", "c++", "-"]
-    source = f'#include "{sysconfig.get_path("include")}/Python.h"\n#include <omp.h>\n'
-    try:
-        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Inside, torch computes with `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def fastest(step: Callable[[], object], threads: int, rounds: int = 9) -> tuple[int, float]:
-    """One torch thread or `threads`, whichever runs `step` faster, and its median seconds.
-
-    Measured in turns. More threads must win clearly: where another process is busy they lose by a factor
-    of ten and more, and then the first round is the last.
-    """
-    seconds: dict[int, list[float]] = {1: [], threads: []}
-    for _ in range(rounds):
-        for count, taken in seconds.items():
-            with torch_threads(count):
-                step()  # the first call after a change wakes the threads
-                began = time.perf_counter()
-                step()
-                taken.append(time.perf_counter() - began)
-        if seconds[threads][0] > 4 * seconds[1][0]:
-            break
-    median = {count: statistics.median(taken) for count, taken in seconds.items()}
-    best = threads if median[threads] < GAIN * median[1] else 1
-    return best, median[best]

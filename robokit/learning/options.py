@@ -5,8 +5,8 @@ from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from robokit.errors import OptionError
 from robokit.compute.processes import world
+from robokit.errors import OptionError
 
 
 def check_choices(config: Any) -> None:

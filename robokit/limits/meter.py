@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robokit.limits.multipliers import Limit, cut_off
 from robokit.compute.processes import total
+from robokit.limits.charges import cut_off
+from robokit.limits.limit import Limit
 from robokit.state import gather, scatter
 
 RECENT = 64  # episodes that lengths and probabilities are taken from

@@ -9,19 +9,16 @@ Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - s
 lambda_k moves with its own violation. What is measured for it are costs as they are, in their own unit.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.compute.processes import total
+from robokit.limits.limit import Limit
 from robokit.state import gather, scatter
 
-Measure = Literal["rate", "episode", "discounted", "probability"]
 Rule = Literal["pid", "dual", "fixed", "off"]
 SMOOTHING = 0.8  # of the violations that a multiplier follows: the weight of the past
 LEAST, MOST = -1.0, 2.0  # relative violation in one iteration
@@ -30,69 +27,6 @@ FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violat
 SLOW = 0.95  # of the units of reward and costs: the weight of the past
 TINY = 1e-8
 WATCHED = ("measured", "lambda")
-
-
-@dataclass(frozen=True)
-class Limit:
-    """An upper bound on one cost; raises TaskError for one that cannot be.
-
-    rate         mean cost per control step
-    episode      undiscounted sum over an episode
-    discounted   sum of gamma^t c_t from the start of an episode
-    probability  of an episode in which the cost is ever above 0
-    """
-
-    value: float  # in the units of the measure
-    measure: Measure = "rate"
-    largest: float = 1.0  # cost that one control step can have; of an indicator 1
-    # charged for every control step that a termination cuts off, so that dying early buys nothing
-    absorb: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.measure not in get_args(Measure):
-            raise TaskError(f"Limit.measure must be one of {[*get_args(Measure)]}, got {self.measure!r}")
-        for name in ("value", "largest", "absorb"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-                raise TaskError(f"Limit.{name} must be a finite number >= 0, got {number!r}")
-        if not self.largest > 0:
-            raise TaskError(f"Limit.largest must be a cost > 0, got {self.largest!r}")
-        if self.absorb > self.largest:
-            raise TaskError(f"Limit.absorb must be at most largest ({self.largest}), got {self.absorb}")
-        if self.absorb and self.measure == "probability":
-            raise TaskError("Limit.absorb has no meaning for a probability: an episode has violated, or not")
-        if self.measure in ("rate", "probability"):
-            self.check(steps=1)
-
-    def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
-        """Raise TaskError for a value that episodes of `steps` control steps cannot come above."""
-        if self.value > (most := self.most(steps, gamma)):
-            what = {"episode": f"sum of {steps:g} control steps", "discounted": "discounted sum"}.get(
-                self.measure
-            )
-            rule = f"a {what or self.measure} cannot come above {most:g}"
-            raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
-
-    def most(self, steps: float, gamma: float = 1.0) -> float:
-        """What the largest cost in every control step of a whole episode of `steps` comes to."""
-        discounted = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
-        sums = {"rate": 1.0, "episode": steps, "discounted": discounted}
-        return self.largest * sums[self.measure] if self.measure in sums else 1.0
-
-
-def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
-    """The limits with other values. Raises OptionError for a name that has no limit."""
-    for name in values:
-        if name not in limits:
-            known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"
-            raise OptionError(f"the task has no limit {name!r}{known}")
-    changed = {}
-    for name, limit in limits.items():
-        try:
-            changed[name] = replace(limit, value=values.get(name, limit.value))
-        except TaskError as error:
-            raise OptionError(f"limits[{name!r}]: {error}") from error
-    return changed
 
 
 def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
@@ -108,38 +42,6 @@ def combine(advantage: Tensor, weight: Tensor) -> Tensor:
     which is of one size whatever the multipliers are (Stooke et al. 2020, arXiv:2007.03964, section 5).
     """
     return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
-
-
-def cut_off(terminated: Tensor, left: Tensor, gamma: float = 1.0) -> Tensor:
-    """Control steps that a termination cut off, discounted: sum of gamma^t for t = 1 ... left, else 0."""
-    steps = left if gamma == 1 else gamma * (1 - gamma**left) / (1 - gamma)
-    return torch.where(terminated, steps, 0.0)
-
-
-class Charges(NamedTuple):
-    """What of limits decides how their costs (..., K) are charged, on the learner's device."""
-
-    absorb: Tensor  # (K,)
-    once: Tensor  # (K,) bool: a probability is asked for
-
-    @classmethod
-    def of(cls, limits: Mapping[str, Limit], device: torch.device | str = "cpu") -> "Charges":
-        absorb = torch.tensor([limit.absorb for limit in limits.values()], device=device)
-        once = [limit.measure == "probability" for limit in limits.values()]
-        return cls(absorb, torch.tensor(once, dtype=torch.bool, device=device))
-
-
-def charged(
-    charges: Charges, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float
-) -> tuple[Tensor, Tensor]:
-    """What a critic learns of costs (..., K): as they are charged, and where that is the last of them, bool.
-
-    What a limit on a probability asks for has happened at the first cost above 0: nothing comes after it.
-    """
-    absorb, once = charges
-    cut = cut_off(terminated, left, gamma)[..., None] * absorb
-    over = terminated[..., None] | (once & (cost > 0))
-    return torch.where(once, (cost > 0).to(cost.dtype), cost) + cut, over
 
 
 class Multipliers:

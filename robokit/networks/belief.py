@@ -9,54 +9,16 @@ A new kind is one class here: derive from Belief, write `forward`, name it in Ki
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from robokit.compute import processes
-from robokit.errors import OptionError, did_you_mean
+from robokit.errors import OptionError
+from robokit.networks.normalizer import Normalizer
 
 SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
-
-
-class Normalizer(nn.Module):
-    """Running mean and variance of each column, (O,); moves only when `update` is called.
-
-    Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2).
-    """
-
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-
-    def __init__(self, dim: int, clip: float = 10.0, active: bool = True) -> None:
-        super().__init__()
-        self.clip, self.active = clip, active
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("var", torch.ones(dim))
-        self.register_buffer("count", torch.tensor(1e-4))
-
-    def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(x - mean) / std, clipped; `columns` (D,) says which column each of x's last D numbers is."""
-        if not self.active:
-            return x
-        mean, var = (self.mean, self.var) if columns is None else (self.mean[columns], self.var[columns])
-        return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
-
-    def update(self, x: Tensor, valid: Tensor) -> None:
-        """Take in x (M, O) where valid (M,) bool, of all processes."""
-        weight = valid.to(x.dtype)[:, None]
-        x = torch.where(valid[:, None], x, 0.0)
-        summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))
-        count = summed[-1]
-        mean = summed[:-1] / count.clamp(min=1)
-        m2 = processes.total(((x - mean).square() * weight).sum(0))
-        total, delta = self.count + count, mean - self.mean
-        self.var.copy_((self.var * self.count + m2 + delta.square() * self.count * count / total) / total)
-        self.mean.add_(torch.where(count > 0, delta * count / total, 0.0))
-        self.count.copy_(total)
 
 
 class Belief(nn.Module, ABC):
@@ -294,24 +256,12 @@ def make_belief(
 ) -> Belief:
     """A belief by name over observation terms {name: width}; `size` units of a recurrent one.
 
-    Raises OptionError for a kind that is not there, a history < 1 and a size < 1, used or not.
+    Raises OptionError for an unknown kind or a size < 1. `history` has been checked by the task's rules.
     """
     if kind not in KINDS:
         raise OptionError(f"belief must be one of {[*KINDS]}, got {kind!r}")
     if size < 1:
         raise OptionError(f"belief_size must be at least 1 unit, got {size}")
-    check_history(history)
     if kind in RECURRENT:
         return RECURRENT[kind](widths, size)
     return Stack(widths, history) if kind == "stack" else Memoryless(widths)
-
-
-def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
-    """Raise OptionError unless it is a number of frames, or {term: frames} of `terms`, seen or hidden."""
-    for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
-        if not isinstance(frames, int) or frames < 1:
-            each = f" of {name!r}" if name else ""
-            raise OptionError(f"history{each} must be a whole number of frames from 1 on, got {frames!r}")
-        if name and terms is not None and name not in terms:
-            hint = f"{did_you_mean(name, terms)}; there are {[*terms]}"
-            raise OptionError(f"history must name terms, got {name!r}{hint}")

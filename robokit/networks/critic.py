@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from robokit.networks.belief import Belief, Normalizer
+from robokit.networks.belief import Belief
 from robokit.networks.mlp import Ensemble, mlp
+from robokit.networks.normalizer import Normalizer
 from robokit.networks.policy import Gaussian
 
 

@@ -1,6 +1,6 @@
 """An exported file at work in one simulation, as a film or in MuJoCo's window.
 
-    film("hopper.onnx", robokit.make("hopper"), "hopper.mp4", seconds=10.0)
+    write_film("hopper.onnx", robokit.make("hopper"), "hopper.mp4", seconds=10.0)
 
 What is seen is what the robot would do: the file runs behind Controller, with its checks.
 """
@@ -8,7 +8,6 @@ What is seen is what the robot would do: the file runs behind Controller, with i
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,13 +17,14 @@ import numpy.typing as npt
 import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from robokit.export.card import check_ctrl, clip_note
+from robokit.console import say
 from robokit.controller import Controller
-from robokit.env.env import Env, Step
+from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
-from robokit.training.run import say
+from robokit.export.card import check_ctrl, clip_note
 from robokit.sim.facts import model_name
-from robokit.sim.render import Camera, window
+from robokit.sim.render import Camera
 
 ENCODING = {  # ffmpeg's options for each kind of film
     ".mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-movflags", "+faststart"],
@@ -34,7 +34,7 @@ MAX_FPS = {".mp4": 30.0, ".gif": 25.0}
 SECONDS = 20.0  # of a film nobody gave a length to, at most
 
 
-def steps(controller: Controller, env: Env) -> Iterator[Step]:
+def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
     """Control periods of the file in `env`'s one simulation, one episode after the other, without end."""
     env.reset()
     controller.reset()
@@ -49,7 +49,7 @@ def steps(controller: Controller, env: Env) -> Iterator[Step]:
         yield step
 
 
-def film(
+def write_film(
     policy: str | Path,
     env: Env,
     path: str | Path,
@@ -64,7 +64,7 @@ def film(
     Raises OptionError for another kind of file, RenderError where nothing can be drawn, ContractError for a
     file of another robot or rate, RunError when the disk is full or may not be written.
     """
-    path, controller = Path(path), _controller(policy, env)
+    path, controller = Path(path), one_controller(policy, env)
     if path.suffix not in ENCODING:
         raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
     seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
@@ -76,25 +76,11 @@ def film(
     total, count = 0.0, max(1, round(seconds / env.task.control_dt))
     frame_seconds = every * env.task.control_dt
     with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
-        for n, step in zip(range(count), steps(controller, env), strict=False):
+        for n, step in zip(range(count), control_steps(controller, env), strict=False):
             total += float(step.reward)
             if n % every == 0:
                 write(camera.frame())
-    _say_clipped(controller, env)
-    return total
-
-
-def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
-    """Show the file at work, in real time, until the window is closed or `seconds` are over; as `film`."""
-    controller, total, began = _controller(policy, env), 0.0, time.monotonic()
-    with window(env.sim) as show:
-        for n, step in enumerate(steps(controller, env), 1):
-            total += float(step.reward)
-            now = n * env.task.control_dt
-            if not show() or (seconds is not None and now >= seconds):
-                break
-            time.sleep(max(0.0, began + now - time.monotonic()))
-    _say_clipped(controller, env)
+    say_clipped(controller, env)
     return total
 
 
@@ -103,13 +89,13 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
     return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
 
 
-def _controller(policy: str | Path, env: Env) -> Controller:
+def one_controller(policy: str | Path, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
 
 
-def _say_clipped(controller: Controller, env: Env) -> None:
+def say_clipped(controller: Controller, env: Env) -> None:
     for name, count in controller.clipped.items():
         if count:
             say(clip_note(controller.contract, name, env.sim.memory[name][0].tolist(), count))

@@ -18,9 +18,10 @@ import numpy as np
 
 from robokit.errors import OptionError, RunError
 from robokit.evaluation.report import Report
-from robokit.training.run import METRICS
 from robokit.evaluation.statistics import Array
-from robokit.evaluation.verdict import SAYS, Verdict
+from robokit.evaluation.table import SAYS
+from robokit.evaluation.verdict import Verdict
+from robokit.training.log import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

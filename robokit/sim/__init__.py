@@ -1,23 +1,28 @@
-"""N copies of one MuJoCo model as tensors; the only place that knows MuJoCo or Warp."""
+"""N copies of one MuJoCo model as tensors; the only room that knows an engine.
 
-from collections.abc import Mapping
-from typing import Any
+May import: errors and compute.
+"""
 
-from robokit.errors import ModelError
-from robokit.sim.base import Keyframe, Named, Sim
-from robokit.sim.model import Source, index, load, names, nominal
+from typing import TYPE_CHECKING
 
-__all__ = ["Keyframe", "Named", "Sim", "Source", "index", "load", "make_sim", "names", "nominal"]
+from robokit.faces import face
 
+if TYPE_CHECKING:
+    from robokit.sim.base import Keyframe as Keyframe, Named as Named, Sim as Sim
+    from robokit.sim.engines import make_sim as make_sim
+    from robokit.sim.model import (
+        Source as Source,
+        index as index,
+        load as load,
+        names as names,
+        nominal as nominal,
+    )
 
-def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
-    """A Sim on engine `kind`: "cpu" (mujoco.batch) or "gpu" (mujoco_warp; on CUDA, or Warp's CPU device)."""
-    if kind == "cpu":
-        from robokit.sim.cpu import CpuSim
-
-        return CpuSim(spec, num_envs, memory, **options)
-    if kind == "gpu":
-        from robokit.sim.warp.engine import GpuSim
-
-        return GpuSim(spec, num_envs, memory, **options)
-    raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.sim.base": "Keyframe Named Sim",
+        "robokit.sim.model": "Source index load names nominal",
+        "robokit.sim.engines": "make_sim",
+    },
+)

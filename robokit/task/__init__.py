@@ -1,0 +1,34 @@
+"""What an author writes: a task as one class in one file.
+
+May import: limits, networks and sim.
+"""
+
+from typing import TYPE_CHECKING
+
+from robokit.faces import face
+
+if TYPE_CHECKING:
+    from robokit.limits.limit import Limit as Limit
+    from robokit.task.action import Around as Around, Ctrl as Ctrl
+    from robokit.task.command import Command as Command
+    from robokit.task.mirror import Mirror as Mirror
+    from robokit.task.sense import Range as Range, Sense as Sense
+    from robokit.task.task import (
+        Task as Task,
+        Terms as Terms,
+        normal as normal,
+        packaged as packaged,
+        uniform as uniform,
+    )
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.task.task": "Task Terms normal packaged uniform",
+        "robokit.task.action": "Around Ctrl",
+        "robokit.task.command": "Command",
+        "robokit.task.mirror": "Mirror",
+        "robokit.task.sense": "Range Sense",
+        "robokit.limits.limit": "Limit",
+    },
+)

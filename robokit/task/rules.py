@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import getattr_static
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from robokit.networks.belief import check_history
-from robokit.limits.multipliers import Limit
-from robokit.errors import Error, TaskError, did_you_mean
-from robokit.env.sensing import check_delay
-from robokit.sim import Sim
-from robokit.task.task import Around, Command, Ctrl, Mirror, Sense, Task, Terms
+from robokit.errors import Error, OptionError, TaskError, did_you_mean
+from robokit.limits.limit import Limit
+from robokit.sim.base import Sim
+from robokit.task.action import Around, Ctrl
+from robokit.task.command import Command
+from robokit.task.mirror import Mirror
+from robokit.task.sense import Sense, check_delay
+from robokit.task.task import Task, Terms
 
 ALIKE = 0.85  # from which on another name counts as a slip
 ENDS = ("carry", "reset", "ctrl", "carry_next")  # what an exported graph takes and gives beside observations
@@ -331,3 +333,14 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
             raise TaskError(
                 f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
             )
+
+
+def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
+    """Raise OptionError unless it is a number of frames, or {term: frames} of `terms`, seen or hidden."""
+    for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
+        if not isinstance(frames, int) or frames < 1:
+            each = f" of {name!r}" if name else ""
+            raise OptionError(f"history{each} must be a whole number of frames from 1 on, got {frames!r}")
+        if name and terms is not None and name not in terms:
+            hint = f"{did_you_mean(name, terms)}; there are {[*terms]}"
+            raise OptionError(f"history must name terms, got {name!r}{hint}")

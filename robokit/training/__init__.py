@@ -1,0 +1,26 @@
+"""One training: its folder, its loop, its learner, and which policy is kept.
+
+May import: evaluation and below.
+"""
+
+from typing import TYPE_CHECKING
+
+from robokit.faces import face
+
+if TYPE_CHECKING:
+    from robokit.training.build import Setup as Setup
+    from robokit.training.loop import Outcome as Outcome, train as train
+    from robokit.training.restore import exported as exported
+    from robokit.training.run import Run as Run
+    from robokit.training.selection import Selection as Selection
+
+__getattr__, __dir__ = face(
+    __name__,
+    {
+        "robokit.training.run": "Run",
+        "robokit.training.loop": "Outcome train",
+        "robokit.training.build": "Setup",
+        "robokit.training.restore": "exported",
+        "robokit.training.selection": "Selection",
+    },
+)

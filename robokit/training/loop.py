@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from robokit.compute.processes import everyone, rank
+from robokit.console import say
 from robokit.disk.checkpoint import sweep
 from robokit.errors import RunError
-from robokit.compute.processes import everyone, rank
-from robokit.training.run import BEST, WALL_CLOCK, Done, Learner, Log, Run, say
+from robokit.training.log import WALL_CLOCK, Log
+from robokit.training.run import BEST, Done, Learner, Run
 
 SAVE_SECONDS = 300.0  # between two checkpoints
 # of a learner's state: the environment mends its own simulations, and a metric may be "not counted"

@@ -8,197 +8,47 @@ A run is trained, evaluated and exported from its config.json alone; what change
 """
 
 import contextlib
-import gc
 import hashlib
-import importlib
-import inspect
 import json
 import os
-import pkgutil
 import platform
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol
 
-import torch
-
-import robokit.algos
-from robokit import __version__
 from robokit.compute import processes
-from robokit.export.card import write_card
-from robokit.env.laws import check_costs
-from robokit.limits.multipliers import with_values
-from robokit.compute.devices import cores, find_device, lacks
+from robokit.console import say
 from robokit.env.env import Env
-from robokit.errors import OptionError, RunError, did_you_mean
-from robokit.evaluation.measure import SEED_OFFSET
+from robokit.errors import RunError
+from robokit.export.card import write_card
 from robokit.export.write import Report, export
-from robokit.compute.cuda_graph import seconds
-from robokit.learning.adam import fastest
-from robokit.learning.options import fits, named
 from robokit.learning.offpolicy.options import Options, Pace
-from robokit.networks.policy import Policy
-from robokit.training.run import Learner, Run, say
+from robokit.limits.limit import with_values
+from robokit.task.lookup.find import known_tasks, load_task, title
+from robokit.task.task import Task
+from robokit.training.build import (
+    Built,
+    Setup,
+    algorithm,
+    build,
+)
+from robokit.training.provenance import changed, commit, task_file, task_hashes, versions
+from robokit.training.run import Run
 from robokit.training.selection import TIMES, Selection, load_best
-from robokit.sim.facts import model_hashes
-from robokit.task.task import Task, known_tasks, load_task, title
 
 POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations the gate replays
-SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
-COLD = 30.0  # s that compiling takes the first time
-UNROLLED = 2.0  # s that it takes more for each control step that a recurrent belief is trained through
-SAVED = 0.5  # share of an eager gradient step that a compiled one saves: .8 of a small one, .3 of a large one
-BEGUN = "a training goes on where it was begun; evaluate, play and export need no such device"
-PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What decides a training's results beside its task and the algorithm's own options."""
-
-    algo: str = "ppo"  # the algorithm; its own options stand above
-    seed: int = 0  # of everything random, from 0 on; evaluation has other seeds
-    sim: Literal["cpu", "gpu"] = "cpu"  # physics: MuJoCo on CPU threads, or MuJoCo Warp
-    device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
-    threads: int = 0  # threads of the physics; 0: one for each core
-    torch_threads: int = 0  # threads of gradient steps; 0: one, or the physics' number where it is faster
-    # times that the policy is validated, to export the best one, of those that hold the limits; None: 20 if
-    # there are limits, else the last one is exported
-    validations: int | None = None
-
-
-class Built(Learner, Protocol):
-    """A learner as `build` makes it."""
-
-    env: Env
-    config: Any
-    threads: int  # of torch, in gradient steps
-    chunk: int  # control steps that a gradient step goes through, one after the other
-
-    @property
-    def policy(self) -> Policy: ...
-
-    @property
-    def updates(self) -> int: ...  # gradient steps of the whole training
-
-    def rehearsal(self) -> Callable[[], object]: ...  # an eager gradient step that changes nothing
-
-
-def algorithms() -> list[str]:
-    """The names of all."""
-    return [module.name for module in pkgutil.iter_modules(robokit.algos.__path__)]
-
-
-def algorithm(name: str) -> ModuleType:
-    """The module of an algorithm, with its Config and Learner."""
-    if name not in (known := algorithms()):
-        raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known)}; there are {known}")
-    return importlib.import_module(f"{robokit.algos.__name__}.{name}")
-
-
-def options(task: Task, algo: str) -> Any:
-    """The algorithm's Config with the task's recipe. Raises OptionError for a wrong name or type in it."""
-    config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
-    known = {f.name: f.type for f in fields(config)}
-    for name, value in recipe.items():
-        if name not in known:
-            where = f"the {algo} recipe of {type(task).__name__} sets an unknown option"
-            raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
-        if not fits(value, known[name]):
-            where = f"the {algo} recipe of {type(task).__name__} sets {name}"
-            raise OptionError(f"{where} to {value!r}; it must be {named(known[name])}")
-    return replace(config, **recipe)
-
-
-def build(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
-    """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs.
-
-    The task's costs are tried out first, but for a run that was `begun`: there they were.
-
-    What setup and config leave open, torch_threads and compile, is measured and decided here, and `create`
-    stores it.
-    """
-    if not 0 <= setup.seed < SEED_OFFSET:
-        raise OptionError(f"seed must be from 0 to {SEED_OFFSET - 1}, got {setup.seed}")
-    if setup.threads < 0 or setup.torch_threads < 0:
-        rule = "threads and torch-threads must be at least 0"
-        raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
-    if setup.validations is not None and setup.validations < 0:
-        raise OptionError(f"validations must be at least 0, got {setup.validations}")
-    module = algorithm(setup.algo)
-    device = find_device(setup.device, BEGUN) if begun else find_device(setup.device)
-    module.check(config)
-    torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
-    if config.compile and (found := processes.agreed(lacks(device, setup.sim))):
-        say(f"note: no {found}, so nothing is compiled: slower, not bit for bit")
-        config = replace(config, compile=False)
-
-    if config.penalty and not task.limits:
-        raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
-    if task.limits and not begun:
-        check_costs(task, setup.seed)
-
-    def start(compile: bool) -> Built:
-        env = Env(
-            task,
-            config.num_envs // processes.world(),
-            seed=processes.seed(setup.seed),
-            sim=setup.sim,
-            device=device,
-            threads=setup.threads or cores(),
-            compile=compile,
-        )
-        return module.Learner(env, replace(config, compile=compile), setup.seed)
-
-    learner = start(bool(config.compile))
-    with processes.apart():
-        measured = _measured(learner, setup)
-    learner.threads, duration = processes.agreed(measured)
-    cold = COLD + UNROLLED * (learner.chunk - 1)
-    worth = config.compile is None and duration * learner.updates * SAVED > cold
-    if worth and not processes.agreed(lacks(device, setup.sim)):
-        say(f"compiling, which takes {cold:.0f} s or so the first time; --compile False does without")
-        threads = learner.threads
-        del learner  # before there is another: a GPU might not hold two
-        gc.collect()
-        torch.cuda.empty_cache()
-        learner = start(compile=True)
-        learner.threads = threads
-    return learner
-
-
-def _measured(learner: Built, setup: Setup) -> tuple[int, float]:
-    """Torch threads for gradient steps, and the seconds that one takes eagerly; 0 where that is no question.
-
-    A short run is not worth a measurement. Threads are one for a learner on a GPU: it has no use for more.
-    """
-    threads, undecided = setup.torch_threads or 1, learner.config.compile is None
-    if learner.updates < SHORT:
-        return threads, 0.0
-    if learner.env.device.type != "cpu":
-        return threads, seconds(learner.rehearsal(), learner.env.device) if undecided else 0.0
-    if not undecided and setup.torch_threads:
-        return threads, 0.0
-    own = 1 if getattr(learner.config, "overlap", False) else getattr(learner.env.sim, "threads", 1)
-    threads, duration = fastest(learner.rehearsal(), setup.torch_threads or own)
-    return setup.torch_threads or threads, duration
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
     """A new run folder for a learner at its start."""
-    task, file = learner.env.task, _file(learner.env.task)
+    task, file = learner.env.task, task_file(learner.env.task)
     threads = getattr(learner.env.sim, "threads", setup.threads)
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     limits = {name: limit.value for name, limit in task.limits.items()}
-    parts = {"processes": processes.world(), "options": own, "hashes": _hashes(task)}
+    parts = {"processes": processes.world(), "options": own, "hashes": task_hashes(task)}
     config = {"task": title(task), "limits": limits, **asdict(setup), **parts}
     about = {
         "file": str(file),
@@ -242,12 +92,6 @@ def task_of(run: Run) -> Task:
     task = load_task(f"{file}:{cls}" if cls else file)
     task.limits = with_values(task.limits, run.config.get("limits", {}))
     return task
-
-
-def changed(run: Run, task: Task) -> list[str]:
-    """Which files of the task are not what they were when the run began."""
-    now, then = _hashes(task), run.config["hashes"]
-    return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
 def going_on(run: Run) -> str:
@@ -336,39 +180,6 @@ def exported(run: Run) -> tuple[Path, Built]:
         say(f"exporting the policy of step {steps} to {path}")
         export_policy(run, learner, steps, path)
     return path, learner
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    return {
-        "robokit": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
-
-
-def commit(file: Path) -> str | None:
-    """The git commit that `file` is tracked in, with "-dirty" where its work tree differs; else None."""
-    git = ["git", "-C", str(file.parent)]
-    try:
-        for command in (
-            ["ls-files", "--error-unmatch", file.name],
-            ["describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-        ):
-            found = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def _file(task: Task) -> Path:
-    return Path(inspect.getfile(type(task)))
-
-
-def _hashes(task: Task) -> dict[str, str]:
-    """sha256 of the task file and of each file of the model."""
-    own = {_file(task).name: hashlib.sha256(_file(task).read_bytes()).hexdigest()}
-    return own | {f"model {name}": digest for name, digest in model_hashes(task.model).items()}
 
 
 def _card_steps(path: Path) -> int | None:

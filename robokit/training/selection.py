@@ -16,12 +16,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from robokit.console import say
 from robokit.disk.checkpoint import Checkpoint
 from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
-from robokit.evaluation.measure import SEED_OFFSET, run_episodes, torch_actor
-from robokit.training.run import Done, Run, say
-from robokit.evaluation.verdict import weighted
+from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.evaluation.ledger import weighted
+from robokit.training.run import Done, Run
 
 EPISODES = 32  # of one validation
 SEED = 1000 * SEED_OFFSET  # of its episodes

@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robokit.networks.belief import make_belief
-from robokit.limits.multipliers import Charges, charged
-from robokit.networks.critic import ActionCritic
+from robokit.compute.processes import mean
 from robokit.env.env import Env
 from robokit.learning.adam import Adam, Flat, Parts, make_step
 from robokit.learning.offpolicy.options import Options
-from robokit.networks.policy import Policy
-from robokit.compute.processes import mean
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
+from robokit.limits.charges import Charges, charged
+from robokit.networks.belief import make_belief
+from robokit.networks.critic import ActionCritic
+from robokit.networks.mirror import reflections
+from robokit.networks.policy import Policy
 
 FLAGS = ("first", "done", "terminated", "bad")
 NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
@@ -57,7 +58,7 @@ class Agent(ABC):
         outputs = [1, len(self.limits)] if self.limits else [1]
         critic_beliefs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
         sizes = config.hidden, config.activation
-        mirror = env.mirror() if config.mirror else None
+        mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
         shape = env.obs_dim, env.act_dim, belief, *sizes, config.normalize_obs, mirror
         self.policy = self.make_policy(*shape).to(device)
         width, more = sum(seen.values()), (config.layer_norm, config.bf16, config.normalize_obs)

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from robokit.compute import processes
-from robokit.learning.offpolicy.agent import Agent
-from robokit.limits.multipliers import SLOW, Multipliers
-from robokit.env.env import Env, Step
-from robokit.learning.episodes import Episodes, numbers
+from robokit.compute.compile import compiled, torch_threads
+from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import OptionError
-from robokit.limits.meter import Meter
-from robokit.learning.adam import Parts, compiled, torch_threads
+from robokit.learning.adam import Parts
+from robokit.learning.episodes import Episodes, numbers
+from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.options import Pace
 from robokit.learning.offpolicy.replay import Replay
+from robokit.limits.meter import Meter
+from robokit.limits.multipliers import SLOW, Multipliers
 from robokit.state import gather, scatter
 
 COSTS = ("cost", "terminated", "done", "left")  # of a Step: what a Meter reads

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from robokit.networks.belief import RECURRENT, Kind
-from robokit.limits.multipliers import Rule
+from robokit.compute.processes import world
 from robokit.errors import OptionError
 from robokit.learning.options import (
     check_choices,
@@ -15,7 +14,8 @@ from robokit.learning.options import (
     check_unit,
     each_of,
 )
-from robokit.compute.processes import world
+from robokit.limits.multipliers import Rule
+from robokit.networks.belief import RECURRENT, Kind
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
 MOST_EACH = 1000  # gradient steps in one control step

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robokit.errors import OptionError
 from robokit.compute.processes import here, world
+from robokit.errors import OptionError
 
 SEGMENTS = 64  # that a full ring is cut into at least: from 64 to 127, fewer only where t < 64
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # a container may have less

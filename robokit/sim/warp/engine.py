@@ -12,7 +12,7 @@ constraint rows in each simulation.
 
 Confirmed on Warp's CPU device: every shipped task beside `mujoco.batch`, replays bit for bit equal to plain
 calls, one seed gives one rollout, a saved one continues bit for bit. Not yet confirmed by a GPU: CUDA, which
-adds in any order; `tests/test_gpu_cuda.py` is to do it.
+adds in any order; `tests/sim/test_warp_cuda.py` is to do it.
 """
 
 import importlib
@@ -33,8 +33,8 @@ try:
     wp: Any = importlib.import_module("warp")
     wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
     mjw: Any = importlib.import_module("mujoco_warp")
-    from robokit.sim.warp.support import check_model, check_unmoved, find_device
     from robokit.sim.warp.graph import Graphs
+    from robokit.sim.warp.support import check_model, check_unmoved, find_device
 except ImportError as error:
     how = "pip install 'robokit[gpu]', in a checkout pip install -c constraints.txt -e '.[gpu]'"
     raise ModelError(f"sim='gpu' needs mujoco_warp: {how} ({error})") from error

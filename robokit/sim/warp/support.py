@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robokit.errors import ModelError, OptionError
-from robokit.sim.warp.graph import version
 from robokit.sim.model import names
+from robokit.sim.warp.graph import version
 
 wp: Any = importlib.import_module("warp")
 mjw: Any = importlib.import_module("mujoco_warp")

@@ -1,0 +1,62 @@
+"""robokit tasks, play."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from robokit.cli.resolve import OUTPUT, What, held_commands, policy_of
+from robokit.env.env import Env
+from robokit.evaluation.episodes import SEED_OFFSET, check_seed
+from robokit.show.film import write_film
+from robokit.show.window import watch
+from robokit.task.lookup.find import known_tasks, summary
+from robokit.training.restore import (
+    POLICY,
+)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks there are: shipped ones, and those in ./tasks."""
+
+    json: bool = False  # for machines
+
+    def __call__(self) -> int:
+        rows = [
+            {"name": n, "file": str(file), "doc": summary(file) or ""} for n, file in known_tasks().items()
+        ]
+        text = "\n".join(f"{row['name']:<26}{row['doc']}" for row in rows)
+        print(json.dumps(rows, indent=1) if self.json else text)
+        return 0
+
+
+@dataclass(frozen=True)
+class Play:
+    """Film the exported file at work, or show it in MuJoCo's viewer."""
+
+    what: What  # a run folder, or an exported file
+    # .mp4 or .gif; default: play.mp4 in the run folder, or an mp4 beside the file
+    output: Annotated[Path | None, OUTPUT] = None
+    seconds: float | None = None  # s of simulated time; default: one episode, at most 20 s of a film
+    seed: int = 0  # of the episodes; never those of training
+    width: int = 640  # pixels from left to right
+    height: int = 480  # pixels from top to bottom
+    # hold the task's commands at these numbers, in its order, instead of drawing them
+    command: tuple[float, ...] = ()
+    viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
+    nominal: bool = False  # without randomisation, pushes and sensor noise
+    task: str | None = None  # of an exported file whose task has another name: file.py:Class
+
+    def __call__(self) -> int:
+        check_seed(self.seed)
+        path, task, _ = policy_of(self.what, self.task)
+        env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
+        env.hold(held_commands(task, self.command))
+        if self.viewer:
+            watch(path, env, self.seconds)
+            return 0
+        output = self.output or path.with_name("play.mp4" if path.name == POLICY else f"{path.stem}.mp4")
+        write_film(path, env, output, self.seconds, self.width, self.height)
+        print(output)
+        return 0

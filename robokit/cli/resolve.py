@@ -1,0 +1,90 @@
+"""What a word on the command line stands for."""
+
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from robokit.controller import load
+from robokit.errors import OptionError, RunError, TaskError
+from robokit.evaluation.episodes import GAMMA
+from robokit.limits.limit import Limit, with_values
+from robokit.networks.policy import Policy
+from robokit.task.lookup.find import known_tasks, load_task, title
+from robokit.task.task import Task
+from robokit.training.restore import exported, task_of
+from robokit.training.run import CHECKPOINTS, CONFIG, Run
+
+TaskName = Annotated[str, arg(metavar="TASK")]
+
+
+What = Positional[Annotated[str, arg(metavar="RUN|FILE.onnx")]]
+
+
+OUTPUT = arg(aliases=["-o"])
+
+
+def run_of(file: Path) -> Run | None:
+    """The run that an exported file lies in; the config.json of something else makes none."""
+    if not (file.parent / CONFIG).is_file():
+        return None
+    try:
+        return Run.open(file.parent)
+    except RunError:
+        if (file.parent / CHECKPOINTS).is_dir():
+            raise
+        return None
+
+
+def gamma_of(run: Run | None) -> float:
+    """What a run discounted with."""
+    return GAMMA if run is None else float(run.config["options"].get("gamma", GAMMA))
+
+
+def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
+    """The numbers of each of the task's commands; nothing where none are given."""
+    if not numbers:
+        return {}
+    widths = {name: len(command.low) for name, command in task.commands.items()}
+    if len(numbers) != sum(widths.values()) or not all(map(math.isfinite, numbers)):
+        ranges = [f"{n}: {widths[n]} in {c.low} to {c.high}" for n, c in task.commands.items()]
+        known = f"{sum(widths.values())} finite numbers ({'; '.join(ranges)})" if ranges else "none"
+        raise OptionError(f"--command: {type(task).__name__} takes {known}, got {len(numbers)}: {numbers}")
+    rest = iter(numbers)
+    return {name: tuple(islice(rest, width)) for name, width in widths.items()}
+
+
+def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
+    """The exported file, its task, and the torch policy where a run folder is given."""
+    path = Path(what)
+    if path.suffix != ".onnx":
+        if task is not None:
+            raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
+        path, learner = exported(Run.open(path))
+        return path, learner.env.task, learner.policy
+    if not path.is_file():
+        raise OptionError(f"no file {path}")
+    if task is not None:
+        return path, _held(load_task(task), path), None
+    if run := run_of(path):
+        return path, task_of(run), None
+    named = str(load(path)[1]["task"])
+    stem, _, cls = named.rpartition(":")
+    own = [
+        s for s in known_tasks() if s == stem or (not stem and s.replace("_", "").lower() == named.lower())
+    ]
+    if not own:
+        raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{cls}")
+    return path, _held(load_task(f"{own[0]}:{cls}"), path), None
+
+
+def _held(task: Task, path: Path) -> Task:
+    """The task with the limits that a file was trained for. Raises TaskError where they differ now."""
+    trained = {k: Limit(**limit) for k, limit in (load(path)[1].get("limits") or {}).items()}  # older: null
+    now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
+    if trained and trained != now:
+        raise TaskError(f"{path} was trained for {trained}, but {title(task)} now has {now}: train again")
+    task.limits = now
+    return task

@@ -1,0 +1,40 @@
+"""Files that are whole or not there: written aside, synced to the disk, renamed."""
+
+import os
+from pathlib import Path
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file; when this returns it is on the disk, not only on its way there."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write or replace a file: a reader, or a kill at any time, finds the old content or the new."""
+    write_aside(path, content)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names created, renamed or deleted in `folder` are on the disk when this returns."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    temporary = aside(path)
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")

@@ -1,0 +1,73 @@
+"""Commands of N simulations: drawn at a restart, redrawn when their time is up, or held."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from robokit.errors import OptionError
+from robokit.sim.base import Sim
+from robokit.task.command import Command
+
+Bound = float | tuple[float, ...]
+Values = dict[str, Tensor]
+
+
+def left(command: str) -> str:
+    """The memory that counts the control periods until the command is redrawn."""
+    return f"{command}.left"
+
+
+class Commands:
+    """Draws commands into a simulation's memory; `rng` is its environment's generator."""
+
+    def __init__(self, commands: Mapping[str, Command], control_dt: float, sim: Sim, rng: Generator) -> None:
+        self.commands, self.control_dt, self.sim, self.rng = commands, control_dt, sim, rng
+        self.timed = [name for name, command in commands.items() if command.every is not None]
+        self.held: Values = {}  # (N, d) each: these are not drawn
+        self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
+
+    def hold(self, values: Mapping[str, Sequence[float]]) -> None:
+        """From the next reset on these commands keep the given values.
+
+        Raises OptionError for an unknown command or a wrong count of numbers.
+        """
+        for name, numbers in values.items():
+            command = self.commands.get(name)
+            if command is None or len(numbers) != len(command.low):
+                widths = {n: len(c.low) for n, c in self.commands.items()}
+                raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
+        held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in values.items()}
+        self.held = {n: x.to(self.sim.device).expand(self.sim.num_envs, -1) for n, x in held.items()}
+
+    def draw(self) -> Values:
+        """New commands of all simulations, and how long they last."""
+        drawn: Values = {}
+        for name, command in self.commands.items():
+            drawn[name] = self._uniform(command.low, command.high)
+            if command.still:
+                drawn[name] = torch.where(self._uniform(0.0, 1.0) < command.still, 0.0, drawn[name])
+            if command.every is not None:
+                periods = torch.round(self._uniform(*command.every) / self.control_dt)
+                drawn[left(name)] = periods.clamp(min=1)
+        return {**drawn, **self.held}  # held ones are drawn too: the rest of the episode stays the same
+
+    def due(self) -> dict[str, Tensor]:
+        """Name -> (N,) bool, after one more control period: where a timed command is to be redrawn."""
+        return {name: self.sim.memory[left(name)].sub_(1) <= 0 for name in self.timed}
+
+    def redraw(self, due: Mapping[str, Tensor]) -> None:
+        """Write new commands where they are due."""
+        memory, drawn = self.sim.memory, self.draw()
+        for name, mask in due.items():
+            for key in (name, left(name)):
+                memory[key].copy_(torch.where(mask, drawn[key], memory[key]))
+
+    def _uniform(self, low: Bound, high: Bound) -> Tensor:
+        key, device = f"{low} {high}", self.sim.device
+        if key not in self._bounds:  # made once: the host waits for a number's way to a GPU
+            a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
+            self._bounds[key] = a, b - a
+        start, width = self._bounds[key]
+        unit = torch.rand(self.sim.num_envs, len(start), generator=self.rng, device=device)
+        return (start + width * unit).to(self.sim.qpos.dtype)

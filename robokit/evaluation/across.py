@@ -1,0 +1,88 @@
+"""Several runs of one task together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import get_args
+
+import numpy as np
+
+from robokit.errors import OptionError
+from robokit.evaluation.ledger import Charged, weighted
+from robokit.evaluation.report import Report
+from robokit.evaluation.statistics import (
+    Array,
+    Pooled,
+    pooled_ratio,
+    pooled_returns,
+)
+from robokit.evaluation.table import bounds, with_bounds
+from robokit.evaluation.verdict import Verdict, Word
+
+
+@dataclass(frozen=True)
+class Across:
+    """Several runs of one algorithm on one task."""
+
+    runs: list[str]
+    means: list[float]  # of the runs' returns
+    iqm: Pooled  # interquartile mean of all their episodes' returns
+    limits: dict[str, Pooled]  # each in its own measure, over all episodes of all runs
+    verdicts: dict[str, dict[Word, int]]  # limit -> how many runs
+    paired: bool  # whether episode i began alike in every run: then all runs resample the same ones
+
+    def text(self) -> str:
+        """A table for people."""
+        drawn = "the same episodes of each resampled" if self.paired else "episodes resampled within each"
+        least, most = min(self.means), max(self.means)
+        lines = [f"{len(self.runs)} runs, {drawn}; their mean returns {bounds(least, most)}"]
+        lines.append(f"  {'interquartile mean of returns':<38}{with_bounds(self.iqm)}")
+        for name, pooled in self.limits.items():
+            words = ", ".join(f"{count} {word}" for word, count in self.verdicts[name].items() if count)
+            lines.append(f"  {f'limit {name}, pooled':<38}{with_bounds(pooled)}  {words}")
+        return "\n".join(lines)
+
+
+def across(
+    runs: Sequence[str],
+    returns: Sequence[Array],
+    charged: Sequence[Mapping[str, Charged]],
+    verdicts: Sequence[Mapping[str, Verdict]],
+    paired: bool = False,
+) -> Across:
+    """What several runs come to together; one entry each. paired: episode i began alike in all of them."""
+    limits, counts = {}, {}
+    for name, verdict in verdicts[0].items():
+        pairs = [weighted(of_run[name], verdict.measure) for of_run in charged]
+        limits[name] = Pooled(*pooled_ratio([x for x, _ in pairs], [weight for _, weight in pairs], paired))
+        words = [of_run[name].verdict for of_run in verdicts]
+        counts[name] = {word: words.count(word) for word in get_args(Word)}
+    means = [float(x.mean()) for x in returns]
+    return Across([*runs], means, Pooled(*pooled_returns(returns, paired)), limits, counts, paired)
+
+
+def pool(reports: Mapping[str, Report]) -> Across:
+    """Several runs of one task, by name. Raises OptionError where tasks or limits differ."""
+    (first, one), *others = reports.items()
+    for name, other in others:
+        for what in ("task", "episodes", "gamma"):
+            ours, theirs = getattr(one, what), getattr(other, what)
+            if ours != theirs:
+                raise OptionError(f"runs must share one {what}: {first} has {ours!r}, {name} has {theirs!r}")
+        ours, theirs = ({k: (v.limit, v.measure) for k, v in r.limits.items()} for r in (one, other))
+        if ours != theirs:
+            raise OptionError(f"runs must share one set of limits: {first} has {ours}, {name} has {theirs}")
+
+    def charged(report: Report) -> dict[str, Charged]:
+        columns = {key: np.array(x) for key, x in report.per_episode.items()}
+        return {
+            k: Charged(**{f.name: columns[f"{f.name}/{k}"] for f in fields(Charged)}) for k in report.limits
+        }
+
+    begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
+    return across(
+        [*reports],
+        [np.array(report.per_episode["return"]) for report in reports.values()],
+        [charged(report) for report in reports.values()],
+        [report.limits for report in reports.values()],
+        paired=all(begin == begins[0] for begin in begins),
+    )

@@ -1,0 +1,136 @@
+"""The contract inside an exported file."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from torch import Tensor
+
+from robokit import __version__
+from robokit.controller import SCHEMA
+from robokit.env.env import Env
+from robokit.export.gate import CARRIED, Rollout
+from robokit.networks.policy import Policy
+from robokit.sim.facts import actuators, channels, model_hashes, model_name
+from robokit.task.lookup.find import class_name
+from robokit.task.sense import Sense
+
+PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+ON_THE_CARD = ("evaluation",)  # measured after the file was written
+
+
+SAME_READING = 0.9  # of the samples; an observation may clip what it reads
+
+
+def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | None) -> dict[str, Any]:
+    """What a robot needs to know, as JSON values; None where nobody said."""
+    task, widths = env.task, supplied(env)
+    commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
+    carry = {"action": policy.act_dim, **({"clock": 2} if task.clock else {}), "belief": policy.belief_size}
+    return {
+        "schema": SCHEMA,
+        "task": class_name(task),
+        "robot": model_name(env.sim),
+        "control_dt": float(task.control_dt),
+        "inputs": [_input(name, env, rollout) for name in widths],
+        "actuators": _actuators(env),
+        "carry": {"size": sum(carry.values()), **carry},
+        "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
+        "limits": {name: asdict(limit) for name, limit in task.limits.items()},
+        "versions": {"robokit": __version__} | {name: _version(name) for name in PACKAGES},
+        "hashes": {"model": model_hashes(task.model), "commit": commit},
+    }
+
+
+def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted names of everything the contract has no value for."""
+    told = {key: value for key, value in contract.items() if key not in ON_THE_CARD}
+    return tuple(_holes(told, ""))
+
+
+def _holes(value: Any, place: str) -> Iterator[str]:
+    if value is None:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _holes(inner, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            name = inner["name"] if isinstance(inner, Mapping) and "name" in inner else i
+            yield from _holes(inner, f"{place}.{name}")
+
+
+def supplied(env: Env) -> dict[str, int]:
+    """The observation terms that a robot must supply, name -> width: all that are not carried."""
+    return {name: width for name, width in env.names.obs.items() if name not in CARRIED}
+
+
+def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:
+    """One observation term; `seen` is its range in the rollout that checked the export.
+
+    Its unit and frame are the model's, found by which reading each number equals, unless the task's Sense
+    says them: the author may have changed them on the way, and knows.
+    """
+    start = sum(width for _, width in _before(name, env))
+    values = rollout.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
+    sources = _sources(values, rollout.readings.flatten(0, 1))
+    known = channels(env.sim)
+    facts = {
+        key: _once([None if i is None else getattr(known[i], key) for i in sources])
+        for key in ("source", "unit", "frame")
+    }
+    sense = env.task.sensing.get(name, Sense())
+    said = {key: value for key, value in (("unit", sense.unit), ("frame", sense.frame)) if value is not None}
+    low, high = values.amin(0).tolist(), values.amax(0).tolist()
+    return {
+        "name": name,
+        "size": values.shape[1],
+        **facts,
+        **said,
+        "seen": {"low": low, "high": high},
+        "max_age": sense.max_age,
+    }
+
+
+def _before(name: str, env: Env) -> list[tuple[str, int]]:
+    terms = list(env.names.obs.items())
+    return terms[: [n for n, _ in terms].index(name)]
+
+
+def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
+    """Which reading each column is: equal to the last bit in most samples but zeros, and not constant."""
+    found: list[int | None] = []
+    for column in values.unbind(-1):
+        moving = column != 0
+        same = (readings[moving] == column[moving, None]).float().mean(0)
+        known = len(same) > 0 and bool(column.std() > 0) and bool(same.max() >= SAME_READING)
+        found.append(int(same.argmax()) if known else None)
+    return found
+
+
+def _once(values: list[Any]) -> Any:
+    """One value where all are equal."""
+    return values[0] if all(v == values[0] for v in values) else values
+
+
+def _actuators(env: Env) -> list[dict[str, Any]]:
+    """`default` is ctrl at action 0; a range that is not limited is None."""
+    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), env.action_center.tolist(), strict=True)
+    return [
+        fact | {"low": _finite(low), "high": _finite(high), "default": default}
+        for fact, (low, high, default) in zip(actuators(env.sim), bounds, strict=True)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

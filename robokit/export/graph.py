@@ -1,0 +1,110 @@
+"""A trained policy as an ONNX graph."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from robokit.controller import OUTPUTS
+from robokit.env.env import Env
+from robokit.export.fields import supplied
+from robokit.export.gate import CARRIED
+from robokit.networks.policy import Policy
+from robokit.task.clock import NOON, rest, tick
+
+OPSET = 18
+
+
+class Graph(nn.Module):
+    """The trained policy itself, between named terms and ctrl."""
+
+    noon: Tensor
+    action_center: Tensor
+    action_half: Tensor
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, policy: Policy, env: Env) -> None:
+        super().__init__()
+        self.policy, self.names = policy, tuple(env.names.obs)
+        self.turn = env.task.clock * env.task.control_dt  # revolutions of the clock in a control period
+        self.kept = [policy.act_dim, *([2] if env.task.clock else []), policy.belief_size]
+        self.commands = tuple(env.task.commands)
+        self.register_buffer("noon", torch.tensor(NOON), persistent=False)
+        for name in ("action_center", "action_half", "action_low", "action_high"):
+            self.register_buffer(name, getattr(env, name).float().cpu().clone())
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        action, *clock, belief = carry.split(self.kept, -1)
+        supplied = [n for n in self.names if n not in CARRIED]
+        seen = dict(zip(supplied, terms, strict=True))
+        seen["action"] = torch.where(reset[:, None], 0.0, action)
+        ticked = []
+        if clock:
+            commands = [seen[name] for name in self.commands if name in seen]
+            seen["clock"] = rest(torch.where(reset[:, None], self.noon, clock[0]), *commands)
+            ticked = [tick(seen["clock"], self.turn)]
+        action, belief = self.policy(torch.cat([seen[n] for n in self.names], -1), belief, reset)
+        ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
+        return ctrl, torch.cat((action, *ticked, belief), -1)
+
+
+def trace(graph: Graph, env: Env) -> onnx.ModelProto:
+    """The graph of a policy on the CPU as ONNX, with a symbolic batch."""
+    widths = supplied(env)
+    carry = torch.zeros(2, sum(graph.kept))  # a batch of 1 would become static
+    terms = tuple(torch.zeros(2, width) for width in widths.values())
+    batch = {0: torch.export.Dim("batch", min=1)}
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            (terms, carry, torch.ones(2, dtype=torch.bool)),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"terms": tuple(batch for _ in terms), "carry": batch, "reset": batch},
+            verbose=False,
+        )
+    assert program is not None
+    _rename(program.model.graph, [*widths, "carry", "reset"], OUTPUTS)
+    return _stripped(program.model_proto)
+
+
+def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
+    """Name the ends, and put before all names within what no end begins with: terms are called anything."""
+    prefix = "/"
+    while any(name.startswith(prefix) for name in (*inputs, *outputs)):
+        prefix += "/"
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    within = [value for node in graph.all_nodes() for value in (*node.inputs, *node.outputs)]
+    for value in {id(v): v for v in (*graph.initializers.values(), *within) if v is not None}.values():
+        if id(value) not in ends:
+            value.name = prefix + value.name
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own deprecations, and its notes about packages that are not needed."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    log.setLevel(level)
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes, which tell the folders of the machine that it ran on."""
+    graph = model.graph
+    values = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (model, graph, *graph.node, *values):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model

@@ -1,0 +1,44 @@
+"""Running mean and variance of observations."""
+
+import torch
+from torch import Tensor, nn
+
+from robokit.compute import processes
+
+
+class Normalizer(nn.Module):
+    """Running mean and variance of each column, (O,); moves only when `update` is called.
+
+    Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2).
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, clip: float = 10.0, active: bool = True) -> None:
+        super().__init__()
+        self.clip, self.active = clip, active
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("var", torch.ones(dim))
+        self.register_buffer("count", torch.tensor(1e-4))
+
+    def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
+        """(x - mean) / std, clipped; `columns` (D,) says which column each of x's last D numbers is."""
+        if not self.active:
+            return x
+        mean, var = (self.mean, self.var) if columns is None else (self.mean[columns], self.var[columns])
+        return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
+
+    def update(self, x: Tensor, valid: Tensor) -> None:
+        """Take in x (M, O) where valid (M,) bool, of all processes."""
+        weight = valid.to(x.dtype)[:, None]
+        x = torch.where(valid[:, None], x, 0.0)
+        summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))
+        count = summed[-1]
+        mean = summed[:-1] / count.clamp(min=1)
+        m2 = processes.total(((x - mean).square() * weight).sum(0))
+        total, delta = self.count + count, mean - self.mean
+        self.var.copy_((self.var * self.count + m2 + delta.square() * self.count * count / total) / total)
+        self.mean.add_(torch.where(count > 0, delta * count / total, 0.0))
+        self.count.copy_(total)

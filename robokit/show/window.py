@@ -1,0 +1,22 @@
+"""An exported file at work in MuJoCo's own window."""
+
+import time
+from pathlib import Path
+
+from robokit.env.env import Env
+from robokit.show.film import control_steps, one_controller, say_clipped
+from robokit.sim.render import window
+
+
+def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
+    """Show the file at work, in real time, until the window is closed or `seconds` are over; as `film`."""
+    controller, total, began = one_controller(policy, env), 0.0, time.monotonic()
+    with window(env.sim) as show:
+        for n, step in enumerate(control_steps(controller, env), 1):
+            total += float(step.reward)
+            now = n * env.task.control_dt
+            if not show() or (seconds is not None and now >= seconds):
+                break
+            time.sleep(max(0.0, began + now - time.monotonic()))
+    say_clipped(controller, env)
+    return total

@@ -1,0 +1,29 @@
+"""Commands: goals that are drawn while an episode runs."""
+
+import math
+from dataclasses import dataclass
+
+from robokit.errors import TaskError
+from robokit.limits.limit import Limit as Limit
+from robokit.task.sense import Sense as Sense
+
+
+@dataclass(frozen=True)
+class Command:
+    """A goal drawn uniformly from [low, high], at a restart and then every `every` seconds (a range)."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    every: tuple[float, float] | None = None  # s; None: one command an episode
+    still: float = 0.0  # chance that a command is all zero instead
+
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.low, self.high, strict=False))
+        if len(self.low) != len(self.high) or not all(-math.inf < a <= b < math.inf for a, b in pairs):
+            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
+        if self.every is not None and not 0 < self.every[0] <= self.every[1] < math.inf:
+            raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
+        if not 0 <= self.still <= 1:
+            raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
+        if self.still and not all(a <= 0 <= b for a, b in pairs):
+            raise TaskError(f"Command.still needs 0 between low and high, got {self.low} and {self.high}")

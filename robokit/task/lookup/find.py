@@ -1,0 +1,146 @@
+"""A task by its name, its file or its class."""
+
+import ast
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from traceback import extract_tb
+
+from robokit.console import say
+from robokit.errors import TaskError, did_you_mean
+from robokit.task.task import Task
+
+
+def shipped_folder() -> Path:
+    """Where robokit's own task files are: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parents[2]
+    installed = here / "_tasks"
+    return installed if installed.is_dir() else here.parent / "tasks"
+
+
+def known_tasks() -> dict[str, Path]:
+    """Task name -> file: the shipped tasks, then those of ./tasks, which replace shipped ones of the same name.
+
+    Files are read, not imported. Raises TaskError for one name twice in either folder.
+    """
+    return _tasks_below(shipped_folder()) | _tasks_below(Path("tasks"))
+
+
+def _tasks_below(root: Path) -> dict[str, Path]:
+    """Task name -> file, of `root` and its folders."""
+    found: dict[str, Path] = {}
+    for file in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
+        if file.stem.startswith("_") or summary(file) is None:
+            continue
+        if file.stem in found:
+            raise TaskError(f"task names must be unique: {found[file.stem]} and {file.resolve()}")
+        found[file.stem] = file.resolve()
+    return found
+
+
+def summary(file: Path) -> str | None:
+    """First line of a task file's documentation, or what keeps it from being read; None: it has no task.
+
+    A task is a class whose base is called ...Task, comes from robokit.tasks, or is a task of the same file.
+    """
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"cannot be read: {error}"
+    shipped = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("robokit.tasks")
+        for alias in node.names
+    }
+    tasks: dict[str, str] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            if any(base.endswith("Task") or base in shipped or base in tasks for base in bases):
+                tasks[node.name] = (ast.get_docstring(node) or "").partition("\n")[0]
+    own = [doc for name, doc in tasks.items() if _is_named(name, file)]
+    return [*own, *tasks.values()][0] if tasks else None
+
+
+def _is_named(cls: str, file: Path) -> bool:
+    """Whether a class carries its file's name: InvertedPendulum in inverted_pendulum.py."""
+    return cls.lower() == file.stem.replace("_", "").lower()
+
+
+def find_task(name: str | Path) -> tuple[Path, str | None]:
+    """The file and class of `path.py`, `path.py:Class`, `task` or `task:Class`."""
+    text, _, cls = str(name).partition(":")
+    path = Path(text)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise TaskError(f"no task file {text}")
+        return path.resolve(), cls or None
+    known = known_tasks()
+    if text not in known:
+        hint = did_you_mean(text, known)
+        raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
+    own, shipped = known[text], shipped_folder().resolve()
+    if not own.is_relative_to(shipped) and text in _tasks_below(shipped):
+        say(f"note: {text!r} is your own {own}, not the shipped task")
+    return own, cls or None
+
+
+def load_task(task: "str | Path | type[Task] | Task") -> Task:
+    """A Task from a name, a path, a class, or as it is.
+
+    Raises TaskError when the file is missing, does not import, has no Task, or has several of which
+    neither is named nor carries the file's own name (hopper.py: Hopper).
+    """
+    if isinstance(task, Task):
+        return task
+    cls = task
+    if not isinstance(cls, type):
+        path, name = find_task(cls)
+        cls = _choose(_classes(path), path, name)
+    if not issubclass(cls, Task):
+        raise TaskError(f"{cls.__name__} is not derived from robokit.task.Task")
+    return cls()
+
+
+def title(task: Task) -> str:
+    """`hopper`, or `hopper:Positions` for a class that the file's name does not tell."""
+    file, cls = Path(inspect.getfile(type(task))), type(task).__name__
+    return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
+
+
+def class_name(task: Task) -> str:
+    """A contract's `task`: `Hopper`, or `hopper:Positions` where the file's name does not tell the class."""
+    name = title(task)
+    return name if ":" in name else type(task).__name__
+
+
+def _classes(path: Path) -> dict[str, type[Task]]:
+    module_name = f"_robokit_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # inspect and dataclasses look a class's module up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = "".join(lines[-1:])
+        raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
+    members = inspect.getmembers(module, inspect.isclass)
+    return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module_name}
+
+
+def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:
+    if not classes:
+        raise TaskError(f"{path} has no class derived from Task")
+    if name is None:
+        named = [c for n, c in classes.items() if _is_named(n, path) or len(classes) == 1]
+        if not named:
+            raise TaskError(f"{path} has several tasks, {sorted(classes)}: name one, as {path.name}:Class")
+        return named[0]
+    if name not in classes:
+        raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")
+    return classes[name]
