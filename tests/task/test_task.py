@@ -159,6 +159,9 @@ def test_tasks_are_found_two_folders_deep_without_importing_them(
     write(tmp_path / "tasks/legs", "class Helper:\n    pass\n", "helper.py")
     assert known_tasks()["far"] == far and summary(far) == "Further."
     assert known_tasks().keys().isdisjoint({"deep", "helper"})
+    write(tmp_path / "tasks", "class Helper:\n    pass\n", "hidden.py")
+    with pytest.raises(TaskError, match=r"no task 'hidden'; tasks/hidden\.py has no Task that can be seen"):
+        find_task("hidden")
     write(tmp_path / "tasks", several("Far"), "far.py")
     with pytest.raises(TaskError, match=r"task names must be unique: .*far\.py and .*far\.py"):
         known_tasks()
