@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import (
-    Independent,
-    Normal,
-    TanhTransform,
-    TransformedDistribution,
-    kl_divergence,
-)
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
 from robokit.learning.adam import Adam, make_update
 from robokit.learning.episodes import EpisodeTotals

@@ -20,7 +20,7 @@ def shipped_folder() -> Path:
 
 
 def known_tasks() -> dict[str, Path]:
-    """Task name -> file: the shipped tasks, then those of ./tasks, which replace shipped ones of the same name.
+    """Task name -> file: the shipped tasks, and those of ./tasks, which replace shipped ones of their name.
 
     Files are read, not imported. Raises TaskError for one name twice in either folder.
     """
