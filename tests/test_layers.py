@@ -198,6 +198,13 @@ def test_a_face_offers_what_type_checkers_see_from_its_own_room_or_below(face: s
         assert not face or there == face or FLOOR[there] < FLOOR[face]
 
 
+def test_a_star_import_gives_what_a_face_offers():
+    """`from robokit.task import *` at the top of a task file."""
+    found: dict[str, object] = {}
+    exec("from robokit.task import *", found)
+    assert found.keys() - {"__builtins__"} == offered("task").keys()
+
+
 @pytest.mark.parametrize("face", sorted(FACES))
 def test_no_file_is_named_like_what_its_face_offers(face: str):
     """The import of the file would put the module in the name's place."""
