@@ -24,8 +24,8 @@ from robokit.compute.compile import compiled, torch_threads
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError
-from robokit.learning.adam import Adam, Parts, make_update
-from robokit.learning.episodes import Episodes, numbers
+from robokit.learning.adam import Adam, Losses, make_update
+from robokit.learning.episodes import EpisodeTotals, numbers
 from robokit.learning.options import (
     check_choices,
     check_not_negative,
@@ -131,7 +131,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(error, (near - target).square())
 
 
-def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
+def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
     batch: (L, M, ...) chunks of L steps, with each transition's share of a mean (see returns.shares); belief:
@@ -140,7 +140,7 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
 
     def loss(
         net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         share = batch["share"]
         mean, log_std, value = net(batch["obs"], batch["state"], batch["first"], belief)
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
@@ -203,7 +203,7 @@ class Learner:
         self.warm = not config.compile  # whether all is compiled that will be
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
-        self.episodes = Episodes(env.num_envs, device)
+        self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
@@ -219,14 +219,14 @@ class Learner:
         env.reset(stagger=True)
         self.pending = self.collect() if config.overlap else None
 
-    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
+    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
         config, widths = self.config, self.widths
         of_columns = make_loss(config)
 
-        def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Parts]:
+        def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Losses]:
             return of_columns(net, unpack(rows, widths), *rest)
 
-        def schedule(lr: Tensor, parts: Parts) -> Tensor:
+        def schedule(lr: Tensor, parts: Losses) -> Tensor:
             return adapt_lr(lr, processes.mean(parts["kl"]), config.kl_target)
 
         return make_update(loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
@@ -353,7 +353,7 @@ class Learner:
         if config.lr_schedule == "linear":
             done = scalars["iterations"] * self.steps_per_iteration / config.steps
             scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
-        history: list[Parts] = []
+        history: list[Losses] = []
         with torch_threads(self.threads):
             for _ in range(config.epochs):
                 order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)

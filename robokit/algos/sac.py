@@ -4,7 +4,7 @@
     while ...: print(learner.iterate()["episode/return"])
 
 A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs and limits are
-robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
+those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from robokit.env.env import Env
 from robokit.errors import OptionError
-from robokit.learning.adam import Adam, Parts, make_step
-from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
+from robokit.learning.adam import Adam, Losses, make_step
+from robokit.learning.offpolicy import agent, options as pace
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
@@ -84,7 +85,7 @@ class SAC(agent.Agent):
 
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         log_alpha = self.temperature_adam.bound(self.graph)
         alpha = log_alpha().detach().exp() if self.fixed is None else self.fixed
         policy, sums = self.actor.bound(self.graph), self.sums(batch)
@@ -107,7 +108,7 @@ class SAC(agent.Agent):
         price: Tensor,
         weight: Tensor,
         alpha: Tensor,
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         action, log_prob = policy.draw(self.policy_now(policy, batch), noise)
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action)
@@ -115,7 +116,7 @@ class SAC(agent.Agent):
         loss = -average(self.lagrangian(gain, q, price, weight), share)
         return loss, {"policy": loss.detach(), "log_prob": average(log_prob, share).detach()}
 
-    def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
+    def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Losses]:
         loss = temperature_loss(log_alpha(), log_prob, self.target_entropy)
         return loss, {"temperature": loss.detach()}
 
@@ -123,7 +124,7 @@ class SAC(agent.Agent):
         return super().parts() | {"temperature": self.temperature, "temperature_adam": self.temperature_adam}
 
 
-class Learner(offpolicy.Learner):
+class Learner(OffPolicy):
     """SAC on one Env; `policy` is what gets exported."""
 
     kind = SAC

@@ -5,7 +5,7 @@
 
 A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
 DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
-beliefs and limits are robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
+beliefs and limits are those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from robokit.env.env import Env
-from robokit.learning.adam import Parts, make_step
-from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
+from robokit.learning.adam import Losses, make_step
+from robokit.learning.offpolicy import agent, options as pace
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
@@ -61,7 +62,7 @@ class TD3(agent.Agent):
 
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         policy, sums, config = self.actor_target.bound(self.graph), self.sums(batch), self.config
         action = policy.settle(self.policy_next(policy, batch, sums.last))
         action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
@@ -75,7 +76,7 @@ class TD3(agent.Agent):
 
     def _actor_loss(
         self, policy: Any, batch: Batch, share: Tensor, price: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         action = policy.settle(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
@@ -83,7 +84,7 @@ class TD3(agent.Agent):
         return loss, {"policy": loss.detach()}
 
 
-class Learner(offpolicy.Learner):
+class Learner(OffPolicy):
     """TD3 on one Env; `policy` is what gets exported."""
 
     kind = TD3

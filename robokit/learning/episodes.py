@@ -9,7 +9,7 @@ from torch import Tensor
 from robokit.compute import processes
 
 
-class Episodes:
+class EpisodeTotals:
     """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
 
     def __init__(self, num_envs: int, device: torch.device) -> None:

@@ -22,7 +22,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
-from robokit.export.write import Report, export
+from robokit.export.write import Written, export
 from robokit.learning.offpolicy.options import Options, Pace
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
@@ -162,7 +162,7 @@ def take_best(run: Run, learner: Built, steps: int) -> int:
     return score.steps
 
 
-def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
+def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Written:
     """Write a learner's policy through the gate, its sha256 and its card. Raises ExportError."""
     options = {"seed": run.config["seed"], "threads": run.config["threads"]}
     # on the CPU's engine, whichever trained; nominal: what is observed is then what a sensor says

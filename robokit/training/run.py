@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
-from robokit.disk.checkpoint import Checkpoint, Replay, newest, prune, save
+from robokit.disk.checkpoint import Checkpoint, Segmented, newest, prune, save
 from robokit.disk.write import sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 
@@ -48,7 +48,7 @@ class Learner(Protocol):
     def policy(self) -> nn.Module: ...
 
     @property
-    def replay(self) -> Replay | None: ...  # saved in segments, but for what `state_dict` has of it
+    def replay(self) -> Segmented | None: ...  # saved in segments, but for what `state_dict` has of it
 
     def iterate(self) -> dict[str, float]: ...
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import mean
 from robokit.env.env import Env
-from robokit.learning.adam import Adam, Flat, Parts, make_step
+from robokit.learning.adam import Adam, Flat, Losses, make_step
 from robokit.learning.offpolicy.options import Options
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
@@ -85,7 +85,7 @@ class Agent(ABC):
     @abstractmethod
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         """A gradient step of the critics and, to `act`, of the policy.
 
         noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
@@ -175,13 +175,13 @@ class Agent(ABC):
         """(L, M) of the reward's Q (E, L, M, 1 + K)."""
         return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
 
-    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Parts:
+    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Losses:
         """A gradient step of the critics towards target (E, L, M, 1 + K)."""
         parts = self.critic_step(lr, batch, target, share)
         self.lend_belief()
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
-    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
+    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Losses]:
         q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
         loss = self.critic_coef * average((q - target).square().sum((0, -1)), share)
         return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}

@@ -1,7 +1,7 @@
 """Off-policy learning: the loop that SAC, TD3 and their kin share, from a control step to a gradient step.
 
 An algorithm is a file of robokit.algos with a Config (pace.Options and its own), an Agent (what a next state
-is worth, what the policy ascends: see robokit.learning.offpolicy.agent) and a Learner that names it.
+is worth, what the policy ascends: see robokit.learning.offpolicy.agent) and an OffPolicy that names it.
 """
 
 from abc import ABC
@@ -16,8 +16,8 @@ from robokit.compute.compile import compiled, torch_threads
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError
-from robokit.learning.adam import Parts
-from robokit.learning.episodes import Episodes, numbers
+from robokit.learning.adam import Losses
+from robokit.learning.episodes import EpisodeTotals, numbers
 from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.options import Pace
 from robokit.learning.offpolicy.replay import Replay
@@ -28,7 +28,7 @@ from robokit.state import gather, scatter
 COSTS = ("cost", "terminated", "done", "left")  # of a Step: what a Meter reads
 
 
-class Learner(ABC):
+class OffPolicy(ABC):
     """An off-policy algorithm on one Env; `policy` is what gets exported. Networks live on `env.device`."""
 
     kind: type[Agent]
@@ -54,7 +54,7 @@ class Learner(ABC):
         self.threads = torch.get_num_threads()  # of torch
         self.horizon = max(1, round(self.pace.transitions / self._all))
         self.steps_per_iteration = self._all * self.horizon
-        self.episodes = Episodes(env.num_envs, device)
+        self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
@@ -84,7 +84,7 @@ class Learner(ABC):
         noise = torch.randn(
             self.horizon, self.env.num_envs, self.env.act_dim, generator=self.rng, device=self.env.device
         )
-        seen, steps, history = list[tuple[Tensor, Tensor]](), list[Step](), list[Parts]()
+        seen, steps, history = list[tuple[Tensor, Tensor]](), list[Step](), list[Losses]()
         with torch_threads(self.threads), torch.no_grad():
             self._price()
             for z in noise:
@@ -140,7 +140,7 @@ class Learner(ABC):
     # -- one gradient step -------------------------------------------------------------------------
 
     @torch.no_grad()
-    def learn(self) -> Parts:
+    def learn(self) -> Losses:
         """One gradient step from what is remembered."""
         rows, belief = self.replay.sample(self.windows, self.length, self.rng)
         shape = 2, self.agent.window, self.windows, self.env.act_dim
@@ -196,7 +196,7 @@ class Learner(ABC):
         return {**gather(self._parts()), "gradients": torch.tensor(self.gradients)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of a Learner with the same task and config."""
+        """Continue from `state_dict()` of an OffPolicy with the same task and config."""
         scatter(self._parts(), state)
         self.gradients = int(state["gradients"])
 
@@ -233,8 +233,8 @@ def _make_act(agent: Agent) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return act
 
 
-def _make_update(agent: Agent, act: bool) -> Callable[..., Parts]:
-    def update(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Parts:
+def _make_update(agent: Agent, act: bool) -> Callable[..., Losses]:
+    def update(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Losses:
         return agent.update(act, lr, agent.batch(rows, belief), *rest)
 
     return update
