@@ -11,10 +11,8 @@ import pytest
 import slide
 from test_film import can_draw
 
-STRACE = [
-    *"strace -f -qq --seccomp-bpf -e trace=%network,openat,creat,mkdir,mkdirat,rename,renameat,renameat2".split(),
-    "-o",
-]
+CALLS = "trace=%network,openat,creat,mkdir,mkdirat,rename,renameat,renameat2"
+STRACE = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", CALLS, "-o"]
 TOLD = {"CI", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"}
 # the drivers' own caches of compiled shaders
 DRAWN = {"MESA_SHADER_CACHE_DISABLE": "true", "__GL_SHADER_DISK_CACHE": "0"}

@@ -97,9 +97,10 @@ def test_what_reset_and_randomize_return_is_taken_before_the_restart_clears_it()
 
 
 def test_staggered_ages_spread_the_time_outs():
-    env = new(Still, 64)
+    env = new(Order, 64)
     env.reset(stagger=True)
     ages = env.sim.memory["age"][:, 0].clone()
+    assert torch.equal(env.terms()["age[0]"][:, 0], ages.float())
     assert torch.equal(ages, ages.floor())
     assert (ages.min(), ages.max()) == (0, PERIODS - 1)
     ends = torch.stack([env.step(torch.zeros(64, 2)).truncated for _ in range(PERIODS)])
