@@ -60,7 +60,7 @@ def test_check_names_what_breaks_the_contract(capsys: pytest.CaptureFixture[str]
     assert re.search(r"FAIL contract .*'middle'", capsys.readouterr().out)
     assert main(["check", "tasks/slide.py", "--json"]) == 1
     assert [f["ok"] for f in json.loads(capsys.readouterr().out)] == [False, True]  # the recipe is sound
-    Path("tasks/slide.py").write_text("import nowhere")
+    Path("tasks/slide.py").write_text(f"import nowhere\n{OWN}")
     assert main(["check", "slide"]) == 1
     assert re.search(r"FAIL import .*does not import", capsys.readouterr().out)
 
