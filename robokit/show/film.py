@@ -18,7 +18,7 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.console import say
-from robokit.controller import Controller
+from robokit.controller import Controller, Loaded
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
@@ -50,7 +50,7 @@ def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
 
 
 def write_film(
-    policy: str | Path,
+    policy: str | Path | Loaded,
     env: Env,
     path: str | Path,
     seconds: float | None = None,
@@ -89,7 +89,7 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
     return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
 
 
-def one_controller(policy: str | Path, env: Env) -> Controller:
+def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)

@@ -22,6 +22,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
+from robokit.export.file import Exported
 from robokit.export.write import Report, export
 from robokit.learning.offpolicy.options import Options, Pace
 from robokit.limits.limit import with_values
@@ -168,7 +169,7 @@ def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
     # on the CPU's engine, whichever trained; nominal: what is observed is then what a sensor says
     fresh = Env(learner.env.task, EXPORT_ENVS, **options, nominal=True)
     report = export(learner.policy, fresh, path, commit=run.about["commit"]["robokit"])
-    write_card(path, {"run": run.path.name, "steps": steps})
+    write_card(Exported.open(path), {"run": run.path.name, "steps": steps})
     return report
 
 
