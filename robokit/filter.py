@@ -24,11 +24,12 @@ Bounds are worked out in float64 and rounded inward to float32.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +44,6 @@ WATCHED = ("held", "late", "fallback")
 OBSERVATION, LATE, TRIPPED = 1, 2, 3  # why a row is latched
 LARGEST = float(np.finfo(np.float32).max)
 NUMBERS = ("low", "high", "slew", "velocity", "pose", "pose_speed", "default", "kp", "kd", "force")
-PAIRS = ("torque", "q", "dq")
 ABOVE_0, FROM_0 = ("slew", "velocity", "torque", "pose_speed", "kp", "control_dt"), ("kd", "margin")
 NEEDS = {  # what the clamps of an actuator are worked out from
     "servo": {"velocity": ("kp", "kd", "q"), "torque": ("kp", "kd", "q", "dq"), "fallback 'damp'": ("q",)},
@@ -109,10 +109,12 @@ class Bound:
             raise FilterError(f"torque of {self.name!r} must be [low <= 0, high >= 0], got {torque!r}")
         self.need("torque")
         if self.kind == "motor" and self.force is not None:
-            (low, high), ends = self.range, sorted(edge / self.force for edge in torque)
-            if ends[0] > high or ends[1] < low:
+            (low, high), edges = self.range, sorted(edge / self.force for edge in torque)
+            if edges[0] > high or edges[1] < low:
                 outside = f"outside its range, {low} to {high}"
-                raise FilterError(f"torque leaves {self.name!r} a ctrl of {ends[0]} to {ends[1]}, {outside}")
+                raise FilterError(
+                    f"torque leaves {self.name!r} a ctrl of {edges[0]} to {edges[1]}, {outside}"
+                )
 
     @property
     def range(self) -> tuple[float, float]:
@@ -160,28 +162,34 @@ class Filter:
             self._check_pose(bound)
 
     def _check_pose(self, bound: Bound) -> None:
-        goes, given = self.fallback == "pose", (bound.pose, bound.pose_speed)
-        if (not goes and given != (None, None)) or (goes and bound.kind == "servo" and None in given):
+        given = bound.pose, bound.pose_speed
+        if self.fallback != "pose" and given == (None, None):
+            return
+        if self.fallback != "pose" or (None in given and bound.kind == "servo"):
             got = f"pose {bound.pose}, pose_speed {bound.pose_speed} and fallback {self.fallback!r}"
             raise FilterError(f"fallback 'pose' goes with pose and pose_speed of {bound.name!r}; got {got}")
         low, high = np.array(bound.range, np.float32)
-        if goes and bound.pose is not None and bound.kind == "servo":
-            widest = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)  # the edges were rounded
-            if not widest[0] <= bound.pose <= widest[1]:
-                rule = f"within its range, {low} to {high}"
-                raise FilterError(f"pose of {bound.name!r} must be {rule}; got {bound.pose}")
+        widest = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)  # the edges were rounded
+        if bound.kind == "servo" and bound.pose is not None and not widest[0] <= bound.pose <= widest[1]:
+            rule = f"within its range, {low} to {high}"
+            raise FilterError(f"pose of {bound.name!r} must be {rule}; got {bound.pose}")
 
     @classmethod
     def open(cls, path: str | Path) -> "Filter":
-        """The table in a file. Raises FilterError where it is no whole table."""
+        """The table in a file. Raises FilterError where `robokit filter` did not write it as it is."""
         try:
-            table = _known(cls, json.loads(Path(path).read_text("utf-8")))
-            if not isinstance(table["actuators"], list):
-                raise FilterError(f"actuators must be a list, got {table['actuators']!r}")
-            rows = [_known(Bound, row) for row in table["actuators"]]
-            table["actuators"] = tuple(Bound(**row) for row in rows)
+            table = json.loads(Path(path).read_text("utf-8"))
+            if not isinstance(table, dict) or table.pop("digest", None) != digest(table):
+                raise FilterError("robokit filter did not write it as it is")
+            table["actuators"] = tuple(map(_row, table["actuators"]))
             return cls(**table)
-        except (OSError, ValueError) as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as error:  # another version has other fields
             raise FilterError(f"no filter in {path}: {error}") from error
 
     def tightened(self, **factors: float) -> "Filter":
@@ -200,25 +208,11 @@ class Filter:
             rows = tuple(replace(bound, **{rule: _times(getattr(bound, rule), factor)}) for bound in rows)
         return replace(self, actuators=rows)
 
-    def check(self, contract: Mapping[str, Any], sha256: str) -> None:
-        """Raise FilterError unless this filter was made for the file with this contract and sha256."""
-        remedy = "make a table for this file with robokit filter"
+    def check(self, sha256: str) -> None:
+        """Raise FilterError unless this filter was made for the exported file of that sha256."""
         if self.sha256 != sha256:
-            raise FilterError(f"the filter is for the file of sha256 {self.sha256}, not {sha256}: {remedy}")
-        facts, names = contract["actuators"], [bound.name for bound in self.actuators]
-        if names != [fact["name"] for fact in facts] or self.control_dt != contract["control_dt"]:
-            raise FilterError(
-                f"the file has other actuators than {names} every {self.control_dt} s: {remedy}"
-            )
-        columns = [(i["name"], column) for i in contract["inputs"] for column in range(i["size"])]
-        for bound, fact in zip(self.actuators, facts, strict=True):
-            for place in (bound.q, bound.dq):
-                if place is not None and place not in columns:
-                    raise FilterError(f"the file has no input and column {place} to measure {bound.name!r}")
-            low, high = ends(fact)
-            if bound.range[0] < low or bound.range[1] > high:
-                rule = f"within the file's, {low} to {high}"
-                raise FilterError(f"the range of {bound.name!r} must be {rule}; got {bound.range}")
+            rule = f"the filter is for the file of sha256 {self.sha256}, not {sha256}"
+            raise FilterError(f"{rule}: make a table for this file with robokit filter")
 
 
 class Guard:
@@ -362,7 +356,7 @@ class Filtered:
     """
 
     def __init__(self, policy: Policy, filter: Filter) -> None:
-        filter.check(policy.contract, policy.sha256)
+        filter.check(policy.sha256)
         self.policy, self.guard = policy, Guard(filter)
         self.actuators = list(self.guard.bounds.names)
         self.control_dt = self.guard.bounds.dt  # s
@@ -515,25 +509,14 @@ def is_pair(value: Any) -> bool:
     return listed and value[0] <= value[1]
 
 
-def ends(fact: Mapping[str, Any]) -> tuple[float, float]:
-    """The range of an actuator of a contract: the float32 numbers that its graph clips to."""
-    low, high = (fact.get(key) for key in ("low", "high"))
-    return (
-        -math.inf if low is None else float(np.float32(low)),
-        math.inf if high is None else float(np.float32(high)),
-    )
+def _row(numbers: Mapping[str, Any]) -> Bound:
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()}
+    return Bound(**values)
 
 
-def _known(kind: Any, values: Any) -> dict[str, Any]:
-    """The values by name. Raises FilterError unless they are exactly the fields of `kind`."""
-    names = [field.name for field in fields(kind)]
-    if not isinstance(values, dict) or values.keys() != set(names):
-        got = [*values] if isinstance(values, dict) else values
-        raise FilterError(f"a table of robokit filter has {names} here, got {got}")
-    return {
-        name: tuple(value) if name in PAIRS and isinstance(value, list) else value
-        for name, value in values.items()
-    }
+def digest(table: Any) -> str:
+    """sha256 of a table without its own `digest`, whatever the order and spacing of its JSON."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
 def _times(bound: Any, factor: float) -> Any:
@@ -549,7 +532,7 @@ def _by_term(places: "list[Column | None]") -> dict[str, tuple[list[int], list[i
         if place is not None:
             actuators, columns = found.setdefault(place[0], ([], []))
             actuators.append(i)
-            columns.append(int(place[1]))
+            columns.append(place[1])
     return found
 
 

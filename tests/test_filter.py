@@ -5,7 +5,6 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -47,6 +46,7 @@ SHA256 = "0" * 64  # of the file with such a contract
 
 
 def guarding(contract: dict[str, Any], batch: int = 1, **numbers: Any) -> Guard:
+    """A guard with the numbers that a person gives for such a robot."""
     return Guard(resolve(numbers, contract, SHA256), batch)
 
 
@@ -422,7 +422,7 @@ RANGE = r"joint_range of 'knee' must be \[low, high\], got "
 )
 @pytest.mark.parametrize("used", [{}, {"margin": 0.1, "torque": 4.0}])
 def test_a_value_of_the_wrong_kind_is_refused_by_key_rule_and_value_whether_or_not_a_stage_uses_it(
-    numbers: dict[str, Any], says: str, used: dict[str, float]
+    numbers: dict[str, Any], says: str, used: dict[str, Any]
 ):
     with pytest.raises(FilterError, match=says + "$"):
         guarding(contract(KNEE), **used | numbers)
@@ -474,46 +474,21 @@ def test_a_table_that_was_written_is_read_as_it_was(tmp_path: Path):
     filter = resolve(numbers, ALL, SHA256)
     write_filter(filter, tmp_path / "table.json")
     assert Filter.open(tmp_path / "table.json") == filter
-    assert len((tmp_path / "table.json").read_text().splitlines()) == 6 + 1 + 3 + 1
-
-
-def broken(key: str, value: Any, table: dict[str, Any]) -> None:
-    place, _, rest = key.partition(".")
-    if rest:
-        broken(rest, value, table[place][0] if place == "actuators" else table[place])
-    elif value is KeyError:
-        del table[place]
-    else:
-        table[place] = value
+    assert len((tmp_path / "table.json").read_text().splitlines()) == 1 + 7 + 1 + 3 + 2
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
-    [
-        ("sha256", KeyError, "a table of robokit filter has .*'sha256'.* here, got"),
-        ("actuators.kp", KeyError, "a table of robokit filter has .*'kp'.* here, got"),
-        ("actuators.slaw", 1.0, "got .*'slaw'"),
-        ("actuators", {}, "actuators must be a list, got {}"),
-        ("actuators", [5], "got 5"),
-        ("actuators.slew", math.nan, "slew of 'knee' must be finite and above 0, got nan"),
-        ("actuators.slew", -1.0, "slew of 'knee' must be finite and above 0, got -1.0"),
-        ("actuators.low", "x", "low of 'knee' must be finite, got 'x'"),
-        ("actuators.torque", 5.0, r"torque of 'knee' must be \[low <= 0, high >= 0\], got 5.0"),
-        ("actuators.torque", [1.0], "torque of 'knee' must be"),
-        ("actuators.kind", "muscle", "kind of 'knee' must be one of"),
-        ("actuators.q", None, "torque of 'knee' needs the position of its joint"),
-        ("actuators.high", -2.0, "the range of 'knee' is empty: from -1.0 to -2.0"),
-        ("control_dt", 0, "control_dt of 'the file' must be finite and above 0, got 0"),
-        ("grace", True, "grace must be a whole number"),
-    ],
+    ("old", "new"), [("12.5", "12.6"), ('"grace": 2', '"grace": 3'), ('"kd": 1.0, ', "")]
 )
-def test_a_table_that_was_damaged_is_refused(tmp_path: Path, key: str, value: Any, says: str):
+def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path, old: str, new: str):
     file = tmp_path / "table.json"
-    write_filter(resolve({"slew": 7.0, "torque": 4.0}, contract(KNEE), SHA256), file)
-    table = json.loads(file.read_text())
-    broken(key, value, table)
-    file.write_text(json.dumps(table))
-    with pytest.raises(FilterError, match=f"no filter in .*{says}"):
+    write_filter(resolve({"slew": 12.5}, contract(KNEE), SHA256), file)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(
+        FilterError, match=r"no filter in .*table\.json: robokit filter did not write it as it is"
+    ):
         Filter.open(file)
 
 
@@ -524,7 +499,7 @@ def test_a_table_that_was_damaged_is_refused(tmp_path: Path, key: str, value: An
         ("[1]", "must hold a JSON object, got list"),
         ("{", "no filter in"),
         ('{"soft_start": NaN}', "soft_start must be a number of seconds"),
-        ('{"sha256": "0"}', "a table of robokit filter has"),
+        ('{"sha256": "0"}', "robokit filter did not write it as it is"),
         (None, "no filter in"),
     ],
 )
@@ -551,24 +526,6 @@ def test_a_table_of_another_file_is_refused(file: Path, tmp_path: Path):
     ):
         with pytest.raises(FilterError, match=says):
             refuses()
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"name": "ankle"}, r"the file has other actuators than \['ankle'\] every 0.02 s"),
-        ({"high": 3.0}, r"the range of 'knee' must be within the file's, -1.0 to 2.0; got \(-1.0, 3.0\)"),
-        ({"low": None}, "the range of 'knee' must be within the file's"),
-        ({"q": ("q", 3)}, r"the file has no input and column \('q', 3\) to measure 'knee'"),
-    ],
-)
-def test_a_table_that_was_changed_by_hand_is_refused_where_it_does_not_fit_the_contract(
-    change: dict[str, Any], says: str
-):
-    filter = resolve({}, contract(KNEE), SHA256)
-    filter.check(contract(KNEE), SHA256)
-    with pytest.raises(FilterError, match=says):
-        replace(filter, actuators=(replace(filter.actuators[0], **change),)).check(contract(KNEE), SHA256)
 
 
 # -- tightened on the robot --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""robokit export."""
+"""robokit export, filter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.resolve import OUTPUT, gamma_of
+from robokit.cli.resolve import OUTPUT, exported_at, gamma_of
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.evaluation.measure import evaluate
+from robokit.export.bounds import filter_for, write_filter
 from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.training.restore import export_policy, file_name, restore
@@ -54,4 +55,22 @@ class Export:
         print(
             beside.read_text() if self.json else f"{path}: equal within {error:.1e} of the actuators' range"
         )
+        return 0
+
+
+@dataclass(frozen=True)
+class MakeFilter:
+    """Resolve a person's filter numbers for an exported file, into the table that its robot reads."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE.onnx")]]  # an exported file
+    # a JSON object of the numbers in docs/filter.md
+    numbers: Positional[Annotated[Path, arg(metavar="numbers.json")]]
+    # where the table is written; default: <name>.filter.json beside the file
+    output: Annotated[Path | None, OUTPUT] = None
+
+    def __call__(self) -> int:
+        filter = filter_for(exported_at(self.file), self.numbers)
+        output = self.output or self.file.with_suffix(".filter.json")
+        write_filter(filter, output)
+        print(output)
         return 0

@@ -35,6 +35,6 @@ VERBS = {
     ),
     "filter": Verb(
         "Resolve a person's filter numbers for an exported file, into the table that its robot reads.",
-        "filter:MakeFilter",
+        "files:MakeFilter",
     ),
 }

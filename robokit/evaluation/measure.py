@@ -76,7 +76,7 @@ def evaluate(
     file, task = Exported.open(file), load_task(task)
     _same_task(file, task)
     if filter is not None:
-        filter.check(file.contract, file.sha256)
+        filter.check(file.sha256)
     commands = commands or {}
     held = {name: clip_command(file.contract, name, numbers) for name, numbers in commands.items()}
 

@@ -21,7 +21,7 @@ import numpy as np
 from robokit.disk.write import write_atomically
 from robokit.errors import did_you_mean
 from robokit.export.file import Exported
-from robokit.filter import KINDS, Bound, Column, Filter, FilterError, check_number, ends, inward, is_pair
+from robokit.filter import KINDS, Bound, Column, Filter, FilterError, check_number, digest, inward, is_pair
 
 EACH = (
     *("slew", "low", "high", "margin", "velocity", "torque", "pose", "pose_speed"),
@@ -46,16 +46,17 @@ def filter_for(file: Exported, path: str | Path) -> Filter:
     if "sha256" not in numbers:
         return resolve(numbers, file.contract, file.sha256)
     filter = Filter.open(path)
-    filter.check(file.contract, file.sha256)
+    filter.check(file.sha256)
     return filter
 
 
 def write_filter(filter: Filter, path: str | Path) -> None:
-    """The table as JSON, a line for each actuator; `Filter.open` reads it."""
-    table = asdict(filter)
-    rows = ",\n  ".join(json.dumps(row, default=float) for row in table.pop("actuators"))
-    own = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n " for key, value in table.items())
-    write_atomically(Path(path), f'{{{own}"actuators": [\n  {rows}\n ]}}\n'.encode())
+    """The table as JSON, a line for each actuator, with a digest by which `Filter.open` knows it."""
+    table = json.loads(json.dumps(asdict(filter), default=float))
+    rows = ",\n  ".join(json.dumps(row) for row in table["actuators"])
+    own = {"digest": digest(table)} | {key: value for key, value in table.items() if key != "actuators"}
+    text = json.dumps(own, indent=1).removesuffix("\n}") + f',\n "actuators": [\n  {rows}\n ]\n}}\n'
+    write_atomically(Path(path), text.encode())
 
 
 def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str) -> Filter:
@@ -136,12 +137,12 @@ def _force(unit: str | None) -> float | None:
 
 def _range(fact: Mapping[str, Any], said: Said, servo: bool) -> tuple[float, float]:
     """Of ctrl: the file's, as float32 has it; a person's and the joint's less its margin rounded inward."""
-    name, (low, high) = fact["name"], ends(fact)
-    own = [said.get("low"), said.get("high")]
-    for key, value in zip(("low", "high"), own, strict=True):
-        if value is not None:
-            check_number(key, name, value)
-    bounds = [(-math.inf if own[0] is None else own[0], math.inf if own[1] is None else own[1])]
+    name = fact["name"]
+    low, high = (float(np.float32(edge)) for edge in _edges(fact))  # what its graph clips to
+    for key in ("low", "high"):
+        if said.get(key) is not None:
+            check_number(key, name, said[key])
+    bounds = [_edges(said)]
     joint, margin = said.get("joint_range", fact.get("joint_range")), said.get("margin")
     if joint is not None and not is_pair(joint):
         raise FilterError(f"joint_range of {name!r} must be [low, high], got {joint!r}")
@@ -150,11 +151,16 @@ def _range(fact: Mapping[str, Any], said: Said, servo: bool) -> tuple[float, flo
         if servo and joint is None:
             lacks = "which the file does not say: give joint_range"
             raise FilterError(f"margin of {name!r} needs the range of its joint, {lacks}")
-        bounds += [(joint[0] + margin, joint[1] - margin)] if servo else []
+        bounds += [(joint[0] + margin, joint[1] - margin)] if servo and joint else []
     for pair in bounds:
         inner = inward(*map(np.asarray, pair))
         low, high = max(low, float(inner[0])), min(high, float(inner[1]))
     return low, high
+
+
+def _edges(numbers: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = numbers.get("low"), numbers.get("high")
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _torque(fact: Mapping[str, Any], said: Said) -> tuple[float, float] | None:
