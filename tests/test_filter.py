@@ -743,7 +743,9 @@ def test_the_page_names_every_number_and_its_example_fits_the_shipped_policy():
     keys = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
     assert sorted(keys) == sorted((*EACH, *WHOLE))
     [example] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    filtered(WALK, **json.loads(example))
+    [factors] = re.findall(r"(\w+)=([\d.]+), (\w+)=([\d.]+)\)   #", page)
+    policy = filtered(WALK, **json.loads(example))
+    policy.guard.filter.tightened(**{factors[0]: float(factors[1]), factors[2]: float(factors[3])})
 
 
 def test_the_filter_runs_as_a_single_copied_file(tmp_path: Path):

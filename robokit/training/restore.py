@@ -22,6 +22,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
+from robokit.export.fields import versions
 from robokit.export.file import Exported
 from robokit.export.write import Report, export
 from robokit.learning.offpolicy.options import Options, Pace
@@ -34,7 +35,7 @@ from robokit.training.build import (
     algorithm,
     build,
 )
-from robokit.training.provenance import changed, commit, task_file, task_hashes, versions
+from robokit.training.provenance import changed, commit, task_file, task_hashes
 from robokit.training.run import Run
 from robokit.training.selection import TIMES, Selection, load_best
 
