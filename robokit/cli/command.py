@@ -69,7 +69,9 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 128 + signal.SIGPIPE
-    except _mistakes() as error:
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
         tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2
 
@@ -92,11 +94,9 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
     """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
     import tyro
 
-    return (
-        _parse_train(arguments)
-        if name == "train"
-        else tyro.cli(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
-    )
+    if name == "train":
+        return _parse_train(arguments)
+    return tyro.cli(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,10 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     if kind.resume and not asks_help:
         resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
-            rule = (
-                "a resumed run keeps its task and options; only --steps, --save-every and --json may be new"
-            )
-            raise OptionError(f"{rule}, got {' '.join(extra)}")
+            new = "only --steps, --save-every and --json may be new"
+            raise OptionError(f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}")
         return resume
-    algo, prog = (
-        kind.algo or Setup.algo,
-        f"robokit train --algo {kind.algo}" if kind.algo else "robokit train",
-    )
+    algo, prog = kind.algo or Setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
     default = algorithm(algo).Config()
     _check_theirs(arguments, algo)
 
