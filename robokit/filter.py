@@ -472,9 +472,7 @@ class Bounds:
         velocity = np.where(slow, self.velocity, 0.0)
         self._ahead = np.where(servo & slow, velocity * self._kd / self._kp, math.inf)
         torque = np.array([(-math.inf, math.inf) if b.torque is None else b.torque for b in rows]).T
-        self.torque = np.where(
-            self.motor & (self._force < 0), -torque[::-1], torque
-        )  # (2, A) from low to high
+        self.torque = np.where(self.motor & (self._force < 0), -torque[::-1], torque)  # (2, A)
 
     def measured(self, q: Reals, dq: Reals, seen: Rows) -> list[tuple[str, Floats, Floats]]:
         """(stage, low, high) of velocity and torque; (B, A) each, without bounds where nothing was seen."""

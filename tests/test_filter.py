@@ -310,6 +310,10 @@ POSE: dict[str, Any] = {"fallback": "pose", "pose_speed": 1.0}
         (KNEE, {"margin": -0.1}, "margin of 'knee' must be finite and at least 0, got -0.1"),
         (KNEE, {"margin": 1.6}, "the range of 'knee' is empty: from 0.1"),
         (KNEE, {"low": 1.0, "high": 0.0}, "the range of 'knee' is empty: from 1.0 to 0.0"),
+        (KNEE, {"low": "x"}, "low of 'knee' must be finite, got 'x'"),
+        (KNEE, {"high": [1.0]}, r"high of 'knee' must be finite, got \[1.0\]"),
+        (KNEE, {"torque": 1.0, "velocity_from": {"knee": None}}, "torque of 'knee' needs the velocity"),
+        (KNEE | {"unit": "0.5 rad"}, {"torque": 1.0, "kind": "servo"}, "torque of 'knee' needs kp"),  # geared
         (KNEE, {"soft_start": -1.0}, "soft_start must be a number of seconds from 0 on, got -1.0"),
         (KNEE, {"soft_start": math.nan}, "soft_start must be a number of seconds from 0 on, got nan"),
         (KNEE, {"deadline": 0}, "deadline must be a number of seconds above 0, got 0"),
