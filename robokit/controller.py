@@ -73,7 +73,7 @@ class Timing:
 
 
 class Loaded(NamedTuple):
-    """An exported file that was verified; it is not read again."""
+    """A verified exported file, in memory."""
 
     path: Path
     session: ort.InferenceSession

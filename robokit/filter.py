@@ -122,7 +122,7 @@ class Bound:
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     def need(self, rule: str) -> None:
-        """Raise FilterError where a number is missing that the rule is worked out from."""
+        """Raise FilterError where the rule lacks a number."""
         for key in NEEDS[self.kind][rule]:
             if getattr(self, key) is None or (key == "force" and self.force == 0):
                 raise FilterError(f"{rule} of {self.name!r} needs {LACKS[key]}")
@@ -218,7 +218,7 @@ class Filter:
 class Guard:
     """The filter's arithmetic for B robots or simulations side by side, elementwise, with the state of each.
 
-    Its caller has checked that the filter is the file's (Filter.check).
+    The caller checks that the filter belongs to the file (Filter.check).
     """
 
     def __init__(self, filter: Filter, batch: int = 1) -> None:

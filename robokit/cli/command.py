@@ -83,7 +83,7 @@ def _joined() -> AbstractContextManager[None]:
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """What is told without a traceback; the robot's files have errors of their own."""
+    """Errors that are printed without a traceback, those of the robot's files included."""
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
 
@@ -101,7 +101,7 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
 @dataclass(frozen=True)
 class Kind:
-    """The options that decide which others there are."""
+    """Options that are read first: they select the others."""
 
     algo: str | None = None
     resume: Path | None = None

@@ -29,7 +29,7 @@ EACH = (
 )
 WHOLE = ("soft_start", "grace", "deadline", "fallback")
 PLACES, SPEEDS, FORCES = ("rad", "m"), ("rad/s", "m/s"), ("N m", "N")  # units
-Said = Mapping[str, Any]  # of one actuator: what a person says, by key
+Said = Mapping[str, Any]  # a person's values for one actuator, by key
 
 
 def filter_for(file: Exported, path: str | Path) -> Filter:
@@ -79,7 +79,7 @@ def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str
 
 
 def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
-    """{actuator: value} of those that have one."""
+    """{actuator: value}; an actuator without a value is absent."""
     if not isinstance(given, Mapping):
         return dict.fromkeys(names, given)
     found: dict[str, Any] = {}

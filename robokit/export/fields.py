@@ -131,7 +131,7 @@ def _finite(value: float) -> float | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what a training and its file depend on; None: not installed."""
+    """Versions of Python and the packages behind a training and its exported file; None: not installed."""
     own = {"robokit": __version__, "python": platform.python_version()}
     return own | {name: _version(name) for name in PACKAGES}
 

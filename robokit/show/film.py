@@ -107,7 +107,7 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 @contextlib.contextmanager
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
     """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
-    # not imageio_ffmpeg.write_frames: on a full disk it returns as if the film were whole, and gives no reason
+    # imageio_ffmpeg.write_frames returns on a full disk as if the film were whole, and gives no reason
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
     command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]
