@@ -13,11 +13,12 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from robokit.compute import processes
 from robokit.console import say
 from robokit.errors import ExportError, OptionError, RunError
+from robokit.export.fields import versions
 from robokit.limits.limit import Limit, with_values
 from robokit.task.lookup.find import load_task, title
 from robokit.training.build import Built, Setup, build
 from robokit.training.loop import SAVE_SECONDS, train
-from robokit.training.provenance import changed, versions
+from robokit.training.provenance import changed
 from robokit.training.restore import (
     POLICY,
     create,

@@ -23,7 +23,7 @@ class Sampled:
 class Through:
     """The same episodes through a filter, as on the robot: docs/filter.md."""
 
-    numbers: dict[str, Any]  # of the filter, those that were given
+    table: dict[str, Any]  # the filter
     returns: Summary
     difference: Summary  # in return: through it minus without, paired by episode
     terminated: int
