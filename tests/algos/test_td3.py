@@ -174,7 +174,7 @@ def test_with_one_critic_no_delay_and_no_smoothing_it_is_ddpg_by_hand():
 
 def test_the_defaults_are_those_of_the_papers_code():
     named = {"delay": 2, "smoothing": 0.2, "smoothing_clip": 0.5, "exploration": 0.1, "tau": 0.005,
-             "gamma": 0.99, "hidden": (256, 256), "lr": 3e-4, "num_envs": 1}  # fmt: skip
+             "gamma": 0.99, "hidden": (256, 256), "lr": 3e-4, "simulations": 1}  # fmt: skip
     assert {name: getattr(Config(), name) for name in named} == named
 
 
