@@ -159,10 +159,8 @@ class Learner:
         seen, outputs = sum(self.constrained.widths.values()), self.constrained.outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            belief, beliefs = (
-                make_actor_belief(env, config),
-                make_critic_beliefs(env, config, self.constrained),
-            )
+            belief = make_actor_belief(env, config)
+            beliefs = make_critic_beliefs(env, config, self.constrained)
             self.policy = make_actor(env, config, belief).to(device)
             sizes = config.hidden, config.activation, config.normalize_obs
             self.critic = Critic(beliefs, outputs, seen, *sizes).to(device)
@@ -180,13 +178,11 @@ class Learner:
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        self.discounted = torch.zeros(
-            env.num_envs, sum(outputs), device=device
-        )  # running returns: of them the scale
+        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
         self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
-        start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
-        self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
+        start = ("lr", config.lr), ("beta", 1.0), ("iterations", 0.0)
+        self.scalars = {name: torch.tensor(value, device=device) for name, value in start}
         env.reset(stagger=True)
 
     def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
@@ -339,8 +335,7 @@ class Learner:
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
     positive = "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std"
-    zero_or_more = "value_coef", "entropy_coef"
-    check_options(config, positive, zero_or_more, unit=("lam",), minibatch=config.minibatch)
+    check_options(config, positive, ("value_coef", "entropy_coef"), ("lam",), minibatch=config.minibatch)
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     own = config.minibatch // processes.world()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from agents import a_batch, agent_of, learner_of, noise_for, numbers_of
+from agents import Limited, a_batch, agent_of, learner_of, noise_for, numbers_of
 from stable_baselines3 import TD3 as Peer
 from stable_baselines3.common.logger import Logger
 from test_sac import (
@@ -167,6 +167,25 @@ def test_with_one_critic_no_delay_and_no_smoothing_it_is_ddpg_by_hand():
     # the policy's gradient: dQ/da (1 - a^2) / 2, with respect to its zero bias
     new = agent.critics.views(agent.critics.flat)["ensembles.0.weights.0"][0, -2:, 0]
     torch.testing.assert_close(gradients(agent.actor)["head.0.bias"], -new)
+
+
+# -- limits --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_under_limits_too_the_policy_ascends_the_first_critic_and_no_other():
+    agent = agent_of("td3", Limited, hidden=())
+    agent.critics.flat.zero_()
+    rewards = agent.critics.views(agent.critics.flat)["ensembles.0.weights.0"]
+    rewards[0, -2, 0], rewards[1, -1, 0] = 3.0, 5.0  # Q_1 = 3 a_0, Q_2 = 5 a_1; the costs' are 0
+    batch = a_batch(agent)
+    share, nothing = torch.full((1, 6), 1 / 6), torch.zeros(2)
+    with torch.enable_grad():
+        loss, _ = agent._actor_loss(agent.policy, batch, share, nothing, nothing)
+        bias = torch.autograd.grad(loss, agent.policy.get_parameter("head.0.bias"))[0]
+    action = agent.policy.settle(agent.policy_now(agent.policy, batch))[0]
+    expected = -3.0 * (1 - action[:, 0].square()).mean()  # dQ_1/da_0 da_0/db
+    assert bias[0].item() == pytest.approx(expected.item(), rel=1e-5) and bias[1].item() == 0.0
 
 
 # -- options -------------------------------------------------------------------------------------------
