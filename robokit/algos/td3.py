@@ -15,16 +15,20 @@ from torch import Tensor
 
 from robokit.env.env import Env
 from robokit.learning.adam import Losses, make_step
-from robokit.learning.offpolicy import agent, options as pace
+from robokit.learning.constrained import Constrained
+from robokit.learning.networks import make_policy
+from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.loop import OffPolicy
+from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_policy
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
-from robokit.networks.policy import Deterministic, Policy
+from robokit.networks.belief import Belief
+from robokit.networks.policy import Deterministic
 
 
 @dataclass(frozen=True)
-class Config(pace.Options):
+class Config(OffPolicyOptions):
     """Options of TD3; the defaults are the paper's own code's, but for when it learns and first weights."""
 
     delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
@@ -44,21 +48,23 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-class TD3(agent.Agent):
+def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Deterministic:
+    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    return make_policy(Deterministic, env, config, belief, noise=config.exploration)
+
+
+class TD3(Agent):
     """Algorithm 1 of the paper, one gradient step of it."""
 
     critic_coef = 1.0
     policy: Deterministic
     config: Config
 
-    def __init__(self, env: Env, config: Config, graph: bool) -> None:
-        super().__init__(env, config, graph)
+    def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
+        super().__init__(env, config, constrained, make_actor, graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
         self.actor_target = self._target(self.policy)
         self.targets += [(self.actor_target, self.actor)]
-
-    def make_policy(self, *shape: Any) -> Policy:
-        return Deterministic(*shape, noise=self.config.exploration)
 
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
@@ -90,6 +96,7 @@ class Learner(OffPolicy):
     kind = TD3
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        config = config.on(env.num_envs)
         check(config)
         self.delay = config.delay
         super().__init__(env, config, seed)
@@ -97,6 +104,6 @@ class Learner(OffPolicy):
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    pace.check(config)
+    check_off_policy(config)
     check_positive(config, "delay", "smoothing_clip")
     check_not_negative(config, "smoothing", "exploration")

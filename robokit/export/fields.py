@@ -12,7 +12,7 @@ from robokit import __version__
 from robokit.controller import SCHEMA
 from robokit.env.env import Env
 from robokit.export.gate import Recording
-from robokit.networks.policy import Policy
+from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
 from robokit.task.columns import supplied
 from robokit.task.lookup.find import class_name
@@ -27,7 +27,7 @@ ON_THE_CARD = ("evaluation",)  # measured after the file was written
 SAME_READING = 0.9  # of the samples; an observation may clip what it reads
 
 
-def write_contract(policy: Policy, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
+def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
     """What a robot needs to know, as JSON values; None where nobody said."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}

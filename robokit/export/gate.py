@@ -17,7 +17,7 @@ from torch import Tensor
 from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.networks.policy import Policy
+from robokit.learning.protocols import Actor
 from robokit.sim.facts import readings
 from robokit.task.columns import CARRIED, supplied
 
@@ -49,7 +49,7 @@ class Parity:
 
 
 @torch.no_grad()
-def record(policy: Policy, env: Env) -> Recording:
+def record(policy: Actor, env: Env) -> Recording:
     """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
 
     Raises ExportError when the task's "action" term is not the previous action, zero at a restart, or its
@@ -70,7 +70,7 @@ def record(policy: Policy, env: Env) -> Recording:
     return Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def gate(model: onnx.ModelProto, policy: Policy, env: Env, recording: Recording) -> tuple[Parity, ...]:
+def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
     """The parity figures of a graph that is portable, equal to the policy and rid of a NaN by a reset.
 
     Raises ExportError that names the failed check and its figure.
@@ -139,7 +139,7 @@ def check_refusal(path: Path) -> None:
 
 
 @torch.no_grad()
-def replay(session: Any, policy: Policy, env: Env, recording: Recording, batch: int) -> Parity:
+def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
     """The same recorded observations and resets to both sides, each feeding back its own carried state."""
     seen, first = _spread(recording, batch)
     center, half, low, high = (
@@ -195,7 +195,7 @@ def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
     return torch.cat([kept.get(name, value) for name, value in env.split(obs).items()], -1)
 
 
-def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
+def _nothing(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
     """Carried terms and belief before anything happened."""
     kept = {term.name: torch.zeros(batch, term.size) for term in env.carried}
     return kept, torch.zeros(batch, policy.belief_size)

@@ -40,6 +40,17 @@ class EpisodeTotals:
         self._finished.copy_(state["finished"])
 
 
+def iteration_metrics(
+    episodes: EpisodeTotals,
+    losses: Mapping[str, Tensor],
+    terms: Mapping[str, Tensor],
+    more: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """The metrics of one iteration: its episodes, losses, and the means of rewards, costs and metrics."""
+    named = {f"loss/{name}": value for name, value in losses.items()}
+    return {**episodes.summary(), **numbers({**named, **terms, **more})}
+
+
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
     """0-d tensors as numbers, in one transfer; of several processes the mean of those of each.
 

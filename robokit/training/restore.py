@@ -25,7 +25,7 @@ from robokit.export.card import write_card
 from robokit.export.fields import versions
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
-from robokit.learning.offpolicy.options import Options, Pace
+from robokit.learning.offpolicy.options import OffPolicyOptions, Pace
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
 from robokit.task.task import Task
@@ -124,8 +124,8 @@ def rebuild(run: Run, training: bool = True) -> Built:
     config = replace(default, steps=run.steps, **own)
     if not training:
         setup, config = replace(setup, device="cpu", sim="cpu"), replace(config, compile=False)
-    if not training and isinstance(config, Options):
-        least = 2 * (Pace.of(config, config.num_envs).starts + config.num_envs)  # what Learner's checks need
+    if not training and isinstance(config, OffPolicyOptions):
+        least = 2 * (Pace.of(config).starts + config.simulations)  # what Learner's checks need
         config = replace(config, replay=min(least, config.replay))
     return build(task, setup, config, begun=True)
 
