@@ -37,7 +37,7 @@ from robokit.learning.options import (
 )
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
 from robokit.learning.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
-from robokit.limits.charges import Charges, charged
+from robokit.limits.charges import Charges
 from robokit.limits.meter import Meter
 from robokit.limits.multipliers import Multipliers, Rule
 from robokit.networks.belief import RECURRENT, Kind, make_belief
@@ -182,7 +182,7 @@ class Learner:
             memory = env.task.history, config.belief_size
             belief = make_belief(config.belief, env.names.obs, *memory)
             self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
-            self.charges = Charges.of(self.limits, device)
+            self.charges = Charges(self.limits, device)
             outputs = [1, len(self.limits)] if self.limits else [1]
             theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
             sizes = (config.hidden, config.activation, config.normalize_obs)
@@ -302,7 +302,7 @@ class Learner:
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
         config, flags = self.config, (rollout.terminated, rollout.left)
-        cost, over = charged(self.charges, rollout.cost[..., : len(self.limits)], *flags, config.gamma)
+        cost, over = self.charges.learned(rollout.cost[..., : len(self.limits)], *flags, config.gamma)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
         over = torch.cat((rollout.terminated[..., None], over), -1)
         scale = self._scale(signal, rollout)

@@ -19,7 +19,7 @@ from robokit.learning.adam import Adam, Flat, Parts, make_step
 from robokit.learning.offpolicy.options import Options
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
-from robokit.limits.charges import Charges, charged
+from robokit.limits.charges import Charges
 from robokit.networks.belief import make_belief
 from robokit.networks.critic import ActionCritic
 from robokit.networks.mirror import reflections
@@ -47,7 +47,7 @@ class Agent(ABC):
     def __init__(self, env: Env, config: Options, graph: bool) -> None:
         self.config, self.graph, device = config, graph, env.device
         self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
-        self.charges = Charges.of(self.limits, device)
+        self.charges = Charges(self.limits, device)
         self.largest = torch.tensor([x.largest for x in self.limits.values()], device=device)
         # where there is nothing more to see, a replay need not keep it twice
         same = env.names.state == env.names.obs and not env.task.sensing
@@ -150,7 +150,7 @@ class Agent(ABC):
         """n-step sums of a window. What a broken simulation gave is no lesson, nor a sum that reaches it."""
         config, start = self.config, self.burn_in
         flags = batch["terminated"], batch["left"]
-        cost, over = charged(self.charges, batch["cost"], *flags, config.gamma)
+        cost, over = self.charges.learned(batch["cost"], *flags, config.gamma)
         ends, bad = batch["terminated"][..., None], batch["bad"][..., None].float()
         signal = torch.cat((batch["reward"][..., None], cost / self.largest, bad), -1)[start:]
         over = torch.cat((ends, over, ends), -1)[start:]
