@@ -238,7 +238,7 @@ class Guard:
         return clamped
 
 
-class Policy(Protocol):
+class Steppable(Protocol):
     """What Filtered needs of a Controller."""
 
     contract: dict[str, Any]
@@ -255,7 +255,7 @@ class Filtered:
     more than `grace` in a row latch the fallback until `rearm()`.
     """
 
-    def __init__(self, policy: Policy, filter: Filter) -> None:
+    def __init__(self, policy: Steppable, filter: Filter) -> None:
         self.policy, self.guard = policy, Guard(policy.contract, filter)
         self.actuators = list(self.guard.bounds.names)
         self.control_dt = self.guard.bounds.dt  # s

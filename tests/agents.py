@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from robokit.algos import sac, td3
 from robokit.env.env import Env
 from robokit.learning.offpolicy.agent import Agent
-from robokit.learning.offpolicy.loop import Learner
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.task.task import Task, Terms
@@ -42,7 +42,7 @@ class Limited(Still):
         return {**super().costs(sim, action), "hit": (sim.qpos[:, 0] > 0.5).to(sim.qpos.dtype)}
 
 
-def learner_of(algo: str, task: type[Task] = Plain, seed: int = 0, **changes: Any) -> Learner:
+def learner_of(algo: str, task: type[Task] = Plain, seed: int = 0, **changes: Any) -> OffPolicy:
     """A tiny one, that says what happened after ten control steps."""
     module = ALGOS[algo]
     config = module.Config(**TINY | changes)

@@ -14,10 +14,12 @@ class Toy:
 
     steps_per_iteration = 8
     replay: Any = None
+    env: Any = None
+    config: Any = None
 
     def __init__(self, seed: int = 0, size: int = 4, nan_at: int = -1) -> None:
         self.rng = torch.Generator().manual_seed(seed)
-        self.policy: nn.Module = nn.Linear(size, size)
+        self.policy: Any = nn.Linear(size, size)
         self.weight = self.policy.get_parameter("weight").detach().zero_()
         self.policy.get_parameter("bias").detach().zero_()
         self.momentum = torch.zeros_like(self.weight)

@@ -12,7 +12,6 @@ Under a task's limits the advantage is that of reward and costs together (roboki
 
 import copy
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,28 +21,25 @@ from torch import Tensor
 from robokit.compute import processes
 from robokit.compute.compile import compiled, torch_threads
 from robokit.env.env import Env
-from robokit.env.step import Step
 from robokit.errors import OptionError
-from robokit.learning.adam import Adam, Parts, make_update
-from robokit.learning.episodes import Episodes, numbers
+from robokit.learning.adam import Adam, Losses, make_update
+from robokit.learning.constrained import Constrained
+from robokit.learning.episodes import EpisodeTotals, iteration_metrics
+from robokit.learning.networks import make_critic_beliefs, make_policy
 from robokit.learning.options import (
-    check_choices,
+    Options,
     check_not_negative,
+    check_options,
     check_positive,
-    check_rule,
     check_shared,
     check_unit,
     each_of,
 )
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
-from robokit.learning.rollout import KEPT, NUMBERS, Batch, Rollout, pack, unpack
-from robokit.limits.charges import Charges
-from robokit.limits.meter import Meter
-from robokit.limits.multipliers import Multipliers, Rule
-from robokit.networks.belief import RECURRENT, Kind, make_belief
+from robokit.learning.rollout import NUMBERS, OF_STEP, Batch, Rollout, pack, unpack
+from robokit.networks.belief import RECURRENT
 from robokit.networks.critic import ActorCritic, Critic
 from robokit.networks.distributions import entropy, kl, log_prob
-from robokit.networks.mirror import reflections
 from robokit.networks.normalizer import Normalizer
 from robokit.networks.policy import Gaussian
 from robokit.state import gather, scatter
@@ -53,20 +49,20 @@ REWARD_CLIP = 10.0  # scaled rewards
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Options of PPO; the defaults are those of the paper's MuJoCo table where it names them."""
 
+    usual_num_envs = 32
+
     steps: int = 500_000  # environment steps to train for, over all simulations; the last rollout is finished
-    num_envs: int = 32  # N, simulations stepped together
+    num_envs: int | None = None  # N, simulations stepped together; None: 32
     horizon: int = 64  # T, control steps per rollout
     minibatch: int = 64  # transitions per gradient step; must divide num_envs * horizon
     epochs: int = 10  # K, passes over each rollout
-    gamma: float = 0.99  # discount per control step
     lam: float = 0.95  # lambda of generalized advantage estimation
     objective: Literal["clip", "penalty"] = "clip"  # eq. 7 (PPO-Clip) or eq. 8 (PPO-Penalty, adaptive KL)
     clip: float = 0.2  # epsilon of eq. 7
     kl_target: float = 0.01  # d_targ, nats: of the penalty, and of the adaptive learning rate
-    lr: float = 3e-4  # learning rate of Adam
     # linear: to 0 at `steps`; adaptive: by KL
     lr_schedule: Literal["constant", "linear", "adaptive"] = "constant"
     value_coef: float = 0.5  # c1 of eq. 9
@@ -80,21 +76,7 @@ class Config:
     hidden: tuple[int, ...] = (64, 64)  # units in each hidden layer of policy and critic
     activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
     init_std: float = 1.0  # standard deviation of the first policy's actions
-    mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
-    belief: Kind = "memoryless"  # what the policy remembers
-    belief_size: int = 64  # units of a recurrent belief
     chunk: int = 16  # L, control steps that a recurrent belief is trained through; must divide the horizon
-    critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
-    critic_belief: Kind = "memoryless"  # what the critic remembers
-    # how the multipliers of the task's limits move; fixed: they do not; off: as if there were no limits
-    limit_rule: Rule = "pid"
-    margin: float = 0.1  # of the limits that training leaves unused: it aims at (1 - margin) of each
-    gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
-    dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
-    penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
-    # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
-    compile: bool | None = None
-    overlap: bool = False  # collect the next rollout while learning from this one; its data are one older
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -131,16 +113,16 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(error, (near - target).square())
 
 
-def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
+def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
-    batch: (L, M, ...) chunks of L steps, with each transition's share of a mean (see returns.shares); belief:
-    (M, B) of policy and critic, as stored before them.
+    batch: (L, M, ...) chunks of L steps, with each transition's weight in a mean (see returns.shares);
+    belief: (M, B) of policy and critic, as stored before them.
     """
 
     def loss(
         net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         share = batch["share"]
         mean, log_std, value = net(batch["obs"], batch["state"], batch["first"], belief)
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
@@ -167,66 +149,59 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Parts]]:
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
+def make_actor(env: Env, config: Config) -> Gaussian:
+    """The policy alone, with weights from torch's global generator."""
+    return make_policy(Gaussian, env, config, init_std=config.init_std)
+
+
 class Learner:
     """PPO on one Env; `policy` is what gets exported. Networks live on `env.device`."""
 
     replay = None
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        config = config.on(env.num_envs)
         check(config)
         self.env, self.config, device = env, config, env.device
         self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
+        self.constrained = Constrained(env, config)
+        seen, outputs = sum(self.constrained.widths.values()), self.constrained.outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            seen = env.names.state if config.critic == "state" else env.names.obs  # by the critic
-            memory = env.task.history, config.belief_size
-            belief = make_belief(config.belief, env.names.obs, *memory)
-            self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
-            self.charges = Charges(self.limits, device)
-            outputs = [1, len(self.limits)] if self.limits else [1]
-            theirs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
-            sizes = (config.hidden, config.activation, config.normalize_obs)
-            mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
-            shape = env.obs_dim, env.act_dim, belief, *sizes, mirror
-            self.policy = Gaussian(*shape, config.init_std).to(device)
-            self.critic = Critic(theirs, outputs, sum(seen.values()), *sizes).to(device)
+            self.policy = make_actor(env, config).to(device)
+            beliefs = make_critic_beliefs(env, config, self.constrained)
+            sizes = config.hidden, config.activation, config.normalize_obs
+            self.critic = Critic(beliefs, outputs, seen, *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
-        self.chunk = config.chunk if belief.trained or theirs[0].trained else 1
+        self.chunk = config.chunk if self.policy.belief.trained or beliefs[0].trained else 1  # L
         self.chunks = config.minibatch // processes.world() // self.chunk  # of a minibatch, in this process
-        self.widths = {"obs": env.obs_dim, "state": sum(seen.values())}
-        self.widths |= {"action": env.act_dim, "mean": env.act_dim} | dict.fromkeys(NUMBERS, 1)
-        self.widths |= dict.fromkeys(("value", "target"), sum(outputs))
+        self.widths = {"obs": env.obs_dim, "state": seen, "action": env.act_dim, "mean": env.act_dim}
+        self.widths |= dict.fromkeys(NUMBERS, 1) | dict.fromkeys(("value", "target"), sum(outputs))
         self.update = self._make_update(self.adam, bool(config.compile))
-        self.actor = copy.deepcopy(self.policy) if config.overlap else self.policy  # that collects
-        self.act = compiled(_make_act(self.actor), device) if config.compile else _make_act(self.actor)
-        self.warm = not config.compile  # whether all is compiled that will be
+        self.act = compiled(_make_act(self.policy), device) if config.compile else _make_act(self.policy)
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
-        self.episodes = Episodes(env.num_envs, device)
+        self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         # running returns of reward and costs, that scale what the critic learns
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)
         self.return_scale = Normalizer(sum(outputs)).to(device)
-        self.least_scale = torch.tensor([0.0, *(x.largest for x in self.limits.values())], device=device)
-        self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
-        moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
-        self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
+        self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
         start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
         self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
         env.reset(stagger=True)
-        self.pending = self.collect() if config.overlap else None
 
-    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
+    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
         config, widths = self.config, self.widths
         of_columns = make_loss(config)
 
-        def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Parts]:
+        def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Losses]:
             return of_columns(net, unpack(rows, widths), *rest)
 
-        def schedule(lr: Tensor, parts: Parts) -> Tensor:
+        def schedule(lr: Tensor, parts: Losses) -> Tensor:
             return adapt_lr(lr, processes.mean(parts["kl"]), config.kl_target)
 
         return make_update(loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
@@ -246,63 +221,47 @@ class Learner:
         return self.config.steps * self.config.epochs // self.config.minibatch
 
     def iterate(self) -> dict[str, float]:
-        """Collect one rollout, learn from it, and say what happened."""
-        rollout = self.pending or self.collect()
-        parts = self._learn_and_collect(rollout) if self.pending else self.learn(rollout)
+        """Collect one rollout, learn from it, and return the metrics to log."""
+        rollout = self.collect()
+        losses = self.learn(rollout)
         self.scalars["iterations"] += 1
         valid = ~rollout.bad.flatten()
         # after the epochs, so that the ratio began at 1
         self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
-        logged = {f"loss/{k}": v for k, v in parts.items()}
-        logged |= dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
-        logged |= {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
-        return {**self.episodes.summary(), **numbers(logged | self.multipliers.metrics)}
-
-    def _learn_and_collect(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Learn from a rollout while a copy of the policy, as it is now, collects the next on another thread.
-
-        The two share no tensor that either writes: the noise is drawn before, the copy has its own weights.
-        """
-        self.actor.load_state_dict(self.policy.state_dict())
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.collect, self._noise())
-            if not self.warm:
-                coming.result()  # torch cannot compile on two threads at once
-            parts, self.warm = self.learn(rollout), True
-            self.pending = coming.result()
-        return parts
-
-    def _noise(self) -> Tensor:
-        shape = (self.config.horizon, self.env.num_envs, self.env.act_dim)
-        return torch.randn(shape, generator=self.rng, device=self.env.device)
+        terms = dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
+        own = {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
+        return iteration_metrics(self.episodes, losses, terms, {**own, **self.constrained.metrics})
 
     @torch.no_grad()
-    def collect(self, noise: Tensor | None = None) -> Rollout:
-        """One rollout of the policy; noise (T, N, A) is drawn ahead."""
-        env, log_std = self.env, self.actor.log_std.clone()
-        rows: list[tuple[Tensor, ...]] = []
-        steps: list[Step] = []
-        for z in self._noise() if noise is None else noise:
-            obs, state, belief, first = env.obs, getattr(env, self.config.critic), self.belief, self.first
-            action, mean, self.belief = self.act(obs, belief, first, z)
+    def collect(self) -> Rollout:
+        """T control steps of N simulations under the policy as it is."""
+        env, constrained, rows = self.env, self.constrained, list[dict[str, Tensor]]()
+        shape = self.config.horizon, env.num_envs, env.act_dim
+        for noise in torch.randn(shape, generator=self.rng, device=env.device):
+            state = constrained.state(getattr(env, constrained.sees))
+            before = {"obs": env.obs, "state": state, "belief": self.belief, "first": self.first}
+            action, mean, self.belief = self.act(env.obs, self.belief, self.first, noise)
             step = env.step(action)
+            cost, final_state = constrained.step(step)
             self.episodes.add(step.reward, step.done)
             self.first = step.done
-            rows.append((obs, state, belief, first, action, mean))
-            steps.append(step)
-        obs, state, belief, first, action, mean = (torch.stack(column) for column in zip(*rows, strict=True))
-        density = log_prob(action, mean, log_std)  # not from the noise: the ratio shall begin at exactly 1
-        after = {k: torch.stack([getattr(s, k) for s in steps]) for k in KEPT}
-        after["final_state"] = torch.stack([getattr(s, f"final_{self.config.critic}") for s in steps])
-        logged = torch.stack([s.logged for s in steps]).nanmean((0, 1))
-        return Rollout(obs, state, belief, first, action, mean, log_std, density, **after, logged=logged)
+            after = {name: getattr(step, name) for name in OF_STEP}
+            rows.append(
+                before | after | {"action": action, "mean": mean, "cost": cost, "final_state": final_state}
+            )
+        column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        column["logged"] = column["logged"].nanmean((0, 1))
+        log_std = self.policy.log_std.clone()
+        # not from the noise: the ratio shall begin at exactly 1
+        density = log_prob(column["action"], column["mean"], log_std)
+        return Rollout(**column, log_std=log_std, log_prob=density)
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
-        config, flags = self.config, (rollout.terminated, rollout.left)
-        cost, over = self.charges.learned(rollout.cost[..., : len(self.limits)], *flags, config.gamma)
+        config = self.config
+        cost, over = self.constrained.charged(rollout.cost, rollout.terminated, rollout.left)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
         over = torch.cat((rollout.terminated[..., None], over), -1)
         scale = self._scale(signal, rollout)
@@ -336,11 +295,10 @@ class Learner:
 
     def _advantage(self, rollout: Rollout, advantages: Tensor) -> Tensor:
         """(T, N) that the policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
-        if not self.limits:
+        if not self.constrained.limits:
             return advantages[..., 0]
-        flags = rollout.terminated, rollout.done, rollout.left
-        self.multipliers.update(*self.meter.measure(rollout.cost, *flags))
-        return self.multipliers.advantage(advantages, ~rollout.bad)
+        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.left)
+        return self.constrained.multipliers.advantage(advantages, ~rollout.bad)
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """K epochs of minibatches; the means of the loss's parts over them."""
@@ -353,7 +311,7 @@ class Learner:
         if config.lr_schedule == "linear":
             done = scalars["iterations"] * self.steps_per_iteration / config.steps
             scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
-        history: list[Parts] = []
+        history: list[Losses] = []
         with torch_threads(self.threads):
             for _ in range(config.epochs):
                 order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)
@@ -368,10 +326,10 @@ class Learner:
         return means
 
     def _ready(self, rows: Tensor) -> Tensor:
-        """Rows (B, M, L, C) of B minibatches: advantages normalised in each, and what a transition counts."""
+        """Rows (B, M, L, C) of B minibatches: advantages normalized in each, and each transition's weight."""
         named = dict(zip(self.widths, rows.split(list(self.widths.values()), -1), strict=True))
         valid, within = named["share"] != 0, (1, 2)
-        if self.config.normalize_advantage and not self.limits:
+        if self.config.normalize_advantage and not self.constrained.limits:
             named["advantage"].copy_(standardize(named["advantage"], valid, within))
         named["share"].copy_(shares(valid, within))
         return rows
@@ -379,23 +337,11 @@ class Learner:
     # -- save and continue -----------------------------------------------------------------------
 
     def _parts(self) -> dict[str, object]:
-        modules = {
-            "policy": self.policy,
-            "critic": self.critic,
-            "adam": self.adam,
-            "env": self.env,
-            "episodes": self.episodes,
-        }
-        modules |= {"meter": self.meter, "multipliers": self.multipliers}
-        running = {
-            "belief": self.belief,
-            "first": self.first,
-            "critic_belief": self.critic_belief,
-            "discounted": self.discounted,
-            "rng": self.rng,
-        }
-        coming = {f"pending.{k}": v for k, v in vars(self.pending).items()} if self.pending else {}
-        return {**modules, **running, **self.scalars, "return_scale": self.return_scale, **coming}
+        networks = {"policy": self.policy, "critic": self.critic, "adam": self.adam}
+        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.first}
+        returns = {"discounted": self.discounted, "return_scale": self.return_scale}
+        own = {"env": self.env, "episodes": self.episodes, "rng": self.rng, **self.scalars}
+        return {**networks, **running, **returns, **own, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything a bit-equal continuation needs, the environment included."""
@@ -417,15 +363,13 @@ def _make_act(policy: Gaussian) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    check_choices(config)
-    check_positive(config, "steps", "num_envs", "horizon", "minibatch", "epochs", "belief_size", "chunk")
-    check_positive(config, "lr", "kl_target", "value_clip", "max_grad_norm", "init_std", "hidden")
+    check_options(config)
+    check_positive(config, "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std")
     check_not_negative(config, "value_coef", "entropy_coef")
-    check_unit(config, "gamma", "lam")
-    check_rule(config)
+    check_unit(config, "lam")
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
-    check_shared(num_envs=config.num_envs, minibatch=config.minibatch)
+    check_shared(minibatch=config.minibatch)
     if {config.belief, config.critic_belief} & set(RECURRENT):
         what = "the control steps that a recurrent belief is trained through"
         rule = f"chunk ({config.chunk}), {what}, must divide"
@@ -433,7 +377,7 @@ def check(config: Config) -> None:
             raise OptionError(f"{rule} horizon ({config.horizon})")
         if config.minibatch // processes.world() % config.chunk:
             raise OptionError(f"{rule} {each_of('minibatch', config.minibatch)}")
-    batch = config.num_envs * config.horizon
+    batch = config.simulations * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
     by_kl = [v for v in (config.lr_schedule, config.objective) if v in ("adaptive", "penalty")]

@@ -4,7 +4,7 @@
     while ...: print(learner.iterate()["episode/return"])
 
 A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs and limits are
-robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
+those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,20 @@ from torch import Tensor, nn
 
 from robokit.env.env import Env
 from robokit.errors import OptionError
-from robokit.learning.adam import Adam, Parts, make_step
-from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
+from robokit.learning.adam import Adam, Losses, make_step
+from robokit.learning.constrained import Constrained
+from robokit.learning.networks import make_policy
+from robokit.learning.offpolicy.agent import EPS, Agent
+from robokit.learning.offpolicy.loop import OffPolicy
+from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_policy
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
-from robokit.networks.policy import Policy, SquashedGaussian
+from robokit.networks.policy import SquashedGaussian
 
 
 @dataclass(frozen=True)
-class Config(pace.Options):
+class Config(OffPolicyOptions):
     """Options of SAC; the defaults are those of the paper's table 1."""
 
     temperature: float | None = None  # alpha; None: learned, so that the entropy comes to target_entropy
@@ -52,6 +56,11 @@ def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float)
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
+def make_actor(env: Env, config: Config) -> SquashedGaussian:
+    """The policy alone, with weights from torch's global generator."""
+    return make_policy(SquashedGaussian, env, config)
+
+
 class Temperature(nn.Module):
     """alpha > 0, by its logarithm."""
 
@@ -63,28 +72,25 @@ class Temperature(nn.Module):
         return self.log_alpha
 
 
-class SAC(agent.Agent):
+class SAC(Agent):
     """Algorithm 1 of the paper, one gradient step of it."""
 
     critic_coef = 0.5  # eq. 5
     policy: SquashedGaussian
 
-    def __init__(self, env: Env, config: Config, graph: bool) -> None:
-        super().__init__(env, config, graph)
+    def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
+        super().__init__(env, config, constrained, make_actor(env, config), graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
         fixed = config.temperature
         self.fixed = None if fixed is None else torch.tensor(float(fixed), device=env.device)
         self.temperature = Temperature(config.init_temperature).to(env.device)
-        self.temperature_adam = Adam(self.temperature, agent.EPS, torch.inf)
+        self.temperature_adam = Adam(self.temperature, EPS, torch.inf)
         self.temperature_step = make_step(self._temperature_loss, self.temperature_adam, graph)
         self.target_entropy = float(-env.act_dim if config.target_entropy is None else config.target_entropy)
 
-    def make_policy(self, *shape: Any) -> Policy:
-        return SquashedGaussian(*shape)
-
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         log_alpha = self.temperature_adam.bound(self.graph)
         alpha = log_alpha().detach().exp() if self.fixed is None else self.fixed
         policy, sums = self.actor.bound(self.graph), self.sums(batch)
@@ -107,7 +113,7 @@ class SAC(agent.Agent):
         price: Tensor,
         weight: Tensor,
         alpha: Tensor,
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         action, log_prob = policy.draw(self.policy_now(policy, batch), noise)
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action)
@@ -115,7 +121,7 @@ class SAC(agent.Agent):
         loss = -average(self.lagrangian(gain, q, price, weight), share)
         return loss, {"policy": loss.detach(), "log_prob": average(log_prob, share).detach()}
 
-    def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Parts]:
+    def _temperature_loss(self, log_alpha: Any, log_prob: Tensor) -> tuple[Tensor, Losses]:
         loss = temperature_loss(log_alpha(), log_prob, self.target_entropy)
         return loss, {"temperature": loss.detach()}
 
@@ -123,19 +129,20 @@ class SAC(agent.Agent):
         return super().parts() | {"temperature": self.temperature, "temperature_adam": self.temperature_adam}
 
 
-class Learner(offpolicy.Learner):
+class Learner(OffPolicy):
     """SAC on one Env; `policy` is what gets exported."""
 
     kind = SAC
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        config = config.on(env.num_envs)
         check(config)
         super().__init__(env, config, seed)
 
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    pace.check(config)
+    check_off_policy(config)
     check_not_negative(config, "temperature")
     check_positive(config, "init_temperature")
     if config.temperature is not None and config.init_temperature != Config.init_temperature:

@@ -5,7 +5,7 @@
 
 A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
 DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
-beliefs and limits are robokit.learning.offpolicy.agent's, the loop is robokit.learning.offpolicy.loop's, options and pace are robokit.learning.offpolicy.options's.
+beliefs and limits are those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,20 @@ from typing import Any
 from torch import Tensor
 
 from robokit.env.env import Env
-from robokit.learning.adam import Parts, make_step
-from robokit.learning.offpolicy import agent, loop as offpolicy, options as pace
+from robokit.learning.adam import Losses, make_step
+from robokit.learning.constrained import Constrained
+from robokit.learning.networks import make_policy
+from robokit.learning.offpolicy.agent import Agent
+from robokit.learning.offpolicy.loop import OffPolicy
+from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_policy
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
-from robokit.networks.policy import Deterministic, Policy
+from robokit.networks.policy import Deterministic
 
 
 @dataclass(frozen=True)
-class Config(pace.Options):
+class Config(OffPolicyOptions):
     """Options of TD3; the defaults are the paper's own code's, but for when it learns and first weights."""
 
     delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
@@ -43,25 +47,27 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-class TD3(agent.Agent):
+def make_actor(env: Env, config: Config) -> Deterministic:
+    """The policy alone, with weights from torch's global generator."""
+    return make_policy(Deterministic, env, config, noise=config.exploration)
+
+
+class TD3(Agent):
     """Algorithm 1 of the paper, one gradient step of it."""
 
     critic_coef = 1.0
     policy: Deterministic
     config: Config
 
-    def __init__(self, env: Env, config: Config, graph: bool) -> None:
-        super().__init__(env, config, graph)
+    def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
+        super().__init__(env, config, constrained, make_actor(env, config), graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
         self.actor_target = self._target(self.policy)
         self.targets += [(self.actor_target, self.actor)]
 
-    def make_policy(self, *shape: Any) -> Policy:
-        return Deterministic(*shape, noise=self.config.exploration)
-
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         policy, sums, config = self.actor_target.bound(self.graph), self.sums(batch), self.config
         action = policy.settle(self.policy_next(policy, batch, sums.last))
         action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
@@ -75,7 +81,7 @@ class TD3(agent.Agent):
 
     def _actor_loss(
         self, policy: Any, batch: Batch, share: Tensor, price: Tensor, weight: Tensor
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Losses]:
         action = policy.settle(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
@@ -83,12 +89,13 @@ class TD3(agent.Agent):
         return loss, {"policy": loss.detach()}
 
 
-class Learner(offpolicy.Learner):
+class Learner(OffPolicy):
     """TD3 on one Env; `policy` is what gets exported."""
 
     kind = TD3
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+        config = config.on(env.num_envs)
         check(config)
         self.delay = config.delay
         super().__init__(env, config, seed)
@@ -96,6 +103,6 @@ class Learner(offpolicy.Learner):
 
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    pace.check(config)
+    check_off_policy(config)
     check_positive(config, "delay", "smoothing_clip")
     check_not_negative(config, "smoothing", "exploration")

@@ -10,8 +10,8 @@ from tyro.conf import Positional, arg
 from robokit.controller import load
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
+from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
-from robokit.networks.policy import Policy
 from robokit.task.lookup.find import known_tasks, load_task, title
 from robokit.task.task import Task
 from robokit.training.restore import exported, task_of
@@ -56,7 +56,7 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def policy_of(what: str, task: str | None) -> tuple[Path, Task, Policy | None]:
+def policy_of(what: str, task: str | None) -> tuple[Path, Task, Actor | None]:
     """The exported file, its task, and the torch policy where a run folder is given."""
     path = Path(what)
     if path.suffix != ".onnx":

@@ -35,7 +35,7 @@ SEGMENTS = "segments"  # the folder beside the checkpoints that share them
 KEEP = 2  # checkpoints of one run: the newest, and one to fall back on
 
 
-class Replay(Protocol):
+class Segmented(Protocol):
     """What is asked of a memory to be saved in segments; the rest of its state is among the tensors."""
 
     digests: dict[int, str]  # sha256 of the files of its segments; set here, cleared where it loads a state
@@ -58,7 +58,7 @@ class Checkpoint:
     def steps(self) -> int:
         return int(self.path.name)
 
-    def load_segments(self, replay: Replay | None) -> None:
+    def load_segments(self, replay: Segmented | None) -> None:
         """Give `replay`, whose other state is loaded, its segments; one at a time is read into memory.
 
         Raises ValueError where it keeps others than were saved.
@@ -79,7 +79,7 @@ def save(
     tensors: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     keep: int = KEEP,
-    replay: Replay | None = None,
+    replay: Segmented | None = None,
 ) -> Path:
     """Write `parent/<steps>`, then delete all but the newest `keep` up to it, and any after it.
 
@@ -180,7 +180,7 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(named, key=lambda path: int(path.name))
 
 
-def _write_segments(parent: Path, replay: Replay) -> dict[int, str]:
+def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
     """The sha256 of each segment, whose files are all on the disk when this returns."""
     (parent / SEGMENTS).mkdir(exist_ok=True)
     digests: dict[int, str] = {}

@@ -16,8 +16,8 @@ from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
 from robokit.export.card import check_ctrl
 from robokit.export.gate import CARRIED
+from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
-from robokit.networks.policy import Policy
 
 SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
 
@@ -72,7 +72,7 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
     return act
 
 
-def torch_actor(policy: Policy) -> Act:
+def torch_actor(policy: Actor) -> Act:
     """Deterministic actions of a torch policy."""
     belief: list[Tensor] = []
 
@@ -86,7 +86,7 @@ def torch_actor(policy: Policy) -> Act:
     return act
 
 
-def sampling_actor(policy: Policy, seed: int) -> Act:
+def sampling_actor(policy: Actor, seed: int) -> Act:
     """Actions drawn from a torch policy, as training draws them; Env clips them."""
     belief: list[Tensor] = []
     draws: list[torch.Generator] = []

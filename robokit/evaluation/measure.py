@@ -37,7 +37,7 @@ from robokit.evaluation.verdict import Verdict, judge, overall
 from robokit.export.card import clip_command, clip_note
 from robokit.export.fields import supplied
 from robokit.filter import Filter
-from robokit.networks.policy import Policy
+from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, model_name
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
@@ -51,7 +51,7 @@ def evaluate(
     seed: int = 0,
     nominal: bool = False,
     commands: Mapping[str, Sequence[float]] | None = None,
-    policy: Policy | None = None,
+    policy: Actor | None = None,
     filter: Filter | None = None,
     gamma: float = GAMMA,
     sim: str = "cpu",

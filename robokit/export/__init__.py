@@ -10,12 +10,12 @@ from robokit.faces import face
 if TYPE_CHECKING:
     from robokit.export.card import write_card as write_card
     from robokit.export.gate import Parity as Parity
-    from robokit.export.write import Report as Report, export as export
+    from robokit.export.write import Written as Written, export as export
 
 __getattr__, __dir__ = face(
     __name__,
     {
-        "robokit.export.write": "Report export",
+        "robokit.export.write": "Written export",
         "robokit.export.gate": "Parity",
         "robokit.export.card": "write_card",
     },

@@ -10,8 +10,8 @@ from torch import Tensor
 from robokit import __version__
 from robokit.controller import SCHEMA
 from robokit.env.env import Env
-from robokit.export.gate import CARRIED, Rollout
-from robokit.networks.policy import Policy
+from robokit.export.gate import CARRIED, Recording
+from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
 from robokit.task.lookup.find import class_name
 from robokit.task.sense import Sense
@@ -25,7 +25,7 @@ ON_THE_CARD = ("evaluation",)  # measured after the file was written
 SAME_READING = 0.9  # of the samples; an observation may clip what it reads
 
 
-def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | None) -> dict[str, Any]:
+def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
     """What a robot needs to know, as JSON values; None where nobody said."""
     task, widths = env.task, supplied(env)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
@@ -35,7 +35,7 @@ def write_contract(policy: Policy, env: Env, rollout: Rollout, commit: str | Non
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
-        "inputs": [_input(name, env, rollout) for name in widths],
+        "inputs": [_input(name, env, recording) for name in widths],
         "actuators": _actuators(env),
         "carry": {"size": sum(carry.values()), **carry},
         "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
@@ -68,15 +68,15 @@ def supplied(env: Env) -> dict[str, int]:
     return {name: width for name, width in env.names.obs.items() if name not in CARRIED}
 
 
-def _input(name: str, env: Env, rollout: Rollout) -> dict[str, Any]:
-    """One observation term; `seen` is its range in the rollout that checked the export.
+def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
+    """One observation term; `seen` is its range in the recording that checked the export.
 
     Its unit and frame are the model's, found by which reading each number equals, unless the task's Sense
     says them: the author may have changed them on the way, and knows.
     """
     start = sum(width for _, width in _before(name, env))
-    values = rollout.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
-    sources = _sources(values, rollout.readings.flatten(0, 1))
+    values = recording.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
+    sources = _sources(values, recording.readings.flatten(0, 1))
     known = channels(env.sim)
     facts = {
         key: _once([None if i is None else getattr(known[i], key) for i in sources])

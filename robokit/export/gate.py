@@ -17,7 +17,7 @@ from torch import Tensor
 from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.networks.policy import Policy
+from robokit.learning.protocols import Actor
 from robokit.sim.facts import readings
 from robokit.task.clock import NOON, rest, tick
 
@@ -37,7 +37,7 @@ Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Recording:
     """What n simulations saw over T control periods under the policy itself; float32 on the CPU."""
 
     obs: Tensor  # (T, n, O)
@@ -57,7 +57,7 @@ class Parity:
 
 
 @torch.no_grad()
-def record(policy: Policy, env: Env) -> Rollout:
+def record(policy: Actor, env: Env) -> Recording:
     """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
 
     Raises ExportError when the task's "action" term is not the previous action, zero at a restart, or its
@@ -77,10 +77,10 @@ def record(policy: Policy, env: Env) -> Rollout:
         action, belief = policy(obs, belief, first)
         kept = _next(kept, action, env)
         first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
-    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    return Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> tuple[Parity, ...]:
+def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
     """The parity figures of a graph that is portable, equal to the policy and rid of a NaN by a reset.
 
     Raises ExportError that names the failed check and its figure.
@@ -91,7 +91,7 @@ def gate(model: onnx.ModelProto, policy: Policy, env: Env, rollout: Rollout) -> 
     except ContractError as error:
         raise ExportError(str(error)) from error
     check_reset(session)
-    parity = tuple(replay(session, policy, env, rollout, batch) for batch in BATCHES)
+    parity = tuple(replay(session, policy, env, recording, batch) for batch in BATCHES)
     for p in parity:
         if not p.ctrl_error <= TOLERANCE:  # so written that NaN fails
             raise ExportError(
@@ -149,9 +149,9 @@ def check_refusal(path: Path) -> None:
 
 
 @torch.no_grad()
-def replay(session: Any, policy: Policy, env: Env, rollout: Rollout, batch: int) -> Parity:
+def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
     """The same recorded observations and resets to both sides, each feeding back its own carried state."""
-    seen, first = _spread(rollout, batch)
+    seen, first = _spread(recording, batch)
     center, half, low, high = (
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
     )
@@ -175,14 +175,14 @@ def replay(session: Any, policy: Policy, env: Env, rollout: Rollout, batch: int)
     return Parity(batch, len(seen), int(first.sum(0).min()), *errors.tolist())
 
 
-def _spread(rollout: Rollout, batch: int) -> tuple[Tensor, Tensor]:
+def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
     """obs (T, batch, O) and resets (T, batch): simulations at different times, cut at different steps."""
-    steps, column = torch.arange(len(rollout.obs))[:, None], torch.arange(batch)
-    n = rollout.obs.shape[1]
+    steps, column = torch.arange(len(recording.obs))[:, None], torch.arange(batch)
+    n = recording.obs.shape[1]
     time = (steps + column // n * 37) % len(steps)
     cut = (steps + 13 * column) % RESET_EVERY == 0
-    first = rollout.first[time, column % n] | cut | (steps == 0)
-    return rollout.obs[time, column % n], first
+    first = recording.first[time, column % n] | cut | (steps == 0)
+    return recording.obs[time, column % n], first
 
 
 def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
@@ -199,7 +199,7 @@ def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
     return torch.cat([kept.get(name, value) for name, value in _terms(obs, env).items()], -1)
 
 
-def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
+def _nothing(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
     kept = {"action": torch.zeros(batch, policy.act_dim)}
     if env.task.clock:
         kept["clock"] = torch.zeros(batch, 2)

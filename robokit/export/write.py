@@ -31,7 +31,7 @@ from robokit.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class Report:
+class Written:
     """What was written, and what is known about it."""
 
     path: Path
@@ -47,7 +47,7 @@ def export(
     *,
     commit: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
-) -> Report:
+) -> Written:
     """Write `path` and its sha256 once every check has passed; `env`, of its task, is reset and stepped.
 
     Raises ExportError that names the failed check and its figure, or the disk's error. Nothing is left behind
@@ -57,13 +57,13 @@ def export(
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
         raise ExportError(f"the policy's {broken[0]} is not finite; go back to a checkpoint before it")
     model = trace(Graph(policy, env), env)
-    rollout = record(policy, env)
-    parity = gate(model, policy, env, rollout)
+    recording = record(policy, env)
+    parity = gate(model, policy, env, recording)
     facts = {"evaluation": evaluation, "parity": [asdict(p) for p in parity]}
-    contract = write_contract(policy, env, rollout, commit) | facts
+    contract = write_contract(policy, env, recording, commit) | facts
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(contract, allow_nan=False)})
     digest = install(model.SerializeToString(), Path(path))
-    return Report(Path(path), digest, parity, gaps(contract))
+    return Written(Path(path), digest, parity, gaps(contract))
 
 
 def install(data: bytes, path: Path) -> str:

@@ -17,8 +17,8 @@ from robokit.compute.compile import compiled
 from robokit.compute.processes import mean
 
 Params = dict[str, Tensor]
-Parts = dict[str, Tensor]
-Loss = Callable[..., tuple[Tensor, Parts]]
+Losses = dict[str, Tensor]
+Loss = Callable[..., tuple[Tensor, Losses]]
 BETA1, BETA2 = 0.9, 0.999
 TINY = 1e-30  # a moment below it is 0: it moves nothing, and further down each costs a processor 100 cycles
 
@@ -134,8 +134,8 @@ def make_update(
     loss: Loss,
     adam: Adam,
     compile: bool = False,
-    schedule: Callable[[Tensor, Parts], Tensor] | None = None,
-) -> Callable[..., Parts]:
+    schedule: Callable[[Tensor, Losses], Tensor] | None = None,
+) -> Callable[..., Losses]:
     """update(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
 
     `schedule(lr, parts)` is the learning rate after the step, written into `lr`. Compiled, every batch must
@@ -143,7 +143,7 @@ def make_update(
     """
     step = make_step(loss, adam, compile)
 
-    def update(lr: Tensor, *batch: Any) -> Parts:
+    def update(lr: Tensor, *batch: Any) -> Losses:
         parts = step(lr, *batch)
         if schedule is not None:
             lr.copy_(schedule(lr, parts))
@@ -152,21 +152,21 @@ def make_update(
     return compiled(update, adam.flat.device) if compile else update
 
 
-def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Parts]:
+def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Losses]:
     """step(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
 
     graph: so written that it can be compiled as a part of something larger; slower, where it is not.
     """
     parameters = list(adam.module.parameters())
 
-    def eager(lr: Tensor, *batch: Any) -> Parts:
+    def eager(lr: Tensor, *batch: Any) -> Losses:
         with torch.enable_grad():
             value, parts = loss(adam.module, *batch)
             grads = torch.autograd.grad(value, parameters, materialize_grads=True)
         with torch.no_grad():
             return {**parts, "grad_norm": adam.apply(list(grads), lr)}
 
-    def traced(lr: Tensor, *batch: Any) -> Parts:
+    def traced(lr: Tensor, *batch: Any) -> Losses:
         # a lambda: torch cannot trace the annotations of a nested def
         objective = lambda params: loss(Bound(adam.methods, params), *batch)  # noqa: E731
         grads, (_, parts) = torch.func.grad_and_value(objective, has_aux=True)(adam.views(adam.flat))

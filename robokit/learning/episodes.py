@@ -9,7 +9,7 @@ from torch import Tensor
 from robokit.compute import processes
 
 
-class Episodes:
+class EpisodeTotals:
     """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
 
     def __init__(self, num_envs: int, device: torch.device) -> None:
@@ -38,6 +38,17 @@ class Episodes:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._running.copy_(state["running"])
         self._finished.copy_(state["finished"])
+
+
+def iteration_metrics(
+    episodes: EpisodeTotals,
+    losses: Mapping[str, Tensor],
+    terms: Mapping[str, Tensor],
+    more: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """The metrics of one iteration: its episodes, losses, and the means of rewards, costs and metrics."""
+    named = {f"loss/{name}": value for name, value in losses.items()}
+    return {**episodes.summary(), **numbers({**named, **terms, **more})}
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:

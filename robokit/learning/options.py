@@ -1,12 +1,79 @@
-"""Rules for an algorithm's options; each raises OptionError that names the option, the rule and the value."""
+"""The options that all algorithms have, and rules for options.
+
+Each rule raises OptionError that names the option, the rule and the value. The comment beside or above a field
+is what `--help` prints.
+"""
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from robokit.compute.processes import world
 from robokit.errors import OptionError
+from robokit.limits.multipliers import Rule
+from robokit.networks.belief import Kind
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every algorithm; each has its own defaults for some of them."""
+
+    usual_num_envs: ClassVar[int]  # of a training that says no number
+
+    steps: int = (
+        300_000  # environment steps to train for, over all simulations; the last iteration is finished
+    )
+    num_envs: int | None = None  # N, simulations stepped together; None: as many as is usual
+    gamma: float = 0.99  # discount per control step
+    lr: float = 3e-4  # learning rate of Adam
+    hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
+    activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
+    normalize_obs: bool = False  # by running mean and deviation
+    max_grad_norm: float | None = None  # global norm that gradients are clipped to
+    mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
+    belief: Kind = "memoryless"  # what the policy remembers
+    belief_size: int = 64  # units of a recurrent belief
+    critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
+    critic_belief: Kind = "memoryless"  # what the critics remember
+    # how the multipliers of the task's limits move; fixed: they do not; off: as if there were no limits
+    limit_rule: Rule = "pid"
+    margin: float = 0.1  # of the limits that training leaves unused: it aims at (1 - margin) of each
+    gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
+    dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
+    penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
+    # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
+    compile: bool | None = None
+
+    @property
+    def simulations(self) -> int:
+        """N of a training with these options, all processes together."""
+        return self.usual_num_envs if self.num_envs is None else self.num_envs
+
+    def on(self, num_envs: int) -> Self:
+        """These options for an Env of `num_envs` simulations in each process.
+
+        Raises OptionError where they name another number.
+        """
+        number = num_envs * world()
+        if self.num_envs not in (None, number):
+            each = "" if world() == 1 else f" in {world()} processes"
+            raise OptionError(f"num_envs is {self.num_envs}, but the Env has {number} simulations{each}")
+        return replace(self, num_envs=number)
+
+
+def check_options(config: Options) -> None:
+    """The rules for the options that all algorithms have."""
+    check_choices(config)
+    check_positive(config, "steps", "num_envs", "lr", "hidden", "max_grad_norm", "belief_size", "dual_lr")
+    check_unit(config, "gamma")
+    check_not_negative(config, "penalty", "gains")
+    check_shared(num_envs=config.simulations)
+    if not 0 <= config.margin < 1:
+        raise OptionError(f"margin must be in [0, 1), got {config.margin}")
+    if config.penalty and config.limit_rule != "fixed":
+        rule = f"is the multiplier of limit_rule 'fixed'; limit_rule is {config.limit_rule!r}"
+        raise OptionError(f"penalty ({config.penalty}) {rule}")
 
 
 def check_choices(config: Any) -> None:
@@ -73,17 +140,6 @@ def check_shared(**numbers: int) -> None:
 def each_of(name: str, number: int) -> str:
     """What of an option falls to each process, for an error: `batch (256)`."""
     return f"{name} ({number})" if world() == 1 else f"{name} / processes ({number} / {world()})"
-
-
-def check_rule(config: Any) -> None:
-    """How multipliers move: margin, gains, dual_lr and penalty, as constraint.Multipliers takes them."""
-    check_positive(config, "dual_lr")
-    if not 0 <= config.margin < 1:
-        raise OptionError(f"margin must be in [0, 1), got {config.margin}")
-    check_not_negative(config, "penalty", "gains")
-    if config.penalty and config.limit_rule != "fixed":
-        rule = f"is the multiplier of limit_rule 'fixed'; limit_rule is {config.limit_rule!r}"
-        raise OptionError(f"penalty ({config.penalty}) {rule}")
 
 
 def _numbers(config: Any, name: str) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ class Rollout:
     logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
 
 
-KEPT = ("reward", "cost", "terminated", "done", "left", "bad")  # of each Step
+OF_STEP = ("reward", "terminated", "done", "left", "bad", "logged")  # of each Step
 Batch = Mapping[str, Tensor]
 NUMBERS = ("first", "share", "log_prob", "advantage")  # one for each transition
 

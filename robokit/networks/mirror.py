@@ -25,7 +25,7 @@ class Reflection(nn.Module):
         return x.index_select(-1, self.order) * self.sign
 
 
-Mirror = tuple[Reflection, Reflection]  # of obs, of actions
+Reflections = tuple[Reflection, Reflection]  # of obs, of actions
 
 
 class Image(Protocol):
@@ -38,7 +38,7 @@ class Image(Protocol):
     def places(self) -> tuple[int, ...]: ...
 
 
-def reflections(images: Mapping[str, Image], widths: Mapping[str, int]) -> tuple[Reflection, Reflection]:
+def reflections(images: Mapping[str, Image], widths: Mapping[str, int]) -> Reflections:
     """What a mirror does to obs, terms {name: width} side by side, and to the action.
 
     Raises OptionError where there are no images.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robokit.networks.belief import Belief
 from robokit.networks.distributions import squashed_log_prob
-from robokit.networks.mirror import Mirror
+from robokit.networks.mirror import Reflections
 from robokit.networks.mlp import mlp
 from robokit.networks.normalizer import Normalizer
 
@@ -35,7 +35,7 @@ class Policy(nn.Module, ABC):
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
         normalize: bool = True,
-        mirror: Mirror | None = None,
+        mirror: Reflections | None = None,
     ) -> None:
         super().__init__()
         self.mirror = None if mirror is None else nn.ModuleList(mirror)
@@ -110,7 +110,7 @@ class Gaussian(Policy):
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
         normalize: bool = True,
-        mirror: Mirror | None = None,
+        mirror: Reflections | None = None,
         init_std: float = 1.0,
     ) -> None:
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
@@ -153,7 +153,7 @@ class Deterministic(Policy):
         hidden: Sequence[int] = (64, 64),
         activation: str = "tanh",
         normalize: bool = True,
-        mirror: Mirror | None = None,
+        mirror: Reflections | None = None,
         noise: float = 0.1,
     ) -> None:
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)

@@ -20,9 +20,8 @@ from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
 from robokit.evaluation.episodes import SEED_OFFSET
 from robokit.learning.options import fits, named
-from robokit.networks.policy import Policy
+from robokit.learning.protocols import Learner
 from robokit.task.task import Task
-from robokit.training.run import Learner
 
 SHORT = 2_000  # gradient steps; a training of fewer is not worth a measurement
 
@@ -57,13 +56,8 @@ class Setup:
 class Built(Learner, Protocol):
     """A learner as `build` makes it."""
 
-    env: Env
-    config: Any
     threads: int  # of torch, in gradient steps
     chunk: int  # control steps that a gradient step goes through, one after the other
-
-    @property
-    def policy(self) -> Policy: ...
 
     @property
     def updates(self) -> int: ...  # gradient steps of the whole training
@@ -114,6 +108,7 @@ def build(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
         raise OptionError(f"validations must be at least 0, got {setup.validations}")
     module = algorithm(setup.algo)
     device = find_device(setup.device, BEGUN) if begun else find_device(setup.device)
+    config = replace(config, num_envs=config.simulations)
     module.check(config)
     torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
     if config.compile and (found := processes.agreed(lacks(device, setup.sim))):
@@ -166,6 +161,6 @@ def _measured(learner: Built, setup: Setup) -> tuple[int, float]:
         return threads, seconds(learner.rehearsal(), learner.env.device) if undecided else 0.0
     if not undecided and setup.torch_threads:
         return threads, 0.0
-    own = 1 if getattr(learner.config, "overlap", False) else getattr(learner.env.sim, "threads", 1)
+    own = getattr(learner.env.sim, "threads", 1)
     threads, duration = fastest(learner.rehearsal(), setup.torch_threads or own)
     return setup.torch_threads or threads, duration

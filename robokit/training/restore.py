@@ -22,8 +22,8 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
-from robokit.export.write import Report, export
-from robokit.learning.offpolicy.options import Options, Pace
+from robokit.export.write import Written, export
+from robokit.learning.offpolicy.options import OffPolicyOptions, Pace
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
 from robokit.task.task import Task
@@ -122,8 +122,8 @@ def rebuild(run: Run, training: bool = True) -> Built:
     config = replace(default, steps=run.steps, **own)
     if not training:
         setup, config = replace(setup, device="cpu", sim="cpu"), replace(config, compile=False)
-    if not training and isinstance(config, Options):
-        least = 2 * (Pace.of(config, config.num_envs).starts + config.num_envs)  # what Learner's checks need
+    if not training and isinstance(config, OffPolicyOptions):
+        least = 2 * (Pace.of(config).starts + config.simulations)  # what Learner's checks need
         config = replace(config, replay=min(least, config.replay))
     return build(task, setup, config, begun=True)
 
@@ -162,7 +162,7 @@ def take_best(run: Run, learner: Built, steps: int) -> int:
     return score.steps
 
 
-def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Report:
+def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Written:
     """Write a learner's policy through the gate, its sha256 and its card. Raises ExportError."""
     options = {"seed": run.config["seed"], "threads": run.config["threads"]}
     # on the CPU's engine, whichever trained; nominal: what is observed is then what a sensor says

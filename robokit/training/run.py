@@ -23,38 +23,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
-from robokit.disk.checkpoint import Checkpoint, Replay, newest, prune, save
+from robokit.disk.checkpoint import Checkpoint, newest, prune, save
 from robokit.disk.write import sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
+from robokit.learning.protocols import Learner
 
 CONFIG, CHECKPOINTS, BEST, LATEST = "config.json", "checkpoints", "best", "latest"
 SCHEMA = 1  # of config.json
 POLICY = "policy."  # what the names of a policy's tensors begin with in a learner's state
-
-
-class Learner(Protocol):
-    """What the loop asks of an algorithm."""
-
-    @property
-    def steps_per_iteration(self) -> int: ...
-
-    @property
-    def policy(self) -> nn.Module: ...
-
-    @property
-    def replay(self) -> Replay | None: ...  # saved in segments, but for what `state_dict` has of it
-
-    def iterate(self) -> dict[str, float]: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)

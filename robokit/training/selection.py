@@ -12,7 +12,6 @@ them.
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
 
 from torch import nn
 
@@ -22,24 +21,12 @@ from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
 from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
 from robokit.evaluation.ledger import measured
+from robokit.learning.protocols import Learner
 from robokit.training.run import Done, Run
 
 EPISODES = 32  # of one validation
 SEED = 1000 * SEED_OFFSET  # of its episodes
 TIMES = 20  # validations of a training under limits
-
-
-class Learner(Protocol):
-    """What is asked of an algorithm here."""
-
-    env: Env
-    config: Any
-
-    @property
-    def policy(self) -> Any: ...
-
-    @property
-    def steps_per_iteration(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from arm import Arm, make_policy
 
 import robokit
 from robokit.export.fields import gaps, write_contract
-from robokit.export.gate import Rollout
+from robokit.export.gate import Recording
 from robokit.sim.facts import readings
 from robokit.task.sense import Sense
 
 
 def contract(task: type[Arm], periods: int = 20) -> dict[str, Any]:
-    """Of a task, from a short rollout."""
+    """Of a task, from a short recording."""
     env, rows = robokit.make(task, num_envs=4, threads=1), []
     for _ in range(periods):
         step = env.step(torch.rand(4, 2) * 2 - 1)
         rows.append((env.sensors.visible(step.state), step.done, readings(env.sim)))
-    return write_contract(make_policy(env), env, Rollout(*map(torch.stack, zip(*rows, strict=True))), "abc")
+    return write_contract(make_policy(env), env, Recording(*map(torch.stack, zip(*rows, strict=True))), "abc")
 
 
 def inputs(told: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import robokit
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.gate import STEPS, TOLERANCE, Rollout, check_graph, gate, record
+from robokit.export.gate import STEPS, TOLERANCE, Recording, check_graph, gate, record
 from robokit.export.graph import Graph, trace
 from robokit.export.write import export
 from robokit.networks.policy import Policy
@@ -24,7 +24,7 @@ class Made:
     env: Env
     policy: Policy
     model: onnx.ModelProto
-    rollout: Rollout
+    recording: Recording
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def made() -> Made:
 
 
 def test_the_rollout_is_real_and_has_episode_ends(made: Made) -> None:
-    assert made.rollout.obs.shape == (STEPS, 4, made.env.obs_dim)
-    assert made.rollout.first[0].all()
-    assert made.rollout.first[1:].sum() >= 4 * STEPS / 31
+    assert made.recording.obs.shape == (STEPS, 4, made.env.obs_dim)
+    assert made.recording.first[0].all()
+    assert made.recording.first[1:].sum() >= 4 * STEPS / 31
 
 
 def perturbed_weight(policy: Policy) -> None:
@@ -57,7 +57,7 @@ def other_clip(policy: Policy) -> None:
 def test_the_policy_under_test_moves_and_is_seldom_clipped(made: Made) -> None:
     """Else parity would prove nothing."""
     with torch.no_grad():
-        obs = made.rollout.obs.flatten(0, 1)
+        obs = made.recording.obs.flatten(0, 1)
         action, _ = made.policy(
             obs, torch.zeros(len(obs), made.policy.belief_size), torch.ones(len(obs)).bool()
         )
@@ -66,20 +66,20 @@ def test_the_policy_under_test_moves_and_is_seldom_clipped(made: Made) -> None:
 
 
 def test_the_gate_lets_the_policy_pass_and_measures_it(made: Made) -> None:
-    parity = gate(made.model, made.policy, made.env, made.rollout)
+    parity = gate(made.model, made.policy, made.env, made.recording)
     assert [(p.batch, p.steps) for p in parity] == [(1, 1000), (64, 1000)]
     assert all(p.resets >= 10 and 0 < p.ctrl_error <= TOLERANCE for p in parity)  # 0: a thing with itself
 
 
 def test_a_nan_on_both_sides_is_no_parity(made: Made) -> None:
-    obs = made.rollout.obs.clone()
+    obs = made.recording.obs.clone()
     obs[500] = torch.nan
     with pytest.raises(ExportError, match="differs from the policy at batch 1 by nan"):
-        gate(made.model, made.policy, made.env, dataclasses.replace(made.rollout, obs=obs))
+        gate(made.model, made.policy, made.env, dataclasses.replace(made.recording, obs=obs))
 
 
 def test_a_rollout_without_episode_ends_is_cut_into_enough_episodes(made: Made) -> None:
-    endless = dataclasses.replace(made.rollout, first=torch.zeros_like(made.rollout.first))
+    endless = dataclasses.replace(made.recording, first=torch.zeros_like(made.recording.first))
     assert all(p.resets >= 10 for p in gate(made.model, made.policy, made.env, endless))
 
 
@@ -95,7 +95,7 @@ def test_the_gate_stops_a_policy_that_changed_after_tracing(made: Made, change: 
     policy = make_policy(made.env)
     change(policy)
     with pytest.raises(ExportError, match=r"differs from the policy at batch 1 by .* of the actuator range"):
-        gate(made.model, policy, made.env, made.rollout)
+        gate(made.model, policy, made.env, made.recording)
 
 
 class Product(Graph):
@@ -131,7 +131,7 @@ class Unscaled(Graph):
 def test_the_gate_stops_a_graph_that_is_wired_wrong(made: Made, wrong: type[Graph], says: str) -> None:
     model = trace(wrong(made.policy, made.env), made.env)
     with pytest.raises(ExportError, match=says):
-        gate(model, made.policy, made.env, made.rollout)
+        gate(model, made.policy, made.env, made.recording)
 
 
 @pytest.mark.medium
@@ -141,7 +141,7 @@ def test_the_gate_stops_a_gru_whose_reset_gate_comes_before_the_product(made: Ma
     fused.belief = Fused(policy.belief)  # pyright: ignore[reportAttributeAccessIssue]
     model = trace(Graph(fused, made.env), made.env)
     (reset,) = [a for n in model.graph.node for a in n.attribute if a.name == "linear_before_reset"]
-    part = Rollout(*(x[:300] for x in vars(made.rollout).values()))
+    part = Recording(*(x[:300] for x in vars(made.recording).values()))
     assert reset.i == 1 and gate(model, policy, made.env, part)
     reset.i = 0
     with pytest.raises(

@@ -22,7 +22,7 @@ from robokit.errors import ExportError
 from robokit.export.card import inspect, write_card
 from robokit.export.fields import gaps
 from robokit.export.gate import TOLERANCE
-from robokit.export.write import Report, export, install
+from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy
 
 
@@ -32,7 +32,7 @@ class Made:
 
     env: Env
     policy: Policy
-    report: Report
+    report: Written
     contract: dict[str, Any]
 
 

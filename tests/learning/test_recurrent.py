@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from robokit.algos.ppo import Config, Learner
 from robokit.env.env import Env
-from robokit.learning.adam import Adam, Parts
+from robokit.learning.adam import Adam, Losses
 from robokit.learning.rollout import Rollout, pack, unpack
 from robokit.networks.belief import KINDS, RECURRENT
 from robokit.networks.distributions import log_prob
@@ -69,10 +69,10 @@ class Watched(Learner):
         self.worth, self.given = super().targets(rollout), None
         return self.worth
 
-    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Parts]:
+    def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
         update = super()._make_update(adam, compile)
 
-        def watched(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Parts:
+        def watched(lr: Tensor, rows: Tensor, belief: Tensor, *rest: Tensor) -> Losses:
             if self.given is None:
                 batch = dict(unpack(rows, self.widths))
                 self.given = batch, belief

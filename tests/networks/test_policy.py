@@ -14,7 +14,7 @@ from torch.distributions import (
 )
 
 from robokit.learning.adam import Adam, make_update
-from robokit.learning.episodes import Episodes
+from robokit.learning.episodes import EpisodeTotals
 from robokit.networks.belief import Memoryless
 from robokit.networks.distributions import entropy, kl, log_prob, squashed_log_prob
 from robokit.networks.mirror import Reflection
@@ -80,7 +80,7 @@ def test_adam_with_clipping_is_torchs(compiled, limit):
 
 
 def test_episode_means_count_each_finished_episode_once():
-    episodes = Episodes(2, torch.device("cpu"))
+    episodes = EpisodeTotals(2, torch.device("cpu"))
     assert episodes.summary() == {}
     for done in ([False, True], [True, False], [False, False]):
         episodes.add(torch.tensor([1.0, 10.0]), torch.tensor(done))

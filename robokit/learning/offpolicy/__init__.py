@@ -9,7 +9,7 @@ from robokit.faces import face
 
 if TYPE_CHECKING:
     from robokit.learning.offpolicy.agent import Agent as Agent
-    from robokit.learning.offpolicy.options import Options as Options
+    from robokit.learning.offpolicy.options import OffPolicyOptions as OffPolicyOptions
     from robokit.learning.offpolicy.replay import Replay as Replay
 
 __getattr__, __dir__ = face(
@@ -17,6 +17,6 @@ __getattr__, __dir__ = face(
     {
         "robokit.learning.offpolicy.replay": "Replay",
         "robokit.learning.offpolicy.agent": "Agent",
-        "robokit.learning.offpolicy.options": "Options",
+        "robokit.learning.offpolicy.options": "OffPolicyOptions",
     },
 )

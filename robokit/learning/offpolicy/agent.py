@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import mean
 from robokit.env.env import Env
-from robokit.learning.adam import Adam, Flat, Parts, make_step
-from robokit.learning.offpolicy.options import Options
+from robokit.learning.adam import Adam, Flat, Losses, make_step
+from robokit.learning.constrained import Constrained
+from robokit.learning.networks import make_critic_beliefs
+from robokit.learning.offpolicy.options import OffPolicyOptions
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
-from robokit.limits.charges import Charges
-from robokit.networks.belief import make_belief
 from robokit.networks.critic import ActionCritic
-from robokit.networks.mirror import reflections
 from robokit.networks.policy import Policy
 
 FLAGS = ("first", "done", "terminated", "bad")
@@ -44,27 +43,19 @@ class Agent(ABC):
 
     critic_coef: float  # of the critics' squared errors
 
-    def __init__(self, env: Env, config: Options, graph: bool) -> None:
-        self.config, self.graph, device = config, graph, env.device
-        self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
-        self.charges = Charges(self.limits, device)
-        self.largest = torch.tensor([x.largest for x in self.limits.values()], device=device)
-        # where there is nothing more to see, a replay need not keep it twice
-        same = env.names.state == env.names.obs and not env.task.sensing
-        self.sees = "obs" if config.critic == "obs" or same else "state"
-        seen = getattr(env.names, self.sees)
-        memory = env.task.history, config.belief_size
-        belief = make_belief(config.belief, env.names.obs, *memory)
-        outputs = [1, len(self.limits)] if self.limits else [1]
-        critic_beliefs = [make_belief(config.critic_belief, seen, *memory) for _ in outputs]
-        sizes = config.hidden, config.activation
-        mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
-        shape = env.obs_dim, env.act_dim, belief, *sizes, config.normalize_obs, mirror
-        self.policy = self.make_policy(*shape).to(device)
-        width, more = sum(seen.values()), (config.layer_norm, config.bf16, config.normalize_obs)
-        networks = critic_beliefs, outputs, width, env.act_dim, config.critics, *sizes, *more
-        self.critic = ActionCritic(*networks).to(device)
-        trained = belief.trained or critic_beliefs[0].trained
+    def __init__(
+        self, env: Env, config: OffPolicyOptions, constrained: Constrained, policy: Policy, graph: bool
+    ) -> None:
+        self.config, self.constrained, self.graph, device = config, constrained, graph, env.device
+        self.limits, self.largest = constrained.limits, constrained.largest
+        # where critics see nothing more than the policy, a replay need not keep it twice
+        self.sees = "obs" if constrained.sees == "obs" and not constrained.extra else "state"
+        self.policy = policy.to(device)
+        beliefs, width = make_critic_beliefs(env, config, constrained), sum(constrained.widths.values())
+        sizes = env.act_dim, config.critics, config.hidden, config.activation
+        more = config.layer_norm, config.bf16, config.normalize_obs
+        self.critic = ActionCritic(beliefs, constrained.outputs, width, *sizes, *more).to(device)
+        trained = policy.belief.trained or beliefs[0].trained
         self.window, self.burn_in = (config.window, config.burn_in) if trained else (1, 0)  # L
         self.widths = {"obs": env.obs_dim, "final_obs": env.obs_dim, "action": env.act_dim}
         if self.sees == "state":
@@ -76,16 +67,11 @@ class Agent(ABC):
         self.critic_target = self._target(self.critic)
         self.targets = [(self.critic_target, self.critics)]  # and what they follow
         self.critic_step = make_step(self._critic_loss, self.critics, graph)
-        self.lend_belief()
-
-    @abstractmethod
-    def make_policy(self, *shape: Any) -> Policy:
-        """A policy of the algorithm's kind."""
 
     @abstractmethod
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
-    ) -> Parts:
+    ) -> Losses:
         """A gradient step of the critics and, to `act`, of the policy.
 
         noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
@@ -108,7 +94,7 @@ class Agent(ABC):
     def policy_now(self, policy: Any, batch: Batch) -> Tensor:
         """What the policy's head says of what it saw, (L, M, ...)."""
         features = self._along(policy, batch["obs"], batch["belief"], batch)[0][: self.window]
-        return policy.decode(features.detach() if self.config.shared else features)
+        return policy.decode(features)
 
     def policy_next(self, policy: Any, batch: Batch, last: Tensor) -> Tensor:
         """What it says of what n steps led to, (L, M, ...)."""
@@ -150,7 +136,7 @@ class Agent(ABC):
         """n-step sums of a window. What a broken simulation gave is no lesson, nor a sum that reaches it."""
         config, start = self.config, self.burn_in
         flags = batch["terminated"], batch["left"]
-        cost, over = self.charges.learned(batch["cost"], *flags, config.gamma)
+        cost, over = self.constrained.charged(batch["cost"], *flags)
         ends, bad = batch["terminated"][..., None], batch["bad"][..., None].float()
         signal = torch.cat((batch["reward"][..., None], cost / self.largest, bad), -1)[start:]
         over = torch.cat((ends, over, ends), -1)[start:]
@@ -175,13 +161,12 @@ class Agent(ABC):
         """(L, M) of the reward's Q (E, L, M, 1 + K)."""
         return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
 
-    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Parts:
+    def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Losses:
         """A gradient step of the critics towards target (E, L, M, 1 + K)."""
         parts = self.critic_step(lr, batch, target, share)
-        self.lend_belief()
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
-    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Parts]:
+    def _critic_loss(self, critic: Any, batch: Batch, target: Tensor, share: Tensor) -> tuple[Tensor, Losses]:
         q = critic.decode(self.critic_now(critic, batch), self.now(batch["action"]))
         loss = self.critic_coef * average((q - target).square().sum((0, -1)), share)
         return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
@@ -219,14 +204,6 @@ class Agent(ABC):
         for target, online in self.targets:
             target.flat.lerp_(online.flat, self.config.tau)
 
-    def lend_belief(self) -> None:
-        """Where the belief is shared, the policy's becomes what the critics have made of theirs."""
-        if self.config.shared:
-            ours, theirs = (adam.views(adam.flat) for adam in (self.actor, self.critics))
-            for name, value in ours.items():
-                if name.startswith("belief."):
-                    value.copy_(theirs[name.replace("belief.", "beliefs.0.", 1)])
-
     def _target(self, net: nn.Module) -> Flat:
         target = copy.deepcopy(net)
         target.normalizer = net.normalizer
@@ -234,10 +211,7 @@ class Agent(ABC):
 
     def _rate(self, name: str) -> float:
         """The share of lr that a parameter learns with."""
-        if not name.startswith("belief"):
-            return 1.0
-        copied = self.config.shared and name.startswith("belief.")
-        return 0.0 if copied else self.config.belief_lr / self.config.lr
+        return self.config.belief_lr / self.config.lr if name.startswith("belief") else 1.0
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""

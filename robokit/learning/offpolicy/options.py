@@ -6,28 +6,27 @@ from typing import Literal, NamedTuple
 from robokit.compute.processes import world
 from robokit.errors import OptionError
 from robokit.learning.options import (
-    check_choices,
+    Options,
     check_not_negative,
+    check_options,
     check_positive,
-    check_rule,
     check_shared,
     check_unit,
     each_of,
 )
-from robokit.limits.multipliers import Rule
-from robokit.networks.belief import RECURRENT, Kind
+from robokit.networks.belief import RECURRENT
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
 MOST_EACH = 1000  # gradient steps in one control step
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every off-policy algorithm can be told."""
+class OffPolicyOptions(Options):
+    """Options of every off-policy algorithm."""
 
-    # environment steps to train for, over all simulations; the last iteration is finished
-    steps: int = 300_000
-    num_envs: int = 1  # N, simulations stepped together; 1 is the papers' setting
+    usual_num_envs = 1
+
+    num_envs: int | None = None  # N, simulations stepped together; None: 1, the papers' setting
     replay: int = 1_000_000  # transitions that are remembered
     # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more
     learning_starts: int | None = None
@@ -36,35 +35,15 @@ class Options:
     # gradient steps per transition (update to data); None: 1, but at most 8 in a control step
     utd: float | None = None
     n_step: int = 1  # n, rewards that a target sums before it bootstraps
-    gamma: float = 0.99  # discount per control step
     tau: float = 0.005  # share of the networks that their targets take on with each step
-    lr: float = 3e-4  # learning rate of Adam
     critics: int = 2  # E, Q networks
     reduce: Literal["min", "mean"] = "min"  # of the E values of a next state; SAC's policy ascends it too
     layer_norm: bool = False  # in the hidden layers of the critics
-    hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
-    activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
-    normalize_obs: bool = False  # by running mean and deviation
-    max_grad_norm: float | None = None  # global norm that gradients are clipped to
-    mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
-    belief: Kind = "memoryless"  # what the policy remembers
-    belief_size: int = 64  # units of a recurrent belief
     window: int = 16  # L, control steps that a recurrent belief is trained through; must divide batch
     burn_in: int = 0  # control steps before them that only bring a stored belief up to date
     belief_lr: float = 1e-4  # learning rate of recurrent beliefs, below that of the heads
-    critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
-    critic_belief: Kind = "memoryless"  # what the critics remember
-    shared: bool = False  # the policy's recurrent belief is that of the reward's critics, which train it
-    # how the multipliers of the task's limits move; fixed: they do not; off: as if there were no limits
-    limit_rule: Rule = "pid"
-    margin: float = 0.1  # of the limits that training leaves unused: it aims at (1 - margin) of each
-    gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
-    dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
-    penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
     pessimism: float = 1.0  # k of a cost's upper bound: mean + k deviations over the critics
     bf16: bool = False  # products between the critics' hidden layers in bfloat16
-    # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
-    compile: bool | None = None
 
 
 class Pace(NamedTuple):
@@ -80,8 +59,9 @@ class Pace(NamedTuple):
     utd: float
 
     @classmethod
-    def of(cls, config: Options, num_envs: int) -> "Pace":
+    def of(cls, config: OffPolicyOptions) -> "Pace":
         starts, batch, utd = config.learning_starts, config.batch, config.utd
+        num_envs = config.simulations
         whole = min(max(256, 8 * num_envs), 8192)
         unit = world() * (config.window if recurrent(config) else 1)  # what a batch is shared out in
         whole = max(whole - whole % unit, unit)
@@ -105,28 +85,26 @@ class Pace(NamedTuple):
         return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
 
 
-def recurrent(config: Options) -> bool:
+def recurrent(config: OffPolicyOptions) -> bool:
     """Whether windows are trained through."""
     return bool({config.belief, config.critic_belief} & set(RECURRENT))
 
 
-def check(config: Options) -> None:
+def check_off_policy(config: OffPolicyOptions) -> None:
     """Raise OptionError for a value that cannot work."""
-    check_choices(config)
-    check_positive(config, "steps", "num_envs", "replay", "n_step", "critics", "hidden")
-    check_positive(config, "tau", "lr", "belief_lr", "belief_size", "window")
-    check_unit(config, "gamma", "tau")
-    check_rule(config)
-    check_positive(config, "learning_starts", "batch", "utd", "max_grad_norm")
+    check_options(config)
+    check_positive(config, "replay", "learning_starts", "batch", "utd", "n_step", "critics")
+    check_positive(config, "tau", "belief_lr", "window")
+    check_unit(config, "tau")
     check_not_negative(config, "burn_in", "pessimism")
-    pace = Pace.of(config, config.num_envs)
-    check_shared(num_envs=config.num_envs, batch=pace.batch)
+    pace = Pace.of(config)
+    check_shared(batch=pace.batch)
     _check_pace(config, pace)
     _check_memory(config, pace.batch)
     _check_critics(config)
 
 
-def _check_pace(config: Options, pace: Pace) -> None:
+def _check_pace(config: OffPolicyOptions, pace: Pace) -> None:
     window = config.window if recurrent(config) else 1
     for name, value, most, bound, rule in (
         ("window", window, "learning_starts", pace.starts, "what is stored when learning starts"),
@@ -136,7 +114,7 @@ def _check_pace(config: Options, pace: Pace) -> None:
     ):
         if value > bound:
             raise OptionError(f"{name} ({value}) must be at most {most} ({bound}), {rule}")
-    if (each := pace.utd * config.num_envs) > MOST_EACH:
+    if (each := pace.utd * config.simulations) > MOST_EACH:
         rule = f"gradient steps in a control step, at most {MOST_EACH}: a training stops and saves in between"
         raise OptionError(f"utd ({pace.utd:g}) asks for {each:g} {rule}")
     if pace.gradients(config.steps) < 1:
@@ -144,7 +122,7 @@ def _check_pace(config: Options, pace: Pace) -> None:
         raise OptionError(f"steps ({config.steps}) {rule}")
 
 
-def _check_memory(config: Options, batch: int) -> None:
+def _check_memory(config: OffPolicyOptions, batch: int) -> None:
     if recurrent(config) and batch // world() % config.window:
         rule = "control steps that a recurrent belief is trained through, must divide"
         raise OptionError(f"window ({config.window}), the {rule} {each_of('batch', batch)}")
@@ -152,15 +130,11 @@ def _check_memory(config: Options, batch: int) -> None:
         raise OptionError(
             f"burn_in ({config.burn_in}) has no use: neither belief nor critic_belief is recurrent"
         )
-    alike = config.critic == "obs" and config.critic_belief == config.belief and config.belief in RECURRENT
-    if config.shared and not alike:
-        got = f"critic {config.critic!r}, belief {config.belief!r}, critic_belief {config.critic_belief!r}"
-        raise OptionError(f"shared needs a critic that sees obs, and one kind of recurrent belief; got {got}")
 
 
-def _check_critics(config: Options) -> None:
+def _check_critics(config: OffPolicyOptions) -> None:
     """Raise OptionError for what asks for critics or layers that there are not."""
-    if config.critics == 1 and config.pessimism not in (0, Options.pessimism):
+    if config.critics == 1 and config.pessimism not in (0, OffPolicyOptions.pessimism):
         rule = "counts deviations over the critics, of which there is one"
         raise OptionError(f"pessimism ({config.pessimism}) {rule}")
     if config.layer_norm and not config.hidden:

@@ -14,7 +14,7 @@ from test_limits import lqr
 
 from robokit.algos import sac, td3
 from robokit.env.env import Env
-from robokit.learning.offpolicy.loop import Learner
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.task.task import Task
 
 SMALL: dict[str, Any] = {
@@ -35,13 +35,13 @@ ALGORITHMS: dict[str, tuple[Any, dict[str, type[Task]]]] = {
 }
 
 
-def learner_of(algo: str, task: type[Task], **changes: Any) -> Learner:
+def learner_of(algo: str, task: type[Task], **changes: Any) -> OffPolicy:
     module = ALGORITHMS[algo][0]
     config = dataclasses.replace(module.Config(**SMALL), **changes)
     return module.Learner(Env(task(), config.num_envs, seed=0, threads=1), config, 0)
 
 
-def trained(learner: Learner, iterations: int, last: int) -> dict[str, float]:
+def trained(learner: OffPolicy, iterations: int, last: int) -> dict[str, float]:
     """Means over the last iterations."""
     metrics = [learner.iterate() for _ in range(iterations)][-last:]
     return {key: statistics.mean(m[key] for m in metrics) for key in metrics[-1] if key in metrics[0]}

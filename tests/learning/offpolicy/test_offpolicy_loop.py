@@ -14,7 +14,7 @@ from test_recurrent import Secret
 from torch import Tensor
 
 from robokit.algos import sac
-from robokit.learning.offpolicy.loop import Learner
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.learning.offpolicy.options import Pace
 from robokit.learning.offpolicy.replay import Replay
 from robokit.limits.limit import Limit
@@ -144,7 +144,7 @@ def test_costs_go_into_the_replay_as_they_were(algo: str):
     assert torch.equal(learner.replay.rows[:7, :, begin:], costs) and costs[..., 0].unique().numel() > 10
 
 
-def watch(learner: Learner, look: Callable[[bool, tuple[Tensor, ...]], Any]) -> list[Any]:
+def watch(learner: OffPolicy, look: Callable[[bool, tuple[Tensor, ...]], Any]) -> list[Any]:
     """What `look` makes of each gradient step from now on: whether it acts, and what it is given."""
     seen = list[Any]()
 
@@ -155,7 +155,7 @@ def watch(learner: Learner, look: Callable[[bool, tuple[Tensor, ...]], Any]) -> 
     return seen
 
 
-def prices_in(learner: Learner) -> list[tuple[Tensor, Tensor]]:
+def prices_in(learner: OffPolicy) -> list[tuple[Tensor, Tensor]]:
     """price and weight of each gradient step from now on."""
     return watch(learner, lambda act, given: (given[-2].clone(), given[-1].clone()))
 
@@ -223,7 +223,7 @@ SAVED = {
 }
 
 
-def copied(learner: Learner, other: Learner) -> None:
+def copied(learner: OffPolicy, other: OffPolicy) -> None:
     """Take over what a checkpoint would hold."""
     other.load_state_dict(learner.state_dict())
     for number, tensors in learner.replay.segments().items():

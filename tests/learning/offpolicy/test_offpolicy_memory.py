@@ -16,7 +16,7 @@ from robokit.env.env import Env
 from robokit.evaluation.episodes import run_episodes, sampling_actor
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import export
-from robokit.learning.offpolicy.loop import Learner
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.networks.belief import KINDS, RECURRENT
 from robokit.task.task import Task
 
@@ -28,7 +28,7 @@ def both(kind: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def collected(algo: str, task: type[Task] = Blurred, **changes: Any) -> Learner:
+def collected(algo: str, task: type[Task] = Blurred, **changes: Any) -> OffPolicy:
     """STEPS control steps of a policy that listens to what it remembers; nothing is learned."""
     learner = learner_of(algo, task, learning_starts=24, **changes)
     learner.policy.get_parameter("head.0.weight").mul_(3)
@@ -41,18 +41,18 @@ def collected(algo: str, task: type[Task] = Blurred, **changes: Any) -> Learner:
     return learner
 
 
-def rows_of(learner: Learner) -> dict[str, Tensor]:
+def rows_of(learner: OffPolicy) -> dict[str, Tensor]:
     """All that was collected, (T, N, ...)."""
     return dict(learner.agent.batch(learner.replay.rows[:STEPS], learner.replay.beliefs[0]))
 
 
-def cut(x: Tensor, learner: Learner, start: int, length: int) -> Tensor:
+def cut(x: Tensor, learner: OffPolicy, start: int, length: int) -> Tensor:
     """(length, M, ...) of x (T, N, ...): what lies `start` steps after the begin of each window there is."""
     begins = torch.arange(STEPS - learner.length + 1)
     return x[begins + torch.arange(start, start + length)[:, None]].flatten(1, 2)
 
 
-def windows_of(learner: Learner) -> dict[str, Tensor]:
+def windows_of(learner: OffPolicy) -> dict[str, Tensor]:
     """All there are, with the beliefs stored before them."""
     rows = cut(learner.replay.rows, learner, 0, learner.length)
     return dict(learner.agent.batch(rows, cut(learner.replay.beliefs, learner, 0, 1)[0]))

@@ -11,7 +11,7 @@ from test_recurrent import Blurred
 from robokit.algos import sac, td3
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
-from robokit.learning.offpolicy.options import Pace, check
+from robokit.learning.offpolicy.options import Pace
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_pace_is_that_of_the_simulations_that_there_are():
 )
 def test_options_without_effect_are_refused(changes: dict[str, Any], words: str):
     with pytest.raises(OptionError, match=words):
-        check(replace(sac.Config(), **changes))
+        check_off_policy(replace(sac.Config(), **changes))
 
 
 @pytest.mark.parametrize(("module", "wrong"), [(sac, {"temperature": -1.0}), (td3, {"delay": 0})])
