@@ -9,6 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 from robokit.evaluation.statistics import (
+    FEW,
+    RESAMPLES,
     SIDES,
     Array,
     Estimate,
@@ -20,7 +22,7 @@ from robokit.evaluation.statistics import (
 )
 
 
-def estimate_worst(x: Array, worst: float, largest: float) -> Estimate:
+def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESAMPLES) -> Estimate:
     """CVaR of costs 0 <= x <= largest (E,): the mean of their worst share, with bounds for few episodes.
 
         CVaR = min_q F(q),   F(q) = q + E[max(x - q, 0)] / worst    (Rockafellar & Uryasev 2000, theorem 1)
@@ -30,19 +32,21 @@ def estimate_worst(x: Array, worst: float, largest: float) -> Estimate:
     bound says that their share is at least `worst`:
 
     - The upper bound is that of F(q) at the q above which m lie; there F is no less than at its minimum.
+      With fewer than FEW episodes in the worst share it is that at the sample's quantile, where `estimate`
+      supposes that an unseen cost is the largest: hardly any limit passes.
     - The lower bound is that of F at the sample's quantile, and at most the mean of the worst m.
     - Each distance is then multiplied by t / z: the quantiles of Student's t, with one degree of freedom
       less than there are episodes in the worst share, and of the normal distribution.
     """
-    bounds = [_bound(x, worst, largest, i) for i in range(len(SIDES))]
+    bounds = [_bound(x, worst, largest, i, resamples) for i in range(len(SIDES))]
     return Estimate(cvar(x, 1 - worst), *bounds)
 
 
-def _bound(x: Array, worst: float, largest: float, i: int) -> float:
+def _bound(x: Array, worst: float, largest: float, i: int, resamples: int) -> float:
     n, is_upper, level = len(x), SIDES[i] > 0.5, max(SIDES[i], 1 - SIDES[i])
-    m = next(m for m in range(1, n + 1) if m == n or lower(m, n, level) >= worst)
-    q, excess = _excess(x, m / n if is_upper else worst)
-    found = estimate(excess / worst, None, (largest - q) / worst)
+    m = next(m for m in range(math.ceil(worst * n), n + 1) if m == n or lower(m, n, level) >= worst)
+    q, excess = _excess(x, m / n if is_upper and worst * n >= FEW else worst)
+    found = estimate(excess / worst, None, (largest - q) / worst, resamples)
     bound = (found.low, found.high, found.at_least, found.at_most)[i]
     freedom = max(1, int(worst * n + 1e-9) - 1)
     wider = student_quantile(level, freedom) / NormalDist().inv_cdf(level)
