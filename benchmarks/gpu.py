@@ -316,7 +316,7 @@ def config_of(algo: str, options: argparse.Namespace) -> Any:
     """The recipe of go2_walk; PPO's with as many gradient steps to a rollout of more simulations."""
     config = recipe(load_task(WALKER), algo)
     if algo == "ppo":
-        more = options.num_envs // config.num_envs
+        more = options.num_envs // config.simulations
         many = {"num_envs": options.num_envs, "minibatch": config.minibatch * more}
         config = replace(config, **(many if more else {}), steps=options.walk_steps)
     if options.quick:
@@ -476,7 +476,7 @@ def gradients(algo: str, options: argparse.Namespace, compile: bool, filled: int
     config = replace(recipe(task, algo), **fixed, replay=10 * filled, compile=compile)
     setup = Setup(algo=algo, device=options.device, threads=1, torch_threads=1)
     learner: Any = build(task, setup, config)
-    while learner.replay.position * config.num_envs < filled or not learner.gradients:
+    while learner.replay.position * config.simulations < filled or not learner.gradients:
         learner.iterate()
 
     @torch.no_grad()

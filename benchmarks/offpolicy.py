@@ -112,7 +112,7 @@ class Ours:
         fixed = {"learning_starts": FILLED, "compile": True, "steps": 10**9}
         config = replace(recipe(task, algo), **{**fixed, **more})
         module.check(config)
-        env = Env(task, config.num_envs, threads=1, compile=bool(config.compile))
+        env = Env(task, config.simulations, threads=1, compile=bool(config.compile))
         self.learner: Any = module.Learner(env, config)
         self.learner.threads = threads
         self.learner.iterate()
@@ -255,7 +255,7 @@ def train(name: str, algo: str, seed: int, options: argparse.Namespace) -> dict[
     if config.belief == "stack":
         task.history = HISTORY
     began, seconds = time.perf_counter(), 0.0
-    env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
+    env = Env(task, config.simulations, seed=seed, threads=1, compile=bool(config.compile))
     learner = module.Learner(env, config, seed)
     learner.threads = options.threads
     curve, limits, new = Curve(steps), list[dict[str, float]](), learner.steps_per_iteration

@@ -53,7 +53,7 @@ def train(name: str, kind: str, seed: int, steps: int) -> dict[str, object]:
     task.history = HISTORY
     settings = dict(task.recipes.get("ppo", SETTINGS)) | {"belief": "memoryless", "steps": steps}
     config = Config(**settings | KINDS[kind] | OWN.get(name.partition(":")[0], {}))
-    env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
+    env = Env(task, config.simulations, seed=seed, threads=1, compile=bool(config.compile))
     learner, curve = Learner(env, config, seed), list[tuple[int, float]]()
     for i in range(-(-steps // learner.steps_per_iteration)):
         metrics = learner.iterate()

@@ -151,7 +151,6 @@ def silent() -> Iterator[None]:
 def contestants(minibatch: int, seconds: float) -> Iterator[Contestant]:
     kinds: dict[str, Callable[[], Rollouts]] = {
         "robokit": lambda: ours(minibatch, compile=True),
-        "robokit, overlap": lambda: ours(minibatch, compile=True, overlap=True),
         "robokit, eager": lambda: ours(minibatch, compile=False),
         "stable_baselines3": lambda: continued(
             stable_baselines("stable_baselines3", "HalfCheetah-v5", minibatch)
@@ -189,7 +188,7 @@ def speed(options: argparse.Namespace) -> None:
 def our_seconds(task: str, seed: int, options: argparse.Namespace) -> tuple[float, float]:
     """Wall clock to the bound, and the mean return then."""
     start, window = time.perf_counter(), deque[float](maxlen=WINDOW)
-    config = settings(options.num_envs, options.minibatch, compile=True, overlap=options.overlap)
+    config = settings(options.num_envs, options.minibatch, compile=True)
     env = robokit.make(task, options.num_envs, seed=seed, threads=THREADS, compile=True)
     learner = Learner(env, config, seed)
     for _ in range(options.limit // ROLLOUT):
@@ -242,7 +241,6 @@ def main() -> None:
     far.add_argument("--limit", type=int, default=2_000_000, help="environment steps")
     far.add_argument("--num-envs", type=int, default=32, help="ours; the default of robokit")
     far.add_argument("--minibatch", type=int, default=64, help="ours; theirs is 64")
-    far.add_argument("--overlap", action="store_true")
     far.set_defaults(run=returns)
     options = parser.parse_args()
     torch.set_num_threads(1)

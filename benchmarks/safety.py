@@ -69,7 +69,7 @@ def train(name: str, rule: str, seed: int, steps: int, more: dict[str, Any]) -> 
     task = load_task(name)
     settings = {**task.recipes.get("ppo", {}), **SETTINGS, "steps": steps, "limit_rule": rule, **more}
     config = Config(**settings)
-    env = Env(task, config.num_envs, seed=seed, threads=1, compile=bool(config.compile))
+    env = Env(task, config.simulations, seed=seed, threads=1, compile=bool(config.compile))
     learner, curve, seconds = Learner(env, config, seed), list[dict[str, float]](), 0.0
     best: tuple[float, int, Policy] | None = None
     iterations = -(-steps // learner.steps_per_iteration)
@@ -136,7 +136,7 @@ def speed(task: str, options: argparse.Namespace) -> None:
             names, *of(sim, action).values()
         )
         config = Config(**{**limited.recipes["ppo"], **SETTINGS, **options.set})
-        field[k] = Learner(Env(limited, config.num_envs, threads=2, compile=True), config)
+        field[k] = Learner(Env(limited, config.simulations, threads=2, compile=True), config)
         field[k].iterate()
     seconds = {k: list[float]() for k in field}
     for _ in range(7):

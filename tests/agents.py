@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from robokit.algos import sac, td3
 from robokit.env.env import Env
+from robokit.learning.constrained import Constrained
 from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.limits.limit import Limit
@@ -56,9 +57,9 @@ def learner_of(algo: str, task: type[Task] = Plain, seed: int = 0, **changes: An
 def agent_of(algo: str, task: type[Task] = Plain, graph: bool = False, **changes: Any) -> Any:
     """Its networks alone."""
     module = ALGOS[algo]
-    config = module.Config(**TINY | changes)
+    config, env = module.Config(**TINY | changes), Env(task(), 2, threads=1)
     torch.manual_seed(0)
-    return getattr(module, algo.upper())(Env(task(), 2, threads=1), config, graph)
+    return getattr(module, algo.upper())(env, config, Constrained(env, config), graph)
 
 
 def a_batch(agent: Agent, windows: int = 6, seed: int = 0, ends: float = 0.2) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def ppo_step(rollout: State) -> State:
     learner = ppo_learner()
     whole = {"log_std", "logged"}
     own = Rollout(**{k: v if k in whole else mine(v, 1) for k, v in rollout.items()})
-    learner.collect = lambda noise=None: own  # pyright: ignore[reportAttributeAccessIssue]
+    learner.collect = lambda: own  # pyright: ignore[reportAttributeAccessIssue]
     metrics = learner.iterate()
     said = {f"metric.{k}": torch.tensor(v) for k, v in metrics.items() if k.startswith(("loss/", "limit/"))}
     return {**shared(learner), **said}

@@ -25,19 +25,11 @@ from robokit.errors import OptionError
 from robokit.learning.adam import Adam, Losses, make_update
 from robokit.learning.constrained import Constrained
 from robokit.learning.episodes import EpisodeTotals, iteration_metrics
-from robokit.learning.networks import make_critic_beliefs, make_policy
-from robokit.learning.options import (
-    Options,
-    check_not_negative,
-    check_options,
-    check_positive,
-    check_shared,
-    check_unit,
-    each_of,
-)
+from robokit.learning.networks import make_actor_belief, make_critic_beliefs, make_policy
+from robokit.learning.options import Options, check_chunk, check_options, each_of
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
 from robokit.learning.rollout import NUMBERS, OF_STEP, Batch, Rollout, pack, unpack
-from robokit.networks.belief import RECURRENT
+from robokit.networks.belief import Belief
 from robokit.networks.critic import ActorCritic, Critic
 from robokit.networks.distributions import entropy, kl, log_prob
 from robokit.networks.normalizer import Normalizer
@@ -116,8 +108,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
     """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
 
-    batch: (L, M, ...) chunks of L steps, with each transition's weight in a mean (see returns.shares);
-    belief: (M, B) of policy and critic, as stored before them.
+    batch: (L, M, ...) chunks of L steps; belief: (M, B) of policy and critic, as stored before them.
     """
 
     def loss(
@@ -149,9 +140,9 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-def make_actor(env: Env, config: Config) -> Gaussian:
-    """The policy alone, with weights from torch's global generator."""
-    return make_policy(Gaussian, env, config, init_std=config.init_std)
+def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Gaussian:
+    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    return make_policy(Gaussian, env, config, belief, init_std=config.init_std)
 
 
 class Learner:
@@ -168,35 +159,34 @@ class Learner:
         seen, outputs = sum(self.constrained.widths.values()), self.constrained.outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.policy = make_actor(env, config).to(device)
+            belief = make_actor_belief(env, config)
             beliefs = make_critic_beliefs(env, config, self.constrained)
+            self.policy = make_actor(env, config, belief).to(device)
             sizes = config.hidden, config.activation, config.normalize_obs
             self.critic = Critic(beliefs, outputs, seen, *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
-        self.chunk = config.chunk if self.policy.belief.trained or beliefs[0].trained else 1  # L
+        self.chunk = config.chunk if belief.trained or beliefs[0].trained else 1  # L
         self.chunks = config.minibatch // processes.world() // self.chunk  # of a minibatch, in this process
         self.widths = {"obs": env.obs_dim, "state": seen, "action": env.act_dim, "mean": env.act_dim}
         self.widths |= dict.fromkeys(NUMBERS, 1) | dict.fromkeys(("value", "target"), sum(outputs))
         self.update = self._make_update(self.adam, bool(config.compile))
-        self.act = compiled(_make_act(self.policy), device) if config.compile else _make_act(self.policy)
+        self.act = compiled(self.policy.act, device) if config.compile else self.policy.act
         self.threads = torch.get_num_threads()  # of torch, that `learn` uses
         self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
         self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        # running returns of reward and costs, that scale what the critic learns
-        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)
+        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
         self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
-        start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
-        self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
+        start = ("lr", config.lr), ("beta", 1.0), ("iterations", 0.0)
+        self.scalars = {name: torch.tensor(value, device=device) for name, value in start}
         env.reset(stagger=True)
 
     def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
-        config, widths = self.config, self.widths
-        of_columns = make_loss(config)
+        config, widths, of_columns = self.config, self.widths, make_loss(self.config)
 
         def loss(net: ActorCritic, rows: Tensor, *rest: Tensor) -> tuple[Tensor, Losses]:
             return of_columns(net, unpack(rows, widths), *rest)
@@ -239,22 +229,20 @@ class Learner:
         env, constrained, rows = self.env, self.constrained, list[dict[str, Tensor]]()
         shape = self.config.horizon, env.num_envs, env.act_dim
         for noise in torch.randn(shape, generator=self.rng, device=env.device):
-            state = constrained.state(getattr(env, constrained.sees))
-            before = {"obs": env.obs, "state": state, "belief": self.belief, "first": self.first}
-            action, mean, self.belief = self.act(env.obs, self.belief, self.first, noise)
-            step = env.step(action)
-            cost, final_state = constrained.step(step)
+            row = {"obs": env.obs, "belief": self.belief, "first": self.first}
+            row["state"] = constrained.state(getattr(env, constrained.sees))
+            row["action"], row["mean"], self.belief = self.act(env.obs, self.belief, self.first, noise)
+            step = env.step(row["action"])
+            row["cost"], row["final_state"] = constrained.step(step)
+            rows.append(row | {name: getattr(step, name) for name in OF_STEP})
             self.episodes.add(step.reward, step.done)
             self.first = step.done
-            after = {name: getattr(step, name) for name in OF_STEP}
-            rows.append(
-                before | after | {"action": action, "mean": mean, "cost": cost, "final_state": final_state}
-            )
         column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         column["logged"] = column["logged"].nanmean((0, 1))
         log_std = self.policy.log_std.clone()
-        # not from the noise: the ratio shall begin at exactly 1
-        density = log_prob(column["action"], column["mean"], log_std)
+        density = log_prob(
+            column["action"], column["mean"], log_std
+        )  # not of the noise: a ratio of exactly 1
         return Rollout(**column, log_std=log_std, log_prob=density)
 
     @torch.no_grad()
@@ -276,29 +264,21 @@ class Learner:
         ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), going_on)[0]
         next_value = ends.view_as(value)
         base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
-        done = over | rollout.done[..., None]
-        advantages = gae(signal, base, ahead, over, done, config.gamma, config.lam)
-        target = advantages + base
-        return value, self._advantage(rollout, advantages * scale), target, before
+        advantages = gae(signal, base, ahead, over, over | rollout.done[..., None], config.gamma, config.lam)
+        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.left)
+        advantage = self.constrained.advantage(advantages * scale, ~rollout.bad)
+        return value, advantage, advantages + base, before
 
     def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
         """(1 + K,) that reward and costs are divided by for the critic: the deviation of their returns."""
-        sums, self.discounted = discounted_sums(
-            signal, rollout.done[..., None], self.discounted, self.config.gamma
-        )
+        done, gamma = rollout.done[..., None], self.config.gamma
+        sums, self.discounted = discounted_sums(signal, done, self.discounted, gamma)
         self.return_scale.update(sums.flatten(0, 1), ~rollout.bad.flatten())
         deviation = (self.return_scale.var + 1e-8).sqrt()
         scale = torch.maximum(deviation, self.least_scale)  # a rare cost is not blown up
         if not self.config.scale_reward:
             scale[:1].fill_(1.0)
         return scale
-
-    def _advantage(self, rollout: Rollout, advantages: Tensor) -> Tensor:
-        """(T, N) that the policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
-        if not self.constrained.limits:
-            return advantages[..., 0]
-        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.left)
-        return self.constrained.multipliers.advantage(advantages, ~rollout.bad)
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """K epochs of minibatches; the means of the loss's parts over them."""
@@ -352,31 +332,15 @@ class Learner:
         scatter(self._parts(), state)
 
 
-def _make_act(policy: Gaussian) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    def act(obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, belief = policy.encode(obs, belief, first)
-        mean = policy.decode(features)
-        return policy.explore(mean, noise), mean, belief
-
-    return act
-
-
 def check(config: Config) -> None:
     """Raise OptionError for a value that cannot work."""
-    check_options(config)
-    check_positive(config, "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std")
-    check_not_negative(config, "value_coef", "entropy_coef")
-    check_unit(config, "lam")
+    positive = "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std"
+    check_options(config, positive, ("value_coef", "entropy_coef"), ("lam",), minibatch=config.minibatch)
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
-    check_shared(minibatch=config.minibatch)
-    if {config.belief, config.critic_belief} & set(RECURRENT):
-        what = "the control steps that a recurrent belief is trained through"
-        rule = f"chunk ({config.chunk}), {what}, must divide"
-        if config.horizon % config.chunk:
-            raise OptionError(f"{rule} horizon ({config.horizon})")
-        if config.minibatch // processes.world() % config.chunk:
-            raise OptionError(f"{rule} {each_of('minibatch', config.minibatch)}")
+    own = config.minibatch // processes.world()
+    check_chunk(config, "chunk", config.horizon, f"horizon ({config.horizon})")
+    check_chunk(config, "chunk", own, each_of("minibatch", config.minibatch))
     batch = config.simulations * config.horizon
     if batch % config.minibatch:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")

@@ -24,6 +24,7 @@ from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_polic
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.networks.belief import Belief
 from robokit.networks.policy import SquashedGaussian
 
 
@@ -56,9 +57,9 @@ def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float)
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-def make_actor(env: Env, config: Config) -> SquashedGaussian:
-    """The policy alone, with weights from torch's global generator."""
-    return make_policy(SquashedGaussian, env, config)
+def make_actor(env: Env, config: Config, belief: Belief | None = None) -> SquashedGaussian:
+    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    return make_policy(SquashedGaussian, env, config, belief)
 
 
 class Temperature(nn.Module):
@@ -79,7 +80,7 @@ class SAC(Agent):
     policy: SquashedGaussian
 
     def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
-        super().__init__(env, config, constrained, make_actor(env, config), graph)
+        super().__init__(env, config, constrained, make_actor, graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
         fixed = config.temperature
         self.fixed = None if fixed is None else torch.tensor(float(fixed), device=env.device)

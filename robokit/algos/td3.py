@@ -23,6 +23,7 @@ from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_polic
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.networks.belief import Belief
 from robokit.networks.policy import Deterministic
 
 
@@ -47,9 +48,9 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 # -- the algorithm -----------------------------------------------------------------------------------
 
 
-def make_actor(env: Env, config: Config) -> Deterministic:
-    """The policy alone, with weights from torch's global generator."""
-    return make_policy(Deterministic, env, config, noise=config.exploration)
+def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Deterministic:
+    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    return make_policy(Deterministic, env, config, belief, noise=config.exploration)
 
 
 class TD3(Agent):
@@ -60,7 +61,7 @@ class TD3(Agent):
     config: Config
 
     def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
-        super().__init__(env, config, constrained, make_actor(env, config), graph)
+        super().__init__(env, config, constrained, make_actor, graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
         self.actor_target = self._target(self.policy)
         self.targets += [(self.actor_target, self.actor)]

@@ -15,7 +15,7 @@ from robokit.limits.multipliers import Multipliers
 
 
 class Constrained:
-    """The K limits in force on one Env, none with the limit rule off; what the critics see because of them."""
+    """The K limits in force on one Env, none with the limit rule off, and what the critics see."""
 
     def __init__(self, env: Env, config: Options) -> None:
         device, self.gamma = env.device, config.gamma
@@ -55,13 +55,18 @@ class Constrained:
 
     def update(self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor) -> None:
         """Move the multipliers by the costs (T, N, K) of T control steps."""
-        self.multipliers.update(*self.meter.measure(cost, terminated, done, left))
+        if self.limits:
+            self.multipliers.update(*self.meter.measure(cost, terminated, done, left))
 
     # -- where a critic learns -----------------------------------------------------------------------
 
     def charged(self, cost: Tensor, terminated: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """Costs (..., K) as a critic learns them, and where nothing comes after, (..., K) bool."""
         return self.charges.learned(cost, terminated, left, self.gamma)
+
+    def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
+        """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
+        return self.multipliers.advantage(advantages, valid) if self.limits else advantages[..., 0]
 
     @property
     def metrics(self) -> Mapping[str, Tensor]:

@@ -12,18 +12,23 @@ from robokit.networks.policy import Policy
 P = TypeVar("P", bound=Policy)
 
 
-def make_policy(kind: type[P], env: Env, config: Options, **own: Any) -> P:
-    """A policy of this kind on the CPU, with weights from torch's global generator; `own`: the kind's options.
-
-    Raises OptionError where the task has no mirror to average the policy with.
-    """
-    belief = make_belief(config.belief, env.names.obs, env.task.history, config.belief_size)
-    mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
-    sizes = config.hidden, config.activation, config.normalize_obs
-    return kind(env.obs_dim, env.act_dim, belief, *sizes, mirror, **own)
+def make_actor_belief(env: Env, config: Options) -> Belief:
+    return make_belief(config.belief, env.names.obs, env.task.history, config.belief_size)
 
 
 def make_critic_beliefs(env: Env, config: Options, constrained: Constrained) -> list[Belief]:
     """One for each of the critic's networks: of the reward, and of all costs together."""
     memory = env.task.history, config.belief_size
     return [make_belief(config.critic_belief, constrained.widths, *memory) for _ in constrained.outputs]
+
+
+def make_policy(kind: type[P], env: Env, config: Options, belief: Belief | None, **own: Any) -> P:
+    """A policy of this kind on the CPU; `own` are the kind's options, `belief` None makes one.
+
+    Weights come from torch's global generator. Raises OptionError where config.mirror needs a mirror that the
+    task does not have.
+    """
+    belief = make_actor_belief(env, config) if belief is None else belief
+    mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None
+    sizes = config.hidden, config.activation, config.normalize_obs
+    return kind(env.obs_dim, env.act_dim, belief, *sizes, mirror, **own)

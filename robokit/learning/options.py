@@ -1,10 +1,11 @@
 """The options that all algorithms have, and rules for options.
 
-Each rule raises OptionError that names the option, the rule and the value. The comment beside or above a field
-is what `--help` prints.
+Each rule raises OptionError that names the option, the rule and the value. `--help` prints the comment beside
+or above a field.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 from robokit.compute.processes import world
 from robokit.errors import OptionError
 from robokit.limits.multipliers import Rule
-from robokit.networks.belief import Kind
+from robokit.networks.belief import RECURRENT, Kind
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,23 @@ class Options:
         return replace(self, num_envs=number)
 
 
-def check_options(config: Options) -> None:
-    """The rules for the options that all algorithms have."""
+def check_options(
+    config: Options,
+    positive: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+    unit: Sequence[str] = (),
+    **shared: int,
+) -> None:
+    """The rules for the options of all algorithms, and for an algorithm's own by their names.
+
+    shared: numbers that are divided among the processes.
+    """
     check_choices(config)
     check_positive(config, "steps", "num_envs", "lr", "hidden", "max_grad_norm", "belief_size", "dual_lr")
-    check_unit(config, "gamma")
-    check_not_negative(config, "penalty", "gains")
-    check_shared(num_envs=config.simulations)
+    check_positive(config, *positive)
+    check_not_negative(config, "penalty", "gains", *not_negative)
+    check_unit(config, "gamma", *unit)
+    check_shared(num_envs=config.simulations, **shared)
     if not 0 <= config.margin < 1:
         raise OptionError(f"margin must be in [0, 1), got {config.margin}")
     if config.penalty and config.limit_rule != "fixed":
@@ -135,6 +146,18 @@ def check_shared(**numbers: int) -> None:
             raise OptionError(
                 f"{name} must be a multiple of the {world()} processes that share it, got {value}"
             )
+
+
+def recurrent(config: Options) -> bool:
+    """Whether a belief is trained through time."""
+    return bool({config.belief, config.critic_belief} & set(RECURRENT))
+
+
+def check_chunk(config: Options, name: str, number: int, words: str) -> None:
+    """The option `name`, a length that a recurrent belief is trained through, must divide `number`."""
+    if recurrent(config) and number % getattr(config, name):
+        what = "the control steps that a recurrent belief is trained through"
+        raise OptionError(f"{name} ({getattr(config, name)}), {what}, must divide {words}")
 
 
 def each_of(name: str, number: int) -> str:

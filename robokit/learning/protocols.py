@@ -1,7 +1,7 @@
 """What training, evaluation and export ask of an algorithm.
 
-Each file of robokit.algos has a `Config`, a class `Learner`, `check(config)`, and `make_actor(env, config)`: the
-policy alone, for who evaluates or exports it.
+Each file of robokit.algos has a `Config`, a class `Learner`, `check(config)`, and
+`make_actor(env, config)`, the policy alone, for evaluation and export.
 """
 
 from collections.abc import Mapping

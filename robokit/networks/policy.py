@@ -116,6 +116,12 @@ class Gaussian(Policy):
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
         self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
 
+    def act(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`sample` with the mean (N, A) between: action, mean, next belief."""
+        features, belief = self.encode(obs, belief, first)
+        mean = self.decode(features)
+        return self.explore(mean, noise), mean, belief
+
     def settle(self, said: Tensor) -> Tensor:
         return said.clamp(-1.0, 1.0)
 

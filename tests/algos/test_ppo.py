@@ -33,7 +33,7 @@ TINY = Config(num_envs=4, horizon=16, minibatch=64, epochs=1, hidden=(16, 16), n
 
 def tiny(seed: int = 0, **changes: object) -> Learner:
     config = dataclasses.replace(TINY, **changes)  # pyright: ignore[reportArgumentType]
-    return Learner(make("inverted_pendulum", config.num_envs, threads=1), config, seed)
+    return Learner(make("inverted_pendulum", config.simulations, threads=1), config, seed)
 
 
 def copy_from_sb3(model: PPO, learner: Learner) -> None:
@@ -268,34 +268,12 @@ def test_linear_schedule_reaches_zero_at_the_last_step():
     assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
 
 
-def test_the_overlapped_rollout_is_that_of_the_policy_one_update_older():
-    learner, twin = (tiny(normalize_obs=True, overlap=True) for _ in range(2))
-    learner.iterate()
-    first = twin.pending
-    assert first is not None
-    twin.pending = twin.collect()  # one after the other: the same numbers
-    twin.learn(first)
-    assert learner.pending is not None
-    for name, value in vars(learner.pending).items():
-        assert torch.equal(value, getattr(twin.pending, name)), name
-    assert torch.equal(learner.adam.flat, twin.adam.flat)
-
-
-def test_an_error_in_the_overlapped_rollout_is_raised():
-    learner = tiny(overlap=True)
-    learner.env.task.rewards = lambda sim, action: 1 / 0  # pyright: ignore
-    with pytest.raises(ZeroDivisionError):
-        learner.iterate()
-
-
 ADAPTIVE = {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}
-
-
-OVERLAP = {"overlap": True, "lr_schedule": "linear"}
+LINEAR = {"lr_schedule": "linear"}
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, ADAPTIVE, OVERLAP, pytest.param({"compile": True}, marks=pytest.mark.slow)]
+    "changes", [{}, ADAPTIVE, LINEAR, pytest.param({"compile": True}, marks=pytest.mark.slow)]
 )
 def test_a_learner_continues_bit_for_bit(changes):
     straight = tiny(epochs=2, minibatch=32, normalize_obs=True, **changes)

@@ -285,7 +285,7 @@ def test_the_defaults_are_those_of_the_papers_table():
     config = Config()
     named = {
         "lr": 3e-4, "gamma": 0.99, "replay": 1_000_000, "hidden": (256, 256), "activation": "relu",
-        "tau": 0.005, "critics": 2, "num_envs": 1, "temperature": None,
+        "tau": 0.005, "critics": 2, "simulations": 1, "temperature": None,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in named} == named
     check(config)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from agents import a_batch, agent_of, learner_of, noise_for, numbers_of
+from agents import Limited, a_batch, agent_of, learner_of, noise_for, numbers_of
 from stable_baselines3 import TD3 as Peer
 from stable_baselines3.common.logger import Logger
 from test_sac import (
@@ -169,12 +169,31 @@ def test_with_one_critic_no_delay_and_no_smoothing_it_is_ddpg_by_hand():
     torch.testing.assert_close(gradients(agent.actor)["head.0.bias"], -new)
 
 
+# -- limits --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_under_limits_too_the_policy_ascends_the_first_critic_and_no_other():
+    agent = agent_of("td3", Limited, hidden=())
+    agent.critics.flat.zero_()
+    rewards = agent.critics.views(agent.critics.flat)["ensembles.0.weights.0"]
+    rewards[0, -2, 0], rewards[1, -1, 0] = 3.0, 5.0  # Q_1 = 3 a_0, Q_2 = 5 a_1; the costs' are 0
+    batch = a_batch(agent)
+    share, nothing = torch.full((1, 6), 1 / 6), torch.zeros(2)
+    with torch.enable_grad():
+        loss, _ = agent._actor_loss(agent.policy, batch, share, nothing, nothing)
+        bias = torch.autograd.grad(loss, agent.policy.get_parameter("head.0.bias"))[0]
+    action = agent.policy.settle(agent.policy_now(agent.policy, batch))[0]
+    expected = -3.0 * (1 - action[:, 0].square()).mean()  # dQ_1/da_0 da_0/db
+    assert bias[0].item() == pytest.approx(expected.item(), rel=1e-5) and bias[1].item() == 0.0
+
+
 # -- options -------------------------------------------------------------------------------------------
 
 
 def test_the_defaults_are_those_of_the_papers_code():
     named = {"delay": 2, "smoothing": 0.2, "smoothing_clip": 0.5, "exploration": 0.1, "tau": 0.005,
-             "gamma": 0.99, "hidden": (256, 256), "lr": 3e-4, "num_envs": 1}  # fmt: skip
+             "gamma": 0.99, "hidden": (256, 256), "lr": 3e-4, "simulations": 1}  # fmt: skip
     assert {name: getattr(Config(), name) for name in named} == named
 
 

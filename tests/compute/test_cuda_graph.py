@@ -202,14 +202,14 @@ SMALL = ppo.Config(num_envs=4, horizon=8, minibatch=8, epochs=2, hidden=(8,), co
     [
         SMALL,
         replace(SMALL, lr_schedule="adaptive", objective="penalty"),  # lr and beta move
-        replace(SMALL, lr_schedule="linear", steps=200, limit_rule="off", overlap=True),
+        replace(SMALL, lr_schedule="linear", steps=200, limit_rule="off"),
         replace(SMALL, belief="gru", belief_size=4, chunk=4, critic_belief="stack"),
     ],
-    ids=["plain", "adaptive", "overlap", "recurrent"],
+    ids=["plain", "adaptive", "linear", "recurrent"],
 )
 def test_ppo_learns_the_same_bit_for_bit(config: ppo.Config):
     plain, graph = (ppo.Learner(make(Cart, 4, seed=1, threads=1), config, seed=1) for _ in range(2))
-    acting, updating = graph_all(graph, traced=not config.overlap)  # which has two threads
+    acting, updating = graph_all(graph)
     for _ in range(3):  # 24 updates
         assert plain.iterate() == pytest.approx(graph.iterate(), abs=0, rel=0, nan_ok=True)
         assert same(plain, graph)

@@ -27,7 +27,7 @@ TINY = Config(num_envs=4, horizon=8, minibatch=16, epochs=2, hidden=(8,))
 
 def learner_of(task: type[Task], config: Config, **changes: Any) -> Learner:
     config = dataclasses.replace(config, **changes)
-    return Learner(Env(task(), config.num_envs, seed=0, threads=1), config, 0)
+    return Learner(Env(task(), config.simulations, seed=0, threads=1), config, 0)
 
 
 def trained(learner: Learner, iterations: int, last: int) -> dict[str, float]:
@@ -162,7 +162,7 @@ def test_a_limit_that_never_binds_leaves_the_rewards_advantage_alone():
     _, alone, *_ = reward.targets(dataclasses.replace(rollout))
     scaled = (alone - alone.mean()) / alone.std(correction=0)
     assert torch.corrcoef(torch.stack((advantage.flatten(), scaled.flatten())))[0, 1] > 0.999
-    assert learner.multipliers.strength.item() == 0.0
+    assert learner.constrained.multipliers.strength.item() == 0.0
 
 
 class Held(Cart):
@@ -216,7 +216,7 @@ def test_the_combined_advantage_is_not_normalised_again():
     norms = []
     for factor in (1.0, 2.0):
         learner = learner_of(Two, TINY, value_coef=0.0, max_grad_norm=1e9, epochs=1, minibatch=32)
-        multipliers = learner.multipliers
+        multipliers = learner.constrained.multipliers
         combined = multipliers.advantage
 
         def scaled(advantage: Tensor, valid: Tensor, by: float = factor, of: Any = combined) -> Tensor:
@@ -325,7 +325,7 @@ def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows
 def test_t6_a_limit_that_is_halved_is_met_again_without_much_overshoot():
     learner = learner_of(Two, SMALL)
     trained(learner, 300, last=1)
-    learner.multipliers.aim *= 0.5
+    learner.constrained.multipliers.aim *= 0.5
     rates = [learner.iterate()["cost/use"] for _ in range(300)]
     smooth = torch.tensor(rates).unfold(0, 10, 1).mean(-1)
     met = int((smooth <= 0.15).nonzero()[0])

@@ -172,4 +172,4 @@ def test_a_foot_costs_that_moves_fast_along_the_ground_and_not_in_the_air():
 @pytest.mark.parametrize("algo", ["sac", "td3"])
 def test_the_presets_have_the_papers_batches_and_gradient_steps(algo: str):
     config = options(load_task(TASK), algo)
-    assert Pace.of(config, config.num_envs) == (10 * 4096, 8192, 8 / 4096)
+    assert Pace.of(config) == (10 * 4096, 8192, 8 / 4096)

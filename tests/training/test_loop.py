@@ -18,9 +18,8 @@ import torch
 from toy import Remembering, Toy
 
 from robokit.algos.ppo import Config, Learner as Ppo
-from robokit.env.env import Env, make
+from robokit.env.env import make
 from robokit.errors import CheckpointError, RunError
-from robokit.task.lookup.find import load_task
 from robokit.training.log import WALL_CLOCK
 from robokit.training.loop import train
 from robokit.training.run import Learner, Run
@@ -153,17 +152,6 @@ def test_a_metric_that_is_not_finite_stops_the_run(tmp_path: Path):
 
     with pytest.raises(RunError, match="loss/value not finite at step 24"):
         train(Diverging(), new(tmp_path), 80)
-
-
-def test_an_overlapped_training_saves_where_a_metric_is_not_counted(tmp_path: Path):
-    def metrics(self: object, sim: Any) -> dict[str, torch.Tensor]:
-        return {"never": torch.full_like(sim.qpos[:, 0], torch.nan)}
-
-    task = type("Pendulum", (type(load_task("inverted_pendulum")),), {"metrics": metrics})
-    config = Config(num_envs=4, horizon=16, minibatch=64, epochs=1, hidden=(4,), overlap=True)
-    run = new(tmp_path, 128)
-    assert train(Ppo(Env(task(), 4, threads=1), config), run, 128).done.steps == 128
-    assert run.newest()[0].steps == 128  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_what_no_metric_shows_is_found_before_it_is_saved(tmp_path: Path):

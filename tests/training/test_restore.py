@@ -156,7 +156,7 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
     ("algo", "name", "value", "kind"),
     [
         ("ppo", "mirror", "yes", "of the type bool"),
-        ("ppo", "overlap", 1, "of the type bool"),
+        ("ppo", "baseline", 1, "of the type bool"),
         ("sac", "temperature", "low", r"of the type float \| None"),
         ("sac", "utd", True, r"of the type float \| None"),
         ("sac", "batch", 128.5, r"of the type int \| None"),
@@ -326,12 +326,6 @@ def test_a_learner_on_a_gpu_is_timed_there_and_probes_no_threads(file: Path, mon
     assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.25)
     learner.config = replace(LONG, compile=False)
     assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.0)
-
-
-def test_overlap_leaves_torch_one_thread(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: (threads, 0.0))
-    learner = build(load_task(file), Setup(threads=2), replace(LONG, overlap=True))
-    assert learner.threads == 1
 
 
 def test_without_a_compiler_a_run_is_eager_and_says_so(file: Path, monkeypatch, capsys):

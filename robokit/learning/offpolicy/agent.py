@@ -8,6 +8,7 @@ was stored before them; L = 1 where nothing recurrent is trained.
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,16 +18,18 @@ from robokit.compute.processes import mean
 from robokit.env.env import Env
 from robokit.learning.adam import Adam, Flat, Losses, make_step
 from robokit.learning.constrained import Constrained
-from robokit.learning.networks import make_critic_beliefs
+from robokit.learning.networks import make_actor_belief, make_critic_beliefs
 from robokit.learning.offpolicy.options import OffPolicyOptions
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
+from robokit.networks.belief import Belief
 from robokit.networks.critic import ActionCritic
 from robokit.networks.policy import Policy
 
 FLAGS = ("first", "done", "terminated", "bad")
 NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
 EPS = 1e-8  # of Adam
+MakeActor = Callable[[Env, Any, Belief], Policy]  # an algorithm's `make_actor`
 
 
 class Sums(NamedTuple):
@@ -44,18 +47,18 @@ class Agent(ABC):
     critic_coef: float  # of the critics' squared errors
 
     def __init__(
-        self, env: Env, config: OffPolicyOptions, constrained: Constrained, policy: Policy, graph: bool
+        self, env: Env, config: OffPolicyOptions, constrained: Constrained, make_actor: MakeActor, graph: bool
     ) -> None:
         self.config, self.constrained, self.graph, device = config, constrained, graph, env.device
         self.limits, self.largest = constrained.limits, constrained.largest
         # where critics see nothing more than the policy, a replay need not keep it twice
         self.sees = "obs" if constrained.sees == "obs" and not constrained.extra else "state"
-        self.policy = policy.to(device)
-        beliefs, width = make_critic_beliefs(env, config, constrained), sum(constrained.widths.values())
+        belief, beliefs = make_actor_belief(env, config), make_critic_beliefs(env, config, constrained)
+        self.policy, width = make_actor(env, config, belief).to(device), sum(constrained.widths.values())
         sizes = env.act_dim, config.critics, config.hidden, config.activation
         more = config.layer_norm, config.bf16, config.normalize_obs
         self.critic = ActionCritic(beliefs, constrained.outputs, width, *sizes, *more).to(device)
-        trained = policy.belief.trained or beliefs[0].trained
+        trained = belief.trained or beliefs[0].trained
         self.window, self.burn_in = (config.window, config.burn_in) if trained else (1, 0)  # L
         self.widths = {"obs": env.obs_dim, "final_obs": env.obs_dim, "action": env.act_dim}
         if self.sees == "state":

@@ -5,16 +5,7 @@ from typing import Literal, NamedTuple
 
 from robokit.compute.processes import world
 from robokit.errors import OptionError
-from robokit.learning.options import (
-    Options,
-    check_not_negative,
-    check_options,
-    check_positive,
-    check_shared,
-    check_unit,
-    each_of,
-)
-from robokit.networks.belief import RECURRENT
+from robokit.learning.options import Options, check_chunk, check_options, check_shared, each_of, recurrent
 
 ITERATION, LEAST, MOST = 1000, 100, 10_000  # see Pace.transitions
 MOST_EACH = 1000  # gradient steps in one control step
@@ -85,18 +76,10 @@ class Pace(NamedTuple):
         return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
 
 
-def recurrent(config: OffPolicyOptions) -> bool:
-    """Whether windows are trained through."""
-    return bool({config.belief, config.critic_belief} & set(RECURRENT))
-
-
 def check_off_policy(config: OffPolicyOptions) -> None:
     """Raise OptionError for a value that cannot work."""
-    check_options(config)
-    check_positive(config, "replay", "learning_starts", "batch", "utd", "n_step", "critics")
-    check_positive(config, "tau", "belief_lr", "window")
-    check_unit(config, "tau")
-    check_not_negative(config, "burn_in", "pessimism")
+    positive = "replay", "learning_starts", "batch", "utd", "n_step", "critics", "tau", "belief_lr", "window"
+    check_options(config, positive, ("burn_in", "pessimism"), ("tau",))
     pace = Pace.of(config)
     check_shared(batch=pace.batch)
     _check_pace(config, pace)
@@ -123,9 +106,7 @@ def _check_pace(config: OffPolicyOptions, pace: Pace) -> None:
 
 
 def _check_memory(config: OffPolicyOptions, batch: int) -> None:
-    if recurrent(config) and batch // world() % config.window:
-        rule = "control steps that a recurrent belief is trained through, must divide"
-        raise OptionError(f"window ({config.window}), the {rule} {each_of('batch', batch)}")
+    check_chunk(config, "window", batch // world(), each_of("batch", batch))
     if config.burn_in and not recurrent(config):
         raise OptionError(
             f"burn_in ({config.burn_in}) has no use: neither belief nor critic_belief is recurrent"

@@ -50,7 +50,7 @@ def test_gradient_steps_are_so_many_a_transition_once_learning_has_started(utd: 
 
 def test_many_simulations_learn_eight_times_a_control_step_from_larger_batches_unless_it_is_said():
     def pace(**options: Any) -> tuple[float, ...]:
-        return Pace.of(sac.Config(**options), options.get("num_envs", 1))
+        return Pace.of(sac.Config(**options))
 
     assert pace() == (5000, 256, 1.0)
     assert pace(num_envs=8) == (5000, 256, 1.0)
@@ -87,11 +87,9 @@ def test_the_row_of_a_step_is_what_the_environment_said_of_it(algo: str):
         seen = learner.env.obs, learner.env.state, learner.first
         given.append((*seen, learner._collect(torch.zeros(3, 1))))
     batch = learner.agent.batch(learner.replay.rows[:30], torch.zeros(3, 0))
+    own = ("done", "reward", "terminated", "left", "final_obs", "final_state")
     for t, (obs, state, first, step) in enumerate(given):
-        row = {"obs": obs, "state": state, "first": first, "done": step.terminated | step.truncated}
-        row |= {
-            name: getattr(step, name) for name in ("reward", "terminated", "left", "final_obs", "final_state")
-        }
+        row = {"obs": obs, "state": state, "first": first, **{name: step[name] for name in own}}
         for name, value in row.items():
             assert torch.equal(batch[name][t], value), name
     assert batch["terminated"].any() and (batch["done"] & ~batch["terminated"]).any()
@@ -138,7 +136,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for(algo: str):
 @torch.no_grad()
 def test_costs_go_into_the_replay_as_they_were(algo: str):
     learner = learner_of(algo, Limited)
-    costs = torch.stack([learner._collect(torch.zeros(3, 2)).cost for _ in range(7)])
+    costs = torch.stack([learner._collect(torch.zeros(3, 2))["cost"] for _ in range(7)])
     begin = sum(width for name, width in [*learner.replay.widths.items()][:-1])
     assert [*learner.replay.widths][-1] == "cost"
     assert torch.equal(learner.replay.rows[:7, :, begin:], costs) and costs[..., 0].unique().numel() > 10
@@ -170,7 +168,7 @@ def test_a_limit_that_was_broken_before_learning_began_counts_from_the_first_ste
     told = prices_in(learner)
     for _ in range(2):
         learner.iterate()
-    assert learner.multipliers.strength.item() > 0 and len(told) == 10
+    assert learner.constrained.multipliers.strength.item() > 0 and len(told) == 10
     first = 1  # gradient step, after which it is known what a reward is
     assert all((weight > 0).all() for _, weight in told)
     assert all((price == 0).all() for price, _ in told[:first])
@@ -198,7 +196,7 @@ def test_without_limits_nothing_is_charged_nor_kept(algo: str):
 
 def test_units_of_costs_forget_the_critics_of_the_first_gradient_steps(monkeypatch: pytest.MonkeyPatch):
     learner, weights, counts = learner_of("sac", Limited, utd=0.5), list[float](), [0]
-    follow = learner.multipliers.follow
+    follow = learner.constrained.multipliers.follow
 
     def watched(now: Tensor, slow: float = SLOW) -> None:
         if learner.gradients > 1:  # the first gradient step tells the units by itself
@@ -206,7 +204,7 @@ def test_units_of_costs_forget_the_critics_of_the_first_gradient_steps(monkeypat
             counts.append(learner.gradients)
         follow(now, slow)
 
-    monkeypatch.setattr(learner.multipliers, "follow", watched)
+    monkeypatch.setattr(learner.constrained.multipliers, "follow", watched)
     while learner.gradients < 400:
         learner.iterate()
     shares = [new / counts[i] for i, new in enumerate((b - a for a, b in pairwise(counts)), 1)]

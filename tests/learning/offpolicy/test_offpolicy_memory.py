@@ -225,34 +225,6 @@ def test_a_memory_learns_at_its_own_rate(kind: str):
 
 
 @BOTH
-@pytest.mark.parametrize("kind", RECURRENT)
-def test_a_shared_memory_is_the_critics_which_alone_train_it(algo: str, kind: str):
-    agent = agent_of(algo, Blurred, **both(kind), shared=True, belief_lr=1e-3)
-    alone = agent_of(algo, Blurred, **both(kind), shared=True, belief_lr=1e-3)
-    begun = [p.clone() for p in agent.policy.belief.parameters()]
-    for seed in range(3):
-        gradient_step(agent, a_batch(agent, seed=seed), seed=seed)
-        pairs = zip(agent.policy.belief.named_parameters(), agent.critic.beliefs[0].parameters(), strict=True)
-        for (name, ours), theirs in pairs:
-            assert torch.equal(ours, theirs), name
-    assert all(not torch.equal(*pair) for pair in zip(begun, agent.policy.belief.parameters(), strict=True))
-    gradient_step(alone, a_batch(agent), act=algo == "sac")
-    first, moments = alone.critics.views(alone.critics.flat), alone.critics.views(alone.critics.first)
-    own = [name for name in first if name.startswith("beliefs.0.")]
-    for name in own:  # by its own step, not the policy's
-        ours = alone.policy.get_parameter(name.replace("beliefs.0.", "belief."))
-        assert torch.equal(ours, first[name]) and moments[name].any()
-
-
-@BOTH
-def test_a_shared_memory_begins_as_the_critics_and_without_sharing_both_are_their_own(algo: str):
-    for shared in (True, False):
-        agent = agent_of(algo, Blurred, **both("gru"), shared=shared)
-        ours, theirs = agent.policy.belief.inputs.weight, agent.critic.beliefs[0].inputs.weight
-        assert torch.equal(ours, theirs) == shared
-
-
-@BOTH
 @pytest.mark.parametrize("policy", ["memoryless", "gru"])
 def test_policy_and_critics_remember_apart(algo: str, policy: str):
     learner = learner_of(algo, Blurred, belief=policy, critic_belief="lstm", utd=0.2)
@@ -302,14 +274,3 @@ def test_a_policy_is_evaluated_as_it_explores(algo: str, kind: str):
     ran = [run_episodes(Env(Arm(), 4, threads=1), sampling_actor(learner.policy, seed)) for seed in (1, 1, 2)]
     assert ran[0].returns.tolist() == ran[1].returns.tolist()
     assert ran[0].lengths.max() <= 30
-
-
-def test_the_policys_gradient_leaves_a_shared_belief_out():
-    memory = {"belief": "gru", "critic_belief": "gru", "critic": "obs", "belief_size": 4, "window": 4}
-    learner = learner_of("sac", **memory, shared=True)
-    learner.iterate()
-    learner.iterate()
-    assert learner.gradients > 0
-    moments = learner.agent.actor.views(learner.agent.actor.first)
-    assert all(not moments[name].any() for name in moments if name.startswith("belief."))
-    assert moments["head.0.weight"].any()

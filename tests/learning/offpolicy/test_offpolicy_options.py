@@ -11,7 +11,7 @@ from test_recurrent import Blurred
 from robokit.algos import sac, td3
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
-from robokit.learning.offpolicy.options import Pace
+from robokit.learning.offpolicy.options import Pace, check_off_policy
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,14 @@ from robokit.learning.offpolicy.options import Pace
 def test_an_iteration_is_a_thousand_transitions_or_enough_gradient_steps(
     num_envs: int, utd: float | None, transitions: float
 ):
-    pace = Pace.of(sac.Config(num_envs=num_envs, utd=utd), num_envs)
+    pace = Pace.of(sac.Config(num_envs=num_envs, utd=utd))
     assert pace.transitions == pytest.approx(transitions)
 
 
 def test_a_batch_that_nobody_chose_holds_whole_windows():
     config = sac.Config(num_envs=33, belief="gru")
     sac.check(config)
-    assert Pace.of(config, 33).batch == 256 and Pace.of(replace(config, belief="stack"), 33).batch == 264
+    assert Pace.of(config).batch == 256 and Pace.of(replace(config, belief="stack")).batch == 264
 
 
 def test_the_pace_is_that_of_the_simulations_that_there_are():
@@ -51,7 +51,6 @@ def test_the_pace_is_that_of_the_simulations_that_there_are():
         ({"steps": 5009, "utd": 0.1}, "must leave a gradient step"),
         ({"utd": 1e6}, r"utd \(1e\+06\) asks for 1e\+06 gradient steps in a control step, at most 1000"),
         ({"burn_in": 2}, r"burn_in \(2\) has no use: neither belief nor critic_belief is recurrent"),
-        ({"shared": True, "critic": "obs"}, "one kind of recurrent belief; got .*belief 'memoryless'"),
     ],
 )
 def test_options_without_effect_are_refused(changes: dict[str, Any], words: str):
@@ -96,14 +95,6 @@ def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any])
         ({"reduce": "max"}, r"reduce must be one of \['min', 'mean'\], got 'max'"),
         ({"belief": "gru", "window": 3}, r"window \(3\), the control steps .* must divide batch \(8\)"),
         ({"critic_belief": "gru", "window": 5}, r"window \(5\), .* must divide batch \(8\)"),
-        (
-            {"shared": True, "critic": "state"},
-            "shared needs a critic that sees obs.*got critic 'state'",
-        ),
-        (
-            {"shared": True, "belief": "gru"},
-            "one kind of recurrent belief; got .*belief 'gru', critic_belief 'memoryless'",
-        ),
     ],
 )
 def test_impossible_options_are_refused_before_anything_runs(changes: dict[str, Any], words: str):
