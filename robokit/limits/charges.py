@@ -46,7 +46,7 @@ class Charges:
     def learned(self, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
         """What critics learn of costs (..., K), and where nothing comes after (..., K) bool."""
         if not self.measures:
-            return cost, terminated[..., None].expand(cost.shape)
+            return cost[..., :0], terminated[..., None][..., :0]
         pairs = [m.charge(x) for m, x in zip(self.measures, cost.unbind(-1), strict=True)]
         cost = torch.stack([x for x, _ in pairs], -1)
         ends = [terminated if last is None else terminated | last for _, last in pairs]
