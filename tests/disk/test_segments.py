@@ -1,4 +1,4 @@
-"""A replay is saved in files that are written once, shared between checkpoints, and never mistaken."""
+"""Segments of a replay: written once, shared between checkpoints, and never confused."""
 
 import json
 import os

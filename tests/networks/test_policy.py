@@ -1,4 +1,4 @@
-"""Heads, optimiser and episode statistics, beside exact references."""
+"""Heads, optimiser and episode statistics, compared with exact references."""
 
 import math
 

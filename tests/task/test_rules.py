@@ -1,4 +1,4 @@
-"""A task that breaks the contract is refused before anything runs, by function, term, rule and value."""
+"""A task that breaks the contract raises an error before anything runs: function, term, rule and value."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a task may not say of its sensors: refused before anything runs, by thing, rule and value."""
+"""Invalid sensors of a task raise an error before anything runs: name, rule and value."""
 
 import math
 from typing import Any

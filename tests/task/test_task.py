@@ -1,4 +1,4 @@
-"""What an author writes and how it is found: actions, commands, draws, task files."""
+"""The parts of a task (actions, commands, draws), and how task files are found."""
 
 import textwrap
 from pathlib import Path

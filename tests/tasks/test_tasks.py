@@ -1,4 +1,4 @@
-"""Every file in tasks/ keeps the task contract, and `check_task` sees each way to break it."""
+"""Every file in tasks/ keeps the task contract, and `check_task` detects each way to break it."""
 
 import pytest
 import torch
