@@ -65,9 +65,7 @@ class Checkpoint:
         """
         kept = [] if replay is None else [*replay.segments()]
         if {*kept} != {*self.segments}:
-            raise ValueError(
-                f"the checkpoint has segments {sorted(self.segments)}, the replay expects {kept}"
-            )
+            raise ValueError(f"segments {sorted(self.segments)} were saved, the replay expects {kept}")
         if replay is not None:
             for number, digest in self.segments.items():
                 content = _content(self.path, _segment_name(number, digest), digest)
@@ -100,9 +98,7 @@ def save(
         segments = {} if replay is None else _write_segments(parent, replay)
         temporary.mkdir()
         listed = {_segment_name(*pair): pair[1] for pair in segments.items()}
-        listed |= {
-            name: _sha256(content) for name, content in contents.items()
-        }  # last: missing if the list is cut
+        listed |= {name: _sha256(content) for name, content in contents.items()}  # last: missing if cut
         sums = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
         for name, content in {**contents, MANIFEST: sums.encode()}.items():
             write_synced(temporary / name, content)

@@ -11,7 +11,7 @@ from robokit.task.task import Task
 
 
 class Carried(ABC):
-    """One carried term (N, size), updated once per control period:
+    """One carried term (N, size). In each control period:
 
     observed = now(start where an episode begins, else carried; commands)
     carried = next(observed, action)

@@ -196,7 +196,7 @@ def _pure(env: Env, seed: int) -> str:
         again = _terms(env, copy, function, seed)
         for name, value in first.items():
             if name not in again or not _same(value, again[name]):
-                raise TaskError(f"{function} {name!r} is another in a second call with the same state")
+                raise TaskError(f"{function} {name!r} differs in a second call with the same state")
     return "nothing written, same results in a second call"
 
 

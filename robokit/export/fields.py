@@ -90,7 +90,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
 
 
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
-    """Index of the reading that equals each column, bit for bit in most nonzero samples; None if constant."""
+    """Index of each column's reading, equal bit for bit in most nonzero samples; None: no match, or constant."""
     found: list[int | None] = []
     for column in values.unbind(-1):
         moving = column != 0

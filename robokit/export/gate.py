@@ -166,7 +166,7 @@ def replay(session: Any, policy: Policy, env: Env, recording: Recording, batch: 
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
-    """obs (T, batch, O) and resets (T, batch): each row shifted in time, and reset at other steps."""
+    """obs (T, batch, O) and resets (T, batch): repeated simulations are shifted in time, resets staggered."""
     steps, column = torch.arange(len(recording.obs))[:, None], torch.arange(batch)
     n = recording.obs.shape[1]
     time = (steps + column // n * 37) % len(steps)

@@ -87,7 +87,7 @@ def install(data: bytes, path: Path) -> str:
 
 
 def _swap(staged: Path, path: Path) -> None:
-    """Rename; meanwhile the .sha256 lists the old file and the new one, so that a kill breaks neither."""
+    """Rename `staged` to `path`; meanwhile the .sha256 lists both files, so that a kill breaks neither."""
     listing, both = Path(f"{path}.sha256"), Path(f"{staged}.both")
     new = Path(f"{staged}.sha256")
     old = listing.read_bytes() if path.exists() and listing.exists() else b""

@@ -34,7 +34,7 @@ class Belief(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Features (N, F) and the next belief (N, B) after a raw observation (N, O).
 
-        first (N,) bool: an episode begins. `where` clears the belief there, even of NaN.
+        first (N,) bool: an episode begins. The belief is cleared there by `where`, which removes NaN too.
         """
 
     def unroll(
@@ -115,7 +115,7 @@ class Recurrent(Belief):
     """
 
     trained = True
-    inputs: nn.Linear  # normalised obs -> gate inputs (N, G), before the recurrent part
+    inputs: nn.Linear  # normalised obs -> gate inputs (N, G), independent of the belief
 
     def __init__(self, widths: Mapping[str, int], size: int, gates: int, states: int = 1) -> None:
         super().__init__()

@@ -180,7 +180,7 @@ def _joint_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
 
 def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
-    """[low, high] in the unit of the joint's force: within the actuator's and the joint's limits."""
+    """[low, high] in the unit of the joint's force: the intersection of actuator's and joint's limits."""
     joint = _driven_joint(model, i)
     if joint is None or _joint_unit(model, joint, "frc") is None:
         return None

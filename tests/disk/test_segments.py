@@ -206,7 +206,7 @@ def test_a_replay_of_another_size_is_refused(tmp_path: Path):
     assert larger.segment == 2
     larger.load_state_dict(checkpoint.tensors)
     for replay in (larger, None):
-        with pytest.raises(ValueError, match=r"has segments \[85, .*, the replay expects"):
+        with pytest.raises(ValueError, match=r"segments \[85, .* were saved, the replay expects"):
             checkpoint.load_segments(replay)
 
 
