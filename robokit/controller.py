@@ -5,7 +5,7 @@
     while running():  # every control_dt seconds
         write(policy.step({"position": q, "velocity": dq}))
 
-What bites:
+Pitfalls:
 
 - `step` takes raw sensor readings in the contract's units and order: `python controller.py hopper.onnx`
   lists them. Normalisation, history, previous action and scaling to actuator units are inside the file.

@@ -95,7 +95,7 @@ class Env:
         wrap: Callable[..., Any] = (
             (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
         )
-        self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
+        self._evaluate, self._observe = wrap(self._evaluate_eager), wrap(self._observe_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._starts = {term.name: self.sim.qpos.new_tensor(term.start) for term in self.carried}
         shared = torch.empty(0, device=self.device).device == self.sim.device
@@ -118,14 +118,14 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
-        ctrl = self.targets(self._arrived(action))
+        ctrl = self.targets(self._delayed(action))
         if self._pushes:
-            for name, value in _taken(self.task.disturb(sim, self.rng)).items():
+            for name, value in _copied(self.task.disturb(sim, self.rng)).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
         bad = sim.bad()
         self.sensors.advance(self.rng)
-        (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
+        (reward, terms, cost, terminated, metrics), seen = self._evaluate(sim, action)
         final_obs, final_state = self._sensed(*seen)
         if broken := self._any(bad):
             terminated = terminated | bad
@@ -139,7 +139,7 @@ class Env:
         if restarting := self._any(done):
             self._restart(done)
         new = restarting or moved
-        obs, state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
+        obs, state = self._sensed(*self._observe(sim)) if new else (final_obs, final_state)
         step = Step(
             obs=obs,
             state=state,
@@ -169,7 +169,7 @@ class Env:
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
-        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._look(self.sim)))
+        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._observe(self.sim)))
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
@@ -184,18 +184,18 @@ class Env:
         """Keep these commands at the given values from the next reset on; OptionError for an unknown one."""
         self.commands.hold(commands)
 
-    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+    def _evaluate_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
         """(reward, terms, cost, terminated, metrics) of the period; (truth, state) after `remember`."""
         task, names = self.task, self.names
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
         reward = terms.sum(-1)
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
-        worth = reward, terms, cost, task.terminated(sim), metrics
+        results = reward, terms, cost, task.terminated(sim), metrics
         self._remember(task.remember(sim, action), action)
-        return worth, self._look_eager(sim)
+        return results, self._observe_eager(sim)
 
-    def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
+    def _observe_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
         obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
         if not self.names.privileged:
             return obs, obs
@@ -205,7 +205,7 @@ class Env:
     def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.sensors.read(truth), state
 
-    def _arrived(self, action: Tensor) -> Tensor:
+    def _delayed(self, action: Tensor) -> Tensor:
         """The delayed action (N, A): its mean at the actuators over the coming control period."""
         if not self._action_delay.depth:
             return action
@@ -245,7 +245,7 @@ class Env:
             if any(term.start):  # a restart zeroes memory
                 start = self._starts[term.name].expand(self.num_envs, -1)
                 values[term.name] = term.now(start, commands)
-        self.sim.reset(mask, _taken(values))
+        self.sim.reset(mask, _copied(values))
         begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
         self.sensors.restart(begun, self.rng)
         if self._action_delay.depth:
@@ -309,7 +309,7 @@ def _periods(task: Task) -> int:
     return round(task.time_limit / task.control_dt)
 
 
-def _taken(values: Terms) -> Terms:
+def _copied(values: Terms) -> Terms:
     """Copies of a task's values, which may be live views of sim: later writes would change them."""
     return {name: value.clone() for name, value in values.items()}
 

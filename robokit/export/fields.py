@@ -73,7 +73,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
     sources = _sources(values, recording.readings.flatten(0, 1))
     known = channels(env.sim)
     facts = {
-        key: _once([None if i is None else getattr(known[i], key) for i in sources])
+        key: _common([None if i is None else getattr(known[i], key) for i in sources])
         for key in ("source", "unit", "frame")
     }
     sense = env.task.sensing.get(name, Sense())
@@ -90,7 +90,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
 
 
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
-    """Index of each column's reading, equal bit for bit in most nonzero samples; None: no match, or constant."""
+    """Index of each column's reading, bit-equal in most nonzero samples; None: constant, or no match."""
     found: list[int | None] = []
     for column in values.unbind(-1):
         moving = column != 0
@@ -100,7 +100,7 @@ def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
     return found
 
 
-def _once(values: list[Any]) -> Any:
+def _common(values: list[Any]) -> Any:
     """The common value of all, or the list itself if they differ."""
     return values[0] if all(v == values[0] for v in values) else values
 

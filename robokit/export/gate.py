@@ -57,7 +57,7 @@ def record(policy: Policy, env: Env) -> Recording:
     """
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
-    kept, belief = _nothing(policy, env, env.num_envs)
+    kept, belief = _zeros(policy, env, env.num_envs)
     first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
         kept = _now(kept, first, env_obs, env)
@@ -146,7 +146,7 @@ def replay(session: Any, policy: Policy, env: Env, recording: Recording, batch: 
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
     )
     span = torch.minimum(2 * half, high - low)
-    kept, belief = _nothing(policy, env, batch)
+    kept, belief = _zeros(policy, env, batch)
     carry = torch.cat((*kept.values(), belief), -1).numpy()
     errors = torch.zeros(2, dtype=torch.float64)  # from own carried states, from the policy's
     for obs, reset in zip(seen, first, strict=True):
@@ -195,7 +195,7 @@ def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
     return torch.cat([kept.get(name, value) for name, value in env.split(obs).items()], -1)
 
 
-def _nothing(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
+def _zeros(policy: Policy, env: Env, batch: int) -> tuple[Kept, Tensor]:
     """Zero carried terms and a zero belief."""
     kept = {term.name: torch.zeros(batch, term.size) for term in env.carried}
     return kept, torch.zeros(batch, policy.belief_size)
