@@ -1,4 +1,4 @@
-"""The house: which room may import which, read from every file's source; the size of files and rooms."""
+"""The house: which room may import which, from the source of every file; how large files and rooms are."""
 
 import ast
 import importlib
@@ -197,6 +197,13 @@ def test_a_face_offers_what_type_checkers_see_from_its_own_room_or_below(face: s
         assert not face or there == face or FLOOR[there] < FLOOR[face]
 
 
+def test_a_star_import_gives_what_a_face_offers():
+    """`from robokit.task import *` at the top of a task file."""
+    found: dict[str, object] = {}
+    exec("from robokit.task import *", found)
+    assert found.keys() - {"__builtins__"} == offered("task").keys()
+
+
 @pytest.mark.parametrize("face", sorted(FACES))
 def test_no_file_is_named_like_what_its_face_offers(face: str):
     """The import of the file would put the module in the name's place."""
@@ -257,11 +264,11 @@ def test_the_check_sees(module: str, source: str):
     ("module", "source"),
     [
         ("env.env", "import robokit.sim.cpu, robokit.task.task, torch, math"),
-        ("sim.cpu", "from .model import load\nfrom . import model\nfrom ..errors import Error\nimport mujoco"),
+        ("sim.cpu", "from .model import load\nfrom . import model\nfrom .. import errors\nimport mujoco"),
         ("sim.warp.engine", "from robokit.sim.base import Sim\nimport mujoco_warp"),
         ("export.write", "from robokit import __version__\nfrom robokit.networks import policy\nimport onnx"),
         ("controller", "import numpy, onnxruntime, json"),
-        ("training.log", "from robokit.errors import RunError\nimport torch.utils.tensorboard"),
+        ("training.log", "from robokit.errors import Error\nfrom torch.utils import tensorboard"),
     ],
 )  # fmt: skip
 def test_the_check_lets_pass(module: str, source: str):
