@@ -1,8 +1,8 @@
 """Seeds: a block of a million numbers for each purpose, so that no two purposes share a random draw.
 
-seed("training", 3)             # of the simulations and networks of `robokit train --seed 3`
-seed("training", 3, process=1)  # of the second of several processes
-seed("evaluation", 3)           # of the episodes of `robokit evaluate --seed 3`
+seed("training", 3)             # simulations and networks of `robokit train --seed 3`
+seed("training", 3, process=1)  # the same in the second of several processes
+seed("evaluation", 3)           # episodes of `robokit evaluate --seed 3`
 """
 
 from typing import Literal
@@ -10,13 +10,13 @@ from typing import Literal
 from robokit.errors import OptionError
 
 Purpose = Literal["training", "evaluation", "validation"]
-BLOCK = 1_000_000  # seeds of one purpose
-FIRST: dict[Purpose, int] = {"training": 0, "evaluation": 1, "validation": 1000}  # block
-MOST_PROCESSES = 999  # of a training: the blocks before validation's, without evaluation's
+BLOCK = 1_000_000  # seeds in a block
+FIRST: dict[Purpose, int] = {"training": 0, "evaluation": 1, "validation": 1000}  # number of the block
+MOST_PROCESSES = 999  # of one training: a block each, the 1000 before validation's without evaluation's
 
 
 def seed(purpose: Purpose, number: int = 0, process: int = 0) -> int:
-    """The seed of a purpose for a person's number from 0 on; each process of a training has its own block.
+    """The seed for a purpose and a user's number >= 0; each process of a training has its own block.
 
     Raises OptionError for a number outside [0, BLOCK) or a process beyond MOST_PROCESSES.
     """

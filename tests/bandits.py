@@ -1,4 +1,4 @@
-"""Constrained problems whose answers are known on paper, as tasks: the simulator only counts the time."""
+"""Constrained problems with solutions known on paper, as tasks; the simulator only counts the time."""
 
 import mujoco
 import torch

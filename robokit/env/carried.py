@@ -1,4 +1,4 @@
-"""Terms that are carried from step to step, by Env in its memory and by the exported file in `carry`."""
+"""Carried terms of an observation: Env keeps them in its memory, the exported file in `carry`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from robokit.task.task import Task
 
 
 class Carried(ABC):
-    """One carried term (N, size).
+    """One carried term (N, size). In each control period:
 
-    now = start where an episode begins, else what was carried;  then `now(kept, commands)`
-    observe now, act, then carry `next(now, action)`
+    observed = now(start where an episode begins, else carried; commands)
+    carried = next(observed, action)
     """
 
     name: str  # as in columns.CARRIED, and in a simulation's memory
     size: int
     follows_commands: bool = False  # whether `now` depends on the commands
-    tolerance: float = 0.0  # difference to Env's own value that an export accepts
+    tolerance: float = 0.0  # largest difference from Env's value that an export accepts
 
     @property
     def start(self) -> tuple[float, ...]:
@@ -28,17 +28,17 @@ class Carried(ABC):
         return (0.0,) * self.size
 
     def now(self, kept: Tensor, commands: Sequence[Tensor]) -> Tensor:
-        """The observed value under these commands (N, d) each."""
+        """The observed value (N, size) from the carried one and the commands (N, d)."""
         return kept
 
     @abstractmethod
     def next(self, now: Tensor, action: Tensor) -> Tensor:
-        """The value after a control period with this action (N, A)."""
+        """The value (N, size) to carry after an action (N, A)."""
 
 
 @dataclass(frozen=True)
 class PreviousAction(Carried):
-    """The action of the control period before."""
+    """The action of the previous control period."""
 
     size: int
     name = "action"
@@ -53,7 +53,7 @@ class Clock(Carried):
 
     turn: float  # revolutions in a control period
     name, size, follows_commands = "clock", 2, True
-    tolerance = 1e-3  # a simulation keeps its clock in its own precision
+    tolerance = 1e-3  # Env's clock has the simulation's precision
 
     @property
     def start(self) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.export.file import Exported
 
-ROUNDING = 1e-3  # of an action: float32 near a target that is large beside what actions move it by
+ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a target far from zero
 
 
 def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
@@ -33,13 +33,13 @@ def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
 
 
 def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:
-    """A command as the policy takes it: within what it was trained on."""
+    """A command clipped to the range that the policy was trained on."""
     command = contract["commands"].get(name, {"low": numbers, "high": numbers})
     return np.clip(numbers, command["low"], command["high"]).tolist()
 
 
 def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], steps: int) -> str:
-    """What to say of a command that was clipped in so many steps."""
+    """A message about a command that was clipped in `steps` steps."""
     command = contract["commands"][name]
     rows = numbers, clip_command(contract, name, numbers), command["low"], command["high"]
     given, taken, low, high = (" ".join(f"{x:g}" for x in row) for row in rows)
@@ -47,7 +47,7 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
-    """Raise TaskError unless a file's ctrl (N, A) is what the task makes of its action (N, A)."""
+    """Raise TaskError unless a file's ctrl (N, A) equals the task's map of the file's action (N, A)."""
     apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
     if bool((apart > ROUNDING).any()):
         i = int(apart.argmax())

@@ -19,9 +19,9 @@ OPSET = 18
 
 
 class Graph(nn.Module):
-    """The trained policy between named observation terms and ctrl.
+    """The exported module: terms (B, d), carry (B, S), reset (B,) bool -> ctrl (B, A), next carry (B, S).
 
-    carry (B, S) is [carried terms | belief].
+    carry is [carried terms | belief].
     """
 
     action_center: Tensor
@@ -53,7 +53,7 @@ class Graph(nn.Module):
 
 
 def trace(graph: Graph, env: Env) -> onnx.ModelProto:
-    """The graph of a policy on the CPU as ONNX, with a symbolic batch."""
+    """Export the graph of a policy on the CPU to ONNX, with a symbolic batch size."""
     widths = supplied(env.columns)
     carry = torch.zeros(2, sum(graph.sizes))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
@@ -73,7 +73,7 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
-    """Name the ends, and put before all names within what no end begins with: terms are called anything."""
+    """Name inputs and outputs, and prefix all inner names so that none can equal the name of a term."""
     prefix = "/"
     while any(name.startswith(prefix) for name in (*inputs, *outputs)):
         prefix += "/"
@@ -88,7 +88,7 @@ def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own deprecations, and its notes about packages that are not needed."""
+    """Silence the exporter's deprecation warnings and its notes about optional packages."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -99,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes, which tell the folders of the machine that it ran on."""
+    """Remove the exporter's notes, which contain folder names of this machine."""
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

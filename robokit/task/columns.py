@@ -1,4 +1,4 @@
-"""The columns of an observation: its terms side by side, and where each comes from on the robot."""
+"""The columns of an observation: its terms side by side, and the source of each on the robot."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ CARRIED = {"action": "the previous action", "clock": "the task's clock"}  # name
 
 @dataclass(frozen=True)
 class Column:
-    """One term of an observation. A robot supplies sensed terms and commands; the file carries the rest."""
+    """One observation term. The robot supplies sensed terms and commands; the file carries the others."""
 
     name: str
     width: int
@@ -27,5 +27,5 @@ def columns_of(widths: Mapping[str, int], commands: Collection[str]) -> tuple[Co
 
 
 def supplied(columns: Collection[Column]) -> dict[str, int]:
-    """Name -> width of the terms that a robot supplies."""
+    """Name -> width of the terms that the robot supplies."""
     return {column.name: column.width for column in columns if column.kind != "carried"}

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever is done to the process, the disk or the file."""
+"""A checkpoint is complete or absent after a kill, a full disk or damage to its files."""
 
 import json
 import os

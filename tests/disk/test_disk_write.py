@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whatever happens while it is written."""
+"""Atomic writes: after a failure or a kill, a file has its old or its new content."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What one control period does, in which order, and what the options of Env switch."""
+"""Env.step: the order of its operations, and the effects of Env's options."""
 
 import pytest
 import torch

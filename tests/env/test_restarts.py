@@ -1,4 +1,4 @@
-"""Episodes, commands, broken simulations, and environments that continue where they were saved."""
+"""Episodes, commands, broken simulations, and environments restored from a saved state."""
 
 import os
 from pathlib import Path

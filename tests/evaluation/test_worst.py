@@ -65,7 +65,7 @@ DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], Array], float]] = {
     "normal": (lambda rng, n: rng.normal(10, 1, n), 30.0),
     "exponential": (lambda rng, n: rng.exponential(size=n), 20.0),
     "exponential in 6 %": (lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.06), 20.0),
-    "all or nothing in 8 %": (lambda rng, n: 20.0 * (rng.random(n) < 0.08), 20.0),
+    "all or nothing in 8 %": (lambda rng, n: np.where(rng.random(n) < 0.08, 20.0, 0.0), 20.0),
 }
 
 

@@ -1,4 +1,4 @@
-"""No file comes of a graph that is not the policy, not portable, or keeps a NaN."""
+"""A graph that differs from the policy, is not portable or keeps a NaN is not written to a file."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every memory leaves through the same gate and signature, and the file acts as the policy does."""
+"""Every kind of belief passes the gate with the same signature, and its file acts like the policy."""
 
 from itertools import islice
 

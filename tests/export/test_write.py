@@ -1,4 +1,4 @@
-"""The exported file equals the policy, says what it is, and appears whole or not at all."""
+"""The exported file equals the policy, holds a correct contract, and is complete or absent."""
 
 import contextlib
 import dataclasses

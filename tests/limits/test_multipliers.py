@@ -54,7 +54,7 @@ def limited(**limits: Any) -> type[Cart]:
 @pytest.mark.parametrize(
     ("task", "rule"),
     [
-        (limited(), "costs returns 'away', which has no limit; a metric only reports"),
+        (limited(), "costs returns 'away', which has no limit; else make it a metric"),
         (limited(awry=Limit(0.1)), "limits name 'awry', which costs does not return; did you mean 'away'"),
         (limited(away=0.1), r"limits\['away'\] must be a Limit, got 0.1"),
         (

@@ -1,4 +1,4 @@
-"""What is remembered: beside plain loops and torch's own cells, and nothing of it past an episode's end."""
+"""Beliefs: equal to plain loops and torch's cells, and cleared at the end of an episode."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A critic of rewards and one of costs, side by side."""
+"""The critics of rewards and of costs are separate networks, each with a belief of its own."""
 
 import torch
 

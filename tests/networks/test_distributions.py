@@ -1,4 +1,4 @@
-"""Densities, entropies and divergences, beside torch.distributions and by the change of variables."""
+"""Densities, entropies and divergences, compared with torch.distributions and the change of variables."""
 
 import math
 

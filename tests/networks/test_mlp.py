@@ -1,4 +1,4 @@
-"""Networks side by side are what they are apart."""
+"""An ensemble computes the same as its members one by one."""
 
 from itertools import pairwise
 

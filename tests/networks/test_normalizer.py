@@ -1,4 +1,4 @@
-"""The running mean and variance of observations are those of all that were valid, in whatever batches."""
+"""The running mean and variance equal those of all valid observations, in batches of any size."""
 
 import torch
 

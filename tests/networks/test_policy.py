@@ -1,4 +1,4 @@
-"""What each kind of policy does with the numbers of its head; and the optimiser, beside torch's."""
+"""Actions of each kind of policy from the output of its head; and the optimiser, compared with torch's."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The gait clock and commands to stand still: what Env keeps for a task."""
+"""The gait clock that Env keeps for a task, and commands to stand still."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A task that breaks the contract is refused before anything runs, by function, term, rule and value."""
+"""A task that breaks the contract raises an error before anything runs: function, term, rule and value."""
 
 import functools
 from collections.abc import Callable
@@ -214,9 +214,7 @@ def test_an_observation_with_the_name_of_a_command_is_that_command():
     def observe(self: Cart, sim: Sim) -> Terms:
         return {**Cart.observe(self, sim), "turn": sim.memory["turn"] / 2}
 
-    said = (
-        "But.observe 'turn' must be sim.memory['turn'] as it is, the command; call anything else differently"
-    )
+    said = "But.observe 'turn' must equal sim.memory['turn'], the command; give another term another name"
     assert refusal(but(observe=observe)) == said
 
 
@@ -228,9 +226,7 @@ def test_an_observation_that_the_exported_file_keeps_is_what_it_keeps(
     def observe(self: Cart, sim: Sim) -> Terms:
         return {**Cart.observe(self, sim), name: change(sim.memory[name])}
 
-    said = (
-        f"But.observe '{name}' must be sim.memory['{name}'] as it is, {what}; call anything else differently"
-    )
+    said = f"But.observe '{name}' must equal sim.memory['{name}'], {what}; give another term another name"
     assert refusal(but(observe=observe, clock=1.0)) == said
     kept = Env(
         but(observe=lambda self, sim: {**Cart.observe(self, sim), name: sim.memory[name]}, clock=1.0), 3

@@ -1,4 +1,4 @@
-"""What an author writes: actions, draws, and what a task leaves out."""
+"""The parts of a task: actions, draws, and defaults for missing parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A command's bounds, interval and chance are what they can be."""
+"""Commands with invalid bounds, intervals or probabilities raise an error."""
 
 import pytest
 
