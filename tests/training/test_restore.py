@@ -93,7 +93,7 @@ def test_what_a_training_may_ask_for_does_not_keep_its_policy_from_being_restore
     config = replace(sac.Config(steps=200, hidden=(4,), compile=False), **at_the_bound)
     run = create(tmp_path / "runs", build(load_task(file), SETUP_SAC, config), SETUP_SAC)
     small = rebuild(run, training=False)
-    assert small.config.replay <= 2 * (at_the_bound["learning_starts"] + config.num_envs)
+    assert small.config.replay <= 2 * (at_the_bound["learning_starts"] + config.simulations)
 
 
 def test_the_seed_decides(file: Path):
