@@ -146,9 +146,7 @@ class Cvar(Episode):
     """Conditional value at risk: mean sum of the worst tenth of the episodes (Rockafellar & Uryasev 2000)."""
 
     worst, words, shown = 0.1, "worst 10 % of sums", Episode.words
-    untrained = (
-        "it is about the worst tenth of the episodes, and a control step does not know its episode's rank"
-    )
+    untrained = "whether an episode is among the worst tenth is not known while it runs"
 
 
 MEASURES: dict[Name, Measure] = {

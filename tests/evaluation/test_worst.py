@@ -1,11 +1,13 @@
 """The mean of the worst share of episodes: by hand, and bounds that hold as often as they say."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from robokit.evaluation.statistics import FEW, Array, cvar, lower, pooled_ratio, ratio, upper
+from robokit.evaluation.statistics import FEW, cvar, lower, pooled_ratio, ratio, upper
 from robokit.evaluation.worst import episodes_needed_for_worst, estimate_worst, student_quantile
 
 
@@ -61,7 +63,7 @@ def test_several_runs_have_the_worst_tenth_of_all_their_episodes():
 
 # -- how often the bounds hold ---------------------------------------------------------------------
 
-DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], Array], float]] = {
+DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], npt.NDArray[Any]], float]] = {
     "normal": (lambda rng, n: rng.normal(10, 1, n), 30.0),
     "exponential": (lambda rng, n: rng.exponential(size=n), 20.0),
     "exponential in 6 %": (lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.06), 20.0),
