@@ -14,6 +14,8 @@ def face(room: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], 
     home = {name: module for module, names in homes.items() for name in names.split()}
 
     def __getattr__(name: str) -> object:
+        if name == "__all__":  # of `from robokit.task import *`, which would otherwise give nothing
+            return sorted(home)
         if name not in home:
             raise AttributeError(f"module {room!r} has no attribute {name!r}; it has {sorted(home)}")
         return getattr(import_module(home[name]), name)

@@ -11,9 +11,7 @@ from robokit.evaluation.episodes import SEED_OFFSET, check_seed
 from robokit.show.film import write_film
 from robokit.show.window import watch
 from robokit.task.lookup.find import known_tasks, summary
-from robokit.training.restore import (
-    POLICY,
-)
+from robokit.training.restore import POLICY
 
 
 @dataclass(frozen=True)

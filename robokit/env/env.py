@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robokit.compute.compile import alone
 from robokit.compute.transfer import Transfer
+from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
 from robokit.env.sensing import Sensors
@@ -28,12 +29,12 @@ from robokit.sim.engines import make_sim
 from robokit.sim.model import load
 from robokit.state import gather, scatter
 from robokit.task.action import ctrl_limits
-from robokit.task.clock import NOON, rest, tick
+from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.rules import check_constants, check_finite, read_names, same_names
 from robokit.task.task import Task, Terms
 
-OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
+OWN_MEMORY = (*CARRIED, "age")  # beside the task's and the commands' own
 
 
 class Env:
@@ -68,6 +69,7 @@ class Env:
         options["device"] = str(device) if sim == "gpu" else "cpu"
         self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
         self.act_dim = int(self.sim.model.nu)
+        self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
             raise TaskError(f"the model of {type(task).__name__} has no actuator")
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
@@ -79,6 +81,7 @@ class Env:
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        self.columns = columns_of(self.names.obs, task.commands)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
         here = num_envs, self.sim.device
@@ -94,7 +97,7 @@ class Env:
         )
         self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
-        self._noon = self.sim.qpos.new_tensor(NOON)
+        self._starts = {term.name: self.sim.qpos.new_tensor(term.start) for term in self.carried}
         shared = torch.empty(0, device=self.device).device == self.sim.device
         self._transfer = None if shared else Transfer(self.device)
         self.reset()
@@ -170,8 +173,12 @@ class Env:
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
-        """The observation's named terms, (N, d) each, as they stand in `obs`."""
-        return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
+        """The terms of the present observation by name, (N, d) each."""
+        return self.split(self.obs)
+
+    def split(self, obs: Tensor) -> dict[str, Tensor]:
+        """The terms of an observation (..., O) by name, (..., d) each."""
+        return dict(zip(self.names.obs, obs.split(list(self.names.obs.values()), -1), strict=True))
 
     def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
         """From the next reset on these commands keep the given values; raises OptionError for others."""
@@ -215,14 +222,16 @@ class Env:
         taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
         for name, value in taken.items():
             self.sim.memory[name].copy_(value)
-        self.sim.memory["action"].copy_(action)
         self.sim.memory["age"].add_(1)
-        if self.task.clock:
-            self._set_clock(tick(self.sim.memory["clock"], self.task.clock * self.task.control_dt))
+        self._carry({term.name: term.next(self.sim.memory[term.name], action) for term in self.carried})
 
-    def _set_clock(self, clock: Tensor) -> None:
+    def _carry(self, values: Terms) -> None:
+        """Write carried terms, as they are under the present commands."""
         memory = self.sim.memory
-        memory["clock"].copy_(rest(clock, *(memory[name] for name in self.task.commands)))
+        commands = [memory[name] for name in self.task.commands]
+        for term in self.carried:
+            if term.name in values:
+                memory[term.name].copy_(term.now(values[term.name], commands))
 
     # -- restarts and commands -------------------------------------------------------------------
 
@@ -231,9 +240,11 @@ class Env:
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         values |= self.commands.held
-        if self.task.clock:
-            noon = self._noon.expand(self.num_envs, 2)
-            values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
+        commands = [values[name] for name in self.task.commands]
+        for term in self.carried:
+            if any(term.start):  # a restart leaves zeros
+                start = self._starts[term.name].expand(self.num_envs, -1)
+                values[term.name] = term.now(start, commands)
         self.sim.reset(mask, _taken(values))
         begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
         self.sensors.restart(begun, self.rng)
@@ -247,8 +258,7 @@ class Env:
         if not due or not self._any(torch.stack(list(due.values()))):
             return False
         self.commands.redraw(due)
-        if self.task.clock:
-            self._set_clock(self.sim.memory["clock"])
+        self._carry({t.name: self.sim.memory[t.name] for t in self.carried if t.follows_commands})
         return True
 
     # -- save and continue -----------------------------------------------------------------------
@@ -275,7 +285,7 @@ def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any
 
 
 def _memory(task: Task, act_dim: int) -> dict[str, int]:
-    widths = {"action": act_dim, "age": 1, **({"clock": 2} if task.clock else {})}
+    widths = {**{term.name: term.size for term in carried_terms(task, act_dim)}, "age": 1}
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:

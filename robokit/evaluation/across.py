@@ -9,12 +9,7 @@ import numpy as np
 from robokit.errors import OptionError
 from robokit.evaluation.ledger import Charged, weighted
 from robokit.evaluation.report import Report
-from robokit.evaluation.statistics import (
-    Array,
-    Pooled,
-    pooled_ratio,
-    pooled_returns,
-)
+from robokit.evaluation.statistics import Array, Pooled, pooled_ratio, pooled_returns
 from robokit.evaluation.table import bounds, with_bounds
 from robokit.evaluation.verdict import Verdict, Word
 

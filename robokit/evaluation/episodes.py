@@ -15,8 +15,8 @@ from robokit.errors import OptionError
 from robokit.evaluation.ledger import Charged, Ledger
 from robokit.evaluation.statistics import Array
 from robokit.export.card import check_ctrl
-from robokit.export.gate import CARRIED
 from robokit.learning.protocols import Actor
+from robokit.task.columns import supplied
 
 SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
 
@@ -62,7 +62,8 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
     def act(env: Env, first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
-        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
+        seen = env.terms()
+        terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
         ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
         action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
         check_ctrl(env, action, torch.from_numpy(ctrl).to(action))

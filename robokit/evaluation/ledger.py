@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from robokit.errors import TaskError
-from robokit.evaluation.statistics import (
-    Array,
-)
+from robokit.evaluation.statistics import Array
 from robokit.limits.charges import cut_off
 from robokit.limits.limit import Limit, Measure
 

@@ -35,10 +35,10 @@ from robokit.evaluation.report import Report, Sampled, Through, judged
 from robokit.evaluation.statistics import Array, Summary, estimate, summarize
 from robokit.evaluation.verdict import Verdict, judge, overall
 from robokit.export.card import clip_command, clip_note
-from robokit.export.fields import supplied
 from robokit.filter import Filter
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, model_name
+from robokit.task.columns import supplied
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 
@@ -165,7 +165,7 @@ def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
 
 
 def _same_robot(contract: Mapping[str, Any], env: Env, path: Path) -> None:
-    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
+    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env.columns)
     if takes != gives:
         raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
     names = [actuator["name"] for actuator in contract["actuators"]]

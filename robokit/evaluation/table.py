@@ -1,10 +1,6 @@
 """Verdicts as a table for people."""
 
-from robokit.evaluation.statistics import (
-    Estimate,
-    Pooled,
-    Share,
-)
+from robokit.evaluation.statistics import Estimate, Pooled, Share
 from robokit.limits.limit import Measure
 
 SAYS: dict[Measure, str] = {

@@ -13,9 +13,7 @@ from robokit.controller import load
 from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
-from robokit.export.fields import (
-    gaps,
-)
+from robokit.export.fields import gaps
 
 ROUNDING = 1e-3  # of an action: float32 near a target that is large beside what actions move it by
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from robokit import __version__
 from robokit.controller import SCHEMA
 from robokit.env.env import Env
-from robokit.export.gate import CARRIED, Recording
+from robokit.export.gate import Recording
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
+from robokit.task.columns import supplied
 from robokit.task.lookup.find import class_name
 from robokit.task.sense import Sense
 
@@ -27,9 +28,9 @@ SAME_READING = 0.9  # of the samples; an observation may clip what it reads
 
 def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
     """What a robot needs to know, as JSON values; None where nobody said."""
-    task, widths = env.task, supplied(env)
+    task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    carry = {"action": policy.act_dim, **({"clock": 2} if task.clock else {}), "belief": policy.belief_size}
+    carry = {**{term.name: term.size for term in env.carried}, "belief": policy.belief_size}
     return {
         "schema": SCHEMA,
         "task": class_name(task),
@@ -63,19 +64,13 @@ def _holes(value: Any, place: str) -> Iterator[str]:
             yield from _holes(inner, f"{place}.{name}")
 
 
-def supplied(env: Env) -> dict[str, int]:
-    """The observation terms that a robot must supply, name -> width: all that are not carried."""
-    return {name: width for name, width in env.names.obs.items() if name not in CARRIED}
-
-
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
     """One observation term; `seen` is its range in the recording that checked the export.
 
     Its unit and frame are the model's, found by which reading each number equals, unless the task's Sense
     says them: the author may have changed them on the way, and knows.
     """
-    start = sum(width for _, width in _before(name, env))
-    values = recording.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
+    values = env.split(recording.obs)[name].flatten(0, 1)  # (T * n, d)
     sources = _sources(values, recording.readings.flatten(0, 1))
     known = channels(env.sim)
     facts = {
@@ -93,11 +88,6 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
         "seen": {"low": low, "high": high},
         "max_age": sense.max_age,
     }
-
-
-def _before(name: str, env: Env) -> list[tuple[str, int]]:
-    terms = list(env.names.obs.items())
-    return terms[: [n for n, _ in terms].index(name)]
 
 
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:

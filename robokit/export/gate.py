@@ -19,20 +19,12 @@ from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import readings
-from robokit.task.clock import NOON, rest, tick
+from robokit.task.columns import CARRIED, supplied
 
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay
 RESET_EVERY = 97  # steps, beside the episodes' own ends: at least 10 resets in every replay
 TOLERANCE = 1e-5  # of the range an actuator is driven over
-MEANING = {
-    "action": "the previous action, zero after a restart",
-    "clock": "the task's clock, as memory has it",
-}
-CARRIED = tuple(MEANING)  # the observation terms that are carried, not supplied
-ALLOWED = {
-    "clock": 1e-3,
-}  # how far a carried term may be off: a simulation keeps its clock in its own precision
 Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
 
@@ -68,11 +60,9 @@ def record(policy: Actor, env: Env) -> Recording:
     kept, belief = _nothing(policy, env, env.num_envs)
     first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
-        kept = _begin(kept, first, env_obs, env)
+        kept = _now(kept, first, env_obs, env)
         obs = _with(kept, env_obs, env)
-        for name, value in _terms(obs - env_obs, env).items():
-            if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
-                raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
+        _check_carried(obs - env_obs, env)
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, first)
         kept = _next(kept, action, env)
@@ -160,13 +150,13 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
     carry = torch.cat((*kept.values(), belief), -1).numpy()
     errors = torch.zeros(2, dtype=torch.float64)  # each side from its own state, both from the policy's
     for obs, reset in zip(seen, first, strict=True):
-        terms = _terms(obs, env)
-        feed = {n: t.contiguous().numpy() for n, t in terms.items() if n not in CARRIED}
+        terms = env.split(obs)
+        feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
         feed["reset"] = reset.numpy()
         own = torch.cat((*kept.values(), belief), -1).numpy()
         equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
-        kept = _begin(kept, reset, obs, env)
+        kept = _now(kept, reset, obs, env)
         action, belief = policy(_with(kept, obs, env), belief, reset)
         kept = _next(kept, action, env)
         expected = torch.clamp(center + half * action.double(), low, high)
@@ -185,38 +175,38 @@ def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
     return recording.obs[time, column % n], first
 
 
-def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
-    return dict(zip(env.names.obs, obs.split(list(env.names.obs.values()), -1), strict=True))
-
-
 def _exact(env: Env) -> Tensor:
     """obs (N, O) as if the sensors were exact: its columns then are readings of them."""
     return env.sensors.visible(env.state).cpu()
 
 
+def _check_carried(difference: Tensor, env: Env) -> None:
+    """Raise ExportError where the carried terms of Env's own observation are others than the file's."""
+    values = env.split(difference)
+    for term in env.carried:
+        error = float(values[term.name].abs().max()) if term.name in values else 0.0
+        if error > term.tolerance:
+            rule = f"the observation {term.name!r} is not {CARRIED[term.name]}"
+            raise ExportError(f"{rule}, {list(term.start)} after a restart: off by {error:.3g}")
+
+
 def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
-    """obs with its columns of the carried terms replaced by `kept`."""
-    return torch.cat([kept.get(name, value) for name, value in _terms(obs, env).items()], -1)
+    """obs with its carried columns replaced by `kept`."""
+    return torch.cat([kept.get(name, value) for name, value in env.split(obs).items()], -1)
 
 
 def _nothing(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
-    kept = {"action": torch.zeros(batch, policy.act_dim)}
-    if env.task.clock:
-        kept["clock"] = torch.zeros(batch, 2)
+    """Carried terms and belief before anything happened."""
+    kept = {term.name: torch.zeros(batch, term.size) for term in env.carried}
     return kept, torch.zeros(batch, policy.belief_size)
 
 
-def _begin(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
-    """What is kept, where an episode begins or the clock has to stand."""
-    start = {"action": torch.tensor(0.0), "clock": torch.tensor(NOON)}
-    kept = {name: torch.where(first[:, None], start[name], value) for name, value in kept.items()}
-    return {n: rest(value, *_commands(obs, env)) if n == "clock" else value for n, value in kept.items()}
+def _now(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
+    """The carried terms at this step; `first` (n,) bool begins an episode."""
+    commands = [value for name, value in env.split(obs).items() if name in env.task.commands]
+    begun = {t.name: torch.where(first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
+    return {term.name: term.now(begun[term.name], commands) for term in env.carried}
 
 
 def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
-    turn = env.task.clock * env.task.control_dt
-    return {name: action if name == "action" else tick(value, turn) for name, value in kept.items()}
-
-
-def _commands(obs: Tensor, env: Env) -> list[Tensor]:
-    return [value for name, value in _terms(obs, env).items() if name in env.task.commands]
+    return {term.name: term.next(kept[term.name], action) for term in env.carried}

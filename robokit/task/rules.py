@@ -18,6 +18,7 @@ from robokit.errors import Error, OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl
+from robokit.task.columns import CARRIED
 from robokit.task.command import Command
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
@@ -33,7 +34,6 @@ MAPPINGS = {
     "mirror": "{observation: Mirror}",
     "recipes": "{algorithm: {option: value}}",
 }
-KEPT = {"action": "the previous action", "clock": "the task's clock"}  # by the exported file itself
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def check_finite(task: Task, sim: Sim) -> None:
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
     # a robot's controller clips a command to its range, and keeps the others
-    for name, what in {**dict.fromkeys(task.commands, "the command"), **KEPT}.items():
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **CARRIED}.items():
         if name in seen["observe"] and not _as_in_memory(task, sim, name):
             rule = f"must be sim.memory[{name!r}] as it is, {what}; call anything else differently"
             raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
@@ -175,7 +175,7 @@ def check_finite(task: Task, sim: Sim) -> None:
 def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
     """Whether an observation is the memory of its name; what a reset left there would tell too little."""
     memory, before = sim.memory[name], sim.memory[name].clone()
-    if name in KEPT:
+    if name in CARRIED:
         memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
     same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
     memory.copy_(before)

@@ -27,12 +27,7 @@ from robokit.learning.offpolicy.options import OffPolicyOptions, Pace
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
 from robokit.task.task import Task
-from robokit.training.build import (
-    Built,
-    Setup,
-    algorithm,
-    build,
-)
+from robokit.training.build import Built, Setup, algorithm, build
 from robokit.training.provenance import changed, commit, task_file, task_hashes, versions
 from robokit.training.run import Run
 from robokit.training.selection import TIMES, Selection, load_best

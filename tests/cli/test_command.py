@@ -259,6 +259,7 @@ def test_limits_that_cannot_be_are_refused_before_a_run_exists(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.medium
 def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys: pytest.CaptureFixture[str]):
     file = write(here / "own", PUSHED)
     quick = ["--steps", "32", "--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1"]
@@ -274,6 +275,7 @@ def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys:
     assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
 
 
+@pytest.mark.medium
 def test_a_file_is_not_judged_by_limits_that_it_was_not_trained_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):

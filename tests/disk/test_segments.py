@@ -15,8 +15,6 @@ from robokit.disk.checkpoint import MANIFEST, SEGMENTS, Checkpoint, load, newest
 from robokit.errors import CheckpointError
 from robokit.learning.offpolicy.replay import Replay
 
-TESTS = Path(__file__).parents[1]
-
 
 def new() -> Replay:
     """65 segments of two control steps at most."""

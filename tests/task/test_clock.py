@@ -12,7 +12,7 @@ from torch import Tensor
 
 import robokit
 from robokit.controller import Controller
-from robokit.errors import ExportError, TaskError
+from robokit.errors import ExportError
 from robokit.export.card import inspect
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import export
@@ -140,10 +140,3 @@ def test_a_command_stands_still_as_often_as_asked():
     goal, turn = (new(Idle, 4000).sim.memory[name] for name in ("goal", "turn"))
     assert (goal == 0).double().mean().item() == pytest.approx(0.25, abs=0.03)
     assert (turn > 0).all()
-
-
-def test_a_chance_that_cannot_be_is_refused():
-    with pytest.raises(TaskError, match=r"Command.still must be a chance in \[0, 1\], got 1.5"):
-        Command((0.0,), (1.0,), still=1.5)
-    with pytest.raises(TaskError, match=r"Command.still needs 0 between low and high, got \(0.1,\) and"):
-        Command((0.1,), (1.0,), still=0.5)

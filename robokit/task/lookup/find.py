@@ -20,7 +20,7 @@ def shipped_folder() -> Path:
 
 
 def known_tasks() -> dict[str, Path]:
-    """Task name -> file: the shipped tasks, then those of ./tasks, which replace shipped ones of the same name.
+    """Task name -> file: the shipped tasks, and those of ./tasks, which replace shipped ones of their name.
 
     Files are read, not imported. Raises TaskError for one name twice in either folder.
     """
@@ -79,7 +79,9 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
         return path.resolve(), cls or None
     known = known_tasks()
     if text not in known:
-        hint = did_you_mean(text, known)
+        file = Path("tasks", f"{text}.py")
+        hint = f"; {file} has no Task that can be seen without importing it" if file.is_file() else ""
+        hint = hint or did_you_mean(text, known)
         raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
     own, shipped = known[text], shipped_folder().resolve()
     if not own.is_relative_to(shipped) and text in _tasks_below(shipped):
