@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,19 +72,31 @@ class Timing:
     missed: int  # steps that took longer than the deadline
 
 
+class Loaded(NamedTuple):
+    """A verified exported file, in memory."""
+
+    path: Path
+    session: ort.InferenceSession
+    contract: Contract
+    sha256: str  # of the file
+
+
 class Controller:
     """A policy on a robot: named observations in, actuator targets out, once a control period.
 
-    `robot` and `control_dt` (s), where given, must be those of the contract. A step that takes longer than
-    `deadline` (s, at first a control period) counts as missed in `timing()`.
+    `file` is a path, or what `load` returned. `robot` and `control_dt` (s), where given, must be those of the
+    contract. A step that takes longer than `deadline` (s, at first a control period) counts as missed in
+    `timing()`.
 
     Raises ContractError for a damaged, foreign or unsuitable file.
     """
 
     def __init__(
-        self, path: str | Path, *, robot: str | None = None, control_dt: float | None = None
+        self, file: str | Path | Loaded, *, robot: str | None = None, control_dt: float | None = None
     ) -> None:
-        self._session, self.contract = load(path, robot, control_dt)
+        loaded = file if isinstance(file, Loaded) else load(file)
+        _check_use(loaded, robot, control_dt)
+        _, self._session, self.contract, self.sha256 = loaded
         self.control_dt = float(self.contract["control_dt"])  # s
         self.deadline = self.control_dt  # s
         self.inputs: dict[str, int] = {i["name"]: i["size"] for i in self.contract["inputs"]}
@@ -194,10 +206,8 @@ class Controller:
         self._longest = max(self._longest, duration)
 
 
-def load(
-    path: str | Path, robot: str | None = None, control_dt: float | None = None
-) -> tuple[ort.InferenceSession, Contract]:
-    """The session and contract of an exported policy whose sha256, contract and graph agree.
+def load(path: str | Path) -> Loaded:
+    """An exported policy whose sha256, contract and graph agree.
 
     For a batch, session.run(OUTPUTS, {name: (B, size), ..., "carry": (B, S), "reset": (B,)}), float32, bool,
     gives ctrl (B, A) and carry_next (B, S).
@@ -205,16 +215,21 @@ def load(
     Raises ContractError that names what is missing, damaged or different.
     """
     path = Path(path)
-    session = open_session(_verified(path), str(path))
+    data, sha256 = _verified(path)
+    session = open_session(data, str(path))
     contract = _contract(path, session)
     found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
     if found != _signature(contract):
         raise ContractError(f"{path} has graph {found}, its contract says {_signature(contract)}")
+    return Loaded(path, session, contract, sha256)
+
+
+def _check_use(loaded: Loaded, robot: str | None, control_dt: float | None) -> None:
+    path, contract = loaded.path, loaded.contract
     if robot is not None and robot != contract["robot"]:
         raise ContractError(f"{path} was trained for robot {contract['robot']!r}, not {robot!r}")
     if control_dt is not None and not math.isclose(control_dt, contract["control_dt"], rel_tol=1e-6):
         raise ContractError(f"{path} has a control_dt of {contract['control_dt']} s, not {control_dt} s")
-    return session, contract
 
 
 def describe(contract: Contract) -> str:
@@ -238,14 +253,15 @@ def main(arguments: list[str]) -> int:
         print("usage: controller.py FILE.onnx", file=sys.stderr)
         return 2
     try:
-        print(describe(load(arguments[0])[1]))
+        print(describe(load(arguments[0]).contract))
     except ContractError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _verified(path: Path) -> bytes:
+def _verified(path: Path) -> tuple[bytes, str]:
+    """The file and its sha256, which stands in the listing beside it."""
     listing = Path(f"{path}.sha256")
     try:
         data, listed = path.read_bytes(), listing.read_text("ascii").split()
@@ -255,7 +271,7 @@ def _verified(path: Path) -> bytes:
         raise ContractError(
             f"{path} was damaged or changed: sha256 {digest} is not in {listing.name}: {listed}"
         )
-    return data
+    return data, digest
 
 
 def open_session(data: bytes, name: str) -> ort.InferenceSession:

@@ -46,7 +46,7 @@ def tell(text: str) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest known name, or nothing."""
-    close = get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """`; did you mean 'x'?` for the closest known name that is at least so much alike (of 1), or nothing."""
+    close = get_close_matches(name, list(known), n=1, cutoff=alike)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,6 +1,5 @@
-"""What a file says about its policy: the contract inside, which a robot reads, and the card beside it."""
+"""The card beside an exported file, and checks of its commands and targets."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,36 +8,26 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from robokit.controller import load
 from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
-from robokit.export.fields import gaps
+from robokit.export.file import Exported
 
 ROUNDING = 1e-3  # of an action: float32 near a target that is large beside what actions move it by
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """{"contract": ..., "gaps": [...]} of a file. Raises ContractError when it is not whole."""
-    contract = load(path)[1]
-    return {"contract": contract, "gaps": list(gaps(contract))}
-
-
-def write_card(path: str | Path, evaluation: Mapping[str, Any]) -> Path:
-    """`<policy>.json` beside a file: task, commit, sha256, parity error, and what evaluating it gave.
-
-    Raises ContractError when the file is not whole.
-    """
-    contract, path = load(path)[1], Path(path)
+def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
+    """`<policy>.json` beside a file: task, commit, sha256, parity error, and its `evaluation`."""
+    contract = file.contract
     card = {
         "task": contract["task"],
         "robot": contract["robot"],
         "commit": contract["hashes"]["commit"],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file.sha256,
         "parity_error": max(p["ctrl_error"] for p in contract["parity"]),
         **evaluation,
     }
-    beside = path.with_suffix(".json")
+    beside = file.path.with_suffix(".json")
     write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return beside
 

@@ -1,5 +1,6 @@
 """The contract inside an exported file."""
 
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -41,7 +42,7 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "carry": {"size": sum(carry.values()), **carry},
         "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
-        "versions": {"robokit": __version__} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
 
@@ -117,6 +118,12 @@ def _actuators(env: Env) -> list[dict[str, Any]]:
 
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and the packages behind a training and its exported file; None: not installed."""
+    own = {"robokit": __version__, "python": platform.python_version()}
+    return own | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import getattr_static
 from keyword import iskeyword
 from pathlib import Path
@@ -101,8 +100,8 @@ def _check_spelling(kind: type[Task]) -> None:
     known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
     own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
     for name in own:
-        if not name.startswith("_") and name not in known and get_close_matches(name, known, 1, ALIKE):
-            hint = did_you_mean(name, known)
+        hint = did_you_mean(name, known, ALIKE)
+        if hint and not name.startswith("_") and name not in known:
             raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint}; else call it _{name}")
 
 

@@ -1,33 +1,19 @@
-"""Where a run comes from: versions, commits, hashes."""
+"""Where a run comes from: commits, hashes."""
 
 import hashlib
 import inspect
-import platform
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
-from robokit import __version__
 from robokit.sim.facts import model_hashes
 from robokit.task.task import Task
 from robokit.training.run import Run
-
-PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
 def changed(run: Run, task: Task) -> list[str]:
     """Which files of the task are not what they were when the run began."""
     now, then = task_hashes(task), run.config["hashes"]
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    return {
-        "robokit": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
 
 
 def commit(file: Path) -> str | None:

@@ -22,13 +22,15 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
+from robokit.export.fields import versions
+from robokit.export.file import Exported
 from robokit.export.write import Written, export
 from robokit.learning.offpolicy.options import OffPolicyOptions, Pace
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, algorithm, build
-from robokit.training.provenance import changed, commit, task_file, task_hashes, versions
+from robokit.training.provenance import changed, commit, task_file, task_hashes
 from robokit.training.run import Run
 from robokit.training.selection import TIMES, Selection, load_best
 
@@ -163,7 +165,7 @@ def export_policy(run: Run, learner: Built, steps: int, path: Path) -> Written:
     # on the CPU's engine, whichever trained; nominal: what is observed is then what a sensor says
     fresh = Env(learner.env.task, EXPORT_ENVS, **options, nominal=True)
     report = export(learner.policy, fresh, path, commit=run.about["commit"]["robokit"])
-    write_card(path, {"run": run.path.name, "steps": steps})
+    write_card(Exported.open(path), {"run": run.path.name, "steps": steps})
     return report
 
 

@@ -10,11 +10,9 @@ from robokit.algos import ppo, sac, td3
 from robokit.env.env import Env
 from robokit.errors import OptionError
 
-OFF = {name: value for name, value in TINY.items() if name != "num_envs"}
 SMALL: dict[ModuleType, dict[str, Any]] = {
     ppo: {"horizon": 8, "minibatch": 24, "hidden": (4,)},
-    sac: OFF,
-    td3: OFF,
+    **{algo: {name: value for name, value in TINY.items() if name != "num_envs"} for algo in (sac, td3)},
 }
 EACH = pytest.mark.parametrize("algo", SMALL)
 

@@ -4,13 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import (
-    Independent,
-    Normal,
-    TanhTransform,
-    TransformedDistribution,
-    kl_divergence,
-)
+from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution, kl_divergence
 
 from robokit.networks.distributions import entropy, kl, log_prob, squashed_log_prob
 

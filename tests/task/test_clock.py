@@ -11,9 +11,8 @@ from cart import Cart, Still, but, constant, new, refusal
 from torch import Tensor
 
 import robokit
-from robokit.controller import Controller
+from robokit.controller import Controller, load
 from robokit.errors import ExportError
-from robokit.export.card import inspect
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import export
 from robokit.task.clock import tick
@@ -98,7 +97,7 @@ def test_the_exported_file_keeps_the_clock_itself(tmp_path: Path):
     env = robokit.make(Rhythm, 4, threads=1)
     policy = make_policy(env)
     path = export(policy, env, tmp_path / "arm.onnx").path
-    carry = inspect(path)["contract"]["carry"]
+    carry = load(path).contract["carry"]
     assert (carry["action"], carry["clock"]) == (2, 2) and carry["size"] == 4 + carry["belief"]
     controller, one = Controller(path), robokit.make(Rhythm, threads=1)
     assert "clock" not in controller.inputs
