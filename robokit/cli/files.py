@@ -18,7 +18,8 @@ from robokit.export.card import inspect, write_card
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import algorithm, options
-from robokit.training.restore import POLICY, export_policy, file_name, restore
+from robokit.training.provenance import file_name
+from robokit.training.restore import POLICY, export_policy, restore_policy
 from robokit.training.run import CONFIG, Run
 
 
@@ -39,15 +40,15 @@ class Export:
         if self.episodes < 0 or self.episodes == 1:
             raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
         run = Run.open(self.run)
-        learner, steps = restore(run, self.last)
+        restored = restore_policy(run, self.last)
         path = self.output / f"{file_name(run.config['task'])}.onnx"
         if path.exists():
             say(f"note: replacing {path}")
-        report = export_policy(run, learner, steps, path)
-        card: dict[str, Any] = {"run": run.path.name, "steps": steps}
+        report = export_policy(run, restored, path)
+        card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
         if self.episodes:
-            options: dict[str, Any] = {"policy": learner.policy, "gamma": gamma_of(run)}
-            measured = evaluate(path, learner.env.task, self.episodes, **options)
+            options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
+            measured = evaluate(path, restored.env.task, self.episodes, **options)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
             card |= {
                 "return": measured.returns.mean,

@@ -62,8 +62,8 @@ def policy_of(what: str, task: str | None) -> tuple[Path, Task, Actor | None]:
     if path.suffix != ".onnx":
         if task is not None:
             raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
-        path, learner = exported(Run.open(path))
-        return path, learner.env.task, learner.policy
+        path, restored = exported(Run.open(path))
+        return path, restored.env.task, restored.policy
     if not path.is_file():
         raise OptionError(f"no file {path}")
     if task is not None:
