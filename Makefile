@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help:
 	@echo "make demo       train hopper, export it, evaluate the exported file, film it (about five minutes)"
-	@echo "make test       the default tests (under ten minutes on two cores); what CI runs"
+	@echo "make test       the default tests (under five minutes on two quiet cores), the ten slowest last; what CI runs"
 	@echo "make check      format, lint, types, quick tests (about a minute)"
 	@echo "make test-slow  the rest: learning, the wheel in an empty environment, the second engine"
 	@echo "make bench      the measurements behind benchmarks/RESULTS.md"
@@ -43,7 +43,7 @@ demo: $(VENV)/test.stamp
 	@echo "next: docs/tasks.md, to write your own"
 
 test: $(VENV)/test.stamp
-	$(PYTEST) -n 2 --dist loadscope
+	$(PYTEST) -n 2 --dist loadscope --durations=10
 
 test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp
 	$(PYTEST) -m slow

@@ -45,7 +45,7 @@ Floats = dict[str, np.ndarray]
 
 def inputs(path: Path) -> tuple[ort.InferenceSession, Floats, Floats]:
     """A bare session of a file, what a robot reads (float64, as drivers give it), and the session's feed."""
-    session, contract = load(path)
+    _, session, contract, _ = load(path)
     rng = np.random.default_rng(0)
     obs = {i["name"]: rng.normal(0, 0.1, i["size"]) for i in contract["inputs"]}
     feed = {name: value[None].astype(np.float32) for name, value in obs.items()}

@@ -1,10 +1,10 @@
-"""Lines for the person in front of a run, on standard error."""
+"""Messages to the user, on standard error."""
 
 from robokit.compute.processes import rank
 from robokit.errors import tell
 
 
 def say(text: str) -> None:
-    """A line for the person in front of it, of the first process: standard output is for results."""
+    """Print a line on standard error, in process 0 only; standard output is for results."""
     if not rank():
         tell(text)

@@ -1,22 +1,23 @@
-"""Runs an exported policy on a robot: numpy, onnxruntime, the standard library; one file that may be copied.
+"""Runs an exported policy on a robot. Needs only numpy and onnxruntime; the file may be copied to the robot.
 
     policy = Controller("hopper.onnx", robot="hopper", control_dt=0.008)
     policy.reset()
     while running():  # every control_dt seconds
         write(policy.step({"position": q, "velocity": dq}))
 
-What bites:
+Pitfalls:
 
-- `step` takes what the sensors say, in the contract's units and order: `python controller.py hopper.onnx`
-  lists it. Normalisation, history, previous action and the scaling to actuator units are inside the file.
-- `step` returns actuator targets in MuJoCo's actuator order, not the joint order of a driver or a message.
-- The policy remembers: `step` belongs once in every control period, `reset` at the start of an episode.
-- A refused observation (ObservationError) changes nothing: go on with the next good one, or stop the robot.
-- A command outside the range that was trained is clipped to it and counted in `clipped`.
-- `step(obs, stamps={"imu": t})` refuses what is older than the contract's `max_age`, or without one than a
-  control period. Stamps and `now` share a clock: time.monotonic() if `now` is not given.
-- A Controller serves one robot, from one thread.
-- It bounds commands and the actuators' range; slew, torque and what a dead sensor leads to: filter.py.
+- `step` takes raw sensor readings in the contract's units and order: `python controller.py hopper.onnx`
+  lists them. Normalisation, history, previous action and scaling to actuator units are inside the file.
+- `step` returns actuator targets in MuJoCo's actuator order, not in the joint order of a driver or a message.
+- The policy has memory: call `step` once in every control period, and `reset` at the start of an episode.
+- A refused observation (ObservationError) does not change the policy's memory: continue with the next good
+  one, or stop the robot.
+- A command outside its trained range is clipped to it and counted in `clipped`.
+- `step(obs, stamps={"imu": t})` refuses readings older than the contract's `max_age`, by default one control
+  period. Stamps and `now` must use the same clock; `now` defaults to time.monotonic().
+- Use one Controller per robot, and call it from one thread.
+- It bounds commands and actuator targets; filter.py limits slew and torque, and handles dead sensors.
 """
 
 import hashlib
@@ -31,12 +32,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # onnxruntime reads it when it is imported, and else reports home
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # read at onnxruntime's import, which else sends usage data
 if "onnxruntime" in sys.modules and NO_TELEMETRY not in os.environ:
     rule = f"onnxruntime was imported before {__name__}, with its telemetry on"
     warnings.warn(f"{rule}: import {__name__} first, or set {NO_TELEMETRY}=1", stacklevel=2)
@@ -44,7 +45,7 @@ os.environ.setdefault(NO_TELEMETRY, "1")
 
 import onnxruntime as ort  # noqa: E402
 
-SCHEMA = 1  # of the contract
+SCHEMA = 1  # version of the contract's format
 METADATA_KEY = "robokit.contract"
 REQUIRED = ("task", "robot", "control_dt", "inputs", "actuators", "carry", "commands", "versions", "hashes")
 OUTPUTS = ["ctrl", "carry_next"]
@@ -54,16 +55,16 @@ Contract = dict[str, Any]
 
 
 class ContractError(ValueError):
-    """A file that is damaged, is no exported policy, or belongs to another robot or rate."""
+    """A file is damaged, is not an exported policy, or belongs to another robot or control period."""
 
 
 class ObservationError(ValueError):
-    """An observation the policy must not act on: missing, unknown, misshaped, not finite or stale."""
+    """An observation is missing, unknown, misshaped, stale or not finite, or leads to a non-finite output."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long `step` took, in seconds; the percentiles are over the last 65536 steps."""
+    """Durations of `step` in seconds; the percentiles cover the last 65536 steps."""
 
     count: int
     p50: float
@@ -72,19 +73,31 @@ class Timing:
     missed: int  # steps that took longer than the deadline
 
 
+class Loaded(NamedTuple):
+    """A verified exported file, in memory."""
+
+    path: Path
+    session: ort.InferenceSession
+    contract: Contract
+    sha256: str  # of the file
+
+
 class Controller:
     """A policy on a robot: named observations in, actuator targets out, once a control period.
 
-    `robot` and `control_dt` (s), where given, must be those of the contract. A step that takes longer than
-    `deadline` (s, at first a control period) counts as missed in `timing()`.
+    `file` is a path, or what `load` returned. `robot` and `control_dt` (s), where given, must be those of the
+    contract. A step that takes longer than `deadline` (s, at first a control period) counts as missed in
+    `timing()`.
 
     Raises ContractError for a damaged, foreign or unsuitable file.
     """
 
     def __init__(
-        self, path: str | Path, *, robot: str | None = None, control_dt: float | None = None
+        self, file: str | Path | Loaded, *, robot: str | None = None, control_dt: float | None = None
     ) -> None:
-        self._session, self.contract = load(path, robot, control_dt)
+        loaded = file if isinstance(file, Loaded) else load(file)
+        _check_use(loaded, robot, control_dt)
+        _, self._session, self.contract, self.sha256 = loaded
         self.control_dt = float(self.contract["control_dt"])  # s
         self.deadline = self.control_dt  # s
         self.inputs: dict[str, int] = {i["name"]: i["size"] for i in self.contract["inputs"]}
@@ -95,7 +108,7 @@ class Controller:
             name: (np.asarray(c["low"], np.float32), np.asarray(c["high"], np.float32))
             for name, c in self.contract["commands"].items()
         }
-        self._obs = np.zeros(sum(self.inputs.values()), np.float32)  # (O,): finite or not in one look
+        self._obs = np.zeros(sum(self.inputs.values()), np.float32)  # (O,): one array, for one isfinite check
         ends = np.cumsum([*self.inputs.values()])
         self._parts = {
             n: self._obs[end - d : end] for (n, d), end in zip(self.inputs.items(), ends, strict=True)
@@ -104,10 +117,10 @@ class Controller:
         self._count, self._missed, self._longest = 0, 0, 0.0
         self.reset()
         for _ in range(10):
-            self._run()  # the first runs of a session allocate: not in a control period
+            self._run()  # a session's first runs allocate memory: not in a control period
 
     def reset(self) -> None:
-        """Begin an episode: the next step forgets the previous action and all history."""
+        """Begin an episode: the next step clears the previous action and all history."""
         self._carry = np.zeros((1, self.contract["carry"]["size"]), np.float32)
         self._first = np.ones(1, np.bool_)
 
@@ -119,9 +132,10 @@ class Controller:
     ) -> Array:
         """Actuator targets, (A,), in the contract's units and order.
 
-        obs: name -> (size,), exactly the `inputs`. stamps: when some or all of them were measured, s.
+        obs: name -> (size,), for exactly the names in `inputs`. stamps: name -> time of measurement (s), for
+        some or all of them. now: the current time (s) on the same clock.
 
-        Raises ObservationError; the policy is then as it was before the call.
+        Raises ObservationError; the policy's memory is then as it was before the call.
         """
         start = time.perf_counter()
         if stamps is not None:
@@ -136,11 +150,11 @@ class Controller:
 
     @property
     def action(self) -> Array:
-        """(A,) in [-1, 1]: the policy's own of the last step, before ctrl was clipped; 0 after a reset."""
+        """The policy's last action (A,) in [-1, 1], before ctrl was clipped; zeros after a reset."""
         return self._carry[0, : self.contract["carry"]["action"]].copy()
 
     def timing(self) -> Timing:
-        """Durations of the steps that succeeded so far; zeros before the first."""
+        """Durations of the successful steps so far; zeros before the first."""
         kept = self._durations[: self._count] if self._count else np.zeros(1)
         p50, p99 = (float(p) for p in np.percentile(kept, (50, 99)))
         return Timing(self._count, p50, p99, self._longest, self._missed)
@@ -180,11 +194,11 @@ class Controller:
                     f"the time stamp of {name!r} must be a number of seconds, got {stamp!r}"
                 )
             age, limit = now - stamp, self._max_age[name]
-            if not age <= limit:  # so written that NaN is refused
+            if not age <= limit:  # `not <=` refuses NaN too
                 raise ObservationError(f"observation {name!r} is stale: {age} s old, at most {limit} s")
             if age < -limit:
                 raise ObservationError(
-                    f"observation {name!r} is {-age} s ahead: are stamps on the clock of now?"
+                    f"observation {name!r} is {-age} s ahead: do stamps and now use one clock?"
                 )
 
     def _time(self, duration: float) -> None:
@@ -194,31 +208,34 @@ class Controller:
         self._longest = max(self._longest, duration)
 
 
-def load(
-    path: str | Path, robot: str | None = None, control_dt: float | None = None
-) -> tuple[ort.InferenceSession, Contract]:
-    """The session and contract of an exported policy whose sha256, contract and graph agree.
+def load(path: str | Path) -> Loaded:
+    """An exported policy whose sha256, contract and graph agree.
 
-    For a batch, session.run(OUTPUTS, {name: (B, size), ..., "carry": (B, S), "reset": (B,)}), float32, bool,
-    gives ctrl (B, A) and carry_next (B, S).
+    For a batch, session.run(OUTPUTS, {name: (B, size), ..., "carry": (B, S), "reset": (B,)}), reset bool, the
+    others float32, returns ctrl (B, A) and carry_next (B, S).
 
-    Raises ContractError that names what is missing, damaged or different.
+    Raises ContractError naming the missing, damaged or different part.
     """
     path = Path(path)
-    session = open_session(_verified(path), str(path))
+    data, sha256 = _verified(path)
+    session = open_session(data, str(path))
     contract = _contract(path, session)
     found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
     if found != _signature(contract):
         raise ContractError(f"{path} has graph {found}, its contract says {_signature(contract)}")
+    return Loaded(path, session, contract, sha256)
+
+
+def _check_use(loaded: Loaded, robot: str | None, control_dt: float | None) -> None:
+    path, contract = loaded.path, loaded.contract
     if robot is not None and robot != contract["robot"]:
         raise ContractError(f"{path} was trained for robot {contract['robot']!r}, not {robot!r}")
     if control_dt is not None and not math.isclose(control_dt, contract["control_dt"], rel_tol=1e-6):
         raise ContractError(f"{path} has a control_dt of {contract['control_dt']} s, not {control_dt} s")
-    return session, contract
 
 
 def describe(contract: Contract) -> str:
-    """A contract as text: what the robot supplies by name, and what it receives in which order."""
+    """A contract as text: the inputs that the robot supplies, and the actuators in the order of ctrl."""
     lines = [f"{contract['task']} for robot {contract['robot']}, every {contract['control_dt']} s", "supply:"]
     for i in contract["inputs"]:
         facts = [
@@ -233,19 +250,20 @@ def describe(contract: Contract) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """`python controller.py FILE.onnx`: verify the file and say what the robot must supply."""
+    """`python controller.py FILE.onnx`: verify the file and print its inputs and actuators."""
     if len(arguments) != 1:
         print("usage: controller.py FILE.onnx", file=sys.stderr)
         return 2
     try:
-        print(describe(load(arguments[0])[1]))
+        print(describe(load(arguments[0]).contract))
     except ContractError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _verified(path: Path) -> bytes:
+def _verified(path: Path) -> tuple[bytes, str]:
+    """The file and its sha256, which stands in the listing beside it."""
     listing = Path(f"{path}.sha256")
     try:
         data, listed = path.read_bytes(), listing.read_text("ascii").split()
@@ -255,18 +273,18 @@ def _verified(path: Path) -> bytes:
         raise ContractError(
             f"{path} was damaged or changed: sha256 {digest} is not in {listing.name}: {listed}"
         )
-    return data
+    return data, digest
 
 
 def open_session(data: bytes, name: str) -> ort.InferenceSession:
-    """A session on one thread of the CPU, without spinning. Raises ContractError where data is no graph."""
+    """A session on one CPU thread, without spinning. Raises ContractError if `data` is not a graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    for pool in ("intra", "inter"):  # a spinning thread burns its core between two steps
+    for pool in ("intra", "inter"):  # a spinning thread keeps its core busy between steps
         options.add_session_config_entry(f"session.{pool}_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no base of their own
+    except Exception as error:  # onnxruntime's errors share no base class
         raise ContractError(f"onnxruntime {ort.__version__} cannot run {name}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""One flat dict of tensors for everything that lives on between steps, and back; what a checkpoint holds."""
+"""State dicts: tensors, generators and modules gathered into one flat dict for a checkpoint, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Parts = Mapping[str, Any]  # name -> Tensor, Generator, or an object with state_
 
 
 def gather(parts: Parts) -> State:
-    """Copies of all parts: `name` of a tensor or generator, `name.key` of what has a state_dict."""
+    """Copies of all parts: `name` for a tensor or generator, `name.key` for each key of a state_dict."""
     state: State = {}
     for name, part in parts.items():
         if isinstance(part, Tensor):
@@ -23,7 +23,7 @@ def gather(parts: Parts) -> State:
 
 
 def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
-    """Write what `gather` read back into the same parts, in place."""
+    """Write a state from `gather` back into the same parts, in place."""
     for name, part in parts.items():
         if isinstance(part, Tensor):
             part.copy_(state[name])

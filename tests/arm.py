@@ -1,4 +1,4 @@
-"""A task that uses everything an export must carry, and a lively policy for it."""
+"""A task with every kind of carried term, and a policy with varied actions for it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Constrained problems whose answers are known on paper, as tasks: the simulator only counts the time."""
+"""Constrained problems with solutions known on paper, as tasks; the simulator only counts the time."""
 
 import mujoco
 import torch
@@ -224,3 +224,36 @@ class Absorbing(Mortal):
     """As Mortal, but what is cut off is charged as if it had been lived fast."""
 
     limits = {"wear": Limit(5.0, "episode", absorb=1.0)}
+
+
+class Jolts(Bandit):
+    """T10: two states, one after the other. In the first the fast arm pays 1 and costs 1, in the second every
+    arm costs .5, so that an episode's largest cost is 1 after the fast arm and .5 after the others.
+
+    With chance p of the fast arm the peak is .5 + .5 p and the return p: a peak of at most .65 allows p = .3,
+    and lambda = dJ/d(peak) = 1 / .5 = 2. A critic that does not know what was charged before would see
+    a difference of 1 between the arms, or of the costs' sum, and a lambda of 1.
+    """
+
+    time_limit = 8 * Bandit.control_dt
+    memory = {"second": 1}
+    limits = {"jolt": Limit(0.65, "peak")}
+
+    def chances(self, action: Tensor) -> Tensor:
+        return chosen(action)
+
+    def observe(self, sim: Sim) -> Terms:
+        return {"second": sim.memory["second"].clone()}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"gain": self.chances(action)[:, 1] * (1 - sim.memory["second"][:, 0])}
+
+    def costs(self, sim: Sim, action: Tensor) -> Terms:
+        second = sim.memory["second"][:, 0]
+        return {"jolt": 0.5 * second + self.chances(action)[:, 1] * (1 - second)}
+
+    def terminated(self, sim: Sim) -> Tensor:
+        return sim.memory["second"][:, 0] > 0.5
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"second": torch.ones_like(sim.memory["second"])}

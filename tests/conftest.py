@@ -1,4 +1,4 @@
-"""One thread everywhere: small networks are fastest so, and sums come out in the same order each time."""
+"""One thread everywhere: fastest for small networks, and sums always have the same order."""
 
 import os
 

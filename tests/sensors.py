@@ -1,4 +1,4 @@
-"""Sensors without a simulation: truths in, readings out, as Env would ask for them."""
+"""Sensors without a simulation: true values in, readings out, called in Env's order."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,4 +1,4 @@
-"""A person's own task, with its model beside it."""
+"""A user's own task, with its model beside it."""
 
 from pathlib import Path
 

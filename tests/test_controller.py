@@ -1,4 +1,4 @@
-"""The robot's side, against graphs written by hand: ctrl = 2 angle + previous ctrl (10 after a reset)."""
+"""The Controller with graphs written by hand: ctrl = 2 angle + previous ctrl (10 after a reset)."""
 
 import hashlib
 import json

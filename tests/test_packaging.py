@@ -135,7 +135,8 @@ def test_the_wheel_holds_the_library_the_tasks_and_nothing_else(wheel: Path, tre
 @pytest.mark.medium
 def test_the_installed_command_lists_the_tasks_from_an_empty_folder(installed: Path, tmp_path: Path):
     assert "hopper" in command(installed, tmp_path, "tasks")
-    where = "import robokit.task.task, importlib.util as u; print(u.find_spec('tasks'), robokit.task.task.shipped_folder())"
+    shipped = "from robokit.task.lookup.find import shipped_folder; print(shipped_folder())"
+    where = f"import importlib.util as u; print(u.find_spec('tasks')); {shipped}"
     module, folder = python(where, tmp_path, installed / "python").split()
     assert module == "None"
     assert Path(folder).is_relative_to(installed.parent)

@@ -1,4 +1,4 @@
-"""The smallest learner that can go wrong on resuming: weights, momentum, and a generator of its own."""
+"""The smallest learner whose resuming can fail: weights, momentum, and a generator of its own."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -41,7 +41,7 @@ def gait() -> None:
     env = robokit.make("go2_walk", 2, nominal=True)
     env.hold({"velocity": COMMAND})
     env.reset()
-    session, contract = load(POLICY)
+    _, session, contract, _ = load(POLICY)
     act, first = onnx_actor(session, int(contract["carry"]["size"])), torch.ones(2, dtype=torch.bool)
     sim, rows = env.sim, []
     for _ in range(225):

@@ -10,11 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from robokit import __version__
+from robokit.cli.verbs import VERBS
 from robokit.errors import Error, ExportError, OptionError, did_you_mean, tell
 
 USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
@@ -50,77 +53,92 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from robokit.cli.verbs import COMMANDS
-    from robokit.compute.processes import joined
-    from robokit.controller import ContractError, ObservationError
-    from robokit.filter import FilterError
-
     (name, *rest), code = arguments, 0
     try:
         if name in {*HELP, "--version"}:
-            listed = "\n".join(f"  {n:<10}{(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items())
-            print(_version() if name == "--version" else USAGE.format(commands=listed))
+            listed = "\n".join(f"  {name:<10}{verb.line}" for name, verb in VERBS.items())
+            print(f"robokit {__version__}" if name == "--version" else USAGE.format(commands=listed))
             return 0
-        if name not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise OptionError(f"no command {name!r}{did_you_mean(name, COMMANDS)}; there are {known}")
-        with joined() if name == "train" else nullcontext():
+        if name not in VERBS:
+            known = ", ".join(VERBS)
+            raise OptionError(f"no command {name!r}{did_you_mean(name, VERBS)}; there are {known}")
+        with _joined() if name == "train" else nullcontext():
             code = parse(name, rest)()
         sys.stdout.flush()  # here, where a reader that has left can be handled
         return code
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 128 + signal.SIGPIPE
-    except (Error, ContractError, FilterError, ObservationError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, _mistakes()):
+            raise
         tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's reasons have many lines
         return 1 if isinstance(error, ExportError) else 2
+
+
+def _joined() -> AbstractContextManager[None]:
+    from robokit.compute.processes import joined
+
+    return joined()
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Errors that are printed without a traceback, those of the robot's files included."""
+    from robokit.controller import ContractError, ObservationError
+    from robokit.filter import FilterError
+
+    return Error, ContractError, FilterError, ObservationError, OSError
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
     """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
     import tyro
 
-    from robokit.cli.train import Resume
-    from robokit.cli.verbs import COMMANDS
+    if name == "train":
+        return _parse_train(arguments)
+    return tyro.cli(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
-    if name != "train":
-        return tyro.cli(COMMANDS[name], args=arguments, prog=f"robokit {name}")
-    if _value(arguments, "--resume") and not HELP & set(arguments):
-        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
-        if extra:
-            rule = (
-                "a resumed run keeps its task and options; only --steps, --save-every and --json may be new"
-            )
-            raise OptionError(f"{rule}, got {' '.join(extra)}")
-        return resume
-    return _parse_train(arguments)
+
+@dataclass(frozen=True)
+class Kind:
+    """Options that are read first: they select the others."""
+
+    algo: str | None = None
+    resume: Path | None = None
 
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """Twice: first for the task, then with the defaults that the task's recipe gives."""
     import tyro
 
-    from robokit.cli.train import Train, limit_options
+    from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import known_tasks, load_task
     from robokit.task.rules import check_limits
     from robokit.training.build import Setup, algorithm, options
 
-    named = _value(arguments, "--algo")
-    algo, prog = named or Setup.algo, f"robokit train --algo {named}" if named else "robokit train"
-    plain, nothing = algorithm(algo).Config(), limit_options({})
+    asks_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
+    kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
+    if kind.resume and not asks_help:
+        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        if extra:
+            new = "only --steps, --save-every and --json may be new"
+            raise OptionError(f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}")
+        return resume
+    algo, prog = kind.algo or Setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
+    default = algorithm(algo).Config()
     _check_theirs(arguments, algo)
 
     def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
-        kind: Any = Train[type(config), type(limits)]
-        return tyro.cli(kind, args=arguments, prog=prog, default=kind(config, Setup(), limits))
+        of: Any = Train[type(config), type(limits)]
+        return tyro.cli(of, args=arguments, prog=prog, default=of(config, Setup(), limits))
 
-    given, others = _limits([a for a in arguments if a not in HELP])
-    task = read(others, plain, nothing).task
-    if task is None and not HELP & set(arguments):
+    given, others = _limits(plain)
+    task = read(others, default, limit_options({})).task
+    if task is None and not asks_help:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
-        return read(arguments, plain, nothing)
+        return read(arguments, default, limit_options({}))
     found = load_task(task)
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
@@ -140,34 +158,17 @@ def _check_theirs(arguments: Sequence[str], algo: str) -> None:
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names in `--limits.NAME VALUE`, and the arguments without them."""
-    names, others, skip = list[str](), list[str](), False
-    for this in arguments:
-        if this.startswith("--limits."):
-            name, equals, _ = this.removeprefix("--limits.").partition("=")
-            names.append(name.replace("-", "_"))
-            skip = not equals
-        elif skip:
-            skip = False
-        else:
+    """The names in `--limits.NAME VALUE` and `--limits.NAME=VALUE`, and the arguments without them."""
+    names, others, rest = list[str](), list[str](), iter(arguments)
+    for this in rest:
+        if not this.startswith("--limits."):
             others.append(this)
+            continue
+        name, equals, _ = this.removeprefix("--limits.").partition("=")
+        names.append(name.replace("-", "_"))
+        if not equals:
+            next(rest, None)
     return names, others
-
-
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    """What follows `option` the last time, as its own argument or behind `=`."""
-    found = None
-    for this, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        name, equals, value = this.partition("=")
-        if name == option:
-            found = value if equals else following
-    return found
-
-
-def _version() -> str:
-    from robokit import __version__
-
-    return f"robokit {__version__}"
 
 
 if __name__ == "__main__":

@@ -1,26 +1,21 @@
-"""robokit export, check."""
+"""robokit export, filter."""
 
-import json
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.resolve import OUTPUT, gamma_of
+from robokit.cli.resolve import OUTPUT, exported_at, gamma_of
 from robokit.console import say
-from robokit.controller import ContractError, describe
-from robokit.env.laws import Finding, check_task
-from robokit.errors import OptionError, TaskError
+from robokit.errors import OptionError
 from robokit.evaluation.measure import evaluate
-from robokit.export.card import inspect, write_card
-from robokit.task.lookup.find import find_task, load_task
-from robokit.task.task import Task
-from robokit.training.build import algorithm, options
+from robokit.export.bounds import filter_for, write_filter
+from robokit.export.card import write_card
+from robokit.export.file import Exported
 from robokit.training.provenance import file_name
-from robokit.training.restore import POLICY, export_policy, restore_policy
-from robokit.training.run import CONFIG, Run
+from robokit.training.restore import export_policy, restore_policy
+from robokit.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -45,17 +40,18 @@ class Export:
         if path.exists():
             say(f"note: replacing {path}")
         report = export_policy(run, restored, path)
+        file = Exported.open(path)
         card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
         if self.episodes:
             options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
-            measured = evaluate(path, restored.env.task, self.episodes, **options)
+            measured = evaluate(file, restored.env.task, self.episodes, **options)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
             card |= {
                 "return": measured.returns.mean,
                 "costs": costs,
                 "evaluation": {**measured.facts(), "file": path.name},
             }
-        beside = write_card(path, card)
+        beside = write_card(file, card)
         error = max(p.ctrl_error for p in report.parity)
         print(
             beside.read_text() if self.json else f"{path}: equal within {error:.1e} of the actuators' range"
@@ -64,46 +60,18 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Check a task file against the task contract, or an exported file against its own."""
+class MakeFilter:
+    """Resolve a person's filter numbers for an exported file, into the table that its robot reads."""
 
-    # a task (its name, file.py or file.py:Class), an exported file, or the run folder that it lies in
-    what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
-    json: bool = False  # for machines
+    file: Positional[Annotated[Path, arg(metavar="FILE.onnx")]]  # an exported file
+    # a JSON object of the numbers in docs/filter.md
+    numbers: Positional[Annotated[Path, arg(metavar="numbers.json")]]
+    # where the table is written; default: <name>.filter.json beside the file
+    output: Annotated[Path | None, OUTPUT] = None
 
     def __call__(self) -> int:
-        if self.what.endswith(".onnx"):
-            return self._file(Path(self.what))
-        if Path(self.what, CONFIG).is_file():
-            return self._file(Path(self.what, POLICY))
-        find_task(self.what)
-        try:
-            task = load_task(self.what)
-            findings = [*check_task(task), *map(partial(_recipe, task), task.recipes)]
-        except TaskError as error:
-            findings = [Finding("import", False, str(error))]
-        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
-        print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
-        return 0 if all(f.ok for f in findings) else 1
-
-    def _file(self, path: Path) -> int:
-        if not path.is_file():
-            raise OptionError(f"no file {path}")
-        try:
-            found = inspect(path)
-        except ContractError as error:
-            print(json.dumps({"ok": False, "error": str(error)}) if self.json else f"FAIL {error}")
-            return 1
-        gaps = "\n".join(f"  {gap}" for gap in found["gaps"]) or "  nothing"
-        text = f"ok   {describe(found['contract'])}\nnot said:\n{gaps}"
-        print(json.dumps({"ok": True, **found}, indent=1) if self.json else text)
+        filter = filter_for(exported_at(self.file), self.numbers)
+        output = self.output or self.file.with_suffix(".filter.json")
+        write_filter(filter, output)
+        print(output)
         return 0
-
-
-def _recipe(task: Task, algo: str) -> Finding:
-    """Whether a recipe names options that there are, with values that can work."""
-    try:
-        algorithm(algo).check(options(task, algo))
-    except OptionError as error:
-        return Finding(f"recipe {algo}", False, str(error))
-    return Finding(f"recipe {algo}", True, ", ".join(f"{k}={v}" for k, v in task.recipes[algo].items()))

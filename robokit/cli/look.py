@@ -1,6 +1,5 @@
-"""robokit tasks, play."""
+"""robokit play."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,25 +9,7 @@ from robokit.env.env import Env
 from robokit.evaluation.episodes import SEED_OFFSET, check_seed
 from robokit.show.film import write_film
 from robokit.show.window import watch
-from robokit.task.lookup.find import known_tasks, summary
-from robokit.training.restore import (
-    POLICY,
-)
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """List the tasks there are: shipped ones, and those in ./tasks."""
-
-    json: bool = False  # for machines
-
-    def __call__(self) -> int:
-        rows = [
-            {"name": n, "file": str(file), "doc": summary(file) or ""} for n, file in known_tasks().items()
-        ]
-        text = "\n".join(f"{row['name']:<26}{row['doc']}" for row in rows)
-        print(json.dumps(rows, indent=1) if self.json else text)
-        return 0
+from robokit.training.restore import POLICY
 
 
 @dataclass(frozen=True)
@@ -50,13 +31,14 @@ class Play:
 
     def __call__(self) -> int:
         check_seed(self.seed)
-        path, task, _ = policy_of(self.what, self.task)
+        file, task, _ = policy_of(self.what, self.task)
         env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
         env.hold(held_commands(task, self.command))
         if self.viewer:
-            watch(path, env, self.seconds)
+            watch(file, env, self.seconds)
             return 0
+        path = file.path
         output = self.output or path.with_name("play.mp4" if path.name == POLICY else f"{path.stem}.mp4")
-        write_film(path, env, output, self.seconds, self.width, self.height)
+        write_film(file, env, output, self.seconds, self.width, self.height)
         print(output)
         return 0

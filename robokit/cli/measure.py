@@ -13,7 +13,7 @@ from robokit.errors import OptionError
 from robokit.evaluation.across import pool
 from robokit.evaluation.measure import evaluate
 from robokit.evaluation.report import Report
-from robokit.filter import read_filter
+from robokit.export.bounds import filter_for
 from robokit.show.plots import draw, writable
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
@@ -37,19 +37,21 @@ class Evaluate:
     # hold the task's commands at these numbers, in its order, instead of drawing them
     command: tuple[float, ...] = ()
     gamma: float | None = None  # of discounted limits; default: the run's own, or 0.99 for a file alone
-    filter: Path | None = None  # the same episodes also through a filter: JSON of its numbers, docs/filter.md
+    # the same episodes also through a filter: a person's numbers or a table as JSON, docs/filter.md
+    filter: Path | None = None
     plots: Path | None = None  # folder for pictures: the run's curves, and each cost in these episodes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
     json: bool = False  # for machines
 
     def __call__(self) -> int:
-        folders, filter = self._folders(), None if self.filter is None else read_filter(self.filter)
+        folders = self._folders()
         measured = [policy_of(what, self.task) for what in self.what]
         _one_task({what: task for what, (_, task, _) in zip(self.what, measured, strict=True)})
+        filters = [self.filter and filter_for(file, self.filter) for file, _, _ in measured]
         reports: dict[str, Report] = {}
-        for what, (path, task, policy) in zip(self.what, measured, strict=True):
+        for what, (file, task, policy), filter in zip(self.what, measured, filters, strict=True):
             report = reports[what] = evaluate(
-                path,
+                file,
                 task,
                 self.episodes,
                 seed=self.seed,
@@ -57,13 +59,13 @@ class Evaluate:
                 commands=held_commands(task, self.command),
                 policy=policy,
                 filter=filter,
-                gamma=gamma_of(run_of(path)) if self.gamma is None else self.gamma,
+                gamma=gamma_of(run_of(file.path)) if self.gamma is None else self.gamma,
                 threads=self.threads,
             )
             if not self.json:
                 print(report.text(), flush=True)
             if folders:
-                run = path.parent if (path.parent / METRICS).is_file() else None
+                run = file.path.parent if (file.path.parent / METRICS).is_file() else None
                 for picture in draw(folders[what], report, run):
                     say(f"drew {picture}")
         together = pool(reports) if len(reports) > 1 else None

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.controller import load
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
+from robokit.export.file import Exported
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
 from robokit.task.lookup.find import known_tasks, load_task, title
@@ -56,35 +56,47 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def policy_of(what: str, task: str | None) -> tuple[Path, Task, Actor | None]:
+def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None]:
     """The exported file, its task, and the torch policy where a run folder is given."""
     path = Path(what)
     if path.suffix != ".onnx":
         if task is not None:
             raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
         path, restored = exported(Run.open(path))
-        return path, restored.env.task, restored.policy
+        return Exported.open(path), restored.env.task, restored.policy
+    file = exported_at(path)
+    if task is None and (run := run_of(path)):
+        return file, task_of(run), None
+    return file, _held(load_task(task or _own_task(file)), file), None
+
+
+def exported_at(path: Path) -> Exported:
     if not path.is_file():
         raise OptionError(f"no file {path}")
-    if task is not None:
-        return path, _held(load_task(task), path), None
-    if run := run_of(path):
-        return path, task_of(run), None
-    named = str(load(path)[1]["task"])
+    return Exported.open(path)
+
+
+def _own_task(file: Exported) -> str:
+    """The known task that a file was exported for, as `task:Class`."""
+    named = str(file.contract["task"])
     stem, _, cls = named.rpartition(":")
     own = [
         s for s in known_tasks() if s == stem or (not stem and s.replace("_", "").lower() == named.lower())
     ]
     if not own:
-        raise OptionError(f"{path} was exported for task {named!r}: say where it is, --task file.py:{cls}")
-    return path, _held(load_task(f"{own[0]}:{cls}"), path), None
+        raise OptionError(
+            f"{file.path} was exported for task {named!r}: say where it is, --task file.py:{cls}"
+        )
+    return f"{own[0]}:{cls}"
 
 
-def _held(task: Task, path: Path) -> Task:
+def _held(task: Task, file: Exported) -> Task:
     """The task with the limits that a file was trained for. Raises TaskError where they differ now."""
-    trained = {k: Limit(**limit) for k, limit in (load(path)[1].get("limits") or {}).items()}  # older: null
+    trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
     now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
     if trained and trained != now:
-        raise TaskError(f"{path} was trained for {trained}, but {title(task)} now has {now}: train again")
+        raise TaskError(
+            f"{file.path} was trained for {trained}, but {title(task)} now has {now}: train again"
+        )
     task.limits = now
     return task

@@ -13,11 +13,13 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from robokit.compute import processes
 from robokit.console import say
 from robokit.errors import ExportError, OptionError, RunError
+from robokit.export.fields import versions
 from robokit.limits.limit import Limit, with_values
+from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task, title
 from robokit.training.build import Built, Setup, build_learner
 from robokit.training.loop import SAVE_SECONDS, train
-from robokit.training.provenance import changed, create, file_name, unfinished, versions
+from robokit.training.provenance import changed, create, file_name, unfinished
 from robokit.training.restore import (
     POLICY,
     Restored,
@@ -69,7 +71,8 @@ class Train(Generic[Config, Limits]):
 def limit_options(limits: Mapping[str, Limit]) -> Any:
     """An object with one number for each limit: `--limits.NAME VALUE`."""
     rows = [
-        (n, Annotated[float, arg(help=f"{x.measure} of the cost {n}")], x.value) for n, x in limits.items()
+        (n, Annotated[float, arg(help=f"cost {n}: {MEASURES[x.measure].words}")], x.value)
+        for n, x in limits.items()
     ]
     return make_dataclass("Limits", rows, frozen=True)()
 

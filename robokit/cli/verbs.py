@@ -1,15 +1,40 @@
-"""The verbs."""
+"""The verbs of the command: one table, which `robokit --help` reads without importing anything else."""
 
-from robokit.cli.files import Check, Export
-from robokit.cli.look import Play, Tasks
-from robokit.cli.measure import Evaluate
-from robokit.cli.train import Train
+from importlib import import_module
+from typing import NamedTuple
 
-COMMANDS: dict[str, type] = {
-    "tasks": Tasks,
-    "train": Train,
-    "evaluate": Evaluate,
-    "play": Play,
-    "export": Export,
-    "check": Check,
+
+class Verb(NamedTuple):
+    """One line for `robokit --help`, and the class whose fields are the options: `module:class`."""
+
+    line: str
+    place: str
+
+    def load(self) -> type:
+        module, _, name = self.place.partition(":")
+        return getattr(import_module(f"robokit.cli.{module}"), name)
+
+
+VERBS = {
+    "tasks": Verb("List the tasks there are: shipped ones, and those in ./tasks.", "tasks:Tasks"),
+    "train": Verb(
+        "Train a policy on a task, or go on with a run; the exported policy lies in the run folder.",
+        "train:Train",
+    ),
+    "evaluate": Verb(
+        "Measure the exported file itself in fresh episodes: return, metrics, and a verdict on each limit.",
+        "measure:Evaluate",
+    ),
+    "play": Verb("Film the exported file at work, or show it in MuJoCo's viewer.", "look:Play"),
+    "export": Verb(
+        "Write a run's policy, the best that held its limits or the last, as one ONNX file that was checked.",
+        "files:Export",
+    ),
+    "check": Verb(
+        "Check a task file against the task contract, or an exported file against its own.", "check:Check"
+    ),
+    "filter": Verb(
+        "Resolve a person's filter numbers for an exported file, into the table that its robot reads.",
+        "files:MakeFilter",
+    ),
 }

@@ -1,21 +1,21 @@
-"""A function's kernels as one CUDA graph: a single launch, with nothing asked of the host in between.
+"""A function's kernels as one CUDA graph: a single launch, without work of the host in between.
 
     update = Graphed(update, Cuda(device))
     parts = update(lr, rows, noise)
 
-The first WARM_UP calls run as they are, the next one is captured, and from then on that one is replayed. k
-calls are k executions: nothing is tried out on the side, as each may be a gradient step.
+The first WARM_UP calls run normally, the next one is captured, and later calls replay it. k calls are exactly
+k executions, without trial runs, because each may be a gradient step.
 
-A replay does what the captured call did, to the same memory:
-- Inputs with a dimension or more are copied into buffers, so that any tensor of the same shape will do.
-- 0-d inputs (a learning rate, a coefficient) are taken as they are, read and perhaps written in place: they
-  must be the same tensors in every call.
-- What the function closes over it may write in place, and must not put another tensor in the place of.
-- Outputs are copies; what a caller keeps of them stays what it was.
-- A number of Python's, or a branch on one, is what it was at the capture: what changes is a tensor, and so
-  are random numbers, drawn outside.
+A replay repeats the captured operations on the same memory:
+- Inputs with one or more dimensions are copied into buffers, so any tensor of the same shape may be passed.
+- 0-d inputs (a learning rate, a coefficient) are not copied, and may be written in place: pass the same
+  tensors in every call.
+- The function may write the tensors of its closure in place, but must not replace them by others.
+- Outputs are copies, which later calls do not overwrite.
+- Python numbers, and branches on them, are fixed at the capture: changing values and random numbers must be
+  tensors, drawn outside.
 
-Tests have a stand-in for `Cuda`, which traces; benchmarks/RESULTS.md says what has run on a GPU.
+Tests replace `Cuda` by a tracer; benchmarks/RESULTS.md lists the runs on a GPU.
 """
 
 from collections.abc import Callable
@@ -25,27 +25,27 @@ import torch
 from torch import Tensor
 
 Outputs = TypeVar("Outputs", bound=dict[str, Tensor] | tuple[Tensor, ...])
-WARM_UP = 3  # calls before the capture, as torch asks for: libraries take their workspaces, kernels are tuned
+WARM_UP = 3  # calls before the capture, as torch requires: libraries allocate workspaces, kernels are tuned
 
 
 class Recorder(Protocol):
-    """What executes a function that will be captured, and captures it."""
+    """Executes a function, and captures it for replays."""
 
     def run(self, function: Callable[[], Outputs]) -> Outputs:
-        """Execute it as it is."""
+        """Execute the function and return its outputs."""
         ...
 
     def capture(self, function: Callable[[], Outputs]) -> Callable[[], Outputs]:
-        """Record it without executing it: each call of the result does, and returns the same tensors."""
+        """Record the function without executing it; the result executes it, into the same outputs."""
         ...
 
 
 class Graphed(Generic[Outputs]):
-    """See the module. Raises ValueError for inputs that a replay would not read."""
+    """A function that is captured and replayed. Raises ValueError for inputs that a replay would ignore."""
 
     def __init__(self, function: Callable[..., Outputs], recorder: Recorder) -> None:
         self._function, self._recorder = function, recorder
-        self._inputs: tuple[Tensor, ...] = ()  # that the function reads, in every call
+        self._inputs: tuple[Tensor, ...] = ()  # read by the function in every call
         self._replay: Callable[[], Outputs] | None = None
         self.calls = 0
 
@@ -80,10 +80,10 @@ class Graphed(Generic[Outputs]):
 
 
 class Cuda:
-    """Runs and captures functions on a stream of one CUDA device, as torch's notes on CUDA graphs ask for.
+    """Runs and captures functions on a side stream of one CUDA device, as torch's CUDA graph notes require.
 
-    The stream waits for all that was asked of the device before, and what comes after waits for the stream:
-    so memory that either gives back is not written by the other too early.
+    The side stream waits for earlier work of the current stream, and later work waits for the side stream:
+    neither reuses memory that the other still reads.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -120,7 +120,7 @@ def _copies(outputs: Any) -> Any:
 
 
 def _copy(to: list[Tensor], values: list[Tensor]) -> None:
-    """All in one kernel, where they are of one dtype."""
+    """Copy all in one kernel, if they have one dtype."""
     if to:
         torch._foreach_copy_(to, values)
 

@@ -1,9 +1,9 @@
-"""Several processes of one training, as torchrun starts them; one, where it did not.
+"""Several processes of one training, started by torchrun; without torchrun there is one.
 
     torchrun --nproc-per-node 2 -m robokit train go2_walk
 
-Each owns its share of the simulations. What the algorithm takes from all of them, gradients and statistics,
-is summed over them (`total`, `mean`) on the learner's device, so that every process holds the same networks.
+Each process runs its share of the simulations. Gradients and statistics are summed or averaged over all
+processes (`total`, `mean`) on the learner's device, so that every process holds the same networks.
 """
 
 import contextlib
@@ -20,30 +20,30 @@ from torch import Tensor
 
 from robokit.errors import OptionError
 
-PATIENCE = timedelta(hours=2)  # that processes wait for one of them, which may validate or write meanwhile
-STREAM = 0x9E3779B9  # between the seeds of two processes: far apart in the 32 bits that torch takes of them
-_world, _rank = 1, 0  # plain numbers: a graph takes them for constants
+PATIENCE = timedelta(hours=2)  # timeout of waiting for another process, which may validate or write
+STREAM = 0x9E3779B9  # difference between the seeds of two processes: far apart in the 32 bits torch uses
+_world, _rank = 1, 0  # plain numbers: constants in a compiled graph
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return _world
 
 
 def rank() -> int:
-    """Which of them this is; 0 writes and speaks."""
+    """Index of this process; process 0 writes files and prints."""
     return _rank
 
 
 def here() -> tuple[int, int]:
-    """Which of the processes on this machine this is, and how many those are."""
+    """Index of this process among those on this machine, and their number."""
     if _world == 1:
         return 0, 1
     return int(os.environ.get("LOCAL_RANK", _rank)), int(os.environ.get("LOCAL_WORLD_SIZE", _world))
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over all processes, the same bits in each of them; x itself where there is one."""
+    """The sum of x over all processes, bit-equal in each; x itself if there is one process."""
     if _world == 1:
         return x
     x = x.detach().clone()
@@ -52,12 +52,12 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of x over all processes; x itself where there is one."""
+    """The mean of x over all processes; x itself if there is one process."""
     return x if _world == 1 else total(x) / _world
 
 
 def agreed(value: Any) -> Any:
-    """What the first process says, for all: numbers, texts and the like."""
+    """The value of process 0, in all processes; any value that can be pickled."""
     if _world == 1:
         return value
     box = [value]
@@ -66,7 +66,7 @@ def agreed(value: Any) -> Any:
 
 
 def everyone(value: Any) -> list[Any]:
-    """What each process says."""
+    """The values of all processes, in order."""
     if _world == 1:
         return [value]
     box = [value] * _world
@@ -75,25 +75,25 @@ def everyone(value: Any) -> list[Any]:
 
 
 def seed(given: int) -> int:
-    """A process's own seed: of its simulations, and of its draws."""
+    """The seed of this process, for its simulations and its draws."""
     return (given + _rank * STREAM) % 2**32
 
 
 def launch() -> str | None:
-    """What names one call of torchrun, and stays the same when that starts its processes again."""
+    """A name for one call of torchrun, the same after it restarts its processes; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     return f"{socket.gethostname()} {os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"
 
 
 def restarted() -> bool:
-    """Whether torchrun has started this process in place of one that died."""
+    """Whether torchrun started this process again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Inside, this process waits for no other: to try something out as often as it likes."""
+    """Context without collective operations: this process may run a trial any number of times."""
     global _world
     before, _world = _world, 1
     try:
@@ -104,9 +104,9 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Inside, this is one of the processes that torchrun started.
+    """Context in which the processes started by torchrun are connected.
 
-    Raises OptionError where WORLD_SIZE says that there are several and they cannot be found.
+    Raises OptionError if WORLD_SIZE is not 1 and the processes cannot be connected.
     """
     global _world, _rank
     if (count := os.environ.get("WORLD_SIZE", "1")) == "1":
@@ -116,21 +116,22 @@ def joined() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, **_meeting(), timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
-        rule = f"WORLD_SIZE={count} asks for so many processes, as torchrun starts them"
+        rule = f"WORLD_SIZE={count} needs as many processes, started by torchrun"
         raise OptionError(f"{rule}; they cannot be joined: {error}") from error
     _world, _rank = dist.get_world_size(), dist.get_rank()
     yield
-    # not after an error: nccl waits for graphs that hold its calls, and the error holds those
+    # not after an error: nccl waits for CUDA graphs with its calls, which the traceback keeps alive
     _world, _rank = 1, 0
     gc.collect()
     dist.destroy_process_group()
 
 
 def _meeting() -> dict[str, Any]:
-    """Where the processes find each other.
+    """Arguments of init_process_group, with a store of its own for each restart.
 
-    torchrun's store outlives those that it starts again, which would look for one another where the dead
-    were. On one machine all know how often that was; on several they need not, and it is left as it is.
+    torchrun's store survives a restart, and restarted processes would find the addresses of dead ones in it.
+    On one machine all have the same restart count, which separates them; on several they may not, and the
+    default is kept.
     """
     if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
         return {}

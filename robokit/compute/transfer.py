@@ -1,4 +1,4 @@
-"""Tensors on their way to another device, in one copy that nobody waits for."""
+"""Copies of tensors to another device, packed into one transfer that does not block the host."""
 
 from collections.abc import Mapping
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 
 class Transfer:
-    """float32 and bool tensors by name, packed one after the other, copied at once and taken apart there.
+    """Packs named float32 and bool tensors into one buffer, copies it, and unpacks them on the device.
 
-    On a GPU the copy goes out of pinned memory beside what the CPU does next. It is read and written by one
-    thread at a time; before it is written again, the copy before has left it.
+    To a GPU the copy is asynchronous, from a pinned buffer. Use it from one thread at a time; a call waits
+    until the previous copy has left the buffer.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._buffer = torch.empty(0)
-        self._left = torch.cuda.Event() if device.type == "cuda" else None  # when the last copy has
+        self._left = torch.cuda.Event() if device.type == "cuda" else None  # last copy done
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors on the device, contiguous, in memory that no later call writes."""
+        """The same tensors on the device, contiguous; later calls do not overwrite them."""
         flags = [name for name, x in tensors.items() if x.dtype == torch.bool]
         order = [name for name in tensors if name not in flags] + flags
         sizes = [tensors[name].numel() for name in order]
@@ -45,6 +45,6 @@ class Transfer:
         return there
 
     def _wait(self) -> None:
-        """Until the buffer may be written: for nothing, where an action has come back since."""
+        """Wait until the buffer may be overwritten: no time if an action was copied back since then."""
         if self._left is not None:
             self._left.synchronize()

@@ -1,15 +1,15 @@
-"""Checkpoints that a kill, a full disk or a flipped bit cannot spoil: safetensors, JSON and checksums.
+"""Checkpoints that survive kills, full disks and flipped bits: safetensors, JSON and checksums.
 
     save(run / "checkpoints", steps, learner.state_dict(), {"steps": steps})
     checkpoint, skipped = newest(run / "checkpoints")
 
-A checkpoint is a folder named after its step. It is written under a temporary name, its SHA256SUMS last;
-everything is synced to the disk, then renamed: the name appears whole or not at all.
+A checkpoint is a folder named after its step. It is written under a temporary name, SHA256SUMS last, synced
+to the disk and then renamed, so that a checkpoint is complete or absent.
 
-A replay is too large to write anew each time. Its segments never change once they are whole, so each is
-written once, into `segments/` beside the checkpoints, before the first checkpoint that lists it; the last
-one that lists it takes it along. A file's name holds the segment's number and its sha256: one from a future
-that was given up is another file. Checkpoints share what they have in common, also its damage.
+A replay is too large to write every time. A full segment never changes, so it is written once, to `segments/`
+beside the checkpoints, before the first checkpoint that lists it, and deleted with the last. The file name
+holds its number and sha256, so that a run resumed from an older checkpoint never overwrites a segment.
+Checkpoints share these files: a damaged one damages every checkpoint that lists it.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ KEEP = 2  # checkpoints of one run: the newest, and one to fall back on
 
 
 class Segmented(Protocol):
-    """What is asked of a memory to be saved in segments; the rest of its state is among the tensors."""
+    """A replay memory saved in segments; the rest of its state is among the checkpoint's tensors."""
 
-    digests: dict[int, str]  # sha256 of the files of its segments; set here, cleared where it loads a state
+    digests: dict[int, str]  # sha256 of each saved segment; set here, cleared by load_state_dict
 
     def segments(self) -> Mapping[int, Mapping[str, Tensor]]: ...
 
@@ -47,25 +47,25 @@ class Segmented(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: tensors by name, on the CPU, and what JSON says beside them."""
+    """A verified checkpoint: tensors by name, on the CPU, and facts from JSON."""
 
     path: Path
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-    segments: dict[int, str] = field(default_factory=dict)  # sha256 of each, verified but not in memory
+    segments: dict[int, str] = field(default_factory=dict)  # sha256 of each; not loaded
 
     @property
     def steps(self) -> int:
         return int(self.path.name)
 
     def load_segments(self, replay: Segmented | None) -> None:
-        """Give `replay`, whose other state is loaded, its segments; one at a time is read into memory.
+        """Load the segments of `replay`, whose other state is already loaded, one at a time.
 
-        Raises ValueError where it keeps others than were saved.
+        Raises ValueError if `replay` expects other segments, CheckpointError for a damaged one.
         """
         kept = [] if replay is None else [*replay.segments()]
         if {*kept} != {*self.segments}:
-            raise ValueError(f"segments {sorted(self.segments)} of a replay were saved, it keeps {kept}")
+            raise ValueError(f"segments {sorted(self.segments)} were saved, the replay expects {kept}")
         if replay is not None:
             for number, digest in self.segments.items():
                 content = _content(self.path, _segment_name(number, digest), digest)
@@ -83,9 +83,9 @@ def save(
 ) -> Path:
     """Write `parent/<steps>`, then delete all but the newest `keep` up to it, and any after it.
 
-    Of the segments of a `replay` those are written that are not there yet.
+    Segments of `replay` are written unless they are on disk already.
 
-    Raises CheckpointError when the disk is full or may not be written; what was saved before still loads.
+    Raises CheckpointError if the disk is full or not writable; earlier checkpoints still load.
     """
     target = parent / f"{steps:012d}"
     temporary = aside(target)
@@ -98,12 +98,12 @@ def save(
         segments = {} if replay is None else _write_segments(parent, replay)
         temporary.mkdir()
         listed = {_segment_name(*pair): pair[1] for pair in segments.items()}
-        listed |= {name: _sha256(content) for name, content in contents.items()}  # last: seen if it is cut
+        listed |= {name: _sha256(content) for name, content in contents.items()}  # last: missing if cut
         sums = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
         for name, content in {**contents, MANIFEST: sums.encode()}.items():
             write_synced(temporary / name, content)
         sync_folder(temporary)
-        if target.exists():  # damaged, or the loader would have gone on from it
+        if target.exists():  # damaged, or the run would have resumed from it
             _delete(target)
         temporary.rename(target)
         sync_folder(parent)
@@ -117,19 +117,18 @@ def save(
 
 
 def load(path: Path, shared: bool = True) -> Checkpoint:
-    """The checkpoint in a folder.
+    """Read and verify the checkpoint in a folder; shared: verify its segments too.
 
-    Raises CheckpointError when a file is missing, truncated or differs from its checksum by one bit; so for
-    the segments it shares, unless they are not asked for.
+    Raises CheckpointError if a file is missing or truncated, or has one flipped bit.
     """
     try:
         listed = _listed(path)
         segments = {_number(name): listed[name] for name in listed if name not in (TENSORS, FACTS)}
-    except (OSError, ValueError) as error:  # ValueError: a manifest that is no list of sums and names
+    except (OSError, ValueError) as error:  # ValueError: a malformed manifest
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     tensors, facts = (_content(path, name, listed.get(name)) for name in (TENSORS, FACTS))
     for name in listed.keys() - {TENSORS, FACTS} if shared else ():
-        _content(path, name, listed[name])  # under the name it is listed by, of which no bit may differ
+        _content(path, name, listed[name])  # by the listed name, so that a flipped bit in it is found too
     try:
         return Checkpoint(path, read_tensors(tensors), json.loads(facts), segments)
     except (SafetensorError, ValueError) as error:
@@ -142,12 +141,12 @@ def newest(
     shared: bool = True,
     steps: float = math.inf,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint up to `steps` that is whole and that `fits` accepts, and why newer were skipped.
+    """The newest intact checkpoint up to `steps` that `fits` accepts, and reasons for skipping newer ones.
 
-    `fits` raises CheckpointError for a checkpoint that belongs to something else. None: there never was one.
-    shared: whether the segments that it shares must be whole too.
+    `fits` raises CheckpointError for a checkpoint of another task or configuration. Returns None if there is
+    no checkpoint at all. shared: verify segments too.
 
-    Raises CheckpointError with all reasons when there are checkpoints and none is good.
+    Raises CheckpointError with all reasons if there are checkpoints and none is good.
     """
     skipped: list[str] = []
     for path in reversed([path for path in _folders(parent) if int(path.name) <= steps]):
@@ -164,14 +163,14 @@ def newest(
 
 
 def sweep(parent: Path) -> None:
-    """Delete what a killed save left behind; only for the one process that writes here."""
+    """Delete the leftovers of a killed save; only for the single process that writes here."""
     for path in parent.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
     _drop_unlisted(parent)
 
 
 def _packed(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that shares storage with no other, as safetensors asks for."""
+    """A contiguous copy on the CPU; safetensors refuses tensors that share storage."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -181,7 +180,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
-    """The sha256 of each segment, whose files are all on the disk when this returns."""
+    """Write the segments that are not on disk yet, and sync them; returns the sha256 of each segment."""
     (parent / SEGMENTS).mkdir(exist_ok=True)
     digests: dict[int, str] = {}
     for number, tensors in replay.segments().items():
@@ -201,12 +200,12 @@ def _segment_path(parent: Path, number: int, digest: str) -> Path:
 
 
 def _segment_name(number: int, digest: str) -> str:
-    """As seen from a checkpoint's folder."""
+    """The segment's path relative to a checkpoint's folder."""
     return str(_segment_path(Path(".."), number, digest))
 
 
 def _number(name: str) -> int:
-    """Of the segment in a file. Raises ValueError for what is none."""
+    """The segment's number from its path. Raises ValueError for another file."""
     return int(name.removeprefix(f"../{SEGMENTS}/").partition("-")[0])
 
 
@@ -215,13 +214,13 @@ def _sha256(content: bytes) -> str:
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """sha256 by name, as a checkpoint's manifest says. Raises OSError or ValueError."""
+    """File name -> sha256 from a checkpoint's manifest. Raises OSError or ValueError."""
     lines = (path / MANIFEST).read_text("ascii").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _content(path: Path, name: str, digest: str | None) -> bytes:
-    """A file of a checkpoint. Raises CheckpointError for one that differs from its sha256."""
+    """The content of a checkpoint's file. Raises CheckpointError if its sha256 differs from `digest`."""
     try:
         content = (path / name).read_bytes()
     except OSError as error:
@@ -235,7 +234,7 @@ def _content(path: Path, name: str, digest: str | None) -> bytes:
 def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
     """Delete all but the newest `keep` up to `steps`.
 
-    What lies after `steps` is of a future that was given up: its damaged end was skipped on resuming.
+    Those after `steps` are deleted too: a run that resumed from an older checkpoint has skipped them.
     """
     folders = _folders(parent)
     kept = [p for p in folders if int(p.name) <= steps][-keep:]
@@ -243,12 +242,12 @@ def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
         for path in set(folders) - set(kept):
             _delete(path)
         if (parent / SEGMENTS).exists():
-            sync_folder(parent)  # no power cut may bring a checkpoint back without its segments
+            sync_folder(parent)  # first: a power cut must not restore a checkpoint without its segments
             _drop_unlisted(parent)
 
 
 def _drop_unlisted(parent: Path) -> None:
-    """Delete the segments that no checkpoint lists, and halves; nothing while a list cannot be read."""
+    """Delete unlisted and partly written segments; nothing while any checkpoint's list cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         listed = {Path(name).name for path in _folders(parent) for name in _listed(path)}
         for path in (parent / SEGMENTS).glob("*"):
@@ -257,7 +256,7 @@ def _drop_unlisted(parent: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Renamed first, so that a kill cannot leave half a checkpoint under a checkpoint's name."""
+    """Delete a folder, renamed first: a kill must not leave part of a checkpoint under its name."""
     renamed = aside(folder)
     folder.rename(renamed)
     shutil.rmtree(renamed, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Files that are whole or not there: written aside, synced to the disk, renamed."""
+"""Atomic writes of files: to a temporary name, synced to the disk, then renamed."""
 
 import os
 from pathlib import Path
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file; when this returns it is on the disk, not only on its way there."""
+    """Write a file and wait until it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -13,13 +13,13 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write or replace a file: a reader, or a kill at any time, finds the old content or the new."""
+    """Write or replace a file; a reader finds the old content or the new, even after a kill."""
     write_aside(path, content)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Names created, renamed or deleted in `folder` are on the disk when this returns."""
+    """Wait until names created, renamed or deleted in `folder` are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

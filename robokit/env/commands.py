@@ -14,23 +14,23 @@ Values = dict[str, Tensor]
 
 
 def left(command: str) -> str:
-    """The memory that counts the control periods until the command is redrawn."""
+    """Name of the memory that counts down the control periods until the command is redrawn."""
     return f"{command}.left"
 
 
 class Commands:
-    """Draws commands into a simulation's memory; `rng` is its environment's generator."""
+    """Draws the commands of N simulations and writes them to `sim.memory`; `rng` is the Env's generator."""
 
     def __init__(self, commands: Mapping[str, Command], control_dt: float, sim: Sim, rng: Generator) -> None:
         self.commands, self.control_dt, self.sim, self.rng = commands, control_dt, sim, rng
         self.timed = [name for name, command in commands.items() if command.every is not None]
-        self.held: Values = {}  # (N, d) each: these are not drawn
+        self.held: Values = {}  # (N, d) each, from `hold`
         self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
 
     def hold(self, values: Mapping[str, Sequence[float]]) -> None:
-        """From the next reset on these commands keep the given values.
+        """Keep these commands at the given values from the next reset on.
 
-        Raises OptionError for an unknown command or a wrong count of numbers.
+        Raises OptionError for an unknown command or a wrong number of values.
         """
         for name, numbers in values.items():
             command = self.commands.get(name)
@@ -41,7 +41,7 @@ class Commands:
         self.held = {n: x.to(self.sim.device).expand(self.sim.num_envs, -1) for n, x in held.items()}
 
     def draw(self) -> Values:
-        """New commands of all simulations, and how long they last."""
+        """New commands of all simulations, and the control periods until the next draw of each."""
         drawn: Values = {}
         for name, command in self.commands.items():
             drawn[name] = self._uniform(command.low, command.high)
@@ -50,14 +50,14 @@ class Commands:
             if command.every is not None:
                 periods = torch.round(self._uniform(*command.every) / self.control_dt)
                 drawn[left(name)] = periods.clamp(min=1)
-        return {**drawn, **self.held}  # held ones are drawn too: the rest of the episode stays the same
+        return {**drawn, **self.held}  # held ones are drawn too, so that other draws stay the same
 
     def due(self) -> dict[str, Tensor]:
-        """Name -> (N,) bool, after one more control period: where a timed command is to be redrawn."""
+        """Count down one control period; name -> (N,) bool where a timed command must be redrawn."""
         return {name: self.sim.memory[left(name)].sub_(1) <= 0 for name in self.timed}
 
     def redraw(self, due: Mapping[str, Tensor]) -> None:
-        """Write new commands where they are due."""
+        """Draw new commands, and write them where `due`."""
         memory, drawn = self.sim.memory, self.draw()
         for name, mask in due.items():
             for key in (name, left(name)):
@@ -65,7 +65,7 @@ class Commands:
 
     def _uniform(self, low: Bound, high: Bound) -> Tensor:
         key, device = f"{low} {high}", self.sim.device
-        if key not in self._bounds:  # made once: the host waits for a number's way to a GPU
+        if key not in self._bounds:  # made once: copying a number to a GPU blocks the host
             a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
             self._bounds[key] = a, b - a
         start, width = self._bounds[key]

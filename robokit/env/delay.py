@@ -1,4 +1,4 @@
-"""Vectors as they were some time ago."""
+"""Delay lines for readings and actions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from robokit.task.sense import EPSILON, Range
 
 
 class Delay:
-    """Vectors (N, D) as they were some time ago, linear between the control steps that are kept.
+    """A delay line for vectors (N, D), interpolated linearly between control steps.
 
-    ranges: for each group of columns its delay in s; widths: how many columns each group has. Every group of
-    every simulation has a delay of its own.
+    ranges: delay in s of each group of columns; widths: columns in each group. A delay is drawn for each
+    group of each simulation.
     """
 
     def __init__(
@@ -31,31 +31,31 @@ class Delay:
         self.group = groups(widths, device)
         self.line = torch.zeros(self.depth + 1, num_envs, len(self.group), device=device)  # newest first
         self.steps = torch.zeros(num_envs, len(widths), device=device)
-        self.cell = torch.arange(self.line[0].numel(), device=device).reshape(self.line[0].shape)  # of a row
+        self.cell = torch.arange(self.line[0].numel(), device=device).reshape(self.line[0].shape)  # (N, D)
         self._aim()
 
     def draw(self, mask: Tensor, rng: Generator) -> None:
-        """New delays for the simulations in mask (N,) bool."""
+        """Draw new delays for the simulations in mask (N,) bool."""
         drawn = self.low + (self.high - self.low) * uniform_like(self.steps, rng)
         self.steps = torch.where(mask[:, None], drawn, self.steps)
         self._aim()
 
     def _aim(self) -> None:
-        """Where in `line` the newer of the two neighbours is, and how far on its way to the older one."""
+        """Index in `line` of the newer neighbour of each delayed value, and the weight of the older one."""
         near = self.steps.long().clamp_(max=self.depth - 1)
         self.place = (near * self.cell.numel()).index_select(1, self.group).add_(self.cell).flatten()
         self.weight = (self.steps - near).index_select(1, self.group).flatten()
 
     def advance(self) -> None:
-        """A control step has passed."""
+        """Shift the line by one control step."""
         self.line = self.line.roll(1, 0)
 
     def fill(self, mask: Tensor, past: Tensor | float) -> None:
-        """The simulations in mask (N,) bool have only ever seen `past` (N, D)."""
+        """Set the whole past of the simulations in mask (N,) bool to `past` (N, D)."""
         self.line = torch.where(mask[:, None], past, self.line)
 
     def read(self, newest: Tensor) -> Tensor:
-        """(N, D) as known now, where `newest` (N, D) is the truth now."""
+        """The delayed vectors (N, D); `newest` (N, D) are the present ones."""
         self.line[0] = newest
         line = self.line.flatten()
         near, far = (x.index_select(0, self.place) for x in (line, line[newest.numel() :]))
@@ -70,10 +70,10 @@ class Delay:
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:
-    """(sum of widths,): which of the groups of columns each column is in."""
+    """Index of each column's group, (sum of widths,)."""
     return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.long)).to(device)
 
 
 def uniform_like(like: Tensor, rng: Generator) -> Tensor:
-    """[0, 1), of `like`'s shape."""
+    """Uniform draws from [0, 1) with the shape of `like`."""
     return torch.rand(like.shape, generator=rng, device=like.device)

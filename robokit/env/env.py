@@ -4,10 +4,10 @@
     obs = env.reset()                                # (N, O)
     step = env.step(torch.zeros(64, env.act_dim))    # actions in [-1, 1], (N, A)
 
-One `step` is, in this order: clip, map to ctrl, disturb, physics, bad simulations found, rewards and
-costs and metrics (memory and command as the policy acted on them), remember, final_obs, commands
-redrawn, restarts, obs. `Step.final_obs` is always what the action led to, so a time-out bootstraps
-with V(final_obs) and a termination with 0.
+One `step`, in this order: clip and delay the action, map it to ctrl, disturb, physics, find broken
+simulations, rewards, costs and metrics (with the memory and commands that the policy observed), remember,
+final_obs, redraw commands, restarts, obs. `Step.final_obs` is the observation after the action and before any
+restart, so a time-out bootstraps with V(final_obs) and a termination with 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robokit.compute.compile import alone
 from robokit.compute.transfer import Transfer
+from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
 from robokit.env.sensing import Sensors
@@ -28,20 +29,20 @@ from robokit.sim.engines import make_sim
 from robokit.sim.model import load
 from robokit.state import gather, scatter
 from robokit.task.action import ctrl_limits
-from robokit.task.clock import NOON, rest, tick
+from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.rules import check_constants, check_finite, read_names, same_names
 from robokit.task.task import Task, Terms
 
-OWN_MEMORY = ("action", "age", "clock")  # beside the task's and the commands' own
+OWN_MEMORY = (*CARRIED, "age")  # of Env itself, beside the task's and the commands'
 
 
 class Env:
-    """See the module. Raises TaskError when the task breaks its contract, before anything runs.
+    """N simulations of one task. Raises TaskError if the task breaks its contract, before anything runs.
 
-    device: where the tensors go that leave it; physics may sit elsewhere, and then those of a step go there
-    together, and only the action's way back is waited for. threads: physics threads on the CPU, 0 for all.
-    compile: torch.compile the task's functions. nominal: no randomisation, no pushes, exact sensors.
+    device: where returned tensors live. If physics runs elsewhere, a step's tensors are copied in one
+    transfer, and only the action's copy back blocks. threads: physics threads on the CPU, 0 for all. compile:
+    torch.compile the task's functions. nominal: no randomisation, pushes, delays or sensor errors.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Env:
         options["device"] = str(device) if sim == "warp" else "cpu"
         self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
         self.act_dim = int(self.sim.model.nu)
+        self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
             raise TaskError(f"the model of {type(task).__name__} has no actuator")
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
@@ -79,6 +81,7 @@ class Env:
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        self.columns = columns_of(self.names.obs, task.commands)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
         here = num_envs, self.sim.device
@@ -88,22 +91,22 @@ class Env:
         weights = [float(task.weights[k]) for k in self.names.rewards]
         self._weights = torch.tensor(weights, device=self.sim.device)
         uncounted = [0.0 if name in self.names.booleans else torch.nan for name in self.names.metrics]
-        self._uncounted = torch.tensor(uncounted, device=self.sim.device)  # metrics of what broke
+        self._uncounted = torch.tensor(uncounted, device=self.sim.device)  # metrics of a broken simulation
         wrap: Callable[..., Any] = (
             (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
         )
-        self._judge, self._look = wrap(self._judge_eager), wrap(self._look_eager)
+        self._evaluate, self._observe = wrap(self._evaluate_eager), wrap(self._observe_eager)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
-        self._noon = self.sim.qpos.new_tensor(NOON)
+        self._starts = {term.name: self.sim.qpos.new_tensor(term.start) for term in self.carried}
         shared = torch.empty(0, device=self.device).device == self.sim.device
         self._transfer = None if shared else Transfer(self.device)
         self.reset()
         check_finite(task, self.sim)
 
-    # -- what happens in one control period ------------------------------------------------------
+    # -- one control period ----------------------------------------------------------------------
 
     def targets(self, action: Tensor) -> Tensor:
-        """ctrl (N, A) that actions (N, A) in [-1, 1] stand for."""
+        """Actuator targets ctrl (N, A) for actions (N, A) in [-1, 1]."""
         return torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
 
     def step(self, action: Tensor) -> Step:
@@ -115,14 +118,14 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         action = action.detach().to(sim.device).clamp(-1.0, 1.0)
-        ctrl = self.targets(self._arrived(action))
+        ctrl = self.targets(self._delayed(action))
         if self._pushes:
-            for name, value in _taken(self.task.disturb(sim, self.rng)).items():
+            for name, value in _copied(self.task.disturb(sim, self.rng)).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
         bad = sim.bad()
         self.sensors.advance(self.rng)
-        (reward, terms, cost, terminated, metrics), seen = self._judge(sim, action)
+        (reward, terms, cost, terminated, metrics), seen = self._evaluate(sim, action)
         final_obs, final_state = self._sensed(*seen)
         if broken := self._any(bad):
             terminated = terminated | bad
@@ -130,13 +133,13 @@ class Env:
             metrics = torch.where(bad[:, None], self._uncounted, metrics)
         left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
         truncated = (left == 0) & ~terminated
-        left = torch.where(bad, 0.0, left)  # what broke is charged for nothing that might have come
+        left = torch.where(bad, 0.0, left)  # no cost is charged for steps that a broken simulation lost
         done = terminated | truncated
         moved = self._redraw_commands()
         if restarting := self._any(done):
             self._restart(done)
         new = restarting or moved
-        obs, state = self._sensed(*self._look(sim)) if new else (final_obs, final_state)
+        obs, state = self._sensed(*self._observe(sim)) if new else (final_obs, final_state)
         step = Step(
             obs=obs,
             state=state,
@@ -153,42 +156,46 @@ class Env:
         )
         if self._transfer is not None:
             step = Step(**self._transfer(vars(step)))
-        if broken:  # there, where the last good ones are
+        if broken:  # after the transfer: the last good observations are on self.device
             step.final_obs = torch.where(step.bad[:, None], self.obs, step.final_obs)
             step.final_state = torch.where(step.bad[:, None], self.state, step.final_state)
         self.obs, self.state = step.obs, step.state
         return step
 
     def reset(self, stagger: bool = False) -> Tensor:
-        """Restart every simulation and return obs (N, O). `stagger` draws ages, so that time-outs spread."""
+        """Restart every simulation and return obs (N, O). stagger: random ages, to spread the time-outs."""
         age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
         self._restart(None)
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
-        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._look(self.sim)))
+        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._observe(self.sim)))
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
-        """The observation's named terms, (N, d) each, as they stand in `obs`."""
-        return dict(zip(self.names.obs, self.obs.split(list(self.names.obs.values()), -1), strict=True))
+        """The terms of the current observation by name, (N, d) each."""
+        return self.split(self.obs)
+
+    def split(self, obs: Tensor) -> dict[str, Tensor]:
+        """The terms of an observation (..., O) by name, (..., d) each."""
+        return dict(zip(self.names.obs, obs.split(list(self.names.obs.values()), -1), strict=True))
 
     def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
-        """From the next reset on these commands keep the given values; raises OptionError for others."""
+        """Keep these commands at the given values from the next reset on; OptionError for an unknown one."""
         self.commands.hold(commands)
 
-    def _judge_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-        """What the control period was worth, and what is seen once it is remembered."""
+    def _evaluate_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+        """(reward, terms, cost, terminated, metrics) of the period; (truth, state) after `remember`."""
         task, names = self.task, self.names
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
         reward = terms.sum(-1)
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
-        worth = reward, terms, cost, task.terminated(sim), metrics
+        results = reward, terms, cost, task.terminated(sim), metrics
         self._remember(task.remember(sim, action), action)
-        return worth, self._look_eager(sim)
+        return results, self._observe_eager(sim)
 
-    def _look_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
+    def _observe_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
         obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
         if not self.names.privileged:
             return obs, obs
@@ -198,31 +205,33 @@ class Env:
     def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return self.sensors.read(truth), state
 
-    def _arrived(self, action: Tensor) -> Tensor:
-        """(N, A): what of the policy's actions has reached the actuators, its mean over the coming period."""
+    def _delayed(self, action: Tensor) -> Tensor:
+        """The delayed action (N, A): its mean at the actuators over the coming control period."""
         if not self._action_delay.depth:
             return action
         self._action_delay.advance()
         return self._action_delay.read(action)
 
     def _any(self, mask: Tensor) -> bool:
-        """Whether there is one; always on a GPU, where asking would cost more."""
+        """Whether any is True. On a GPU always True, because reading the mask would cost more."""
         return self.sim.device.type != "cpu" or bool(mask.any())
 
     def _remember(self, memory: Terms, action: Tensor) -> None:
         same_names(memory, self.names.memory, "remember")
-        # all before the first is written, of which they may be views; a product, as inductor drops clones
+        # copied before any is written: values may be views of memory; a product, as inductor drops clones
         taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
         for name, value in taken.items():
             self.sim.memory[name].copy_(value)
-        self.sim.memory["action"].copy_(action)
         self.sim.memory["age"].add_(1)
-        if self.task.clock:
-            self._set_clock(tick(self.sim.memory["clock"], self.task.clock * self.task.control_dt))
+        self._carry({term.name: term.next(self.sim.memory[term.name], action) for term in self.carried})
 
-    def _set_clock(self, clock: Tensor) -> None:
+    def _carry(self, values: Terms) -> None:
+        """Write carried terms, adjusted to the current commands."""
         memory = self.sim.memory
-        memory["clock"].copy_(rest(clock, *(memory[name] for name in self.task.commands)))
+        commands = [memory[name] for name in self.task.commands]
+        for term in self.carried:
+            if term.name in values:
+                memory[term.name].copy_(term.now(values[term.name], commands))
 
     # -- restarts and commands -------------------------------------------------------------------
 
@@ -231,10 +240,12 @@ class Env:
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
         values |= self.commands.held
-        if self.task.clock:
-            noon = self._noon.expand(self.num_envs, 2)
-            values["clock"] = rest(noon, *(values[name] for name in self.task.commands))
-        self.sim.reset(mask, _taken(values))
+        commands = [values[name] for name in self.task.commands]
+        for term in self.carried:
+            if any(term.start):  # a restart zeroes memory
+                start = self._starts[term.name].expand(self.num_envs, -1)
+                values[term.name] = term.now(start, commands)
+        self.sim.reset(mask, _copied(values))
         begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
         self.sensors.restart(begun, self.rng)
         if self._action_delay.depth:
@@ -242,13 +253,12 @@ class Env:
             self._action_delay.fill(begun, 0.0)
 
     def _redraw_commands(self) -> bool:
-        """New commands where their time is up; whether any command can have moved."""
+        """Redraw commands whose time is up; whether any may have changed."""
         due = self.commands.due()
         if not due or not self._any(torch.stack(list(due.values()))):
             return False
         self.commands.redraw(due)
-        if self.task.clock:
-            self._set_clock(self.sim.memory["clock"])
+        self._carry({t.name: self.sim.memory[t.name] for t in self.carried if t.follows_commands})
         return True
 
     # -- save and continue -----------------------------------------------------------------------
@@ -275,7 +285,7 @@ def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any
 
 
 def _memory(task: Task, act_dim: int) -> dict[str, int]:
-    widths = {"action": act_dim, "age": 1, **({"clock": 2} if task.clock else {})}
+    widths = {**{term.name: term.size for term in carried_terms(task, act_dim)}, "age": 1}
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:
@@ -299,18 +309,18 @@ def _periods(task: Task) -> int:
     return round(task.time_limit / task.control_dt)
 
 
-def _taken(values: Terms) -> Terms:
-    """Copies: a task may return live views of sim, which what is written next would change."""
+def _copied(values: Terms) -> Terms:
+    """Copies of a task's values, which may be live views of sim: later writes would change them."""
     return {name: value.clone() for name, value in values.items()}
 
 
 def _zero_where(bad: Tensor, value: Tensor) -> Tensor:
-    """A product with 0 would keep a NaN."""
+    """`value` with zeros where bad (N,) bool; a product with 0 would keep a NaN."""
     return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), 0.0, value)
 
 
 def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
-    """(N, len(names)) float32."""
+    """Terms (N,) as columns (N, len(names)) float32."""
     same_names(values, names, kind)
     if not names:
         return torch.zeros(sim.num_envs, 0, device=sim.device)
@@ -318,7 +328,7 @@ def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tens
 
 
 def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
-    """(N, sum(widths)) float32."""
+    """Terms (N, d) side by side, (N, sum(widths)) float32."""
     same_names(values, widths, kind)
     out = torch.cat([values[k] for k in widths], -1).float()
     if out.shape != (sim.num_envs, sum(widths.values())):

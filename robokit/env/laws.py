@@ -1,8 +1,8 @@
-"""The laws of the task contract that a whole rollout shows: what `robokit check my_task.py` runs.
+"""Laws of the task contract that need a rollout to check; `robokit check my_task.py` runs them.
 
-Env asks for shapes, names and finite numbers before anything runs (robokit.task.rules). Here a short
-random rollout is judged as well, and every function of the task is called on stand-ins: copies of a
-simulation's tensors that show what a function writes, reads of other simulations, or moves to the CPU.
+Env checks shapes, names and finite numbers before anything runs (robokit.task.rules). Here a short random
+rollout is checked as well, and every function of the task is called on stand-ins: copies of a simulation's
+tensors that reveal writes, mixing of simulations, and reads of values on the CPU.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,16 +21,16 @@ from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
 
 DRAWS = ("reset", "randomize", "disturb")  # take a generator
-REDRAWS = 8  # a fair coin falls alike for a few simulations, not time and again
+REDRAWS = 8  # other seeds: all simulations may draw the same coin once, but not for every seed
 READS = ("observe", "privileged", "metrics", "terminated")
 JUDGES = ("rewards", "costs", "remember")  # take the action
-COST_ENVS, COST_STEPS = 16, 50  # that costs are tried in before a training
-WARM_UP = 5  # control steps before functions are looked at one by one
+COST_ENVS, COST_STEPS = 16, 50  # simulations and control steps of the check of costs before a training
+WARM_UP = 5  # control steps before each function is checked alone
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One law of the contract: whether the task keeps it, and the first term that breaks it."""
+    """The result for one law: whether the task keeps it, and in `detail` the first term that breaks it."""
 
     name: str
     ok: bool
@@ -38,11 +38,11 @@ class Finding:
 
 
 def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
-    """What each law says of `task`, in a random rollout of `steps` control steps; about a second.
+    """Check every law of `task`, in a random rollout of `steps` control steps; takes about a second.
 
-    A task whose Env cannot be made has one finding, "contract". `ok` with "never moved: ..." in the
-    detail of "rollout" is a warning: an observation may well stand still for random actions, but more
-    often it reads the wrong thing.
+    If no Env can be made, "contract" is the only finding. "never moved: ..." in the detail of "rollout" is a
+    warning (`ok` is True): an observation may be constant under random actions, but more often it reads the
+    wrong field. Raises TaskError for num_envs < 2.
     """
     if num_envs < 2:
         raise TaskError(f"check needs num_envs >= 2 to tell simulations apart, got {num_envs}")
@@ -64,7 +64,7 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
 
 
 def _sensed(task: Task) -> dict[str, list[str]]:
-    """Which observations the policy does not get as they are."""
+    """Observations that are hidden from the policy, and those with sensor errors."""
     hidden = [name for name, sense in task.sensing.items() if sense.hidden]
     plain = Sense()
     figures = ("noise", "bias", "delay", "dropout", "loss")
@@ -87,7 +87,7 @@ def _finding(name: str, law: Callable[[], str]) -> Finding:
 
 
 def _rollout(env: Env, steps: int, seed: int) -> str:
-    """Finite, of one shape, costs >= 0; says what never moved."""
+    """Check that no simulation breaks, values are finite, costs in range; list what never moved."""
     low, high, ends = env.reset(), env.obs, 0
     for t, step in enumerate(_random_steps(env, steps, seed)):
         _check_step(env, step, t)
@@ -131,14 +131,14 @@ def _check_step(env: Env, step: Step, t: int) -> None:
 
 
 def check_costs(task: Task, seed: int = 0) -> None:
-    """Raise TaskError for a cost that random actions lead out of its bounds, before a training does."""
+    """Raise TaskError for a cost that leaves [0, Limit.largest] under random actions."""
     env = Env(task, COST_ENVS, seed=seed, threads=1)
     for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
         _check_cost(env, step.cost, t)
 
 
 def _check_cost(env: Env, cost: Tensor, t: int) -> None:
-    """Each of cost (N, K) lies between 0 and what its limit says is the largest."""
+    """Raise TaskError unless each cost (N, K) lies in [0, Limit.largest]."""
     for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
         low, high = column.min(), column.max()
         if not 0 <= low <= high <= limit.largest * (1 + 1e-6):
@@ -148,7 +148,7 @@ def _check_cost(env: Env, cost: Tensor, t: int) -> None:
 
 
 def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
-    """Two environments of one seed, given the same actions, do the same bit for bit."""
+    """Check that two environments with one seed and the same actions agree bit for bit."""
     envs = [Env(task, num_envs, seed=seed, threads=1) for _ in range(2)]
     runs = [_random_steps(env, steps, seed) for env in envs]
     for name, a, b in zip(_columns(envs[0].names.obs), envs[0].obs.T, envs[1].obs.T, strict=True):
@@ -165,7 +165,7 @@ def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
 
 
 class StandIn(Sim):
-    """What a task may read of `sim`, made from copies: `make` turns each live tensor into one."""
+    """A read-only Sim over copies: `make` copies each live tensor when it is first read."""
 
     def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
         self.original, self._make = sim, make
@@ -184,33 +184,33 @@ class StandIn(Sim):
 
 
 def _pure(env: Env, seed: int) -> str:
-    """No function writes what it reads, and each says the same when asked again."""
+    """Check that no function writes its inputs, and that a second call returns the same."""
     for function in _functions(env, seed):
         copy, action = StandIn(env.sim, env.sim.device, _shaken), _action(env, env.sim.device)
-        first = {k: v.clone() for k, v in _ask(env, copy, function, seed, action).items()}
+        first = {k: v.clone() for k, v in _terms(env, copy, function, seed, action).items()}
         if not _same(action, _action(env, env.sim.device)):
             raise TaskError(f"{function} writes the action it is given; return new values instead")
         for name, value in copy.copies.items():
             if not _same(value, _shaken(env.sim.field(name))):
                 raise TaskError(f"{function} writes sim's {name!r}; return new values instead")
-        again = _ask(env, copy, function, seed)
+        again = _terms(env, copy, function, seed)
         for name, value in first.items():
             if name not in again or not _same(value, again[name]):
-                raise TaskError(f"{function} {name!r} is another when asked again of the same state")
-    return "nothing written, same answers when asked twice"
+                raise TaskError(f"{function} {name!r} differs in a second call with the same state")
+    return "nothing written, same results in a second call"
 
 
 def _independent(env: Env, seed: int) -> str:
-    """What is wrong in simulation 0 reaches no other, and no random draw is shared by all."""
+    """Check that NaNs in simulation 0 reach no other, and that draws differ between simulations."""
     for function in _functions(env, seed):
         well = StandIn(env.sim, env.sim.device, torch.clone)
         broken = StandIn(env.sim, env.sim.device, _broken)
-        expected, got = _ask(env, well, function, seed), _ask(env, broken, function, seed)
+        expected, got = _terms(env, well, function, seed), _terms(env, broken, function, seed)
         for name, value in expected.items():
             if not _same(value[1:], got[name][1:]):
                 raise TaskError(f"{function} {name!r} mixes simulations: a NaN in one changes the others")
         seeds = range(seed + 1, seed + 1 + REDRAWS) if function in DRAWS else ()
-        others = [_ask(env, well, function, other) for other in seeds]
+        others = [_terms(env, well, function, other) for other in seeds]
         for name, value in expected.items():
             drawn = [terms[name] for terms in others]
             if any(not _same(x, value) for x in drawn) and all(_same(x, x[:1].expand_as(x)) for x in drawn):
@@ -219,23 +219,23 @@ def _independent(env: Env, seed: int) -> str:
 
 
 def _any_device(env: Env, seed: int) -> str:
-    """Every function runs on tensors that have shapes but no values, on a device of their own."""
+    """Check that every function runs on meta tensors, which have shapes but no values."""
     meta = StandIn(env.sim, torch.device("meta"), lambda x: torch.empty_like(x, device="meta"))
     rule = "no .item(), float() or `if` on a tensor, no mask as an index; make tensors on sim.device"
     for function in _functions(env, seed):
         try:
-            values = _ask(env, meta, function, seed)
+            values = _terms(env, meta, function, seed)
         except TaskError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise TaskError(f"{function} would not run on a GPU ({reason}): {rule}") from error
         for name, value in values.items():
             if value.device != meta.device:
                 raise TaskError(f"{function} {name!r} is on {value.device}, not on sim.device: {rule}")
-    return "no value is asked for on the way"
+    return "no function reads a tensor's value"
 
 
 def _functions(env: Env, seed: int) -> tuple[str, ...]:
-    """All functions, on an environment that is under way."""
+    """Names of all functions, after a reset and WARM_UP random steps of the environment."""
     env.reset()
     for _ in _random_steps(env, WARM_UP, seed):
         pass
@@ -243,12 +243,12 @@ def _functions(env: Env, seed: int) -> tuple[str, ...]:
 
 
 def _action(env: Env, device: torch.device) -> Tensor:
-    """(N, A) in [-1, 1], each number another."""
+    """An action (N, A) in [-1, 1] whose numbers all differ."""
     return torch.linspace(-1, 1, env.num_envs * env.act_dim, device=device).reshape(env.num_envs, env.act_dim)
 
 
-def _ask(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = None) -> Terms:
-    """What one function of the task returns, by name."""
+def _terms(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = None) -> Terms:
+    """The terms that one function of the task returns, by name."""
     argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
     argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
     values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
@@ -256,7 +256,7 @@ def _ask(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = N
 
 
 def _shaken(value: Tensor) -> Tensor:
-    """Env has called every function in the state as it is: what it wrote there, it would write again."""
+    """A copy with noise: without it, a function that writes its result back would not change the copy."""
     if not value.is_floating_point():
         return value.clone()
     rng = torch.Generator(value.device).manual_seed(0)
@@ -271,12 +271,12 @@ def _broken(value: Tensor) -> Tensor:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal in every number, NaN with NaN."""
+    """Whether two tensors are equal in every number, NaN equal to NaN."""
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _first(wrong: Tensor) -> int:
-    """Index of the first True, over the last dimension."""
+    """Position in the last dimension of the first True."""
     return int(torch.nonzero(wrong)[0, -1])
 
 

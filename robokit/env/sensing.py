@@ -1,9 +1,9 @@
-"""What a robot measures of what the simulator knows: noise, bias, delay, dropout, and what it cannot see.
+"""Sensors of N simulations: noise, bias, delay, dropout and hidden terms.
 
     sensing = {"gyro": Sense(noise=0.2, bias=0.05, delay=(0.0, 0.02)), "velocity": Sense(hidden=True)}
 
-A reading is, in this order: the truth some time ago, plus the episode's bias, plus fresh noise, or, where it
-did not come, the last one that did.
+A reading is the delayed true value, plus the episode's bias, plus new noise; a missing reading is replaced by
+the last one.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from robokit.task.sense import Sense
 
 
 class Sensors:
-    """The sensors of N simulations: truth (N, E), all terms -> obs (N, O), those not hidden.
+    """The sensors of N simulations: true values (N, E) of all terms -> obs (N, O) without the hidden terms.
 
-    widths: of all terms, in order. exact: they only hide. Env calls `restart` where episodes begin, `advance`
-    once a control step, and `read` whenever it looks.
+    widths: of all terms, in order. exact: hide terms, add no errors. Env calls `restart` where episodes
+    begin, `advance` once per control step, and `read` for every observation.
     """
 
     def __init__(
@@ -44,26 +44,26 @@ class Sensors:
         figures = [[float(x) for x in (s.noise, s.bias, s.dropout, s.loss)] for s in senses]
         noise, bias, self.dropout, loss = torch.tensor(figures, device=device).unbind(-1)
         self.noise_size, self.bias_size = self._each(noise), self._each(bias)
-        self.loss = -torch.expm1(-loss * control_dt)  # chance per control step
+        self.loss = -torch.expm1(-loss * control_dt)  # probability per control step
         flat = torch.tensor([s.distribution == "uniform" for s in senses])
         self.uniform = self._each(flat.to(device)) if flat.any() else None
         late = [sense.delay not in (0, (0, 0)) for sense in senses]
-        self.late = torch.tensor(late).to(device)[self.group].nonzero()[:, 0]  # the columns that are delayed
+        self.late = torch.tensor(late).to(device)[self.group].nonzero()[:, 0]  # delayed columns
         delays = [sense.delay for sense in compress(senses, late)]
         self.delay = Delay(delays, [*compress(sizes, late)], control_dt, num_envs, device)
         self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
         self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
         self.missing = self._each(self.lost)
-        self.fresh: Tensor | None = None  # (N,) bool: whose episode begins with this control step's reading
+        self.fresh: Tensor | None = None  # (N,) bool: episodes that begin with this control step's reading
 
     def visible(self, truth: Tensor) -> Tensor:
-        """(N, O) of truth (N, E or more): the exact terms that the policy may see."""
+        """The exact values (N, O) of the terms that are not hidden, from truth (N, E or more)."""
         if self.columns is not None:
             return truth.index_select(1, self.columns.to(truth.device))
         return truth[:, : len(self.group)]
 
     def restart(self, mask: Tensor, rng: Generator) -> None:
-        """Episodes of the simulations in mask (N,) bool begin: new biases and delays, whole sensors."""
+        """Begin episodes where mask (N,) bool: draw biases and delays, restore failed sensors."""
         begun = mask[:, None]
         if self.biased:
             bias = self.bias_size * (2 * uniform_like(self.bias, rng) - 1)
@@ -75,7 +75,7 @@ class Sensors:
             self.lost, self.missing = self.lost & ~begun, self.missing & ~begun
 
     def advance(self, rng: Generator) -> None:
-        """A control step has passed."""
+        """Begin a new control step: shift the delay line, draw noise and missing readings."""
         if self.delay.depth:
             self.delay.advance()
             self.fresh = None
@@ -84,7 +84,7 @@ class Sensors:
             self._fail(rng)
 
     def draw(self, rng: Generator) -> None:
-        """Noise of this control step's reading."""
+        """Draw the noise of this control step's reading."""
         if not self.noisy:
             return
         noise = torch.empty_like(self.noise).normal_(generator=rng)
@@ -93,12 +93,15 @@ class Sensors:
         self.noise = noise * self.noise_size
 
     def _fail(self, rng: Generator) -> None:
-        """Which of this control step's readings do not come; an episode's first always does."""
+        """Draw the missing readings of this control step; an episode's first is never missing."""
         self.lost |= uniform_like(self.lost, rng) < self.loss
         self.missing = self._each(self.lost | (uniform_like(self.lost, rng) < self.dropout))
 
     def read(self, truth: Tensor) -> Tensor:
-        """obs (N, O) of truth (N, E) now; once more in the same control step gives the same of the same."""
+        """Observations (N, O) for the true values (N, E).
+
+        A second call in the same control step with the same values returns the same readings.
+        """
         seen = self.visible(truth)
         if self.delay.depth:
             newest = seen.index_select(1, self.late)
@@ -115,11 +118,11 @@ class Sensors:
         return seen
 
     def _each(self, figures: Tensor) -> Tensor:
-        """(..., O) of one figure for each term."""
+        """Repeat one number for each term (..., terms) over the term's columns (..., O)."""
         return figures.index_select(-1, self.group)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next control step needs; its noise and its failures are still to come."""
+        """State for the next control step, which draws its own noise and missing readings."""
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What one control period of N simulations led to."""
+"""The result of one control period."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 @dataclass
 class Step:
-    """What one control period of N simulations led to; float32 on the environment's device."""
+    """The result of one control period of N simulations; float32 or bool, on the environment's device."""
 
-    obs: Tensor  # (N, O) to act on next: of the new episode where one ended
-    state: Tensor  # (N, S) what the critic may see: all that is observed, exact, and the privileged terms
+    obs: Tensor  # (N, O) for the next action: of the new episode where one ended
+    state: Tensor  # (N, S) the critic's input: exact values of all observation terms, and the privileged ones
     reward: Tensor  # (N,)
     cost: Tensor  # (N, K)
-    terminated: Tensor  # (N,) bool: ended for good
-    truncated: Tensor  # (N,) bool: the time limit came first
-    left: Tensor  # (N,) control steps that the time limit would still have let the episode go on
+    terminated: Tensor  # (N,) bool: ended in a terminal state
+    truncated: Tensor  # (N,) bool: ended by the time limit
+    left: Tensor  # (N,) control steps left until the time limit; 0 if the simulation broke
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
     terms: Tensor  # (N, R) weight * term each; the reward is their sum
-    metrics: Tensor  # (N, M) NaN: not counted, as of what broke (where true or false: false)
+    metrics: Tensor  # (N, M) NaN: not counted; NaN if the simulation broke, boolean ones 0
 
     @property
     def done(self) -> Tensor:
@@ -29,5 +29,5 @@ class Step:
 
     @property
     def logged(self) -> Tensor:
-        """(N, L): what `Env.labels` names; a metric that is NaN is not counted."""
+        """(N, L), the columns named by `Env.labels`; a metric that is NaN is not counted."""
         return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)

@@ -1,22 +1,18 @@
 """Several runs of one task together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from robokit.errors import OptionError
-from robokit.evaluation.ledger import Charged, weighted
+from robokit.evaluation.ledger import weighted
 from robokit.evaluation.report import Report
-from robokit.evaluation.statistics import (
-    Array,
-    Pooled,
-    pooled_ratio,
-    pooled_returns,
-)
+from robokit.evaluation.statistics import Array, Pooled, pooled_ratio, pooled_returns
 from robokit.evaluation.table import bounds, with_bounds
 from robokit.evaluation.verdict import Verdict, Word
+from robokit.limits.measures import MEASURES, EpisodeCosts
 
 
 @dataclass(frozen=True)
@@ -45,15 +41,15 @@ class Across:
 def across(
     runs: Sequence[str],
     returns: Sequence[Array],
-    charged: Sequence[Mapping[str, Charged]],
+    costs: Sequence[Mapping[str, EpisodeCosts[Array]]],
     verdicts: Sequence[Mapping[str, Verdict]],
     paired: bool = False,
 ) -> Across:
     """What several runs come to together; one entry each. paired: episode i began alike in all of them."""
     limits, counts = {}, {}
     for name, verdict in verdicts[0].items():
-        pairs = [weighted(of_run[name], verdict.measure) for of_run in charged]
-        limits[name] = Pooled(*pooled_ratio([x for x, _ in pairs], [weight for _, weight in pairs], paired))
+        x, weight = zip(*(weighted(verdict.measure, of_run[name]) for of_run in costs), strict=True)
+        limits[name] = Pooled(*pooled_ratio(x, weight, paired, MEASURES[verdict.measure].worst))
         words = [of_run[name].verdict for of_run in verdicts]
         counts[name] = {word: words.count(word) for word in get_args(Word)}
     means = [float(x.mean()) for x in returns]
@@ -72,17 +68,11 @@ def pool(reports: Mapping[str, Report]) -> Across:
         if ours != theirs:
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {name} has {theirs}")
 
-    def charged(report: Report) -> dict[str, Charged]:
-        columns = {key: np.array(x) for key, x in report.per_episode.items()}
-        return {
-            k: Charged(**{f.name: columns[f"{f.name}/{k}"] for f in fields(Charged)}) for k in report.limits
-        }
-
     begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
     return across(
         [*reports],
         [np.array(report.per_episode["return"]) for report in reports.values()],
-        [charged(report) for report in reports.values()],
+        [{name: report.episode_costs(name) for name in report.limits} for report in reports.values()],
         [report.limits for report in reports.values()],
         paired=all(begin == begins[0] for begin in begins),
     )

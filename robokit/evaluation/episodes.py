@@ -1,7 +1,7 @@
 """One episode in each of N simulations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from torch import Tensor
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
 from robokit.errors import OptionError
-from robokit.evaluation.ledger import Charged, Ledger
+from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
 from robokit.export.card import check_ctrl
-from robokit.export.gate import CARRIED
 from robokit.learning.protocols import Actor
+from robokit.limits.measures import EpisodeCosts
+from robokit.task.columns import supplied
 
 SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
 
@@ -38,14 +39,14 @@ class Episodes:
     metrics: dict[
         str, dict[str, Array]
     ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
-    charged: dict[str, Charged]  # what each cost came to in the measures of limits
+    charged: dict[str, EpisodeCosts[Array]]  # of each cost, what measures of limits are made from
     terminated: int
     bad: int  # episodes that ended because the simulation broke
 
     def lists(self) -> dict[str, list[float]]:
         """One number an episode, by name: return, length, and cost by cost what limits are about."""
         own = {"return": self.returns, "length": self.lengths}
-        parts = {f"{f.name}/{k}": getattr(c, f.name) for k, c in self.charged.items() for f in fields(c)}
+        parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
         return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
 
 
@@ -62,7 +63,8 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
     def act(env: Env, first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
-        terms = {n: t.contiguous().cpu().numpy() for n, t in env.terms().items() if n not in CARRIED}
+        seen = env.terms()
+        terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
         ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
         action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
         check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
@@ -140,7 +142,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
             name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
             for i, name in enumerate(names.metrics)
         },
-        charged=ledger.charged(),
+        charged=ledger.costs(),
         terminated=int(ended.sum()),
         bad=int(bad.sum()),
     )

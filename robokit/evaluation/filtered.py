@@ -1,6 +1,6 @@
 """A filter at work in simulation: the code that guards a robot, over N simulations side by side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,8 @@ class FilteredActor:
     An action that no stage changed is passed on as it is. Counts the first episode of each simulation.
     """
 
-    def __init__(
-        self, act: Callable[[Env, Tensor], Tensor], contract: Mapping[str, Any], filter: Filter, num_envs: int
-    ) -> None:
-        self.guard, self._act = Guard(contract, filter, num_envs), act
+    def __init__(self, act: Callable[[Env, Tensor], Tensor], filter: Filter, num_envs: int) -> None:
+        self.guard, self._act = Guard(filter, num_envs), act
         self._counts = {**self.guard.acted, "beyond": np.zeros(num_envs, np.int64)}
         self._counts |= {f"{stage} unmet": count for stage, count in self.guard.unmet.items()}
         self._kept = {name: count.copy() for name, count in self._counts.items()}

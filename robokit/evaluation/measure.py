@@ -8,7 +8,6 @@ trained; `nominal` turns randomisation, pushes and noise off. Given the torch po
 are run with it, for the paired difference, and with actions drawn from it, as it was trained.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from robokit.controller import load
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.episodes import (
@@ -35,16 +33,17 @@ from robokit.evaluation.report import Report, Sampled, Through, judged
 from robokit.evaluation.statistics import Array, Summary, estimate, summarize
 from robokit.evaluation.verdict import Verdict, judge, overall
 from robokit.export.card import clip_command, clip_note
-from robokit.export.fields import supplied
+from robokit.export.file import Exported
 from robokit.filter import Filter
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, model_name
+from robokit.task.columns import supplied
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 
 
 def evaluate(
-    path: str | Path,
+    file: str | Path | Exported,
     task: str | Path | type[Task] | Task,
     episodes: int = 300,
     *,
@@ -62,10 +61,10 @@ def evaluate(
 
     `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
 
-    `gamma` is what discounted limits are measured with. With a `filter` the same episodes are run once more,
-    through it.
+    `gamma` is what discounted limits are measured with. With a `filter` (export/bounds.py resolves a
+    person's numbers) the same episodes are run once more, through it.
 
-    Raises FilterError for a filter that does not fit the file,
+    Raises FilterError for a filter of another file,
     ContractError for a file that is not whole, TaskError when it was exported for another task,
     OptionError for episodes < 2 (an interval needs two), a seed below 0 or a gamma outside (0, 1].
     """
@@ -74,23 +73,24 @@ def evaluate(
     check_seed(seed)
     if not 0 < gamma <= 1:
         raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
-    path, task = Path(path), load_task(task)
-    session, contract = load(path)
-    _same_task(contract, task, path)
+    file, task = Exported.open(file), load_task(task)
+    _same_task(file, task)
+    if filter is not None:
+        filter.check(file.sha256)
     commands = commands or {}
-    held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
+    held = {name: clip_command(file.contract, name, numbers) for name, numbers in commands.items()}
 
     def fresh() -> Env:
         options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
         env = Env(task, episodes, **options, device=device, threads=threads)
-        _same_robot(contract, env, path)
+        _same_robot(file, env)
         env.hold(held)
         return env
 
     def actor() -> Act:
-        return onnx_actor(session, int(contract["carry"]["size"]))
+        return onnx_actor(file.session, int(file.contract["carry"]["size"]))
 
-    guarded = FilteredActor(actor(), contract, filter, episodes) if filter else None
+    guarded = FilteredActor(actor(), filter, episodes) if filter else None
     env = fresh()
     ran = run_episodes(env, actor(), gamma)
     versus = stochastic = None
@@ -103,9 +103,9 @@ def evaluate(
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
-        task=contract["task"],
-        file=str(path),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        task=file.contract["task"],
+        file=str(file.path),
+        sha256=file.sha256,
         episodes=episodes,
         seed=seed,
         nominal=nominal,
@@ -122,17 +122,16 @@ def evaluate(
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
-        notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
+        notes=[clip_note(file.contract, name, numbers, steps) for name, numbers in clipped.items()],
         per_episode=ran.lists(),
         filtered=filtered,
     )
 
 
 def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> Through:
-    ran, unset = run_episodes(env, actor, gamma), asdict(Filter())
-    given = asdict(actor.guard.filter)
+    ran = run_episodes(env, actor, gamma)
     return Through(
-        numbers={name: value for name, value in given.items() if value != unset[name]},
+        table=asdict(actor.guard.filter),
         returns=summarize(ran.returns),
         difference=summarize(ran.returns - plain.returns),
         terminated=ran.terminated,
@@ -159,13 +158,15 @@ def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
     return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
 
 
-def _same_task(contract: Mapping[str, Any], task: Task, path: Path) -> None:
-    if contract["task"].rpartition(":")[2] != type(task).__name__:
-        raise TaskError(f"{path} was exported for task {contract['task']!r}, not {type(task).__name__!r}")
+def _same_task(file: Exported, task: Task) -> None:
+    own = file.contract["task"]
+    if own.rpartition(":")[2] != type(task).__name__:
+        raise TaskError(f"{file.path} was exported for task {own!r}, not {type(task).__name__!r}")
 
 
-def _same_robot(contract: Mapping[str, Any], env: Env, path: Path) -> None:
-    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env)
+def _same_robot(file: Exported, env: Env) -> None:
+    path, contract = file.path, file.contract
+    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env.columns)
     if takes != gives:
         raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
     names = [actuator["name"] for actuator in contract["actuators"]]

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robokit.evaluation.statistics import Summary
+import numpy as np
+
+from robokit.evaluation.statistics import Array, Summary
 from robokit.evaluation.table import HEADER
 from robokit.evaluation.verdict import Verdict
+from robokit.limits.measures import EpisodeCosts
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Sampled:
 class Through:
     """The same episodes through a filter, as on the robot: docs/filter.md."""
 
-    numbers: dict[str, Any]  # of the filter, those that were given
+    table: dict[str, Any]  # the filter
     returns: Summary
     difference: Summary  # in return: through it minus without, paired by episode
     terminated: int
@@ -76,6 +79,10 @@ class Report:
     def failed(self) -> bool:
         broken = self.bad + (self.filtered.bad if self.filtered else 0)
         return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
+
+    def episode_costs(self, name: str) -> EpisodeCosts[Array]:
+        """What the cost `name` came to in each episode."""
+        return EpisodeCosts(*(np.array(self.per_episode[f"{key}/{name}"]) for key in EpisodeCosts._fields))
 
     def facts(self) -> dict[str, Any]:
         """Everything but the single episodes, as JSON has it."""

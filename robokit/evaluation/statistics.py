@@ -95,14 +95,24 @@ def _interquartile_means(rows: Array) -> Array:
 
 def cvar(x: Array, level: float = LEVEL) -> float:
     """Conditional value at risk: mean of the worst 1 - level of x (E,) (Rockafellar & Uryasev 2000)."""
-    worst = _inside(len(x), level, 1.0)
-    return float((np.sort(x) * worst).sum() / worst.sum())
+    return float(_cvars(x[None], level)[0])
+
+
+def _cvars(rows: Array, level: float) -> Array:
+    """(R,) of rows (R, E)."""
+    worst = _inside(rows.shape[-1], level, 1.0)
+    return (np.sort(rows, -1) * worst).sum(-1) / worst.sum()
 
 
 def _inside(n: int, low: float, high: float) -> Array:
     """(n,): the part of each of n sorted numbers that lies between two quantiles."""
     edges = np.arange(n + 1)
     return np.clip(np.minimum(edges[1:], high * n) - np.maximum(edges[:-1], low * n), 0.0, 1.0)
+
+
+def ratio(x: Array, weight: Array, worst: float = 1.0) -> float:
+    """sum(x) / sum(weight) of episodes (E,); of their share `worst` alone, the mean of those (weights 1)."""
+    return float(x.sum() / weight.sum()) if worst == 1 else cvar(x, 1 - worst)
 
 
 # -- the bootstrap ---------------------------------------------------------------------------------
@@ -220,9 +230,13 @@ def pooled_returns(runs: Sequence[Array], paired: bool = False) -> tuple[float, 
 
 
 def pooled_ratio(
-    x: Sequence[Array], weight: Sequence[Array], paired: bool = False
+    x: Sequence[Array], weight: Sequence[Array], paired: bool = False, worst: float = 1.0
 ) -> tuple[float, float, float]:
-    """sum(x) / sum(weight) over all runs, and its stratified interval."""
+    """`ratio` over all runs, and its stratified interval."""
+    if worst < 1:
+        return cvar(np.concatenate(x), 1 - worst), *stratified_bootstrap(
+            x, lambda rows: _cvars(rows, 1 - worst), paired
+        )
     runs = [np.stack(pair, -1) for pair in zip(x, weight, strict=True)]
 
     def ratio(rows: Array) -> Array:

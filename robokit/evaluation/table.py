@@ -1,19 +1,6 @@
 """Verdicts as a table for people."""
 
-from robokit.evaluation.statistics import (
-    Estimate,
-    Pooled,
-    Share,
-)
-from robokit.limits.limit import Measure
-
-SAYS: dict[Measure, str] = {
-    "rate": "per control step",
-    "episode": "sum of an episode",
-    "discounted": "discounted sum",
-    "probability": "P(any in an episode)",
-}
-
+from robokit.evaluation.statistics import Estimate, Pooled, Share
 
 HEADER = f"  {'limit':<38}{'measured':>10}  {'95 % bounds':<22}{'limit':>10}"
 

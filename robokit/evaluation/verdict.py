@@ -2,18 +2,18 @@
 
     ledger = Ledger(limits, num_envs, gamma, device)
     ledger.add(step.cost, running, step.terminated, step.left)         # every control step
-    verdicts = [judge(limit, charged, steps, gamma) for ...]           # one for each limit
+    verdicts = [judge(limit, costs, steps, gamma) for ...]             # one for each limit
 
 PASS claims that the limit holds and FAIL that it does not, each wrong in at most 5 % of evaluations.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from robokit.evaluation.ledger import Charged, weighted
+from robokit.evaluation.ledger import weighted
 from robokit.evaluation.statistics import (
+    Array,
     Estimate,
     Share,
     cvar,
@@ -22,8 +22,10 @@ from robokit.evaluation.statistics import (
     estimate,
     share,
 )
-from robokit.evaluation.table import SAYS, bounds, counted, with_bounds
-from robokit.limits.limit import Limit, Measure
+from robokit.evaluation.table import bounds, counted, with_bounds
+from robokit.evaluation.worst import episodes_needed_for_worst, estimate_worst
+from robokit.limits.limit import Limit
+from robokit.limits.measures import MEASURES, EpisodeCosts, Name
 
 Word = Literal["PASS", "FAIL", "UNDECIDED"]
 
@@ -33,12 +35,12 @@ class Verdict:
     """One limit, what was measured of it, and what that says."""
 
     limit: float
-    measure: Measure
+    measure: Name
     verdict: Word
     measured: Estimate  # in the limit's own measure
     episodes_needed: int | None  # in all, to decide what is UNDECIDED; None: no number is known to
     any_cost: Share  # episodes in which the cost was ever above 0
-    above: Share | None  # episodes whose sum was above the limit, where the measure is `episode`
+    above: Share | None  # episodes above the limit, where the measure is about sums or peaks
     episode: Estimate  # sum of an episode
     cvar: float  # mean of the worst 5 % of the episodes' sums
     rate: Estimate  # per control step
@@ -49,43 +51,40 @@ class Verdict:
         if self.verdict == "UNDECIDED":
             n = self.episodes_needed
             needs = f": about {n} episodes would decide" if n else ": no number of episodes would decide"
+        row = f"{name}, {MEASURES[self.measure].words}"
         return (
-            f"  {f'{name}, {SAYS[self.measure]}':<38}{m.value:>10.4g}  {bounds(m.at_least, m.at_most):<22}"
+            f"  {row:<38}{m.value:>10.4g}  {bounds(m.at_least, m.at_most):<22}"
             f"{self.limit:>10.4g}  {self.verdict}{needs}"
         )
 
     def text(self, name: str) -> str:
         """The row, and below it what else was measured."""
         shares = [f"P(any) {counted(self.any_cost)}"]
-        shares += [f"P(sum > {self.limit:g}) {counted(self.above)}"] if self.above else []
+        each = MEASURES[self.measure].each
+        shares += [f"P({each} > {self.limit:g}) {counted(self.above)}"] if self.above else []
         sums = (
             f"sum {with_bounds(self.episode)}, worst 5 % {self.cvar:.4g}, per step {with_bounds(self.rate)}"
         )
         return f"{self.line(name)}\n      {', '.join(shares)}\n      {sums}"
 
 
-def judge(limit: Limit, charged: Charged, steps: int, gamma: float) -> Verdict:
+def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Verdict:
     """The verdict on one limit; `steps` are the control steps of the longest episode."""
-    top = float(limit.largest) * steps
-    any_cost = share(charged.violated)
-    episode = _estimate(charged, "episode", top)
-    rate = _estimate(charged, "rate", top, float(limit.largest))
-    known: dict[Measure, Estimate] = {"rate": rate, "episode": episode, "probability": any_cost}
-    if limit.measure == "discounted":
-        known["discounted"] = _estimate(charged, "discounted", limit.most(steps, gamma))
-    measured = known[limit.measure]
+    names: set[Name] = {"rate", "episode", limit.measure}
+    found = {name: _estimate(name, limit, costs, steps, gamma) for name in names}
+    measured, single = found[limit.measure], MEASURES[limit.measure].each
     word = word_of(measured, limit.value)
     return Verdict(
         limit=float(limit.value),
         measure=limit.measure,
         verdict=word,
         measured=measured,
-        episodes_needed=_needed(limit, charged, measured, top) if word == "UNDECIDED" else None,
-        any_cost=any_cost,
-        above=share(charged.total > limit.value) if limit.measure == "episode" else None,
-        episode=episode,
-        cvar=cvar(charged.total),
-        rate=rate,
+        episodes_needed=_needed(limit, costs, measured, steps, gamma) if word == "UNDECIDED" else None,
+        any_cost=share(costs.violated > 0),
+        above=share(weighted(limit.measure, costs)[0] > limit.value) if single else None,
+        episode=found["episode"],
+        cvar=cvar(costs.total),
+        rate=found["rate"],
     )
 
 
@@ -105,14 +104,30 @@ def overall(verdicts: Mapping[str, Verdict]) -> str:
     return f"PASS: {'all ' if len(verdicts) > 1 else ''}{len(verdicts)} limit{'s' * (len(verdicts) > 1)}"
 
 
-def _estimate(charged: Charged, measure: Measure, top: float, highest: float = math.inf) -> Estimate:
-    x, weight = weighted(charged, measure)
-    return estimate(x, weight, max(top, float(x.max())), highest=highest)
+def _estimate(name: Name, limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Estimate:
+    measure, (x, weight) = MEASURES[name], weighted(name, costs)
+    if measure.share:
+        return share(x > 0)
+    largest, highest = _bounds(name, limit, x, steps, gamma)
+    if measure.worst < 1:
+        return estimate_worst(x, measure.worst, largest)
+    return estimate(x, weight, largest, highest=highest)
 
 
-def _needed(limit: Limit, charged: Charged, measured: Estimate, top: float) -> int | None:
-    if limit.measure == "probability":
+def _bounds(name: Name, limit: Limit, x: Array, steps: int, gamma: float) -> tuple[float, float]:
+    largest, highest = MEASURES[name].bounds(float(limit.largest), steps, gamma)
+    return max(largest, float(x.max())), highest
+
+
+def _needed(
+    limit: Limit, costs: EpisodeCosts[Array], measured: Estimate, steps: int, gamma: float
+) -> int | None:
+    measure, (x, weight) = MEASURES[limit.measure], weighted(limit.measure, costs)
+    if measure.share:
         return episodes_needed_for_share(measured.value, limit.value)
-    if limit.measure == "rate":  # the bound that falls with more episodes is the one without a cap
-        measured = _estimate(charged, "rate", top)
-    return episodes_needed(*weighted(charged, limit.measure), measured, limit.value)
+    largest, highest = _bounds(limit.measure, limit, x, steps, gamma)
+    if measure.worst < 1:
+        return episodes_needed_for_worst(x, measure.worst, largest, limit.value)
+    if highest < largest:  # the bound that falls with more episodes is the one without a cap
+        measured = estimate(x, weight, largest)
+    return episodes_needed(x, weight, measured, limit.value)

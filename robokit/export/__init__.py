@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from robokit.faces import face
 
 if TYPE_CHECKING:
+    from robokit.export.bounds import resolve as resolve, write_filter as write_filter
     from robokit.export.card import write_card as write_card
+    from robokit.export.file import Exported as Exported
     from robokit.export.gate import Parity as Parity
     from robokit.export.write import Written as Written, export as export
 
@@ -17,6 +19,8 @@ __getattr__, __dir__ = face(
     {
         "robokit.export.write": "Written export",
         "robokit.export.gate": "Parity",
+        "robokit.export.bounds": "resolve write_filter",
         "robokit.export.card": "write_card",
+        "robokit.export.file": "Exported",
     },
 )

@@ -1,6 +1,5 @@
-"""What a file says about its policy: the contract inside, which a robot reads, and the card beside it."""
+"""The card beside an exported file, and checks of its commands and targets."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,50 +8,38 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from robokit.controller import load
 from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
-from robokit.export.fields import (
-    gaps,
-)
+from robokit.export.file import Exported
 
-ROUNDING = 1e-3  # of an action: float32 near a target that is large beside what actions move it by
+ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a target far from zero
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
-    """{"contract": ..., "gaps": [...]} of a file. Raises ContractError when it is not whole."""
-    contract = load(path)[1]
-    return {"contract": contract, "gaps": list(gaps(contract))}
-
-
-def write_card(path: str | Path, evaluation: Mapping[str, Any]) -> Path:
-    """`<policy>.json` beside a file: task, commit, sha256, parity error, and what evaluating it gave.
-
-    Raises ContractError when the file is not whole.
-    """
-    contract, path = load(path)[1], Path(path)
+def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
+    """`<policy>.json` beside a file: task, commit, sha256, parity error, and its `evaluation`."""
+    contract = file.contract
     card = {
         "task": contract["task"],
         "robot": contract["robot"],
         "commit": contract["hashes"]["commit"],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file.sha256,
         "parity_error": max(p["ctrl_error"] for p in contract["parity"]),
         **evaluation,
     }
-    beside = path.with_suffix(".json")
+    beside = file.path.with_suffix(".json")
     write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return beside
 
 
 def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:
-    """A command as the policy takes it: within what it was trained on."""
+    """A command clipped to the range that the policy was trained on."""
     command = contract["commands"].get(name, {"low": numbers, "high": numbers})
     return np.clip(numbers, command["low"], command["high"]).tolist()
 
 
 def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], steps: int) -> str:
-    """What to say of a command that was clipped in so many steps."""
+    """A message about a command that was clipped in `steps` steps."""
     command = contract["commands"][name]
     rows = numbers, clip_command(contract, name, numbers), command["low"], command["high"]
     given, taken, low, high = (" ".join(f"{x:g}" for x in row) for row in rows)
@@ -60,7 +47,7 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
-    """Raise TaskError unless a file's ctrl (N, A) is what the task makes of its action (N, A)."""
+    """Raise TaskError unless a file's ctrl (N, A) equals the task's map of the file's action (N, A)."""
     apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
     if bool((apart > ROUNDING).any()):
         i = int(apart.argmax())

@@ -1,5 +1,6 @@
 """The contract inside an exported file."""
 
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -10,9 +11,10 @@ from torch import Tensor
 from robokit import __version__
 from robokit.controller import SCHEMA
 from robokit.env.env import Env
-from robokit.export.gate import CARRIED, Recording
+from robokit.export.gate import Recording
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
+from robokit.task.columns import supplied
 from robokit.task.lookup.find import class_name
 from robokit.task.sense import Sense
 
@@ -22,14 +24,14 @@ PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
 ON_THE_CARD = ("evaluation",)  # measured after the file was written
 
 
-SAME_READING = 0.9  # of the samples; an observation may clip what it reads
+SAME_READING = 0.9  # share of equal samples: an observation may clip its reading
 
 
 def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
-    """What a robot needs to know, as JSON values; None where nobody said."""
-    task, widths = env.task, supplied(env)
+    """The contract as JSON values; None for a fact that neither the model nor the task defines."""
+    task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    carry = {"action": policy.act_dim, **({"clock": 2} if task.clock else {}), "belief": policy.belief_size}
+    carry = {**{term.name: term.size for term in env.carried}, "belief": policy.belief_size}
     return {
         "schema": SCHEMA,
         "task": class_name(task),
@@ -40,15 +42,14 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "carry": {"size": sum(carry.values()), **carry},
         "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
-        "versions": {"robokit": __version__} | {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
 
 
 def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted names of everything the contract has no value for."""
-    told = {key: value for key, value in contract.items() if key not in ON_THE_CARD}
-    return tuple(_holes(told, ""))
+    """Dotted names of the contract's fields without a value."""
+    return tuple(_holes({key: value for key, value in contract.items() if key not in ON_THE_CARD}, ""))
 
 
 def _holes(value: Any, place: str) -> Iterator[str]:
@@ -63,45 +64,34 @@ def _holes(value: Any, place: str) -> Iterator[str]:
             yield from _holes(inner, f"{place}.{name}")
 
 
-def supplied(env: Env) -> dict[str, int]:
-    """The observation terms that a robot must supply, name -> width: all that are not carried."""
-    return {name: width for name, width in env.names.obs.items() if name not in CARRIED}
-
-
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
-    """One observation term; `seen` is its range in the recording that checked the export.
+    """The entry of one observation term; `seen` is its range in the recording that checked the export.
 
-    Its unit and frame are the model's, found by which reading each number equals, unless the task's Sense
-    says them: the author may have changed them on the way, and knows.
+    Unit and frame come from the task's Sense, because the task may convert them; without one, from the model:
+    each number is matched with an equal reading.
     """
-    start = sum(width for _, width in _before(name, env))
-    values = recording.obs[..., start : start + env.names.obs[name]].flatten(0, 1)  # (T * n, d)
+    values = env.split(recording.obs)[name].flatten(0, 1)  # (T * n, d)
     sources = _sources(values, recording.readings.flatten(0, 1))
     known = channels(env.sim)
     facts = {
-        key: _once([None if i is None else getattr(known[i], key) for i in sources])
+        key: _common([None if i is None else getattr(known[i], key) for i in sources])
         for key in ("source", "unit", "frame")
     }
     sense = env.task.sensing.get(name, Sense())
-    said = {key: value for key, value in (("unit", sense.unit), ("frame", sense.frame)) if value is not None}
+    own = {key: value for key, value in (("unit", sense.unit), ("frame", sense.frame)) if value is not None}
     low, high = values.amin(0).tolist(), values.amax(0).tolist()
     return {
         "name": name,
         "size": values.shape[1],
         **facts,
-        **said,
+        **own,
         "seen": {"low": low, "high": high},
         "max_age": sense.max_age,
     }
 
 
-def _before(name: str, env: Env) -> list[tuple[str, int]]:
-    terms = list(env.names.obs.items())
-    return terms[: [n for n, _ in terms].index(name)]
-
-
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
-    """Which reading each column is: equal to the last bit in most samples but zeros, and not constant."""
+    """Index of each column's reading, bit-equal in most nonzero samples; None: constant, or no match."""
     found: list[int | None] = []
     for column in values.unbind(-1):
         moving = column != 0
@@ -111,13 +101,13 @@ def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
     return found
 
 
-def _once(values: list[Any]) -> Any:
-    """One value where all are equal."""
+def _common(values: list[Any]) -> Any:
+    """The common value of all, or the list itself if they differ."""
     return values[0] if all(v == values[0] for v in values) else values
 
 
 def _actuators(env: Env) -> list[dict[str, Any]]:
-    """`default` is ctrl at action 0; a range that is not limited is None."""
+    """The entries of the actuators; `default` is ctrl at action 0, an infinite bound is None."""
     bounds = zip(env.action_low.tolist(), env.action_high.tolist(), env.action_center.tolist(), strict=True)
     return [
         fact | {"low": _finite(low), "high": _finite(high), "default": default}
@@ -127,6 +117,12 @@ def _actuators(env: Env) -> list[dict[str, Any]]:
 
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and the packages behind a training and its exported file; None: not installed."""
+    own = {"robokit": __version__, "python": platform.python_version()}
+    return own | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

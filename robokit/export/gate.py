@@ -1,7 +1,7 @@
-"""What an exported graph must pass before its file exists: portable, equal to the policy, safe from NaN.
+"""Checks of an exported graph before its file exists: portable, equal to the policy, safe from NaN.
 
-The policy is asked outside of the exported graph, with a previous action and a belief of its own and Env's
-own mapping to ctrl, so that the graph's wiring is judged too.
+The graph is compared with the policy itself, run with carried terms and a belief of its own and Env's action
+map, so that the graph's wiring is tested too.
 """
 
 from dataclasses import dataclass
@@ -19,26 +19,18 @@ from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import readings
-from robokit.task.clock import NOON, rest, tick
+from robokit.task.columns import CARRIED, supplied
 
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay
-RESET_EVERY = 97  # steps, beside the episodes' own ends: at least 10 resets in every replay
-TOLERANCE = 1e-5  # of the range an actuator is driven over
-MEANING = {
-    "action": "the previous action, zero after a restart",
-    "clock": "the task's clock, as memory has it",
-}
-CARRIED = tuple(MEANING)  # the observation terms that are carried, not supplied
-ALLOWED = {
-    "clock": 1e-3,
-}  # how far a carried term may be off: a simulation keeps its clock in its own precision
+RESET_EVERY = 97  # steps between added resets: at least 10 in every replay
+TOLERANCE = 1e-5  # of ctrl, relative to the span of the actuator's targets
 Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What n simulations saw over T control periods under the policy itself; float32 on the CPU."""
+    """Observations of n simulations over T control periods of the policy; float32 on the CPU."""
 
     obs: Tensor  # (T, n, O)
     first: Tensor  # (T, n) bool: obs[t] begins an episode
@@ -47,32 +39,30 @@ class Recording:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far onnxruntime is from torch over one replay, each carrying its own state."""
+    """Differences between onnxruntime and torch over one replay, each with a carried state of its own."""
 
     batch: int
     steps: int
-    resets: int  # the fewest of any column
-    ctrl_error: float  # largest, in units of the range the actuator is driven over
-    step_error: float  # the same from an equal carried state: without what the loop makes of rounding
+    resets: int  # fewest in any row of the batch
+    ctrl_error: float  # largest, relative to the span of the actuator's targets
+    step_error: float  # the same, each step from an equal carried state: without accumulated rounding
 
 
 @torch.no_grad()
 def record(policy: Actor, env: Env) -> Recording:
-    """STEPS control periods of the deterministic policy, from a reset, in at most 64 of env's simulations.
+    """Record STEPS control periods of the deterministic policy in at most 64 of env's simulations.
 
-    Raises ExportError when the task's "action" term is not the previous action, zero at a restart, or its
-    "clock" not the memory of that name.
+    Begins with a reset. Raises ExportError if the observed "action" is not the previous action (zero after a
+    restart), or "clock" not the task's clock.
     """
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
-    kept, belief = _nothing(policy, env, env.num_envs)
+    kept, belief = _zeros(policy, env, env.num_envs)
     first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
-        kept = _begin(kept, first, env_obs, env)
+        kept = _now(kept, first, env_obs, env)
         obs = _with(kept, env_obs, env)
-        for name, value in _terms(obs - env_obs, env).items():
-            if (error := float(value.abs().max())) > ALLOWED.get(name, 0.0):
-                raise ExportError(f"the observation {name!r} is not {MEANING[name]}: off by {error:.3g}")
+        _check_carried(obs - env_obs, env)
         rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, first)
         kept = _next(kept, action, env)
@@ -81,9 +71,9 @@ def record(policy: Actor, env: Env) -> Recording:
 
 
 def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
-    """The parity figures of a graph that is portable, equal to the policy and rid of a NaN by a reset.
+    """Check that a graph is portable, equals the policy and clears NaN at a reset; a Parity per batch size.
 
-    Raises ExportError that names the failed check and its figure.
+    Raises ExportError naming the failed check and its figure.
     """
     check_graph(model)
     try:
@@ -93,7 +83,7 @@ def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) 
     check_reset(session)
     parity = tuple(replay(session, policy, env, recording, batch) for batch in BATCHES)
     for p in parity:
-        if not p.ctrl_error <= TOLERANCE:  # so written that NaN fails
+        if not p.ctrl_error <= TOLERANCE:  # `not <=` fails for NaN too
             raise ExportError(
                 f"the ONNX graph differs from the policy at batch {p.batch} by {p.ctrl_error:.3g} of the "
                 f"actuator range, at most {TOLERANCE:.0e}; one step from an equal state by {p.step_error:.3g}"
@@ -102,7 +92,7 @@ def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) 
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise ExportError unless: valid ONNX, standard ops only, a symbolic batch, no external data."""
+    """Raise ExportError unless the graph is valid ONNX: standard ops, symbolic batch, no external data."""
     graph = model.graph
     foreign = {f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
     foreign |= {f"{f.domain}::{f.name}" for f in model.functions}
@@ -120,7 +110,7 @@ def check_graph(model: onnx.ModelProto) -> None:
 
 
 def check_reset(session: Any) -> None:
-    """Raise ExportError unless a step with `reset` gives the same, bit for bit, whatever `carry` holds."""
+    """Raise ExportError unless a step with `reset` ignores `carry`, bit for bit, even if it holds NaN."""
     ends = {i.name: i.shape for i in session.get_inputs()}
     feed: dict[str, Any] = {n: np.ones((2, *shape[1:]), np.float32) for n, shape in ends.items()}
     feed["reset"] = np.array([True, True])
@@ -136,7 +126,7 @@ def check_reset(session: Any) -> None:
 
 
 def check_refusal(path: Path) -> None:
-    """Raise ExportError unless a Controller of the file takes finite observations and refuses NaN in each."""
+    """Raise ExportError unless the file's Controller accepts finite observations and refuses NaN in each."""
     controller = Controller(path)
     good = {name: np.zeros(size) for name, size in controller.inputs.items()}
     controller.step(good)
@@ -150,23 +140,23 @@ def check_refusal(path: Path) -> None:
 
 @torch.no_grad()
 def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
-    """The same recorded observations and resets to both sides, each feeding back its own carried state."""
+    """Run graph and policy on the same recorded observations and resets, each with its own carried state."""
     seen, first = _spread(recording, batch)
     center, half, low, high = (
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
     )
     span = torch.minimum(2 * half, high - low)
-    kept, belief = _nothing(policy, env, batch)
+    kept, belief = _zeros(policy, env, batch)
     carry = torch.cat((*kept.values(), belief), -1).numpy()
-    errors = torch.zeros(2, dtype=torch.float64)  # each side from its own state, both from the policy's
+    errors = torch.zeros(2, dtype=torch.float64)  # from own carried states, from the policy's
     for obs, reset in zip(seen, first, strict=True):
-        terms = _terms(obs, env)
-        feed = {n: t.contiguous().numpy() for n, t in terms.items() if n not in CARRIED}
+        terms = env.split(obs)
+        feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
         feed["reset"] = reset.numpy()
         own = torch.cat((*kept.values(), belief), -1).numpy()
         equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
-        kept = _begin(kept, reset, obs, env)
+        kept = _now(kept, reset, obs, env)
         action, belief = policy(_with(kept, obs, env), belief, reset)
         kept = _next(kept, action, env)
         expected = torch.clamp(center + half * action.double(), low, high)
@@ -176,7 +166,7 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
-    """obs (T, batch, O) and resets (T, batch): simulations at different times, cut at different steps."""
+    """obs (T, batch, O) and resets (T, batch): repeated simulations are shifted in time, resets staggered."""
     steps, column = torch.arange(len(recording.obs))[:, None], torch.arange(batch)
     n = recording.obs.shape[1]
     time = (steps + column // n * 37) % len(steps)
@@ -185,38 +175,38 @@ def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
     return recording.obs[time, column % n], first
 
 
-def _terms(obs: Tensor, env: Env) -> dict[str, Tensor]:
-    return dict(zip(env.names.obs, obs.split(list(env.names.obs.values()), -1), strict=True))
-
-
 def _exact(env: Env) -> Tensor:
-    """obs (N, O) as if the sensors were exact: its columns then are readings of them."""
+    """obs (N, O) without sensor errors, so that columns equal the model's readings."""
     return env.sensors.visible(env.state).cpu()
 
 
+def _check_carried(difference: Tensor, env: Env) -> None:
+    """Raise ExportError if a carried term in Env's observation differs from the file's."""
+    values = env.split(difference)
+    for term in env.carried:
+        error = float(values[term.name].abs().max()) if term.name in values else 0.0
+        if error > term.tolerance:
+            rule = f"the observation {term.name!r} is not {CARRIED[term.name]}"
+            raise ExportError(f"{rule}, {list(term.start)} after a restart: off by {error:.3g}")
+
+
 def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
-    """obs with its columns of the carried terms replaced by `kept`."""
-    return torch.cat([kept.get(name, value) for name, value in _terms(obs, env).items()], -1)
+    """obs (n, O) with its carried columns replaced by `kept`."""
+    return torch.cat([kept.get(name, value) for name, value in env.split(obs).items()], -1)
 
 
-def _nothing(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
-    kept = {"action": torch.zeros(batch, policy.act_dim)}
-    if env.task.clock:
-        kept["clock"] = torch.zeros(batch, 2)
+def _zeros(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
+    """Zero carried terms and a zero belief."""
+    kept = {term.name: torch.zeros(batch, term.size) for term in env.carried}
     return kept, torch.zeros(batch, policy.belief_size)
 
 
-def _begin(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
-    """What is kept, where an episode begins or the clock has to stand."""
-    start = {"action": torch.tensor(0.0), "clock": torch.tensor(NOON)}
-    kept = {name: torch.where(first[:, None], start[name], value) for name, value in kept.items()}
-    return {n: rest(value, *_commands(obs, env)) if n == "clock" else value for n, value in kept.items()}
+def _now(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
+    """The carried terms as observed in this step; first (n,) bool: an episode begins."""
+    commands = [value for name, value in env.split(obs).items() if name in env.task.commands]
+    begun = {t.name: torch.where(first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
+    return {term.name: term.now(begun[term.name], commands) for term in env.carried}
 
 
 def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
-    turn = env.task.clock * env.task.control_dt
-    return {name: action if name == "action" else tick(value, turn) for name, value in kept.items()}
-
-
-def _commands(obs: Tensor, env: Env) -> list[Tensor]:
-    return [value for name, value in _terms(obs, env).items() if name in env.task.commands]
+    return {term.name: term.next(kept[term.name], action) for term in env.carried}

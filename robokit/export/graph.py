@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
-from robokit.export.fields import supplied
-from robokit.export.gate import CARRIED
 from robokit.networks.policy import Policy
-from robokit.task.clock import NOON, rest, tick
+from robokit.task.columns import supplied
 
 OPSET = 18
 
 
 class Graph(nn.Module):
-    """The trained policy itself, between named terms and ctrl."""
+    """The exported module: terms (B, d), carry (B, S), reset (B,) bool -> ctrl (B, A), next carry (B, S).
 
-    noon: Tensor
+    carry is [carried terms | belief].
+    """
+
     action_center: Tensor
     action_half: Tensor
     action_low: Tensor
@@ -31,33 +31,31 @@ class Graph(nn.Module):
 
     def __init__(self, policy: Policy, env: Env) -> None:
         super().__init__()
-        self.policy, self.names = policy, tuple(env.names.obs)
-        self.turn = env.task.clock * env.task.control_dt  # revolutions of the clock in a control period
-        self.kept = [policy.act_dim, *([2] if env.task.clock else []), policy.belief_size]
+        self.policy, self.columns, self.carried = policy, env.columns, env.carried
+        self.sizes = [*(term.size for term in env.carried), policy.belief_size]
         self.commands = tuple(env.task.commands)
-        self.register_buffer("noon", torch.tensor(NOON), persistent=False)
+        for term in env.carried:
+            self.register_buffer(f"start_{term.name}", torch.tensor(term.start), persistent=False)
         for name in ("action_center", "action_half", "action_low", "action_high"):
             self.register_buffer(name, getattr(env, name).float().cpu().clone())
 
     def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-        action, *clock, belief = carry.split(self.kept, -1)
-        supplied = [n for n in self.names if n not in CARRIED]
-        seen = dict(zip(supplied, terms, strict=True))
-        seen["action"] = torch.where(reset[:, None], 0.0, action)
-        ticked = []
-        if clock:
-            commands = [seen[name] for name in self.commands if name in seen]
-            seen["clock"] = rest(torch.where(reset[:, None], self.noon, clock[0]), *commands)
-            ticked = [tick(seen["clock"], self.turn)]
-        action, belief = self.policy(torch.cat([seen[n] for n in self.names], -1), belief, reset)
+        *kept, belief = carry.split(self.sizes, -1)
+        seen = dict(zip(supplied(self.columns), terms, strict=True))
+        commands = [seen[name] for name in self.commands if name in seen]
+        for term, value in zip(self.carried, kept, strict=True):
+            start = getattr(self, f"start_{term.name}")
+            seen[term.name] = term.now(torch.where(reset[:, None], start, value), commands)
+        obs = torch.cat([seen[column.name] for column in self.columns], -1)
+        action, belief = self.policy(obs, belief, reset)
         ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
-        return ctrl, torch.cat((action, *ticked, belief), -1)
+        return ctrl, torch.cat((*(term.next(seen[term.name], action) for term in self.carried), belief), -1)
 
 
 def trace(graph: Graph, env: Env) -> onnx.ModelProto:
-    """The graph of a policy on the CPU as ONNX, with a symbolic batch."""
-    widths = supplied(env)
-    carry = torch.zeros(2, sum(graph.kept))  # a batch of 1 would become static
+    """Export the graph of a policy on the CPU to ONNX, with a symbolic batch size."""
+    widths = supplied(env.columns)
+    carry = torch.zeros(2, sum(graph.sizes))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
     batch = {0: torch.export.Dim("batch", min=1)}
     with _quiet():
@@ -75,7 +73,7 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
-    """Name the ends, and put before all names within what no end begins with: terms are called anything."""
+    """Name inputs and outputs, and prefix all inner names so that none can equal the name of a term."""
     prefix = "/"
     while any(name.startswith(prefix) for name in (*inputs, *outputs)):
         prefix += "/"
@@ -90,7 +88,7 @@ def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own deprecations, and its notes about packages that are not needed."""
+    """Silence the exporter's deprecation warnings and its notes about optional packages."""
     log = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -101,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes, which tell the folders of the machine that it ran on."""
+    """Remove the exporter's notes, which contain folder names of this machine."""
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

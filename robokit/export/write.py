@@ -1,11 +1,11 @@
-"""A trained policy as one ONNX file with its contract inside, written only once it is known to be equal.
+"""Export of a trained policy: one ONNX file with its contract inside, written after all checks have passed.
 
     report = export(policy, robokit.make("hopper", num_envs=64), "policies/hopper.onnx")
 
-The graph is the whole controller. In: every named observation term, raw, (B, d); `carry` (B, S), which is
-[previous action | clock, if the task has one | belief]; `reset` (B,) bool, which clears it. Out: `ctrl`
-(B, A), actuator targets in MuJoCo's order; `carry_next` (B, S). Terms called "action" (the previous one) and
-"clock" are carried, not supplied.
+The graph is the whole controller. Inputs: every observation term by name, raw, (B, d), except "action" (the
+previous one) and "clock", which are carried; `carry` (B, S), [previous action | clock, if the task has one |
+belief]; `reset` (B,) bool, which clears it. Outputs: `ctrl` (B, A), actuator targets in MuJoCo's order;
+`carry_next` (B, S).
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from robokit.networks.policy import Policy
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, and what is known about it."""
+    """An exported file, its parity figures, and the gaps of its contract."""
 
     path: Path
     sha256: str
     parity: tuple[Parity, ...]
-    gaps: tuple[str, ...]  # facts that the contract has no value for
+    gaps: tuple[str, ...]  # contract fields without a value
 
 
 def export(
@@ -48,10 +48,10 @@ def export(
     commit: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write `path` and its sha256 once every check has passed; `env`, of its task, is reset and stepped.
+    """Write `path` and its sha256 after all checks have passed; `env`, of its task, is reset and stepped.
 
-    Raises ExportError that names the failed check and its figure, or the disk's error. Nothing is left behind
-    then, and an older export at `path` stays whole.
+    Raises ExportError naming the failed check and its figure, or the disk's error. In that case no new file
+    remains, and an older export at `path` still loads.
     """
     policy = copy.deepcopy(policy).cpu().eval()
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
@@ -69,9 +69,8 @@ def export(
 def install(data: bytes, path: Path) -> str:
     """Write an exported file and its sha256, or neither, and return the sha256.
 
-    Staged beside, read back by a Controller, then renamed: a kill leaves the old export or the new.
-
-    Raises ExportError when the disk is full or may not be written.
+    Written to a temporary folder, read back by a Controller, then renamed: a kill leaves the old export or
+    the new. Raises ExportError if the disk is full or not writable.
     """
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -88,7 +87,7 @@ def install(data: bytes, path: Path) -> str:
 
 
 def _swap(staged: Path, path: Path) -> None:
-    """In between the listing holds the sha256 of the old file and of the new one: a kill breaks neither."""
+    """Rename `staged` to `path`; meanwhile the .sha256 lists both files, so that a kill breaks neither."""
     listing, both = Path(f"{path}.sha256"), Path(f"{staged}.both")
     new = Path(f"{staged}.sha256")
     old = listing.read_bytes() if path.exists() and listing.exists() else b""
@@ -99,6 +98,6 @@ def _swap(staged: Path, path: Path) -> None:
     except OSError:
         listing.write_bytes(old) if old else listing.unlink()
         raise
-    with contextlib.suppress(OSError):  # it only tidies: the new file already stands and is listed
+    with contextlib.suppress(OSError):  # only tidies up: the new file is in place and listed
         new.replace(listing)
         sync_folder(path.parent)

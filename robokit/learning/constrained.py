@@ -9,7 +9,7 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.learning.options import Options
-from robokit.limits.charges import Charges, charged
+from robokit.limits.charges import Charges, Maxima
 from robokit.limits.meter import Meter
 from robokit.limits.multipliers import Multipliers
 
@@ -17,31 +17,39 @@ from robokit.limits.multipliers import Multipliers
 class Constrained:
     """The K limits in force on one Env, none with the limit rule off, and what the critics see."""
 
-    extra: int = 0  # columns that the limits' own state adds to what the critics see
-
     def __init__(self, env: Env, config: Options) -> None:
         device, self.gamma = env.device, config.gamma
         self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
-        self.charges = Charges.of(self.limits, device)
+        self.charges = Charges(self.limits, device)
         self.largest = torch.tensor([limit.largest for limit in self.limits.values()], device=device)  # (K,)
         self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
         moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
         self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
+        self.maxima = Maxima(self.limits, env.num_envs, device)
+        self.extra = len(
+            self.maxima.widths
+        )  # columns that the limits' own state adds to what the critics see
         same = env.names.state == env.names.obs and not env.task.sensing
         self.sees = "obs" if config.critic == "obs" or same else "state"  # of Env, by the critics
-        own = {"(limits)": self.extra} if self.extra else {}
-        self.widths = {**getattr(env.names, self.sees), **own}  # of the terms that the critics see, S in all
+        self.widths = {
+            **getattr(env.names, self.sees),
+            **self.maxima.widths,
+        }  # of the terms that the critics see, S in all
         self.outputs = [1, len(self.limits)] if self.limits else [1]  # of the critic's networks
 
     # -- at every control step -----------------------------------------------------------------------
 
     def state(self, state: Tensor) -> Tensor:
         """What the critics see, (N, S), where Env gives them `state`, before an action."""
-        return state
+        return self.maxima.append(state)
 
     def step(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Costs (N, K) of a control step and what the critics see after it, (N, S), before any restart."""
-        return step.cost[:, : len(self.limits)], getattr(step, f"final_{self.sees}")
+        """Costs (N, K) of a control step, of a `peak` limit as its rise, and what the critics see after it.
+
+        The latter is (N, S), from before any restart. Once for each control step: the maxima move on.
+        """
+        cost = step.cost[:, : len(self.limits)]
+        return self.maxima.step(cost, step.done, getattr(step, f"final_{self.sees}"))
 
     # -- once an iteration ---------------------------------------------------------------------------
 
@@ -54,7 +62,7 @@ class Constrained:
 
     def charged(self, cost: Tensor, terminated: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
         """Costs (..., K) as a critic learns them, and where nothing comes after, (..., K) bool."""
-        return charged(self.charges, cost, terminated, left, self.gamma)
+        return self.charges.learned(cost, terminated, left, self.gamma)
 
     def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
         """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
@@ -67,4 +75,4 @@ class Constrained:
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"meter": self.meter, "multipliers": self.multipliers}
+        return {"meter": self.meter, "multipliers": self.multipliers, "maxima": self.maxima}

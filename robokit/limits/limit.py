@@ -3,11 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 from robokit.errors import OptionError, TaskError, did_you_mean
-
-Measure = Literal["rate", "episode", "discounted", "probability"]
+from robokit.limits.measures import MEASURES, Name
 
 
 @dataclass(frozen=True)
@@ -18,17 +16,20 @@ class Limit:
     episode      undiscounted sum over an episode
     discounted   sum of gamma^t c_t from the start of an episode
     probability  of an episode in which the cost is ever above 0
+    peak         mean over episodes of the largest cost in each
+    cvar         mean sum of the worst 10 % of the episodes: judged, never trained
     """
 
     value: float  # in the units of the measure
-    measure: Measure = "rate"
+    measure: Name = "rate"
     largest: float = 1.0  # cost that one control step can have; of an indicator 1
     # charged for every control step that a termination cuts off, so that dying early buys nothing
     absorb: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.measure not in get_args(Measure):
-            raise TaskError(f"Limit.measure must be one of {[*get_args(Measure)]}, got {self.measure!r}")
+        if self.measure not in MEASURES:
+            hint = did_you_mean(str(self.measure), MEASURES)
+            raise TaskError(f"Limit.measure must be one of {[*MEASURES]}, got {self.measure!r}{hint}")
         for name in ("value", "largest", "absorb"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
@@ -37,25 +38,19 @@ class Limit:
             raise TaskError(f"Limit.largest must be a cost > 0, got {self.largest!r}")
         if self.absorb > self.largest:
             raise TaskError(f"Limit.absorb must be at most largest ({self.largest}), got {self.absorb}")
-        if self.absorb and self.measure == "probability":
-            raise TaskError("Limit.absorb has no meaning for a probability: an episode has violated, or not")
-        if self.measure in ("rate", "probability"):
-            self.check(steps=1)
+        if self.absorb and (why := MEASURES[self.measure].not_absorbed):
+            raise TaskError(f"Limit.absorb has no meaning for a {self.measure}: {why}")
+        self.check(steps=math.inf)
 
     def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
         """Raise TaskError for a value that episodes of `steps` control steps cannot come above."""
         if self.value > (most := self.most(steps, gamma)):
-            what = {"episode": f"sum of {steps:g} control steps", "discounted": "discounted sum"}.get(
-                self.measure
-            )
-            rule = f"a {what or self.measure} cannot come above {most:g}"
+            rule = f"a {MEASURES[self.measure].noun.format(steps=steps)} cannot come above {most:g}"
             raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
 
     def most(self, steps: float, gamma: float = 1.0) -> float:
         """What the largest cost in every control step of a whole episode of `steps` comes to."""
-        discounted = steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma)
-        sums = {"rate": 1.0, "episode": steps, "discounted": discounted}
-        return self.largest * sums[self.measure] if self.measure in sums else 1.0
+        return MEASURES[self.measure].most(self.largest, steps, gamma)
 
 
 def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:

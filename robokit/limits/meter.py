@@ -1,4 +1,4 @@
-"""What the costs of a policy come to, as its steps come in: the J_k that multipliers follow."""
+"""J_k, what each cost comes to by its limit's measure as the control steps of a training come in."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from robokit.compute.processes import total
-from robokit.limits.charges import cut_off
+from robokit.limits.charges import Charges
 from robokit.limits.limit import Limit
+from robokit.limits.measures import RECENT, EpisodeCosts
 from robokit.state import gather, scatter
-
-RECENT = 64  # episodes that lengths and probabilities are taken from
 
 
 def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,11 +24,11 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
 
 
 class Meter:
-    """J_k of each limit, by its own measure, from the steps of N simulations, and of other processes' too.
+    """J_k of each limit, by its own measure, from the control steps of N simulations in every process.
 
-    A rate is the mean of the steps at hand, an episode's sum that rate times the mean length of recent
-    episodes: it follows the policy of now, not of a hundred episodes ago. Discounted sums and probabilities
-    are of the last RECENT whole episodes or so; a probability is known from the first RECENT on.
+    A rate is the mean of the given steps, an episode's sum that rate times the mean length of recent
+    episodes: it follows the present policy, not the past hundred episodes. All else is the mean over the
+    last RECENT whole episodes or so.
     """
 
     def __init__(
@@ -41,47 +40,46 @@ class Meter:
         device: torch.device | str = "cpu",
     ) -> None:
         k, kwargs = len(limits), {"dtype": torch.float64, "device": device}
-        self.absorb = torch.tensor([limit.absorb for limit in limits.values()], **kwargs)
-        self.kinds = [limit.measure for limit in limits.values()]
+        self.charges = Charges(limits, **kwargs)
         self.steps, self.gamma = float(steps), gamma
-        # cost, span and discounted cost of the running episodes, and their length
+        # total, span and discounted cost of the running episodes, and their length
         self.running = torch.zeros(num_envs, 3 * k + 1, **kwargs)
         self.whole = torch.zeros(num_envs, dtype=torch.bool, device=device)  # seen from its start
-        self.recent = torch.zeros(k, 4, **kwargs)  # episodes, spans, discounted sums, those with any cost
+        self.recent = torch.zeros(k, 4, **kwargs)  # episodes, spans, and the measure's x and its weight
         self.count = torch.zeros((), **kwargs)
 
     def measure(self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        """J_k (K,) and which of them are known (K,) bool, after T steps of costs (T, N, K)."""
-        cut = cut_off(terminated, left.double())[..., None]
-        spent, span = cost + cut * self.absorb, 1 + cut * (self.absorb > 0)
-        one, k = torch.ones_like(spent[..., :1]), len(self.kinds)
+        """J_k (K,) and which of them are known (K,) bool, after T control steps.
+
+        cost (T, N, K), of a `peak` limit its rise as `charges.Maxima` gives it; the others (T, N).
+        """
+        spent, span, discounted = self.charges.of(cost, terminated, left.double(), self.gamma)
+        one = torch.ones_like(spent[..., :1])
         length, ended = episode_sums(one, done, self.running[:, -1:])
-        later = cut_off(terminated, left.double(), self.gamma)[..., None] * self.absorb
-        discounted = self.gamma ** (length - 1) * (cost + later)
+        discounted = self.gamma ** (length - 1) * discounted
         sums, carry = episode_sums(torch.cat((spent, span, discounted), -1), done, self.running[:, :-1])
         self.running = torch.cat((carry, ended), -1)
         before = torch.cat((self.whole[None], done[:-1])).cummax(0).values
         self.whole = self.whole | done.any(0)
-        self._remember(sums.unflatten(-1, (3, k)), done & before)
+        self._remember(sums.unflatten(-1, (3, len(self.charges.measures))), done & before)
         spent, span = total(torch.stack((spent.sum((0, 1)), span.sum((0, 1)))))
-        rate = spent / span
-        episodes, spans, discounts, violated = self.recent.unbind(-1)
+        episodes, spans, x, weight = self.recent.unbind(-1)
         length = torch.where(episodes > 0, spans / episodes.clamp(min=1.0), self.steps)
-        found = {
-            "rate": rate,
-            "episode": rate * length,
-            "discounted": discounts / episodes.clamp(min=1.0),
-            "probability": violated / episodes.clamp(min=1.0),
-        }
-        measured = torch.stack([found[kind][k] for k, kind in enumerate(self.kinds)])
-        least = {"probability": RECENT, "discounted": 1}
-        return measured, torch.stack([self.count >= least.get(kind, 0) for kind in self.kinds])
+        columns = (spent / span, length, x / weight.clamp(min=1.0))
+        each = zip(self.charges.measures, *(column.unbind() for column in columns), strict=True)
+        known = torch.stack([self.count >= measure.wait for measure in self.charges.measures])
+        return torch.stack([measure.measured(*numbers) for measure, *numbers in each]), known
 
     def _remember(self, sums: Tensor, ended: Tensor) -> None:
         """Add the episodes that ended (T, N), sums (T, N, 3, K), and forget as many of the RECENT before."""
         number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
-        each = torch.stack((torch.ones_like(spent), span, discounted, (spent > 0).double()), -1)
-        new, number = total((each * ended[..., None, None]).sum((0, 1))), total(number.double())
+        costs = EpisodeCosts(spent, span, discounted, (spent > 0).double(), spent)  # the peak: all rises
+        each = zip(self.charges.measures, *(column.unbind(-1) for column in costs), strict=True)
+        x, weight = zip(*(measure.per_episode(EpisodeCosts(*of)) for measure, *of in each), strict=True)
+        one = torch.ones_like(spent)
+        weight = [one[..., 0] if w is None else w for w in weight]
+        rows = torch.stack((one, span, torch.stack(x, -1), torch.stack(weight, -1)), -1)
+        new, number = total((rows * ended[..., None, None]).sum((0, 1))), total(number.double())
         self.recent = (1 - number / RECENT).clamp(min=0.0) * self.recent + new
         self.count = self.count + number
 

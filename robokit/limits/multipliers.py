@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from robokit.compute.processes import total
+from robokit.errors import OptionError
 from robokit.limits.limit import Limit
+from robokit.limits.measures import MEASURES
 from robokit.state import gather, scatter
 
 Rule = Literal["pid", "dual", "fixed", "off"]
@@ -55,6 +57,8 @@ class Multipliers:
 
     `lambdas` are in reward per unit of cost of one control step under each rule: dJ/dd_k where a discounted
     limit binds. `steps`: control steps of the longest episode.
+
+    Raises TaskError for a limit that is never broken, OptionError for a measure that cannot be trained.
     """
 
     def __init__(
@@ -73,6 +77,9 @@ class Multipliers:
         self.names = (*limits,)
         for name, limit in limits.items():
             limit.check(steps, gamma, f"limits[{name!r}]")
+            if why := MEASURES[limit.measure].untrained:
+                remedy = "--limit-rule off trains without limits, and evaluation judges it"
+                raise OptionError(f"limits[{name!r}]: no multiplier holds a {limit.measure}: {why}; {remedy}")
 
         def row(of: Callable[[Limit], float]) -> Tensor:
             return torch.tensor([of(limit) for limit in limits.values()], dtype=torch.float64, device=device)

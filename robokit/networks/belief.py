@@ -1,10 +1,10 @@
-"""What a policy remembers: a tensor (N, B) that is passed in and out, never an attribute.
+"""Beliefs: a policy's memory as a tensor (N, B), an argument and a return value, never an attribute.
 
     belief = make_belief("gru", {"position": 5}, size=64)
     features, h = belief(obs, h, first, normalizer)           # one control step of N simulations
     features, hs = belief.unroll(obs, h, first, normalizer)   # L steps of M, from the belief before them
 
-A new kind is one class here: derive from Belief, write `forward`, name it in Kind and in make_belief.
+To add a kind: derive a class from Belief, implement `forward`, and add it to Kind and make_belief.
 """
 
 import math
@@ -18,29 +18,29 @@ from torch import Tensor, nn
 from robokit.errors import OptionError
 from robokit.networks.normalizer import Normalizer
 
-SPAN = 100.0  # control steps: how long the slowest units of a recurrent belief remember at first
+SPAN = 100.0  # control steps, initial time constant of the slowest recurrent units
 
 
 class Belief(nn.Module, ABC):
-    """What the past left: a tensor (N, B) of numbers, and the features (N, F) that a head reads."""
+    """Memory of past observations, a tensor (N, B), and the features (N, F) for a head."""
 
     size: int  # B, may be 0
     out_dim: int  # F
-    trained: bool = False  # whether gradients flow along it, through time
+    trained: bool = False  # whether gradients flow through it, back in time
 
     @abstractmethod
     def forward(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
-        """features (N, F) and the belief (N, B) after a raw frame obs (N, O).
+        """Features (N, F) and the next belief (N, B) after a raw observation (N, O).
 
-        first (N,) bool begins an episode and clears the belief, by `where`: a NaN in it does not survive.
+        first (N,) bool: an episode begins. The belief is cleared there by `where`, which removes NaN too.
         """
 
     def unroll(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
-        """features (L, M, F) and the belief (L, M, B) after each of L frames, from belief (M, B) before them.
+        """Features (L, M, F) and the belief (L, M, B) after each of L frames, from belief (M, B) before them.
 
         The same as L calls of `forward`; obs (L, M, O), first (L, M) bool.
         """
@@ -53,7 +53,7 @@ class Belief(nn.Module, ABC):
 
 
 class Memoryless(Belief):
-    """The current frame is all there is: B = 0."""
+    """No memory, B = 0: the features are the current frame, normalised."""
 
     def __init__(self, widths: Mapping[str, int]) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class Memoryless(Belief):
 
 
 class Stack(Belief):
-    """The last H frames of each term, term by term, oldest first; raw, normalised on reading.
+    """The last H raw frames of each term, term by term, oldest first; the features are normalised.
 
-    At the start of an episode every slot holds its first frame. `history` is one H for all terms or
-    {term: H}, 1 for those not named.
+    At the start of an episode every slot holds the first frame. history: one H for all terms, or {term: H},
+    by default 1.
     """
 
     source: Tensor
@@ -109,13 +109,13 @@ class Stack(Belief):
 
 
 class Recurrent(Belief):
-    """The current frame beside a state h that a cell carries along; subclasses are the cells.
+    """A recurrent cell with state h; subclasses implement the cell.
 
-    features = [normalised obs, h]: what needs no memory need not pass through one.
+    features = [normalised obs, h]: the current frame also reaches the head without passing through the cell.
     """
 
     trained = True
-    inputs: nn.Linear  # normalised obs -> all of the cell that does not depend on the belief
+    inputs: nn.Linear  # normalised obs -> gate inputs (N, G), independent of the belief
 
     def __init__(self, widths: Mapping[str, int], size: int, gates: int, states: int = 1) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Recurrent(Belief):
 
     @abstractmethod
     def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
-        """The belief (N, B) after a frame whose `inputs` are driven (N, G)."""
+        """The next belief (N, B) from driven (N, G), the `inputs` layer of a frame, and the belief (N, B)."""
 
     def forward(
         self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
@@ -147,7 +147,7 @@ class Recurrent(Belief):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078; the reset gate after the product, as in torch).
+    """Gated recurrent unit (Cho et al. 2014, arXiv:1406.1078; reset gate after the product, as in torch).
 
     r = sigmoid(x_r + U_r h),  z = sigmoid(x_z + U_z h),  n = tanh(x_n + r (U_n h + b_n))
     h' = (1 - z) n + z h
@@ -190,11 +190,11 @@ class LSTM(Recurrent):
 
 
 class MinGRU(Recurrent):
-    """A GRU whose gates do not see h (Feng et al. 2024, arXiv:2410.01201, section 3.1): linear along time.
+    """A GRU whose gates do not depend on h (Feng et al. 2024, arXiv:2410.01201, section 3.1): linear in time.
 
         z = sigmoid(x_z),  h' = (1 - z) h + z x_h
 
-    so that L steps are log2(L) passes over all of them (Hillis & Steele 1986) in place of L in turn.
+    so that `unroll` takes log2(L) parallel passes (Hillis & Steele 1986) instead of L sequential steps.
     """
 
     def __init__(self, widths: Mapping[str, int], size: int) -> None:
@@ -217,7 +217,8 @@ class MinGRU(Recurrent):
 def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, first: Tensor) -> Tensor:
     """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where first (L, M) bool.
 
-    By doubling, log2(L) passes. What lies before a `first` is left out, not multiplied by 0: it may be NaN.
+    start (M, F). log2(L) passes, by doubling. Values before a `first` are masked, not multiplied by 0: they
+    may be NaN.
     """
     cut, reach = first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
     add = torch.cat((add[:1] + torch.where(cut[:1], 0.0, keep[:1] * start), add[1:]))
@@ -231,7 +232,7 @@ def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, first: Tensor) -
 
 
 def time_constants(size: int) -> Tensor:
-    """Biases (size,) of a gate that keeps, for memories of 2 to SPAN steps, evenly on a logarithmic scale.
+    """Biases (size,) of a keep gate with time constants tau of 2 to SPAN steps, on a logarithmic scale.
 
     sigmoid(log(tau - 1)) = 1 - 1 / tau (Tallec & Ollivier 2018, arXiv:1804.11188, chrono initialisation).
     """
@@ -239,7 +240,7 @@ def time_constants(size: int) -> Tensor:
 
 
 def _orthogonal(linear: nn.Linear, gates: int) -> None:
-    """Each gate's square or rectangle orthogonal, no bias."""
+    """Initialise each gate's weights as an orthogonal matrix, and biases as zero."""
     for block in linear.weight.data.chunk(gates):
         nn.init.orthogonal_(block)
     if linear.bias is not None:
@@ -254,9 +255,9 @@ RECURRENT: dict[str, type[GRU] | type[LSTM] | type[MinGRU]] = {"gru": GRU, "lstm
 def make_belief(
     kind: str, widths: Mapping[str, int], history: int | Mapping[str, int] = 1, size: int = 64
 ) -> Belief:
-    """A belief by name over observation terms {name: width}; `size` units of a recurrent one.
+    """A belief by name for observation terms {name: width}; size: units of a recurrent belief.
 
-    Raises OptionError for an unknown kind or a size < 1. `history` has been checked by the task's rules.
+    Raises OptionError for an unknown kind or a size < 1; `history` must have passed `rules.check_history`.
     """
     if kind not in KINDS:
         raise OptionError(f"belief must be one of {[*KINDS]}, got {kind!r}")

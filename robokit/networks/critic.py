@@ -1,4 +1,4 @@
-"""Critics: what is to be expected from here, of the reward and of K costs, by networks of their own."""
+"""Critics: expected returns of the reward and of K costs, from separate networks."""
 
 from abc import ABC
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from robokit.networks.policy import Gaussian
 
 
 class Encoders(nn.Module, ABC):
-    """The beliefs of a critic's networks, side by side in one tensor, over one normaliser."""
+    """The beliefs of a critic's networks, side by side in one tensor, with one shared normaliser."""
 
     def __init__(self, beliefs: Sequence[Belief], state_dim: int, normalize: bool) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class Encoders(nn.Module, ABC):
 
     @property
     def belief_size(self) -> int:
-        """B of all networks."""
+        """B, summed over the networks."""
         return sum(self.sizes)
 
     def encode(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, F) of all networks and the next belief (N, B), from a state (N, S)."""
+        """Features (N, F) of all networks and the next belief (N, B), from a state (N, S)."""
         return self._encode([b.forward for b in self._each()], state, belief, first)
 
     def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,12 +70,12 @@ class Critic(Encoders):
         )
 
     def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """values (M, 1 + K) and the next belief (M, B)."""
+        """Values (M, 1 + K) and the next belief (M, B)."""
         features, belief = self.encode(state, belief, first)
         return self.decode(features), belief
 
     def decode(self, features: Tensor) -> Tensor:
-        """values (..., 1 + K) of features (..., F)."""
+        """Values (..., 1 + K) for features (..., F)."""
         parts = features.split(self.out_dims, -1)
         return torch.cat([head(part) for head, part in zip(self.heads, parts, strict=True)], -1)
 
@@ -103,7 +103,7 @@ class ActionCritic(Encoders):
         )
 
     def decode(self, features: Tensor, action: Tensor, members: int | None = None) -> Tensor:
-        """Q (E, ..., 1 + K) of features (..., F) and actions (..., A); of the first `members` alone."""
+        """Q (E, ..., 1 + K) for features (..., F) and actions (..., A); members: only the first so many."""
         parts, shape = features.split(self.out_dims, -1), features.shape[:-1]
         seen = (torch.cat((part, action), -1).flatten(0, -2) for part in parts)
         values = [net(x, members).unflatten(1, shape) for net, x in zip(self.ensembles, seen, strict=True)]
@@ -111,7 +111,7 @@ class ActionCritic(Encoders):
 
 
 class ActorCritic(nn.Module):
-    """Both networks of PPO in one call, as its loss needs them."""
+    """PPO's policy and critic in one call, for its loss."""
 
     def __init__(self, policy: Gaussian, critic: Critic) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
     def forward(
         self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """mean (L, M, A), log_std (A,), values (L, M, 1 + K), from [policy's | critic's] belief (M, B)."""
+        """Mean (L, M, A), log_std (A,) and values (L, M, 1 + K), from the belief [policy | critic] (M, B)."""
         ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
         mean = self.policy.decode(self.policy.unroll(obs, ours, first)[0])
         values = self.critic.decode(self.critic.unroll(state, theirs, first)[0])

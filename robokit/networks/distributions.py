@@ -13,19 +13,19 @@ def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
-    """log of the density of tanh(u), u = mean + exp(log_std) noise (arXiv:1812.05905, eq. 26).
+    """Log-density of tanh(u), u = mean + exp(log_std) noise (arXiv:1812.05905, eq. 26); u (..., A) -> (...).
 
         log N(noise) - sum_i log_std_i - sum_i log(1 - tanh(u_i)^2)
         log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
 
-    which is exact, and finite for any u; (u - mean) / std would lose the noise where std is small.
+    This is exact and finite for any u. Recovering the noise as (u - mean) / std would lose it for small std.
     """
     stretch = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
     return log_prob(noise, torch.zeros_like(u), torch.zeros_like(u)) - (log_std + stretch).sum(-1)
 
 
 def entropy(log_std: Tensor) -> Tensor:
-    """Of a diagonal Gaussian, summed over the last dimension, in nats."""
+    """Entropy of a diagonal Gaussian, summed over the last dimension, in nats."""
     return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 

@@ -11,7 +11,7 @@ from robokit.errors import OptionError
 
 
 class Reflection(nn.Module):
-    """x (..., D) -> sign * x[..., order]: what a mirror shows, and its own inverse."""
+    """The mirror image of x (..., D): sign * x[..., order]; its own inverse."""
 
     order: Tensor
     sign: Tensor
@@ -29,7 +29,7 @@ Reflections = tuple[Reflection, Reflection]  # of obs, of actions
 
 
 class Image(Protocol):
-    """What a task says of one term's mirror image: x[i] becomes sign[i] * x[places[i]]."""
+    """A task's declaration of one term's mirror image: x[i] becomes sign[i] * x[places[i]]."""
 
     @property
     def sign(self) -> tuple[float, ...]: ...
@@ -39,9 +39,9 @@ class Image(Protocol):
 
 
 def reflections(images: Mapping[str, Image], widths: Mapping[str, int]) -> Reflections:
-    """What a mirror does to obs, terms {name: width} side by side, and to the action.
+    """Reflections of obs, with terms {name: width} side by side, and of the action.
 
-    Raises OptionError where there are no images.
+    Raises OptionError if `images` is empty.
     """
     if not images:
         raise OptionError("mirror: the task has no mirror to average the policy with")

@@ -1,4 +1,4 @@
-"""Layers between features and numbers: one network, or E of one shape computed together."""
+"""Multilayer perceptrons: one network, or an ensemble of E computed together."""
 
 import math
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Sequential:
     """Linear layers of `sizes`, an activation between them.
 
-    Weights begin orthogonal (gain sqrt(2), `last_gain` at the end) and biases at zero (Engstrom et al. 2020,
-    "Implementation Matters in Deep RL", section 3).
+    Initial weights are orthogonal (gain sqrt(2), `last_gain` in the last layer), biases zero (Engstrom et al.
+    2020, "Implementation Matters in Deep RL", section 3).
     """
     layers: list[nn.Module] = []
     for gain, (fan_in, fan_out) in zip(_gains(sizes, last_gain), pairwise(sizes), strict=True):
@@ -30,9 +30,9 @@ def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Seq
 class Ensemble(nn.Module):
     """E networks of one shape, computed as one: (M, I) or (E, M, I) -> (E, M, O).
 
-    Each begins on its own, as an `mlp`. layer_norm: each hidden layer to mean 0 and deviation 1
-    before its activation (Ba et al. 2016, arXiv:1607.06450). bf16: products between hidden layers in
-    bfloat16, all else in float32.
+    Each is initialised independently, like an `mlp`. layer_norm: normalise each hidden layer to mean 0 and
+    deviation 1 before its activation (Ba et al. 2016, arXiv:1607.06450). bf16: products between hidden layers
+    in bfloat16, all else in float32.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Ensemble(nn.Module):
         self.weights, self.biases = weights, biases
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """`members`: only the first so many."""
+        """Outputs (E, M, O); members: only of the first so many networks."""
         count, last = members or self.members, len(self.weights) - 1
         x = x.expand(count, *x.shape[-2:])
         for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -80,5 +80,5 @@ def _activation(name: str) -> nn.Module:
 
 
 def _gains(sizes: Sequence[int], last: float = 1.0) -> list[float]:
-    """Of the first weights of each layer."""
+    """Gain of each layer's initial weights."""
     return [math.sqrt(2)] * (len(sizes) - 2) + [last]

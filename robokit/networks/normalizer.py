@@ -7,7 +7,7 @@ from robokit.compute import processes
 
 
 class Normalizer(nn.Module):
-    """Running mean and variance of each column, (O,); moves only when `update` is called.
+    """Running mean and variance of each column, (O,), changed only by `update`; not active: the identity.
 
     Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2).
     """
@@ -24,14 +24,14 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.tensor(1e-4))
 
     def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(x - mean) / std, clipped; `columns` (D,) says which column each of x's last D numbers is."""
+        """(x - mean) / std, clipped to +-clip; columns (D,): index of the column of each of x's D numbers."""
         if not self.active:
             return x
         mean, var = (self.mean, self.var) if columns is None else (self.mean[columns], self.var[columns])
         return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
 
     def update(self, x: Tensor, valid: Tensor) -> None:
-        """Take in x (M, O) where valid (M,) bool, of all processes."""
+        """Update mean and variance with the rows of x (M, O) where valid (M,) bool, of all processes."""
         weight = valid.to(x.dtype)[:, None]
         x = torch.where(valid[:, None], x, 0.0)
         summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))

@@ -17,11 +17,11 @@ LOG_STD = (-20.0, 2.0)  # of a squashed Gaussian, before the squashing
 
 
 class Policy(nn.Module, ABC):
-    """What a policy's head says about each of its A actions, and what is made of it.
+    """A normaliser, a belief and a head with the distribution parameters of A actions.
 
-    `forward` is the deterministic controller that is exported, `sample` what training explores with. With a
-    `mirror` the head's numbers are averaged with those of the mirrored observation, mirrored back, and so
-    commute with the mirror exactly; mirrored observations have a belief of their own.
+    `forward` is the deterministic controller for the export, `sample` the stochastic policy of training. With
+    a `mirror`, the head's output is averaged with the reflected output for the reflected observation, so that
+    the policy commutes with the mirror exactly; reflected observations have a belief of their own.
     """
 
     spread: bool = False  # whether the head says a deviation of each action too
@@ -51,7 +51,7 @@ class Policy(nn.Module, ABC):
         return self.belief.size * (1 if self.mirror is None else 2)
 
     def encode(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """features (N, F) and the next belief (N, B), from a raw obs (N, O); first (N,) bool."""
+        """Features (N, F) and the next belief (N, B), from a raw obs (N, O); first (N,) bool."""
         return self._encode(self.belief, obs, belief, first)
 
     def unroll(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,7 @@ class Policy(nn.Module, ABC):
         return self.settle(self.decode(features)), belief
 
     def sample(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """An action (N, A) of the exploring policy, from normal noise (N, A); and the next belief."""
+        """An exploring action (N, A) from standard normal noise (N, A), and the next belief (N, B)."""
         features, belief = self.encode(obs, belief, first)
         return self.explore(self.decode(features), noise), belief
 
@@ -98,7 +98,7 @@ class Policy(nn.Module, ABC):
 
 
 class Gaussian(Policy):
-    """N(mean, std^2) with one standard deviation per action whatever is seen; Env clips what is drawn."""
+    """N(mean, std^2) with one standard deviation per action, independent of obs; Env clips the samples."""
 
     gain = 0.01
 
@@ -130,7 +130,7 @@ class Gaussian(Policy):
 
 
 class SquashedGaussian(Policy):
-    """tanh(u), u ~ N(mean, std^2), both of what is seen (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
+    """tanh(u), u ~ N(mean, std^2), both from the head (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
 
     spread = True
 
@@ -149,7 +149,7 @@ class SquashedGaussian(Policy):
 
 
 class Deterministic(Policy):
-    """tanh of the head; `noise` is the deviation that training explores with."""
+    """tanh of the head; noise: standard deviation of the exploration in training."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.console import say
-from robokit.controller import Controller
+from robokit.controller import Controller, Loaded
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
@@ -50,7 +50,7 @@ def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
 
 
 def write_film(
-    policy: str | Path,
+    policy: str | Path | Loaded,
     env: Env,
     path: str | Path,
     seconds: float | None = None,
@@ -89,7 +89,7 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
     return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
 
 
-def one_controller(policy: str | Path, env: Env) -> Controller:
+def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
@@ -107,6 +107,7 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 @contextlib.contextmanager
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
     """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
+    # imageio_ffmpeg.write_frames returns on a full disk as if the film were whole, and gives no reason
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
     command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]

@@ -19,8 +19,8 @@ import numpy as np
 from robokit.errors import OptionError, RunError
 from robokit.evaluation.report import Report
 from robokit.evaluation.statistics import Array
-from robokit.evaluation.table import SAYS
 from robokit.evaluation.verdict import Verdict
+from robokit.limits.measures import MEASURES
 from robokit.training.log import METRICS
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Fig
     _curve(axes[0], curves.get("episode/return"), "return")
     for axis, name in zip(axes[1:], names, strict=True):
         limit = limits[name]
-        _curve(axis, curves[_key(name, "measured")], f"{name}\n{SAYS[limit.measure]}")
+        _curve(axis, curves[_key(name, "measured")], f"{name}\n{MEASURES[limit.measure].words}")
         _line(axis.axhline, limit.limit, "limit", BLACK, "--")
         axis.set_ylim(bottom=0)
         axis.legend(loc="best")
@@ -110,14 +110,13 @@ def costs(report: Report) -> "Figure":
     figure, axes = _rows(len(report.limits), share=False)
     for axis, (name, limit) in zip(axes, report.limits.items(), strict=True):
         x = episode_costs(report, name)
-        probability = limit.measure == "probability"
-        measure = SAYS["episode" if probability else limit.measure]
+        measure = MEASURES[limit.measure]
         counts, edges = np.histogram(x, 2 * math.isqrt(len(x)), (0.0, float(x.max()) or 1.0))
         axis.stairs(counts, edges, fill=True, color=BLUE)
         axis.set_ylabel(f"of {len(x)} episodes")
         axis.locator_params(axis="y", integer=True)
-        axis.set_xlabel(f"{name}, {measure}")
-        if probability:
+        axis.set_xlabel(f"{name}, {measure.shown or measure.words}")
+        if measure.share:
             m = limit.measured
             axis.set_title(
                 f"above 0 in {m.value:.3g} of the episodes, limit {limit.limit:g}: {limit.verdict}"
@@ -130,10 +129,10 @@ def costs(report: Report) -> "Figure":
 
 
 def episode_costs(report: Report, name: str) -> Array:
-    """(E,): of each episode its rate, sum or discounted sum; the sum where the limit is on a probability."""
-    kept = {key: np.array(report.per_episode[f"{key}/{name}"]) for key in ("total", "span", "discounted")}
-    rate, sums = kept["total"] / kept["span"], kept["total"]
-    return {"rate": rate, "discounted": kept["discounted"]}.get(report.limits[name].measure, sums)
+    """(E,): of each episode what the limit's measure is a mean of; the sum where that is a probability."""
+    measure, kept = MEASURES[report.limits[name].measure], report.episode_costs(name)
+    x, weight = (kept.total, None) if measure.share else measure.per_episode(kept)
+    return x if weight is None else x / weight
 
 
 def _key(name: str, what: str) -> str:

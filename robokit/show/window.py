@@ -3,12 +3,13 @@
 import time
 from pathlib import Path
 
+from robokit.controller import Loaded
 from robokit.env.env import Env
 from robokit.show.film import control_steps, one_controller, say_clipped
 from robokit.sim.render import window
 
 
-def watch(policy: str | Path, env: Env, seconds: float | None = None) -> float:
+def watch(policy: str | Path | Loaded, env: Env, seconds: float | None = None) -> float:
     """Show the file at work, in real time, until the window is closed or `seconds` are over; as `film`."""
     controller, total, began = one_controller(policy, env), 0.0, time.monotonic()
     with window(env.sim) as show:

@@ -1,4 +1,4 @@
-"""What every engine gives a task: N simulations of one model as live tensors, read by name.
+"""The interface of every engine: N simulations of one model as live tensors, read by name.
 
     sim = make_sim("mujoco", model.load("hopper.xml"), num_envs=64, memory={"action": 3})
     sim.reset(None, {"qpos": qpos})
@@ -6,7 +6,7 @@
     sim.qpos, sim.sensor("gyro"), sim.body("torso").xpos
 
 Tensors keep their storage for the life of the Sim and have the engine's precision (float64 on the
-CPU, float32 on Warp): a value read before a step is overwritten by it. Only Env and Sim write.
+CPU, float32 on Warp). A step overwrites them: clone values to keep. Only Env and Sim write.
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Keyframe:
 
 
 class Named:
-    """One body, geom, site or joint in all simulations; attributes are MjData's, (N, ...), live."""
+    """One body, geom, site or joint in all simulations; attributes are live views (N, ...) of MjData's."""
 
     def __init__(self, sim: "Sim", kind: str, name: str) -> None:
         self._sim, self._kind, self._name = sim, kind, name
@@ -55,7 +55,7 @@ class Named:
             hint = did_you_mean(attribute, known)
             raise ModelError(f"a {self._kind} has no {attribute!r}{hint}; it has {sorted(known)}")
         value = self._joint(attribute) if self._kind == "joint" else self._row(attribute)
-        self.__dict__[attribute] = value  # found without this method from now on
+        self.__dict__[attribute] = value  # next time without this method
         return value
 
     def _row(self, attribute: str) -> Tensor:
@@ -88,7 +88,7 @@ class Sim(ABC):
         self._constants: dict[tuple[float, ...], Tensor] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
         parts = self.field("memory").split(list(memory.values()), -1)
-        self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart begins with zeros
+        self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart zeroes them
         sensordata = self.field("sensordata")
         self._sensors: dict[str, Tensor] = {}
         for i, name in enumerate(names(model, "sensor")):
@@ -98,7 +98,7 @@ class Sim(ABC):
     def sensor(self, name: str) -> Tensor:
         """Readings of one sensor, (N, dim), units and frame as MuJoCo defines its type."""
         if name not in self._sensors:
-            index(self.model, "sensor", name)  # raises, and says what there is
+            index(self.model, "sensor", name)  # raises, listing the sensors
         return self._sensors[name]
 
     def body(self, name: str) -> Named:
@@ -119,14 +119,14 @@ class Sim(ABC):
         return self._named[kind, name]
 
     def nominal(self, field: str) -> Tensor:
-        """The model's own value of an MjModel field, to randomise around (without the N dimension)."""
+        """The compiled model's value of an MjModel field, without the N dimension; to randomise around."""
         if field not in self._nominal:
             value = torch.as_tensor(np.array(nominal(self.model, field)), device=self.device)
             self._nominal[field] = value.to(self.qpos.dtype) if value.is_floating_point() else value
         return self._nominal[field]
 
     def constant(self, *numbers: float) -> Tensor:
-        """A task's own numbers as one tensor, made once: the host waits for their way to a GPU."""
+        """A task's numbers as one tensor, made once: copying them to a GPU blocks the host."""
         if numbers not in self._constants:
             self._constants[numbers] = self.qpos.new_tensor(numbers)
         return self._constants[numbers]
@@ -141,7 +141,7 @@ class Sim(ABC):
         return self._keyframes[name]
 
     def written(self, name: str) -> Tensor:
-        """The live tensor behind a name that reset, randomize or disturb may return: state or memory."""
+        """The live tensor of a state field or memory by name. Raises ModelError for another name."""
         if name in self.memory:
             return self.memory[name]
         if name not in STATE:
@@ -153,7 +153,7 @@ class Sim(ABC):
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
-        """A live (N, ...) view of an MjData field, or "memory"; a derived one is zero until the next call."""
+        """A live (N, ...) view of an MjData field or "memory"; derived: zero until the next step or reset."""
 
     @abstractmethod
     def step(self, ctrl: Tensor, nstep: int) -> None:
@@ -161,19 +161,19 @@ class Sim(ABC):
 
     @abstractmethod
     def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        """Restart those of `mask` (N,), or all: engine reset, `values` (N, ...) written, full forward.
+        """Restart where mask (N,) bool, or all: reset the engine, write `values` (N, ...), full forward.
 
         A name in `values` is a state field, a memory name, or else a model field. On Warp a model field
-        that needs mj_setConst (masses, inertias, lengths) is written only when all restart (mask None).
+        that needs mj_setConst (masses, inertias, lengths) is written only if all restart (mask None).
         """
 
     @abstractmethod
     def bad(self) -> Tensor:
-        """(N,) bool: simulations that went wrong (not finite, or an engine error) since their last reset."""
+        """(N,) bool: simulations that broke (not finite, or an engine error) since their last reset."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything a bit-equal continuation needs."""
+        """Copies of everything needed for a bit-equal continuation."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """N simulations on CPU threads: `mujoco.batch` behind the tensors of `robokit.sim.base`.
 
-Results are those of a loop over one MjData per simulation, bit for bit, at any thread count.
+Results equal a loop over one MjData per simulation bit for bit, with any number of threads.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from robokit.sim.base import STATE, Sim, model_field_names
 from robokit.sim.model import compile_model
 
 BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
-PERSISTENT_LIMIT = 1024  # simulations; beyond it one MjData each costs more memory than it saves time
+PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
 
 
 class MujocoSim(Sim):
@@ -41,9 +41,9 @@ class MujocoSim(Sim):
         self._batch = Batch(model, num_envs, threads, persistent=persistent)
         self.threads = self._batch.nthread
         self._stage = mujoco.mjtStage.mjSTAGE_NONE if lag else mujoco.mjtStage.mjSTAGE_VEL
-        # beside MuJoCo's state: writing userdata would end the stages that a persistent batch continues
+        # not in MuJoCo's userdata: writing that would discard the stages that a persistent batch continues
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), dtype=torch.float64)}
-        self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
+        self._fields: dict[str, Tensor] = {}  # model fields with a row for each simulation
         super().__init__(model, num_envs, memory, torch.device("cpu"))
         self._batch.reset()
 
@@ -54,7 +54,7 @@ class MujocoSim(Sim):
             except (ValueError, AttributeError, KeyError) as error:
                 raise ModelError(str(error)) from error
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # derived fields are read-only, and nobody writes them
+                warnings.simplefilter("ignore")  # derived fields are read-only, and never written
                 self._bound[name] = torch.from_numpy(array)
         return self._bound[name]
 
@@ -63,11 +63,11 @@ class MujocoSim(Sim):
         try:
             self._batch.step(nstep=nstep, stage=int(self._stage))
         except SimulationError as error:
-            self._batch.warning[error.ids, BAD, 1] = 1  # cleared by a reset, as MuJoCo's own
+            self._batch.warning[error.ids, BAD, 1] = 1  # cleared by a reset, like MuJoCo's own warnings
 
     def bad(self) -> Tensor:
         warned = self._batch.warning[:, BAD, 1]
-        if not warned.any():  # nearly always, and found out in a fifth of the time
+        if not warned.any():  # nearly always, and five times faster
             return torch.zeros(self.num_envs, dtype=torch.bool)
         return torch.from_numpy(warned.any(1))
 
@@ -101,7 +101,7 @@ class MujocoSim(Sim):
         return {"state": state, "memory": memory, **fields, **derived}
 
     def _derived(self) -> dict[str, Tensor]:
-        """What a step leaves as no forward computes it again: accelerations, and with lag everything."""
+        """Derived fields that a forward does not reproduce: accelerations, and with lag all of them."""
         return {
             name: value
             for name, value in self._bound.items()
@@ -123,6 +123,6 @@ class MujocoSim(Sim):
 
 
 def _needs_set_const(names: Iterable[str]) -> bool:
-    """Whether constants of the model depend on these fields of it."""
+    """Whether constants of the model depend on any of these fields."""
     known = model_field_names()
     return any(name in known or name.startswith("opt.") for name in names)

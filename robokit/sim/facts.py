@@ -1,4 +1,4 @@
-"""What a model says about itself: names, units and frames of its numbers, for the contract of an export."""
+"""Names, units and frames of a model's sensors, joints and actuators, for the contract of an export."""
 
 import hashlib
 import xml.etree.ElementTree as ElementTree
@@ -24,7 +24,7 @@ _UNITS = {
     "subtreeangmom": "kg m^2/s", "geomdist": "m", "geomnormal": "1", "geomfromto": "m",
     "e_potential": "J", "e_kinetic": "J", "clock": "s",
 }  # fmt: skip
-_OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide, of a hinge
+_OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide and of a hinge
 _DIRECT = (mujoco.mjtDyn.mjDYN_NONE, mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
 _FREE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 _FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
@@ -32,7 +32,7 @@ _FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 @dataclass(frozen=True)
 class Channel:
-    """One number that a model gives: `unit` and `frame` are None where the model does not say."""
+    """One column of `readings`; unit and frame are None if the model does not define them."""
 
     source: str
     unit: str | None
@@ -40,7 +40,7 @@ class Channel:
 
 
 def channels(sim: Sim) -> list[Channel]:
-    """What each column of `readings` is: every sensor's, then qpos's, then qvel's."""
+    """The channel of each column of `readings`: all sensors, then qpos, then qvel."""
     model = sim.model
     found = [c for i in range(model.nsensor) for c in _sensor(model, i)]
     joints = range(model.njnt)
@@ -52,14 +52,14 @@ def channels(sim: Sim) -> list[Channel]:
 
 
 def readings(sim: Sim) -> Tensor:
-    """(N, C) float32, a copy: sensordata, qpos, qvel."""
+    """A copy of sensordata, qpos and qvel side by side, (N, C) float32."""
     return torch.cat([sim.field(f).float() for f in ("sensordata", "qpos", "qvel")], -1)
 
 
 def actuators(sim: Sim) -> list[dict[str, Any]]:
-    """Name, unit of ctrl, joint and its range, force limits and a servo's gains, of each, in MuJoCo's order.
+    """Facts of each actuator, in MuJoCo's order: name, ctrl unit, joint, joint and force range, servo gains.
 
-    An actuator without a name has that of its joint, if no other has. None: there is no such joint or limit.
+    An unnamed actuator gets the name of its joint, if that is unique. None: no such joint, unit or limit.
     """
     model = sim.model
     called = [name or _target(model, i) for i, name in enumerate(names(model, "actuator"))]
@@ -77,16 +77,16 @@ def actuators(sim: Sim) -> list[dict[str, Any]]:
 
 
 def model_name(sim: Sim) -> str:
-    """What the MJCF's <mujoco model=...> says."""
+    """The model's name, <mujoco model=...> in the MJCF."""
     return sim.model.names.split(b"\0")[0].decode()
 
 
 def model_hashes(source: Source) -> dict[str, str]:
-    """sha256 of each MJCF file, includes and attached models too; of the written XML for an MjSpec."""
+    """Path -> sha256 of each MJCF file, with includes and attached models; for an MjSpec, of its XML."""
     if not isinstance(source, Path | str):
         return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
     files, folder = [Path(source)], Path(source).parent
-    for file in files:  # grows while it is read
+    for file in files:  # grows during the loop
         parts = [e for e in ElementTree.parse(file).iter() if e.tag in ("include", "model") and e.get("file")]
         found = [folder / str(e.get("file")) for e in parts]
         files += [f for f in found if f not in files and f.is_file()]
@@ -123,11 +123,11 @@ def _joint_unit(model: mujoco.MjModel, joint: int, what: str) -> str | None:
 
 
 def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
-    """The columns of one joint in qpos or qvel; a free joint moves in the world's frame, turns in its own."""
+    """Channels of one joint in qpos or qvel; a free joint moves in the world frame and turns in its own."""
     name, kind = names(model, "joint")[joint] or f"joint {joint}", int(model.jnt_type[joint])
     if unit := _joint_unit(model, joint, what):
         return [Channel(name if what == "pos" else f"{name} velocity", unit, "joint axis")]
-    skipped = 0 if kind == int(mujoco.mjtJoint.mjJNT_FREE) else 3  # a ball only turns
+    skipped = 0 if kind == int(mujoco.mjtJoint.mjJNT_FREE) else 3  # a ball joint only turns
     if what == "pos":
         parts = [
             (part, "m" if part in "xyz" else "1, wxyz", "world" if not skipped else None) for part in _FREE
@@ -155,13 +155,13 @@ def _target(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 def _linear(model: mujoco.MjModel, i: int) -> bool:
-    """force = gain ctrl + bias, where ctrl may be filtered; not its integral, which would make it a speed."""
+    """Whether force = gain ctrl + bias; ctrl may be filtered, but not integrated, which makes it a speed."""
     fixed = int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
     return fixed and int(model.actuator_dyntype[i]) in map(int, _DIRECT)
 
 
 def _servo(model: mujoco.MjModel, i: int) -> bool:
-    """force = kp ctrl - kp position - kd velocity."""
+    """Whether force = kp ctrl - kp position - kd velocity."""
     affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
     constant, position, _ = model.actuator_biasprm[i, :3]
     return _linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
@@ -180,7 +180,7 @@ def _joint_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
 
 def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
-    """[low, high] in the unit of the joint's force: the narrower of the actuator's and the joint's own."""
+    """[low, high] in the unit of the joint's force: the intersection of actuator's and joint's limits."""
     joint = _driven_joint(model, i)
     if joint is None or _joint_unit(model, joint, "frc") is None:
         return None
@@ -193,7 +193,7 @@ def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
 
 def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:
-    """A servo's position; a motor's force, `200.0 N m` where ctrl 1 gives so much."""
+    """Unit of ctrl: a servo's position, or a motor's force (`200.0 N m` if that is the force at ctrl 1)."""
     joint, gear = _driven_joint(model, i), float(model.actuator_gear[i, 0])
     if joint is None:
         return None

@@ -11,25 +11,25 @@ from robokit.errors import ModelError, did_you_mean
 
 MAX_TIMESTEP = 0.1  # s
 SPARSE_NV = 60  # degrees of freedom from which MuJoCo's automatic Jacobian is sparse
-MAX_REPLICAS = 5_000  # copies that nested <replicate> may ask for: MuJoCo's time grows with their square
+MAX_REPLICAS = 5_000  # copies from nested <replicate>: MuJoCo's compile time grows with their square
 FINITE = (
     *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
     *("geom_pos", "geom_size", "site_pos", "qpos0", "key_qpos", "key_ctrl", "opt.gravity"),
 )
-KINDS = ("body", "joint", "sensor", "actuator", "geom", "site", "key")  # what has a name
-DEPRECATED = "compiler attribute '.*' is deprecated"  # it still works, and the model may be somebody else's
+KINDS = ("body", "joint", "sensor", "actuator", "geom", "site", "key")  # named elements
+DEPRECATED = "compiler attribute '.*' is deprecated"  # still works, and the user may not own the model
 
 Source = Path | str | mujoco.MjSpec
 
-# MuJoCo writes MUJOCO_LOG.TXT into the current folder unless somebody else takes its warnings
+# without a callback for warnings, MuJoCo writes MUJOCO_LOG.TXT into the current folder
 mujoco.set_mju_user_warning(lambda message: None)
 
 
 def load(source: Source) -> mujoco.MjSpec:
     """An editable copy of the model in an MJCF file or an MjSpec.
 
-    Raises ModelError for a missing or malformed file, a NaN in it, an <include> that leaves the
-    model's folder, or nested <replicate> that would build more than MAX_REPLICAS copies.
+    Raises ModelError for a missing or malformed file, a NaN in it, an <include> or <model> from outside the
+    model's folder, or nested <replicate> with more than MAX_REPLICAS copies.
     """
     if not isinstance(source, Path | str):
         if not isinstance(source, mujoco.MjSpec):
@@ -63,7 +63,7 @@ def _scan_element(
     if replicas > MAX_REPLICAS:
         raise ModelError(f"{path}: nested <replicate> asks for {replicas} copies; at most {MAX_REPLICAS}")
     for attribute, text in element.items():
-        if attribute != "name" and "nan" in text.lower().split():  # MuJoCo would take its default
+        if attribute != "name" and "nan" in text.lower().split():  # MuJoCo would use its default
             raise ModelError(f"{path}: <{element.tag} {attribute}={text!r}> is not a number")
     if element.tag in ("include", "model") and (file := element.get("file")):
         target = (folder / file).resolve()
@@ -76,10 +76,10 @@ def _scan_element(
 
 
 def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
-    """The checked model.
+    """Compile and check a model.
 
-    Raises ModelError for what MuJoCo refuses, and for what it loads in silence: a timestep outside
-    (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
+    Raises ModelError if MuJoCo refuses it, and for faults that MuJoCo loads without an error: a timestep
+    outside (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
@@ -94,7 +94,7 @@ def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
     model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
     sparse = model.opt.jacobian != mujoco.mjtJacobian.mjJAC_DENSE and model.nv >= SPARSE_NV
     if mujoco.__version__ == "4.0.0" and model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and sparse:
-        model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE  # its sparse Newton is wrong; mended in 4.0.1
+        model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE  # 4.0.0's sparse Newton is wrong; fixed in 4.0.1
     return model
 
 
@@ -107,7 +107,7 @@ def _check_finite(model: mujoco.MjModel, field: str) -> None:
 
 
 def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
-    """The model's own value of an MjModel or `opt.` field, by MuJoCo's name."""
+    """The model's value of an MjModel field or `opt.` field, by name. Raises ModelError for another name."""
     owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)
     value = getattr(owner, name, None)
     if value is None or callable(value):
@@ -117,14 +117,14 @@ def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
 
 
 def names(model: mujoco.MjModel, kind: str) -> list[str]:
-    """Names of all of one of KINDS, in MuJoCo's order."""
+    """Names of all elements of a kind (one of KINDS), in MuJoCo's order."""
     obj = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
     count = getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
     return [mujoco.mj_id2name(model, obj, i) or "" for i in range(count)]
 
 
 def index(model: mujoco.MjModel, kind: str, name: str) -> int:
-    """The number of the `kind` called `name`, else ModelError that lists what there is."""
+    """Index of the element of this kind and name. Raises ModelError listing the known names."""
     known = names(model, kind)
     if name not in known:
         raise ModelError(f"no {kind} {name!r} in the model{did_you_mean(name, known)}; it has {known}")

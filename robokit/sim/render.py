@@ -27,32 +27,32 @@ PROBE_SECONDS = 60.0
 
 
 class RenderError(Error):
-    """There is nothing to draw with, or nowhere to show it."""
+    """No renderer works here, or there is no screen for a window."""
 
 
 def choose_backend() -> str:
-    """egl or osmesa, whichever draws without a screen here; MUJOCO_GL may name the only one to try.
+    """The first of BACKENDS that renders off screen here; MUJOCO_GL may name the only one to try.
 
-    Each is tried in a process of its own: the first one loaded shuts out the others.
+    Each is tried in a process of its own, because a process can load only one.
 
-    Raises RenderError that says what to install.
+    Raises RenderError naming packages to install.
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     for name in (wanted,) if wanted in BACKENDS else BACKENDS:
         environment = {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
         probe = [sys.executable, "-c", PROBE.format(name)]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # where a driver hangs the next may not
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hang: try the next
             tried = subprocess.run(probe, env=environment, capture_output=True, timeout=PROBE_SECONDS)
             if tried.returncode == 0:
                 return name
     raise RenderError(
-        "nothing to draw with: neither EGL nor OSMesa works here. On Debian or Ubuntu one of these helps: "
+        "cannot render: neither EGL nor OSMesa works here. On Debian or Ubuntu one of these helps: "
         "apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6"
     )
 
 
 class Camera:
-    """Draws simulation 0: from the camera "track", else the first, else one that follows the first body."""
+    """Renders simulation 0: from the camera "track", else the first, else one that tracks the first body."""
 
     def __init__(self, sim: Sim, width: int = 640, height: int = 480) -> None:
         self._backend = choose_backend()
@@ -77,7 +77,7 @@ class Camera:
         self._gl.free()
 
     def frame(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3), as the simulation stands; a new array."""
+        """Render the current state: a new array (H, W, 3) uint8."""
         copy_state(self._sim, self._data)
         everything, option = mujoco.mjtCatBit.mjCAT_ALL, mujoco.MjvOption()
         mujoco.mjv_updateScene(
@@ -90,9 +90,9 @@ class Camera:
 
 @contextlib.contextmanager
 def window(sim: Sim) -> Iterator[Callable[[], bool]]:
-    """MuJoCo's viewer; the function draws simulation 0 and says whether the window is still open.
+    """Open MuJoCo's viewer; the function draws simulation 0 and returns whether the window is still open.
 
-    Raises RenderError where there is no screen.
+    Raises RenderError if there is no screen.
     """
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise RenderError(
@@ -101,7 +101,7 @@ def window(sim: Sim) -> Iterator[Callable[[], bool]]:
     viewer: Any = importlib.import_module("mujoco.viewer")
     data = mujoco.MjData(sim.model)
     with viewer.launch_passive(sim.model, data) as handle:
-        if sim.model.nbody > 1:  # the mouse still turns around what it follows
+        if sim.model.nbody > 1:  # the mouse still rotates the view
             handle.cam.type, handle.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
 
         def show() -> bool:
@@ -114,7 +114,7 @@ def window(sim: Sim) -> Iterator[Callable[[], bool]]:
 
 
 def copy_state(sim: Sim, data: mujoco.MjData) -> None:
-    """Bring MuJoCo's own data to where simulation 0 is."""
+    """Copy the state of simulation 0 into an MjData, and compute its derived fields."""
     for name in STATE:
         getattr(data, name)[:] = sim.field(name)[0].cpu().numpy()
     mujoco.mj_forward(sim.model, data)
@@ -132,7 +132,7 @@ def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
 
 
 def _context(model: mujoco.MjModel, rect: mujoco.MjrRect) -> mujoco.MjrContext:
-    """A canvas of `rect`'s size instead of the model's, without antialiasing; leaves the model as it was."""
+    """A context of `rect`'s size without antialiasing; the model's own values are restored afterwards."""
     size, quality = model.vis.global_, model.vis.quality
     before = size.offwidth, size.offheight, quality.offsamples
     size.offwidth, size.offheight, quality.offsamples = rect.width, rect.height, 0

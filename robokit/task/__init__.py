@@ -1,4 +1,4 @@
-"""What an author writes: a task as one class in one file.
+"""The task language: a task is one class in one file, with its actions, commands, sensors and mirror.
 
 May import: limits, networks and sim.
 """

@@ -1,4 +1,4 @@
-"""Action maps: what an action in [-1, 1] means as ctrl."""
+"""Action maps: from actions in [-1, 1] to ctrl."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class Around:
 
 
 def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
-    """Raise TaskError where no action moves an actuator: all its targets lie beyond one end of ctrlrange."""
+    """Raise TaskError if all targets of an actuator lie beyond one end of ctrlrange: no action moves it."""
     low, high = ctrl_limits(sim)
     outside = torch.nonzero((highest <= low) | (lowest >= high))
     if len(outside):
@@ -55,7 +55,7 @@ def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
 
 
 def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:
-    """(limited, low, high), (A,) each; an actuator without a range has infinite ones."""
+    """(limited, low, high), (A,) each; low and high are infinite for an actuator without a range."""
     limited = sim.nominal("actuator_ctrllimited").bool()
     low, high = sim.nominal("actuator_ctrlrange").unbind(-1)
     infinity = torch.full_like(low, torch.inf)
@@ -63,5 +63,5 @@ def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ctrl_limits(sim: Sim) -> tuple[Tensor, Tensor]:
-    """(low, high), (A,) each: what ctrl is clipped to; infinite where an actuator has no range."""
+    """Bounds (low, high) of ctrl, (A,) each; infinite for an actuator without a range."""
     return _ctrlrange(sim)[1:]

@@ -1,15 +1,15 @@
-"""A gait's clock: the sine and cosine of a phase that turns while a robot is commanded to move."""
+"""A gait clock: sine and cosine of a phase that advances while the robot is commanded to move."""
 
 import math
 
 import torch
 from torch import Tensor
 
-NOON = (0.0, 1.0)  # sine and cosine of a clock that begins
+NOON = (0.0, 1.0)  # sine and cosine at the start: phase 0
 
 
 def rest(clock: Tensor, *commands: Tensor) -> Tensor:
-    """A clock (N, 2): [0, 0], no phase at all, where its commands (N, d) are zero, and NOON after that."""
+    """Stop a clock (N, 2) at [0, 0] while all its commands (N, d) are zero; start it again at NOON."""
     if not commands:
         return clock
     standing, rested = (x.abs().amax(-1, keepdim=True) == 0 for x in (torch.cat(commands, -1), clock))
@@ -18,9 +18,9 @@ def rest(clock: Tensor, *commands: Tensor) -> Tensor:
 
 
 def tick(clock: Tensor, turn: float) -> Tensor:
-    """A clock [sine, cosine] (N, 2) of its phase, `turn` revolutions later."""
+    """A clock [sine, cosine] (N, 2) advanced by `turn` revolutions; a stopped one stays at [0, 0]."""
     sine, cosine = clock[:, :1], clock[:, 1:]
     s, c = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
     moved = torch.cat((sine * c + cosine * s, cosine * c - sine * s), -1)
-    length = moved.square().sum(-1, keepdim=True).sqrt().clamp(min=0.5)  # 0 of a clock that rests
-    return moved / length  # rounding must not add up over hours
+    length = moved.square().sum(-1, keepdim=True).sqrt().clamp(min=0.5)  # a stopped clock has length 0
+    return moved / length  # without this, rounding errors add up over hours

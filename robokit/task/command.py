@@ -1,4 +1,4 @@
-"""Commands: goals that are drawn while an episode runs."""
+"""Commands: goals drawn during an episode."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from robokit.task.sense import Sense as Sense
 
 @dataclass(frozen=True)
 class Command:
-    """A goal drawn uniformly from [low, high], at a restart and then every `every` seconds (a range)."""
+    """A goal drawn uniformly from [low, high] at each restart, and again after times drawn from `every`."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    every: tuple[float, float] | None = None  # s; None: one command an episode
-    still: float = 0.0  # chance that a command is all zero instead
+    every: tuple[float, float] | None = None  # s, a range; None: one command per episode
+    still: float = 0.0  # probability of an all-zero command instead
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.low, self.high, strict=False))

@@ -1,4 +1,4 @@
-"""How a robot looks in a mirror."""
+"""Mirror images of observations and actions, for robots with a left and a right side."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from robokit.task.sense import Sense as Sense
 
 @dataclass(frozen=True)
 class Mirror:
-    """How an observation or action looks in a mirror: x[i] becomes sign[i] * x[order[i]].
+    """The mirror image of an observation term or action: x[i] becomes sign[i] * x[order[i]].
 
-    Raises TaskError unless a second look gives x again.
+    Raises TaskError unless the map is its own inverse.
     """
 
     sign: tuple[float, ...]  # +1 or -1 each
-    order: tuple[int, ...] | None = None  # None: each stays in its place
+    order: tuple[int, ...] | None = None  # None: no permutation
 
     def __post_init__(self) -> None:
         order, n = self.places, len(self.sign)

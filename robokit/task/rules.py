@@ -1,10 +1,9 @@
-"""The task contract at its border: what a task's functions return, checked once before anything runs."""
+"""The rules of the task contract: constants and returned terms, checked once before anything runs."""
 
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import getattr_static
 from keyword import iskeyword
 from pathlib import Path
@@ -18,13 +17,14 @@ from robokit.errors import Error, OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl
+from robokit.task.columns import CARRIED
 from robokit.task.command import Command
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
 from robokit.task.task import Task, Terms
 
-ALIKE = 0.85  # from which on another name counts as a slip
-ENDS = ("carry", "reset", "ctrl", "carry_next")  # what an exported graph takes and gives beside observations
+ALIKE = 0.85  # similarity from which an unknown name counts as a misspelling
+ENDS = ("carry", "reset", "ctrl", "carry_next")  # inputs and outputs of an exported graph
 MAPPINGS = {
     "weights": "{term: number}",
     "commands": "{name: Command}",
@@ -33,30 +33,29 @@ MAPPINGS = {
     "mirror": "{observation: Mirror}",
     "recipes": "{algorithm: {option: value}}",
 }
-KEPT = {"action": "the previous action", "clock": "the task's clock"}  # by the exported file itself
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the columns of obs, terms, cost and metrics are called, in order."""
+    """Names of the columns of obs, terms, cost and metrics, in order."""
 
-    obs: dict[str, int]  # name -> width, of what the policy sees
-    truth: dict[str, int]  # of all that `observe` returns
+    obs: dict[str, int]  # name -> width of the terms that the policy observes
+    truth: dict[str, int]  # of all terms that `observe` returns
     privileged: dict[str, int]
     rewards: tuple[str, ...]
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
-    booleans: frozenset[str]  # metrics that are true or false
-    memory: tuple[str, ...]  # what remember returns
+    booleans: frozenset[str]  # boolean metrics
+    memory: tuple[str, ...]  # returned by `remember`
 
     @property
     def state(self) -> dict[str, int]:
-        """Of all that a critic may see."""
+        """Name -> width of the critic's input: all observation terms, then the privileged ones."""
         return self.truth | {f"privileged {name}": width for name, width in self.privileged.items()}
 
 
 def check_constants(task: Task) -> None:
-    """Raise TaskError for a constant or function that a task lacks, or that is of the wrong kind."""
+    """Raise TaskError for a missing constant or function, or a constant of the wrong type or range."""
     kind = type(task)
     _check_spelling(kind)
     constants = _constants(task)
@@ -79,13 +78,13 @@ def check_constants(task: Task) -> None:
 
 
 def _constants(task: Task) -> dict[str, Any]:
-    """What each is. Looked for without being asked: a property that raises AttributeError is not missing."""
+    """The constants by name. A property that raises AttributeError is found too: it is not missing."""
     kind = type(task)
     missing = [name for name in Task.__annotations__ if getattr_static(task, name, ...) is ...]
     missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
     if missing:
         raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
-    return {name: _told(task, name, functools.partial(getattr, task, name)) for name in Task.__annotations__}
+    return {n: _guarded(task, n, functools.partial(getattr, task, n)) for n in Task.__annotations__}
 
 
 def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
@@ -97,19 +96,19 @@ def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
 
 
 def _check_spelling(kind: type[Task]) -> None:
-    """A misspelt `terminated` would never be called, and nobody would know."""
+    """Raise TaskError for a misspelt name: a misspelt `terminated` would silently never be called."""
     known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
     own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
     for name in own:
-        if not name.startswith("_") and name not in known and get_close_matches(name, known, 1, ALIKE):
-            hint = did_you_mean(name, known)
+        hint = did_you_mean(name, known, ALIKE)
+        if hint and not name.startswith("_") and name not in known:
             raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint}; else call it _{name}")
 
 
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
-    """Run every function of the task once, on a fresh generator: binds what it reads, learns what it returns.
+    """Call every function of the task once, to bind the fields that it reads and learn its terms' names.
 
-    Raises TaskError naming the function, the term, the rule and what was got. Leaves `sim` reset.
+    nominal: without `randomize`. Leaves `sim` reset. Raises TaskError naming function, term, rule and value.
     """
     n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
     action = torch.zeros(n, sim.model.nu, device=sim.device)
@@ -156,7 +155,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
 
 
 def check_finite(task: Task, sim: Sim) -> None:
-    """NaN right after a reset is the author's mistake, not the simulation's; a metric's is "not counted"."""
+    """Raise TaskError for a term that is not finite right after a reset; a metric may be NaN ("not counted").
+
+    Also for an observed command, action or clock that differs from the memory of its name.
+    """
     action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
@@ -165,17 +167,17 @@ def check_finite(task: Task, sim: Sim) -> None:
             fine = ~value.isinf() if kind == "metrics" else value.isfinite()
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
-    # a robot's controller clips a command to its range, and keeps the others
-    for name, what in {**dict.fromkeys(task.commands, "the command"), **KEPT}.items():
+    # on a robot, the controller clips a command to its range, and the exported file carries the others
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **CARRIED}.items():
         if name in seen["observe"] and not _as_in_memory(task, sim, name):
-            rule = f"must be sim.memory[{name!r}] as it is, {what}; call anything else differently"
+            rule = f"must equal sim.memory[{name!r}], {what}; give another term another name"
             raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
 
 
 def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
-    """Whether an observation is the memory of its name; what a reset left there would tell too little."""
+    """Whether an observation equals the memory of its name; carried terms are tried with varied values."""
     memory, before = sim.memory[name], sim.memory[name].clone()
-    if name in KEPT:
+    if name in CARRIED:
         memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
     same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
     memory.copy_(before)
@@ -183,14 +185,14 @@ def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
 
 
 def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
-    """Raise TaskError when a function returns other names than at first."""
+    """Raise TaskError if a function returns other names than in its first call."""
     if values.keys() != set(names):
         raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
 
 
 def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
-    """A task function's value, or TaskError when it raises or its value is not of the contract's kind."""
-    values = _told(task, function, lambda: getattr(task, function)(*arguments))
+    """The return value of a task's function. Raises TaskError if it raises or returns the wrong type."""
+    values = _guarded(task, function, lambda: getattr(task, function)(*arguments))
     expected = Tensor if function == "terminated" else dict
     if not isinstance(values, expected):
         got = type(values).__name__
@@ -198,8 +200,8 @@ def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any
     return values
 
 
-def _told(task: Task, part: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns, or TaskError that names the part of the task and the line there that raised."""
+def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
+    """The value of `read()`; an exception becomes a TaskError naming the task's part and the line."""
     try:
         return read()
     except Error:
@@ -210,14 +212,14 @@ def _told(task: Task, part: str, read: Callable[[], Any]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """Where in the file of the task's function, the first that was called, `error` came from."""
+    """File and line of the last frame of `error` in the task's file, which is the first outside this one."""
     frames = [f for f in extract_tb(error.__traceback__) if f.filename not in (__file__, functools.__file__)]
     lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
     return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
-    """ "d" in `expected` stands for any width."""
+    """Raise TaskError unless a value has the expected shape, where "d" stands for any width."""
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
     if not isinstance(value, Tensor) or not fits:
@@ -266,7 +268,7 @@ def _check_weights(task: Task, terms: Terms) -> None:
 
 
 def check_limits(task: Task) -> None:
-    """Raise TaskError unless limits are {cost: Limit}, by names that an option can have."""
+    """Raise TaskError unless limits are {cost: Limit}, with names that an option --limits.NAME can have."""
     kind = type(task).__name__
     if not isinstance(task.limits, Mapping):
         raise TaskError(f"{kind}.limits must be {{cost: Limit}}, got {task.limits!r}")
@@ -288,15 +290,13 @@ def _check_costs(task: Task, costs: Terms) -> None:
     for name in costs:
         if name not in task.limits:
             hint = did_you_mean(name, task.limits)
-            raise TaskError(f"costs returns {name!r}, which has no limit{hint}; a metric only reports")
+            raise TaskError(f"costs returns {name!r}, which has no limit{hint}; else make it a metric")
 
 
 def _check_names(task: Task, widths: dict[str, int]) -> None:
     kind = type(task).__name__
     if taken := [name for name in widths if name in ENDS]:
-        raise TaskError(
-            f"{kind}.observe may not call terms {taken}: an exported file's own ends are called so"
-        )
+        raise TaskError(f"{kind}.observe may not call terms {taken}: an exported file uses these names")
     if "clock" in widths and not task.clock:
         raise TaskError(f"{kind}.observe has a 'clock', so {kind}.clock must be a rate above 0 Hz, got 0")
 
@@ -315,7 +315,7 @@ def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     for name, sense in task.sensing.items():
         if name not in measured:
             hint = f"{did_you_mean(str(name), measured)}; it measures {measured}"
-            raise TaskError(f"{kind}.sensing[{name!r}] must be of an observation that is measured{hint}")
+            raise TaskError(f"{kind}.sensing[{name!r}] must name a measured observation{hint}")
         if not isinstance(sense, Sense):
             raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
         check_delay(f"{kind}.sensing[{name!r}].delay", sense.delay, task.control_dt)
@@ -336,7 +336,7 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
 
 
 def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
-    """Raise OptionError unless it is a number of frames, or {term: frames} of `terms`, seen or hidden."""
+    """Raise OptionError unless history is a number of frames, or {term: frames} with names in `terms`."""
     for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
         if not isinstance(frames, int) or frames < 1:
             each = f" of {name!r}" if name else ""

@@ -1,4 +1,4 @@
-"""What a robot's sensor adds to an observation term: noise, bias, delay, dropout."""
+"""Sensor errors of an observation term: noise, bias, delay, dropout."""
 
 import math
 from dataclasses import dataclass
@@ -6,29 +6,26 @@ from typing import Literal
 
 from robokit.errors import TaskError
 
-LONGEST = 50  # control steps that a delay may reach back
+LONGEST = 50  # control steps, the longest delay
+EPSILON = 1e-6  # control steps, tolerance for rounding
 
-
-EPSILON = 1e-6  # control steps: rounding
-
-
-Range = float | tuple[float, float]  # one value, or a range that each episode draws from
+Range = float | tuple[float, float]  # one value, or a range to draw from in each episode
 
 
 @dataclass(frozen=True)
 class Sense:
-    """One observation term as its sensor gives it; raises TaskError for a figure that cannot be."""
+    """The sensor of one observation term. Raises TaskError for a value outside its range."""
 
-    noise: float = 0.0  # unit of the term, fresh every control step: standard deviation, or half width
+    noise: float = 0.0  # unit of the term, drawn every control step: standard deviation, or half width
     distribution: Literal["gaussian", "uniform"] = "gaussian"  # of the noise
-    bias: float = 0.0  # half width, unit of the term: each number's constant offset, drawn every episode
-    delay: Range = 0.0  # s, between two control steps linear; all the term's numbers share it
-    dropout: float = 0.0  # chance per control step that no reading comes: the last one stands
-    loss: float = 0.0  # failures a second; after one the last reading stands till the episode ends
-    hidden: bool = False  # the policy does not see it at all; a critic does
-    unit: str | None = None  # for the exported contract; None: as the model says
-    frame: str | None = None
-    max_age: float | None = None  # s, for the contract: an older reading should not be acted on
+    bias: float = 0.0  # half width, unit of the term: constant offset of each number, drawn every episode
+    delay: Range = 0.0  # s, interpolated linearly between control steps; one for all numbers of the term
+    dropout: float = 0.0  # probability per control step of a missing reading: the last one is repeated
+    loss: float = 0.0  # failures per s; after one the last reading is repeated until the episode ends
+    hidden: bool = False  # the policy does not observe the term; a critic does
+    unit: str | None = None  # for the contract; None: the model's
+    frame: str | None = None  # the same
+    max_age: float | None = None  # s, for the contract: the controller refuses older readings
 
     def __post_init__(self) -> None:
         for name, (rule, limit) in _RULES.items():
@@ -61,7 +58,7 @@ def _is_number(value: object) -> bool:
 
 
 def check_delay(name: str, delay: Range, control_dt: float = math.inf) -> None:
-    """Raise TaskError unless it is a time in s, or a range of times, from 0 to LONGEST control steps."""
+    """Raise TaskError unless a delay (s), or a range of delays, lies from 0 to LONGEST control steps."""
     low, high = delay if isinstance(delay, tuple) and len(delay) == 2 else (delay, delay)
     if not (_is_number(low) and _is_number(high) and 0 <= low <= high < math.inf):
         raise TaskError(f"{name} must be seconds >= 0, or a range (from, to) of them, got {delay!r}")

@@ -1,4 +1,4 @@
-"""What an author writes: a task as one class in one file.
+"""The base class of tasks. An author writes a task as one class in one file.
 
     class Balance(Task):
         model = Path(__file__).with_suffix(".xml")
@@ -13,7 +13,7 @@
             return {"upright": tolerance(torch.cos(sim.qpos[:, 1]), 0.98, 1.0, margin=0.5)}
 
 A task is pure: it reads `sim` and returns tensors for all N simulations at once; only Env and Sim write.
-Random draws always have size N and come from the generator handed in.
+Random draws always have size N and use the given generator.
 """
 
 import importlib.util
@@ -37,84 +37,82 @@ Terms = dict[str, Tensor]
 
 
 class Task:
-    """Constants as class attributes, then one short method per question. See docs/tasks.md."""
+    """Constants as class attributes, and one short method for each quantity. See docs/tasks.md."""
 
     model: Source  # MJCF file, or an MjSpec (then a property that builds it)
     control_dt: float  # s between two actions; a whole number of timesteps
     time_limit: float  # s; a longer episode is truncated
     action: Ctrl | Around = Ctrl()
     commands: ClassVar[Mapping[str, Command]] = {}
-    memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers each simulation carries along
-    clock: float = (
-        0.0  # Hz; memory "clock" (N, 2), sine and cosine from noon on; [0, 0] while commands are zero
-    )
-    sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: how the robot's own differs}
-    action_delay: Range = 0.0  # s from the policy to the actuators, or a range that each episode draws from
-    mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for PPO's `mirror`
-    history: int | Mapping[str, int] = 1  # frames the `stack` belief keeps, or {term: frames}
+    memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers kept for each simulation
+    clock: float = 0.0  # Hz; memory "clock" (N, 2): sine and cosine, [0, 0] while all commands are zero
+    sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: errors of its sensor}
+    action_delay: Range = 0.0  # s from the policy to the actuators, or a range to draw from in each episode
+    mirror: ClassVar[Mapping[str, Mirror]] = {}  # of every observation and "action"; for the option `mirror`
+    history: int | Mapping[str, int] = 1  # frames in the `stack` belief, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
-    limits: Mapping[str, Limit] = {}  # {cost: what it must stay below}, one for each of `costs`
+    limits: Mapping[str, Limit] = {}  # {cost: its Limit}, one for each of `costs`
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
-    lag: bool = False  # True: derived fields one timestep old, as mj_step leaves them
+    lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
-        """New values (N, ...) by MuJoCo's state names or memory names; Env writes those that restart."""
+        """Initial values (N, ...) of MuJoCo state or memory, by name; Env writes the rows that restart."""
         return {}
 
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
-        """New model fields (N, ...) by MuJoCo's names, nominal times a factor, or memory; at every restart.
+        """New model fields (N, ...), nominal times a factor, or memory, by name; drawn at every restart.
 
-        On Warp those that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
+        On Warp, fields that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
         """
         return {}
 
     def disturb(self, sim: Sim, rng: Generator) -> Terms:
-        """State (N, ...) to write before every control step: pushes."""
+        """State (N, ...) to write before every control step, for example pushes."""
         return {}
 
     def observe(self, sim: Sim) -> Terms:
-        """(N, d) each: what the robot itself can supply; "action" is the previous action.
+        """Observation terms (N, d) that the robot can measure itself; "action" is the previous action.
 
-        "action" and "clock" are kept by the exported file itself, the others a robot must supply.
+        The exported file carries "action" and "clock"; the robot must supply the other terms.
         """
         raise NotImplementedError
 
     def privileged(self, sim: Sim) -> Terms:
-        """(N, d) each: what only a critic may see besides the observation."""
+        """Terms (N, d) for the critic alone, beside the observation."""
         return {}
 
     def rewards(self, sim: Sim, action: Tensor) -> Terms:
-        """(N,) each, one per weight; `action` (N, A) in [-1, 1] led here, memory["action"] came before."""
+        """Terms (N,), one per weight, after `action` (N, A) in [-1, 1]; memory["action"] came before."""
         raise NotImplementedError
 
     def costs(self, sim: Sim, action: Tensor) -> Terms:
-        """(N,) each, one per limit, from 0 to the limit's `largest`; never folded into the reward."""
+        """Costs (N,), one per limit, from 0 to the limit's `largest`; not part of the reward."""
         return {}
 
     def terminated(self, sim: Sim) -> Tensor:
-        """(N,) bool: the episode ended for good; the time limit is not told here."""
+        """(N,) bool: the episode ended in a terminal state. Env applies the time limit itself."""
         return torch.zeros(sim.num_envs, dtype=torch.bool, device=sim.device)
 
     def remember(self, sim: Sim, action: Tensor) -> Terms:
-        """Memory (N, d) after this control step."""
+        """New memory (N, d), written after this control step."""
         return {}
 
     def metrics(self, sim: Sim) -> Terms:
-        """(N,) each: what `evaluate` reports; `success` where it has a meaning. NaN: not counted now."""
+        """Metrics (N,) to report, `success` if the task has a goal. NaN: not counted in this step."""
         return {}
 
 
 def uniform(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
-    """(N, width) from [-scale, scale), in the simulation's precision.
+    """Uniform draws (N, width) from [-scale, scale), in the simulation's precision.
 
-    One seed draws alike on both engines where both are on the CPU; CUDA's generator has other numbers.
+    A seed gives both engines the same numbers on the CPU; CUDA's generator draws others.
     """
     unit = torch.rand(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
     return (scale * (2 * unit - 1)).to(sim.qpos.dtype)
 
 
 def normal(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
-    """(N, width) from a normal distribution of mean 0 and standard deviation `scale`, as `uniform`."""
+    """Normal draws (N, width) with mean 0 and standard deviation `scale`; precision as in `uniform`."""
     draw = torch.randn(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
     return (scale * draw).to(sim.qpos.dtype)
 

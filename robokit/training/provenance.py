@@ -9,19 +9,16 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from robokit import __version__
 from robokit.compute import processes
 from robokit.errors import RunError
+from robokit.export.fields import versions
 from robokit.sim.facts import model_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
 from robokit.training.run import Run
-
-PACKAGES = ("torch", "mujoco", "numpy", "onnxruntime")
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
@@ -70,15 +67,6 @@ def changed(run: Run, task: Task) -> list[str]:
     """Which files of the task are not what they were when the run began."""
     now, then = task_hashes(task), run.config["hashes"]
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-
-
-def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    return {
-        "robokit": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
 
 
 def commit(file: Path) -> str | None:

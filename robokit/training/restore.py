@@ -18,6 +18,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
+from robokit.export.file import Exported
 from robokit.export.write import Written, export
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
@@ -128,7 +129,7 @@ def export_env(run: Run, task: Task) -> Env:
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:
     """Write a policy of a run through the gate, its sha256 and its card. Raises ExportError."""
     written = export(restored.policy, restored.env, path, commit=run.about["commit"]["robokit"])
-    write_card(path, {"run": run.path.name, "steps": restored.steps})
+    write_card(Exported.open(path), {"run": run.path.name, "steps": restored.steps})
     return written
 
 

@@ -20,7 +20,7 @@ from robokit.disk.checkpoint import Checkpoint
 from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
 from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
-from robokit.evaluation.ledger import weighted
+from robokit.evaluation.ledger import measured
 from robokit.learning.protocols import Learner
 from robokit.training.run import Done, Run
 
@@ -92,14 +92,11 @@ def validate(learner: Learner, steps: int) -> Score:
     threads = getattr(env.sim, "threads", 0)
     fresh = Env(env.task, EPISODES, seed=SEED, sim=env.sim.engine, device=env.device, threads=threads)
     ran = run_episodes(fresh, torch_actor(learner.policy), gamma)
-    measured = {}
-    for name, limit in env.task.limits.items():
-        x, weight = weighted(ran.charged[name], limit.measure)
-        measured[name] = float(x.sum() / weight.sum())
+    costs = {name: measured(limit.measure, ran.charged[name]) for name, limit in env.task.limits.items()}
     judged = {} if learner.config.limit_rule == "off" else env.task.limits
-    held = all(measured[name] <= limit.value for name, limit in judged.items())
+    held = all(costs[name] <= limit.value for name, limit in judged.items())
     feasible = held and not ran.bad
-    return Score(steps, float(ran.returns.mean()), measured, feasible)
+    return Score(steps, float(ran.returns.mean()), costs, feasible)
 
 
 def load_best(run: Run, policy: nn.Module) -> Score | None:

@@ -1,6 +1,6 @@
-"""Ant, equal to gymnasium's Ant-v5 but for the moment at which contact forces are read.
+"""Ant, equal to gymnasium's Ant-v5 except for the time at which contact forces are read.
 
-With a limit on its speed it is equal to Safety-Gymnasium's, which reads none.
+With a limit on its speed it equals Safety-Gymnasium's, which reads no contact forces.
 """
 
 import mujoco
@@ -12,14 +12,14 @@ from robokit.task import Limit, Sense, Task, normal, packaged, uniform
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
 HEIGHT = (0.2, 1.0)  # m, of the torso
 MAX_FORCE = 1.0  # N m, N; contact torques and forces are clipped here
-FAST = 2.6222  # m/s in any direction of the ground, beyond which it costs
+FAST = 2.6222  # m/s in any horizontal direction; faster control steps cost 1
 
 
 class Ant(Task):
     """Run forward on four legs.
 
-    gymnasium reads cfrc_ext after the last stage of the last RK4 substep, which no batch of simulations
-    offers; here it is that of the last substep's beginning.
+    gymnasium reads cfrc_ext after the last stage of the last RK4 substep, which batched simulation does not
+    provide; here it is read at the beginning of the last substep.
     """
 
     control_dt = 0.05  # s
@@ -71,13 +71,13 @@ class Ant(Task):
 
 
 class Positions(Ant):
-    """Without a measure of velocity, or of contact forces, which are no positions either."""
+    """Velocities and contact forces are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True), "contact": Sense(hidden=True)}
 
 
 class Velocities(Ant):
-    """Without a measure of position, or of contact forces, which are no velocities either."""
+    """Positions and contact forces are hidden from the policy."""
 
     sensing = {"position": Sense(hidden=True), "contact": Sense(hidden=True)}
 
@@ -85,8 +85,8 @@ class Velocities(Ant):
 class SpeedLimit(Ant):
     """Run forward on four legs, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetyAntVelocity-v1: gymnasium's Ant-v4, which neither observes nor charges contact
-    forces, and pays for health in the step in which it falls, too.
+    Safety-Gymnasium's SafetyAntVelocity-v1, built on gymnasium's Ant-v4, which neither observes nor penalises
+    contact forces, and rewards health also in the step of the fall.
     """
 
     model = packaged("gymnasium", "envs/mujoco/assets/ant.xml")

@@ -3,7 +3,7 @@
 from robokit.task import Limit, Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
-FAST = 3.2096  # m/s forward, beyond which it costs
+FAST = 3.2096  # m/s forward; faster control steps cost 1
 
 
 class HalfCheetah(Task):
@@ -12,7 +12,7 @@ class HalfCheetah(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/half_cheetah.xml")
     control_dt = 0.05  # s
     time_limit = 50.0  # s
-    lag = True  # only the state is read: nothing derived need be brought up to date
+    lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -0.1}
 
@@ -38,13 +38,13 @@ class HalfCheetah(Task):
 
 
 class Positions(HalfCheetah):
-    """Without a measure of velocity."""
+    """Velocities are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True)}
 
 
 class Velocities(HalfCheetah):
-    """Without a measure of position."""
+    """Positions are hidden from the policy."""
 
     sensing = {"position": Sense(hidden=True)}
 
@@ -52,7 +52,7 @@ class Velocities(HalfCheetah):
 class SpeedLimit(HalfCheetah):
     """Run forward, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetyHalfCheetahVelocity-v1: gymnasium's HalfCheetah-v4, which is its v5.
+    Safety-Gymnasium's SafetyHalfCheetahVelocity-v1, built on gymnasium's HalfCheetah-v4, which equals v5.
     """
 
     limits = {"speed": Limit(25.0, "episode")}

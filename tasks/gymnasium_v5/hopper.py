@@ -9,7 +9,7 @@ MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
 MIN_HEIGHT = 0.7  # m, of the torso
 MAX_ANGLE = 0.2  # rad, of the torso
 MAX_STATE = 100.0  # m, rad, m/s, rad/s
-FAST = 0.7402  # m/s forward, beyond which it costs
+FAST = 0.7402  # m/s forward; faster control steps cost 1
 
 
 class Hopper(Task):
@@ -18,7 +18,7 @@ class Hopper(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/hopper.xml")
     control_dt = 0.008  # s
     time_limit = 8.0  # s
-    lag = True  # only the state is read: nothing derived need be brought up to date
+    lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -1e-3}
 
@@ -53,13 +53,13 @@ class Hopper(Task):
 
 
 class Positions(Hopper):
-    """Without a measure of velocity."""
+    """Velocities are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True)}
 
 
 class Velocities(Hopper):
-    """Without a measure of position."""
+    """Positions are hidden from the policy."""
 
     sensing = {"position": Sense(hidden=True)}
 
@@ -67,8 +67,8 @@ class Velocities(Hopper):
 class SpeedLimit(Hopper):
     """Hop forward, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetyHopperVelocity-v1: gymnasium's Hopper-v4, which pays for health in the step in
-    which it falls, too.
+    Safety-Gymnasium's SafetyHopperVelocity-v1, built on gymnasium's Hopper-v4, which rewards health also in
+    the step of the fall.
     """
 
     limits = {"speed": Limit(25.0, "episode")}

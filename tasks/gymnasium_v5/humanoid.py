@@ -1,6 +1,6 @@
-"""Humanoid, equal to gymnasium's Humanoid-v5 but for the moment at which contact forces are read.
+"""Humanoid, equal to gymnasium's Humanoid-v5 except for the time at which contact forces are read.
 
-With a limit on its speed it is Safety-Gymnasium's, but for the same moment.
+With a limit on its speed it equals Safety-Gymnasium's, with the same exception.
 """
 
 import mujoco
@@ -12,19 +12,19 @@ from robokit.task import Limit, Task, packaged, uniform
 RESET_NOISE = 1e-2  # m, rad, m/s, rad/s
 HEIGHT = (1.0, 2.0)  # m, of the torso
 MAX_CONTACT = 2e7  # the sum of squared contact torques and forces, in N m and N, is clipped here
-FAST = 1.4149  # m/s in any direction of the ground, beyond which it costs
+FAST = 1.4149  # m/s in any horizontal direction; faster control steps cost 1
 
 
 class Humanoid(Task):
     """Walk forward on two legs without falling.
 
-    gymnasium reads cfrc_ext after the last stage of the last RK4 substep, which no batch of simulations
-    offers; here it is that of the last substep's beginning.
+    gymnasium reads cfrc_ext after the last stage of the last RK4 substep, which batched simulation does not
+    provide; here it is read at the beginning of the last substep.
     """
 
     control_dt = 0.015  # s
     time_limit = 15.0  # s
-    lag = True  # gymnasium reads what follows from the bodies' positions as mj_step leaves it
+    lag = True  # gymnasium reads derived fields as mj_step leaves them
     memory = {"center": 2}  # m, the center of mass one control step ago
     weights = {"forward": 1.25, "healthy": 5.0, "ctrl": -0.1, "contact": -5e-7}
 
@@ -42,7 +42,7 @@ class Humanoid(Task):
         return {"qpos": qpos, "qvel": qvel, "center": _center(sim, qpos)}
 
     def observe(self, sim):
-        """Without the world's and the root's own numbers, which are 0."""
+        """Without the entries of the world and of the root joint, which are 0."""
         return {
             "position": sim.qpos[:, 2:],
             "velocity": sim.qvel,
@@ -82,8 +82,8 @@ class Humanoid(Task):
 class SpeedLimit(Humanoid):
     """Walk forward, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetyHumanoidVelocity-v1: gymnasium's Humanoid-v4, which observes zeros as well,
-    charges no contact forces, and pays for health in the step in which it falls, too.
+    Safety-Gymnasium's SafetyHumanoidVelocity-v1, built on gymnasium's Humanoid-v4, which observes these zeros
+    too, does not penalise contact forces, and rewards health also in the step of the fall.
     """
 
     weights = {"forward": 1.25, "healthy": 5.0, "ctrl": -0.1}
@@ -109,7 +109,7 @@ class SpeedLimit(Humanoid):
 
 
 def _center(sim, qpos):
-    """(N, 2) m: the center of mass of poses that the engine has not seen yet, as mj_kinematics has it."""
+    """Center of mass (N, 2) m of new poses qpos (N, nq), computed as in mj_kinematics."""
     model, pos, anchor = sim.model, sim.nominal("body_pos"), sim.nominal("jnt_pos")
     half, axis = qpos[:, 7:, None] / 2, sim.nominal("jnt_axis")[1:]
     fixed, hinge = _matrix(sim.nominal("body_quat")), _matrix(torch.cat((half.cos(), half.sin() * axis), -1))
@@ -130,7 +130,7 @@ def _center(sim, qpos):
 
 
 def _matrix(quat):
-    """(..., 3, 3) of quaternions (..., 4)."""
+    """Rotation matrices (..., 3, 3) of quaternions (..., 4)."""
     w, x, y, z = (quat / quat.norm(dim=-1, keepdim=True)).unbind(-1)
     rows = (
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),

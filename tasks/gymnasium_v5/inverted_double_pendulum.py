@@ -4,7 +4,7 @@ from robokit.task import Sense, Task, normal, packaged, uniform
 
 RESET_NOISE = 0.1  # m and rad uniform; m/s and rad/s normal
 MAX_SEEN = 10.0  # m/s, rad/s, N; observed velocities and the rail's force are clipped here
-HEIGHT = 2.0  # m, where the tip is wanted, 0.8 m above what it can reach
+HEIGHT = 2.0  # m, target of the tip, 0.8 m above its highest point
 MIN_HEIGHT = 1.0  # m, of the tip; upright it is at 1.2
 
 
@@ -45,23 +45,23 @@ class InvertedDoublePendulum(Task):
         return self._tip(sim)[1] <= MIN_HEIGHT
 
     def metrics(self, sim):
-        """Success is an episode whose last step is upright: the time limit ended it."""
+        """An episode succeeds if its last step is upright: then the time limit ended it."""
         x, height = self._tip(sim)
         return {"success": height > MIN_HEIGHT, "height": height, "offset": x.abs()}
 
     def _tip(self, sim):
-        """(N,) m each: how far to the side and how high the upper pole's end is."""
+        """Horizontal position and height of the upper pole's end, (N,) m each."""
         position = sim.site("tip").xpos
         return position[:, 0], position[:, 2]
 
 
 class Positions(InvertedDoublePendulum):
-    """Without a measure of velocity, or of the force at the rail's ends."""
+    """Velocities and the force at the rail's ends are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True), "rail": Sense(hidden=True)}
 
 
 class Velocities(InvertedDoublePendulum):
-    """Without a measure of position, or of the force at the rail's ends, which tells where the cart is."""
+    """Positions are hidden, and the force at the rail's ends, which reveals the cart's position."""
 
     sensing = dict.fromkeys(("cart", "sin", "cos", "rail"), Sense(hidden=True))

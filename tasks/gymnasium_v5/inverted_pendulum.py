@@ -14,7 +14,7 @@ class InvertedPendulum(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/inverted_pendulum.xml")
     control_dt = 0.04  # s
     time_limit = 40.0  # s
-    lag = True  # only the state is read: nothing derived need be brought up to date
+    lag = True  # the task reads only the state: derived fields may lag
     weights = {"upright": 1.0}
 
     def reset(self, sim, rng):
@@ -31,7 +31,7 @@ class InvertedPendulum(Task):
         return ~self._upright(sim)
 
     def metrics(self, sim):
-        """Success is an episode whose last step is upright: the time limit ended it."""
+        """An episode succeeds if its last step is upright: then the time limit ended it."""
         return {"success": self._upright(sim), "angle": sim.qpos[:, 1].abs()}
 
     def _upright(self, sim):
@@ -40,12 +40,12 @@ class InvertedPendulum(Task):
 
 
 class Positions(InvertedPendulum):
-    """Without a measure of velocity."""
+    """Velocities are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True)}
 
 
 class Velocities(InvertedPendulum):
-    """Without a measure of position."""
+    """Positions are hidden from the policy."""
 
     sensing = {"position": Sense(hidden=True)}

@@ -13,7 +13,7 @@ TOUCH = 0.019  # m, the radii of the fingertip and of the target's ball
 
 
 class Reacher(Task):
-    """Bring the tip of a planar arm of two links to a target that stays where it was drawn."""
+    """Bring the tip of a planar arm with two links to a fixed target, drawn in each episode."""
 
     model = packaged("gymnasium", "envs/mujoco/assets/reacher.xml")
     control_dt = 0.02  # s
@@ -48,12 +48,12 @@ class Reacher(Task):
 
 
 class Positions(Reacher):
-    """Without a measure of velocity."""
+    """Velocities are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True)}
 
 
 class Velocities(Reacher):
-    """Without a measure of where the arm is; the target stays in sight, for it is the goal itself."""
+    """The arm's position is hidden from the policy; the target is not, because it is the goal."""
 
     sensing = dict.fromkeys(("cos", "sin", "error"), Sense(hidden=True))

@@ -3,7 +3,7 @@
 from robokit.task import Limit, Task, packaged, uniform
 
 RESET_NOISE = 0.1  # m, rad, m/s, rad/s
-FAST = 0.2282  # m/s forward, beyond which it costs
+FAST = 0.2282  # m/s forward; faster control steps cost 1
 
 
 class Swimmer(Task):
@@ -12,7 +12,7 @@ class Swimmer(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/swimmer.xml")
     control_dt = 0.04  # s
     time_limit = 40.0  # s
-    lag = True  # only the state is read: nothing derived need be brought up to date
+    lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -1e-4}
 
@@ -40,7 +40,7 @@ class Swimmer(Task):
 class SpeedLimit(Swimmer):
     """Swim forward, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetySwimmerVelocity-v1: gymnasium's Swimmer-v4, which is its v5.
+    Safety-Gymnasium's SafetySwimmerVelocity-v1, built on gymnasium's Swimmer-v4, which equals v5.
     """
 
     limits = {"speed": Limit(25.0, "episode")}

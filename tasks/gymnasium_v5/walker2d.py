@@ -8,7 +8,7 @@ RESET_NOISE = 5e-3  # m, rad, m/s, rad/s
 MAX_SPEED = 10.0  # m/s, rad/s; observed velocities are clipped here
 HEIGHT = (0.8, 2.0)  # m, of the torso
 MAX_ANGLE = 1.0  # rad, of the torso
-FAST = 2.3415  # m/s forward, beyond which it costs
+FAST = 2.3415  # m/s forward; faster control steps cost 1
 
 
 class Walker2d(Task):
@@ -17,7 +17,7 @@ class Walker2d(Task):
     model = packaged("gymnasium", "envs/mujoco/assets/walker2d_v5.xml")
     control_dt = 0.008  # s
     time_limit = 8.0  # s
-    lag = True  # only the state is read: nothing derived need be brought up to date
+    lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -1e-3}
 
@@ -51,13 +51,13 @@ class Walker2d(Task):
 
 
 class Positions(Walker2d):
-    """Without a measure of velocity."""
+    """Velocities are hidden from the policy."""
 
     sensing = {"velocity": Sense(hidden=True)}
 
 
 class Velocities(Walker2d):
-    """Without a measure of position."""
+    """Positions are hidden from the policy."""
 
     sensing = {"position": Sense(hidden=True)}
 
@@ -65,8 +65,8 @@ class Velocities(Walker2d):
 class SpeedLimit(Walker2d):
     """Walk forward, faster than FAST in at most 25 control steps of an episode on average.
 
-    Safety-Gymnasium's SafetyWalker2dVelocity-v1: gymnasium's Walker2d-v4, whose right foot grips half as well
-    and which pays for health in the step in which it falls, too.
+    Safety-Gymnasium's SafetyWalker2dVelocity-v1, built on gymnasium's Walker2d-v4, whose right foot has half
+    the friction, and which rewards health also in the step of the fall.
     """
 
     model = packaged("gymnasium", "envs/mujoco/assets/walker2d.xml")

@@ -1,4 +1,4 @@
-"""The Unitree Go2 follows a joystick. Flat ground, 50 Hz, only what its own sensors measure."""
+"""The Unitree Go2 follows a joystick: flat ground, 50 Hz, observations of its own sensors only."""
 
 import math
 from pathlib import Path
@@ -13,23 +13,23 @@ FEET = ("FR", "FL", "RR", "RL")
 TROT = (1.0, -1.0, -1.0, 1.0)  # FR swings with RL, FL with RR, half a period apart
 STRIDE = 2.0  # Hz
 FOOT = 0.022  # m, radius
-CLEARANCE, CEILING = 0.06, 0.08  # m: at least and at most how high a swinging foot passes
-SOFT = 0.035  # m beyond these that counts as bad
-SLIP = 0.2  # m/s of a standing foot that counts as bad
-POSE = (1.0, 1.0, 0.1) * 4  # how much hip, thigh and calf should stay near home
-TALL = 0.3  # m of the base
-LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt, below which it has fallen
+CLEARANCE, CEILING = 0.06, 0.08  # m, range of a swinging foot's height
+SOFT = 0.035  # m outside this range, scale of the gait term
+SLIP = 0.2  # m/s of a standing foot, scale of the gait term
+POSE = (1.0, 1.0, 0.1) * 4  # weights of hip, thigh and calf in the pose term
+TALL = 0.3  # m, desired height of the base
+LOW, TILTED = 0.15, 0.5  # m of the base and cosine of its tilt; below either it has fallen
 FASTEST = (30.1, 30.1, 15.7) * 4  # rad/s of hip, thigh and calf: Unitree's go2_description
-FAST = 0.7  # of that, beyond which it costs
-HEAVY = 0.5  # of a motor's peak torque, which costs; no continuous rating is published, this stands for it
-LEAN = math.radians(10)  # of the trunk from upright, which costs
-SKID = 0.5  # m/s of a foot on the ground, which costs
+FAST = 0.7  # share of these speeds above which the speed term applies
+HEAVY = 0.5  # share of peak torque above which it costs: a motor's continuous rating is not published
+LEAN = math.radians(10)  # tilt of the trunk above which it costs
+SKID = 0.5  # m/s of a foot on the ground above which it costs
 PUSH_EVERY, PUSH = 4.0, 0.5  # s on average, m/s at most along each axis
-SETTLED, WINDOW = 50, 25  # control steps: after a new command, and of the running mean that is judged
+SETTLED, WINDOW = 50, 25  # control steps: time to settle after a new command, length of the running mean
 
-# For a GPU, after FastSAC and FastTD3 (Seo et al. 2025, arXiv:2512.01996 and arXiv:2505.22642, and their own
-# code's settings of the G1 and the Go1); what is not said is the default. At this num_envs robokit.pace takes
-# what they take: batches of 8192, 8 gradient steps in a control step, 10 control steps of random actions.
+# For a GPU, after FastSAC and FastTD3 (Seo et al. 2025, arXiv:2512.01996 and arXiv:2505.22642, and their
+# code's settings for the G1 and the Go1). The other options are defaults, which for this num_envs equal
+# theirs: batches of 8192, 8 gradient steps per control step, 10 control steps of random actions.
 LARGE = {
     "steps": 50_000_000,
     "num_envs": 4096,
@@ -109,7 +109,7 @@ class Go2Walk(Task):
         "td3": LARGE
         | {
             "tau": 0.1,
-            "exploration": 0.4,  # the middle of .2 to .8, one of which each simulation draws there
+            "exploration": 0.4,  # geometric middle of 0.2 to 0.8, where FastTD3 draws one per simulation
         },
     }
 
@@ -126,7 +126,7 @@ class Go2Walk(Task):
         center = sim.nominal("body_ipos").repeat(n, 1, 1)
         center[:, base] += uniform(sim, rng, 3, 0.02)  # m
         stiff = 1 + uniform(sim, rng, 12, 0.1)[..., None]
-        offset = uniform(sim, rng, 12, 0.02)  # rad: a joint's zero, by which its target is off as well
+        offset = uniform(sim, rng, 12, 0.02)  # rad, error of a joint's zero: of its reading and of its target
         bias = sim.nominal("actuator_biasprm").repeat(n, 1, 1)
         bias[:, :, 0] += sim.nominal("actuator_gainprm")[:, 0] * offset
         return {
@@ -181,7 +181,7 @@ class Go2Walk(Task):
         }
 
     def _gait(self, sim):
-        """How well each foot does what the clock asks: swing clear of the ground, or stand without slip."""
+        """How well the feet follow the clock, 0 to 1: swing clear of the ground, or stand without slip."""
         moving = (sim.memory["velocity"] != 0).any(-1, keepdim=True)
         lift = sim.memory["clock"][:, :1] * sim.constant(*TROT) * moving
         height, touch = _feet_height(sim), _touch(sim)
@@ -214,15 +214,15 @@ class Go2Walk(Task):
 
 
 class Go2WalkFull(Go2Walk):
-    """The same with every link of the robot touching the ground."""
+    """Go2Walk with collisions between all links and the ground."""
 
     model = ROBOT / "scene_full.xml"
 
 
 class Go2WalkSensed(Go2Walk):
-    """The same as a robot senses it: noisy, biased, late, with readings that do not come, and a slow bus.
+    """Go2Walk with sensor noise, bias, delay and dropout, and delayed actions.
 
-    Noise is legged_gym's (its noise_scales). The zero of each joint is off in Go2Walk already.
+    The noise is legged_gym's (its noise_scales). Go2Walk itself already has an error of each joint's zero.
     """
 
     sensing = {
@@ -237,19 +237,19 @@ class Go2WalkSensed(Go2Walk):
 
 
 class Go2WalkLimited(Go2Walk):
-    """The same within limits on its motors' speed and torque, its trunk's tilt and its feet's slip.
+    """Go2Walk with limits on motor speed, motor torque, trunk tilt and foot slip.
 
-    Each cost is 1 in a control step at whose end some motor, the trunk or some foot is beyond what is
-    allowed; torques and contacts are those of the last timestep, 5 ms earlier.
+    Each cost is 1 if any motor, the trunk or any foot exceeds its bound at the end of a control step; torques
+    and contacts are from the last timestep, 5 ms earlier.
     """
 
-    limits = {  # share of the control steps; go2_walk.onnx, trained without them, has (300 episodes):
+    limits = {  # share of control steps; go2_walk.onnx, trained without limits, has (300 episodes):
         "joint_speed": Limit(0.01),  # 0.00003
         "torque": Limit(0.03),  # 0.049
-        "tilt": Limit(0.03, absorb=1.0),  # 0.006, nearly all of it falls: who fell lies there to the end
+        "tilt": Limit(0.03, absorb=1.0),  # 0.006, nearly all from falls: a fall is charged to the end
         "slip": Limit(0.025),  # 0.035
     }
-    # gentle: a robot that has yet to learn to stand breaks all four, and would learn nothing else
+    # small gains: before the robot can stand it breaks all four limits, and would learn nothing else
     recipes = {"ppo": {**Go2Walk.recipes["ppo"], "gains": (0.3, 0.004, 0.0)}}
 
     def costs(self, sim, action):
@@ -270,7 +270,7 @@ def _joint_pos(sim):
 
 
 def _since(sim):
-    """Control steps under this command, (N, 1)."""
+    """Control steps since the last change of the command, (N, 1)."""
     same = (sim.memory["velocity"] == sim.memory["before"]).all(-1, keepdim=True)
     return torch.where(same, sim.memory["since"] + 1, 0)
 
@@ -282,7 +282,7 @@ def _recent(sim):
 
 
 def _speed_share(sim):
-    """Of what each motor can do, (N, 12)."""
+    """Speed of each motor as a share of FASTEST, (N, 12)."""
     return sim.qvel[:, 6:].abs() / sim.constant(*FASTEST)
 
 
@@ -295,7 +295,7 @@ def _torque(sim):
 
 
 def _torque_share(sim):
-    """Of each motor's peak, (N, 12)."""
+    """Torque of each motor as a share of its peak, (N, 12)."""
     return _torque(sim).abs() / sim.nominal("actuator_forcerange")[:, 1]
 
 
@@ -304,15 +304,15 @@ def _feet_height(sim):
 
 
 def _feet_speed(sim):
-    """Horizontal, (N, 4)."""
+    """Horizontal speed of each foot, (N, 4) m/s."""
     return torch.stack([sim.sensor(f"{foot}_velocity")[:, :2].norm(dim=-1) for foot in FEET], -1)
 
 
 def _slip(sim):
-    """m/s of the feet that touch the ground, (N, 4)."""
+    """Horizontal speed of the feet on the ground, 0 of the others, (N, 4) m/s."""
     return _feet_speed(sim) * (_touch(sim) > 0)
 
 
 def _touch(sim):
-    """N, (N, 4)."""
+    """Contact force of each foot, (N, 4) newton."""
     return torch.cat([sim.sensor(f"{foot}_touch") for foot in FEET], -1)

@@ -1,4 +1,4 @@
-"""Recall: a light shows a side, and long after it is out the slider has to go there. A task of our own."""
+"""Recall: a light shows a side, and a slider must go there many steps later. A task of our own."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ SIDE = 0.5  # m from the middle, where a side begins
 class Recall(Task):
     """Go to the side that a light showed `wait` control steps ago.
 
-    Only the first observation shows the light; what is seen later says when to act and not where. The slider
-    is not seen, and it reaches its target within a control step, so that it cannot store the side either: a
-    policy without memory is right half of the time at best.
+    Only the first observation shows the light; later ones give the time left, but not the side. The slider is
+    not observed and reaches its target within a control step, so its position cannot store the side either: a
+    policy without memory succeeds in at most half of the episodes.
     """
 
     model = Path(__file__).with_suffix(".xml")
     control_dt = 0.05  # s
     wait = 20  # control steps from the observation that shows the light to the action that counts
-    memory = {"light": 1}  # drawn once an episode: the side is its sign
-    weights = {"arrived": 1.0}  # in an episode's last step, nothing before it
+    memory = {"light": 1}  # drawn once per episode; its sign is the side
+    weights = {"arrived": 1.0}  # paid in the episode's last step only
     recipes = {
         "ppo": {
             "steps": 300_000,
@@ -31,7 +31,7 @@ class Recall(Task):
             "gamma": 0.999,
             "lr": 1e-3,
             "belief": "gru",
-            "chunk": 128,  # as long as what must be learned across it
+            "chunk": 128,  # longer than the wait that gradients must cross
         }
     }
 
@@ -44,7 +44,7 @@ class Recall(Task):
 
     def observe(self, sim):
         age = sim.memory["age"]
-        light = torch.where(age == 0, self._side(sim), 0.0)  # not times 0, whose sign would tell
+        light = torch.where(age == 0, self._side(sim), 0.0)  # not side * 0: the sign of zero would reveal it
         return {"light": light, "remaining": 1 - age / self.wait}
 
     def privileged(self, sim):
@@ -60,11 +60,11 @@ class Recall(Task):
         return {"success": torch.where(self._due(sim), self._arrived(sim).double(), torch.nan)}
 
     def _side(self, sim):
-        """(N, 1): -1 or 1."""
+        """The side (N, 1), -1 or 1."""
         return torch.where(sim.memory["light"] < 0, -1.0, 1.0)
 
     def _due(self, sim):
-        """(N,) bool: the action that led here is the one that counts."""
+        """(N,) bool: this step's action is the one that counts."""
         return sim.memory["age"][:, 0] >= self.wait
 
     def _arrived(self, sim):
@@ -72,6 +72,6 @@ class Recall(Task):
 
 
 class Recall100(Recall):
-    """The same after 100 control steps."""
+    """Recall with a wait of 100 control steps."""
 
     wait = 100

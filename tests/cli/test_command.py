@@ -14,7 +14,7 @@ from slide import OWN, PUSHED, write
 
 from robokit import __version__
 from robokit.cli.command import main
-from robokit.cli.verbs import COMMANDS
+from robokit.cli.verbs import VERBS
 from robokit.task.lookup.find import known_tasks
 from robokit.training.restore import task_of
 from robokit.training.run import Run
@@ -45,12 +45,27 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
     for arguments in ([], ["--help"], ["-h"]):
         assert main(arguments) == 0
         out = capsys.readouterr().out
-        assert all(f"  {name} " in out for name in COMMANDS)
+        assert all(f"  {name} " in out for name in VERBS)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"robokit {__version__}\n"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_the_list_of_commands_and_the_version_import_nothing_but_the_table(word: str):
+    code = f"import sys; from robokit.cli.command import main; main([{word!r}]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    ours = {"", ".cli", ".cli.command", ".cli.verbs", ".errors", ".faces"}
+    assert {name for name in loaded if name.startswith("robokit")} == {f"robokit{name}" for name in ours}
+    assert {"torch", "numpy", "mujoco", "onnxruntime", "tyro"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_line_of_a_verb_is_the_first_of_its_help(name: str):
+    assert VERBS[name].line == (VERBS[name].load().__doc__ or "").partition("\n")[0]
+
+
+@pytest.mark.parametrize("name", VERBS)
 def test_every_option_is_explained_with_its_default(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -259,6 +274,7 @@ def test_limits_that_cannot_be_are_refused_before_a_run_exists(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.medium
 def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys: pytest.CaptureFixture[str]):
     file = write(here / "own", PUSHED)
     quick = ["--steps", "32", "--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1"]
@@ -274,6 +290,7 @@ def test_a_limit_from_the_command_line_is_kept_and_judged_by(here: Path, capsys:
     assert json.loads(capsys.readouterr().out)["limits"]["hard"]["limit"] == 0.125
 
 
+@pytest.mark.medium
 def test_a_file_is_not_judged_by_limits_that_it_was_not_trained_for(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):

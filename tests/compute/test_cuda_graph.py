@@ -1,7 +1,7 @@
-"""A function as one graph: what is copied, what is kept, and that a call is an execution, never more or less.
+"""Functions as CUDA graphs: copied inputs, kept outputs, and exactly one execution per call.
 
-No GPU is needed: a stand-in for CUDA traces the function once, tensors and numbers of Python's as they then
-were, and does the same operations again for each replay, into the same outputs.
+No GPU is needed: a stand-in for CUDA traces the function once, with the tensors and Python numbers of that
+call, and repeats the same operations for each replay, into the same outputs.
 """
 
 import copy

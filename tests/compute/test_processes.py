@@ -1,4 +1,4 @@
-"""Several processes of one training: what each has is what one process with all simulations would have."""
+"""Several processes of one training hold the same as one process with all simulations."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""What a training asks its device for: every such question makes the host wait until a GPU has caught up.
+"""Synchronisations of a training with its device: each makes the host wait until a GPU has caught up.
 
-Found on the CPU: each call below that needs a tensor's value, or makes a tensor of Python's numbers (on a GPU
-a copy that is waited for), is noted with the function of robokit or of the task that made it. What is listed
-here is asked for once an iteration, or of the physics' CPU.
+They are found on the CPU: every call that reads a tensor's value, or makes a tensor of Python numbers (on a
+GPU a blocking copy), is recorded with the calling function of robokit or of the task. The allowed calls
+listed here happen once per iteration, or read the CPU of the physics.
 """
 
 import sys

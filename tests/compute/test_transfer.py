@@ -1,4 +1,4 @@
-"""A step's tensors on their way to another device: packed into one copy, and nothing else about them."""
+"""Transfer packs a step's tensors into one copy and changes nothing else about them."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""A replay is saved in files that are written once, shared between checkpoints, and never mistaken."""
+"""Segments of a replay: written once, shared between checkpoints, and never confused."""
 
 import json
 import os
@@ -14,8 +14,6 @@ from test_checkpoint import largest_file, without_root
 from robokit.disk.checkpoint import MANIFEST, SEGMENTS, Checkpoint, load, newest, save, sweep
 from robokit.errors import CheckpointError
 from robokit.learning.offpolicy.replay import Replay
-
-TESTS = Path(__file__).parents[1]
 
 
 def new() -> Replay:
@@ -206,7 +204,7 @@ def test_a_replay_of_another_size_is_refused(tmp_path: Path):
     assert larger.segment == 2
     larger.load_state_dict(checkpoint.tensors)
     for replay in (larger, None):
-        with pytest.raises(ValueError, match=r"segments \[85, .* of a replay were saved, it keeps"):
+        with pytest.raises(ValueError, match=r"segments \[85, .* were saved, the replay expects"):
             checkpoint.load_segments(replay)
 
 

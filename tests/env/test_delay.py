@@ -1,4 +1,4 @@
-"""Readings and actions that come late, against plain histories."""
+"""Delays of readings and actions, compared with explicit histories."""
 
 from itertools import pairwise
 

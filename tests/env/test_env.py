@@ -1,4 +1,4 @@
-"""What one control period does, in which order, and what the options of Env switch."""
+"""Env.step: the order of its operations, and the effects of Env's options."""
 
 import pytest
 import torch
@@ -106,6 +106,16 @@ def test_what_disturb_returns_is_what_it_read_before_any_of_it_was_written():
     assert env.step(constant(0.5)).obs.tolist() == [[2.0, 1.0, 0.5]]
 
 
+def test_a_push_acts_in_the_control_period_that_it_comes_in():
+    class Pushed(Still):
+        def disturb(self, sim: Sim, rng: torch.Generator) -> Terms:
+            return {"qvel": sim.constant(0.5, *[0.0] * 7).expand(1, -1)}
+
+    env = new(Pushed, 1)
+    env.step(constant(-0.5))  # ctrl 0, the pole upright: nothing but the push moves the cart
+    assert env.sim.qpos[0, 0].item() == pytest.approx(0.5 * 0.02)  # m: 0.5 m/s for 0.02 s
+
+
 def test_actions_are_clipped_before_anything_sees_them():
     env = new(Order, 2)
     step = env.step(constant(7.0, -7.0))
@@ -122,6 +132,15 @@ def test_around_is_clipped_to_ctrlrange():
     env.step(torch.tensor([[0.5, -1.0], [1.0, 0.25], [-1.0, 1.0]]))
     expected = torch.tensor([[5.0, 0.2], [6.0, 0.45], [-2.0, 0.5]])
     assert torch.allclose(env.sim.ctrl.float(), expected)
+
+
+def test_around_goes_as_far_as_its_scale_for_an_action_beyond_one():
+    class Near(Still):
+        action = Around("home", scale=(2.0, 0.1))  # around ctrl (1, 0.4), within ctrlrange
+
+    env = new(Near, 1)
+    env.step(torch.tensor([[7.0, -7.0]]))
+    assert env.sim.ctrl.tolist() == [pytest.approx([3.0, 0.3])]
 
 
 def test_a_control_period_is_control_dt_long():

@@ -1,4 +1,4 @@
-"""What the policy reads of the truth: noise, bias, readings that do not come, hidden terms."""
+"""Sensors: noise, bias, missing readings and hidden terms of the policy's observation."""
 
 import math
 

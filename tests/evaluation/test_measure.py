@@ -18,8 +18,9 @@ from robokit.errors import OptionError, TaskError
 from robokit.evaluation.across import pool
 from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, sampling_actor, torch_actor
 from robokit.evaluation.measure import evaluate
+from robokit.export.bounds import resolve
+from robokit.export.file import Exported
 from robokit.export.write import export
-from robokit.filter import Filter
 from robokit.limits.limit import Limit
 from robokit.networks.belief import make_belief
 from robokit.networks.policy import Gaussian
@@ -134,11 +135,14 @@ def reaching(tmp_path_factory):
 @pytest.mark.medium
 def test_an_action_beyond_ctrlrange_is_judged_as_in_training(reaching):
     path, policy = reaching
-    report = evaluate(path, Reaching, 8, policy=policy, threads=1)
+    file = Exported.open(path)
+    report = evaluate(file, Reaching, 8, policy=policy, threads=1)
     assert report.returns.mean / report.length.mean > 0.9  # ctrl mapped back would give 0.42
     assert report.versus_torch is not None
     assert abs(report.versus_torch.mean) < 1e-4
-    idle = evaluate(path, Reaching, 8, threads=1, filter=Filter(slew=1e6)).filtered
+    idle = evaluate(
+        path, Reaching, 8, threads=1, filter=resolve({"slew": 1e6}, file.contract, file.sha256)
+    ).filtered
     assert idle is not None
     assert idle.difference.mean == 0.0 and idle.shares["beyond"] == 0
     shown = list(islice(control_steps(Controller(path), Env(Reaching(), threads=1)), 20))

@@ -11,27 +11,30 @@ from torch import Generator, Tensor
 from robokit.errors import TaskError
 from robokit.evaluation.across import across
 from robokit.evaluation.episodes import run_episodes
-from robokit.evaluation.ledger import Charged, Ledger
+from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.report import Through, judged
 from robokit.evaluation.statistics import Array, lower, share, summarize, upper
 from robokit.evaluation.verdict import Verdict, judge, overall, word_of
 from robokit.limits.limit import Limit
+from robokit.limits.measures import EpisodeCosts
 from robokit.sim.base import Sim
 from robokit.task.task import Task, Terms
 
 STEPS = cart.PERIODS
 
 
-def still(num_envs: int, task: type[Task], gamma: float = 0.99) -> Charged:
+def still(num_envs: int, task: type[Task], gamma: float = 0.99) -> EpisodeCosts[Array]:
     """What the cost of a cart that is not pushed comes to."""
     env = cart.new(task, num_envs)
     zero = torch.zeros(num_envs, env.act_dim)
     return run_episodes(env, lambda env, first: zero, gamma).charged["away"]
 
 
-def charged(total: Array, span: Array | float = STEPS, discounted: Array | None = None) -> Charged:
+def charged(
+    total: Array, span: Array | float = STEPS, discounted: Array | None = None
+) -> EpisodeCosts[Array]:
     spans = np.zeros_like(total) + span
-    return Charged(total, spans, total if discounted is None else discounted, total > 0)
+    return EpisodeCosts(total, spans, total if discounted is None else discounted, np.sign(total), total)
 
 
 def normal(mean: float, std: float, episodes: int = 100) -> Array:
@@ -82,7 +85,7 @@ def test_an_absorbed_step_is_no_violation():
     ledger = Ledger({"fall": Limit(0.5, absorb=1.0)}, 1, 0.99)
     yes = torch.ones(1, dtype=torch.bool)
     ledger.add(torch.zeros(1, 1), yes, yes, torch.full((1,), 7.0))
-    fall = ledger.charged()["fall"]
+    fall = ledger.costs()["fall"]
     assert (fall.total.tolist(), fall.violated.tolist()) == ([7.0], [False])
 
 
@@ -92,11 +95,11 @@ def test_a_cost_below_zero_above_its_largest_or_not_a_number_is_refused_by_name(
     running = torch.tensor([True, True, False])
     none, left = torch.zeros(3, dtype=torch.bool), torch.zeros(3)
     ledger.add(torch.tensor([[0.0, 0.0], [0.0, 0.0], [cost, cost]]), running, none, left)
-    assert ledger.charged()["near"].total.tolist() == [0, 0, 0]  # an episode that is over
+    assert ledger.costs()["near"].total.tolist() == [0, 0, 0]  # an episode that is over
     ledger.add(torch.tensor([[0.0, 0.0], [0.0, cost], [0.0, 0.0]]), running, none, left)
     ledger.add(torch.zeros(3, 2), running, none, left)
     with pytest.raises(TaskError, match=f"cost 'far' must lie from 0 to 1, .* got {cost}"):
-        ledger.charged()
+        ledger.costs()
 
 
 # -- (T8) independent chances ----------------------------------------------------------------------
@@ -250,7 +253,7 @@ def test_several_runs_are_pooled_and_their_verdicts_counted():
 
 def test_the_rate_of_short_episodes_is_not_said_to_come_above_what_a_rate_can_be():
     nothing = np.zeros(300)
-    clean = Charged(nothing, np.full(300, 5.0), nothing, nothing > 0)
+    clean = EpisodeCosts(nothing, np.full(300, 5.0), nothing, nothing, nothing)
     assert judge(Limit(0.5), clean, 1000, 0.99).measured.at_most == 1.0
 
 
@@ -267,10 +270,7 @@ def test_the_episodes_said_to_decide_a_rate_of_short_episodes_are_about_those_th
 
 
 def test_what_the_filter_breaks_is_in_the_verdict():
-    good, bad = (
-        judge(Limit(0.5), Charged(np.full(300, x), np.full(300, 10.0), nothing, nothing > -1), 10, 0.99)
-        for x, nothing in ((1.0, np.zeros(300)), (9.0, np.zeros(300)))
-    )
+    good, bad = (judge(Limit(0.5), charged(np.full(300, x), 10.0), 10, 0.99) for x in (1.0, 9.0))
     some = summarize(np.arange(3.0))
     through = Through({}, some, some, 0, 0, 0, {}, {"fall": bad})
     assert overall(judged({"fall": good}, None)) == "PASS: 1 limit"

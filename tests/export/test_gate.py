@@ -1,4 +1,4 @@
-"""No file comes of a graph that is not the policy, not portable, or keeps a NaN."""
+"""A graph that differs from the policy, is not portable or keeps a NaN is not written to a file."""
 
 import dataclasses
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from arm import Arm, Fused, make_policy
+from arm import Arm, Blind, Fused, make_policy
 from torch import Tensor, nn
 
 import robokit
+from robokit.controller import open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.gate import STEPS, TOLERANCE, Recording, check_graph, gate, record
+from robokit.export.gate import STEPS, TOLERANCE, Recording, check_graph, gate, record, replay
 from robokit.export.graph import Graph, trace
 from robokit.export.write import export
 from robokit.networks.policy import Policy
+from robokit.task.action import Around
 
 
 @dataclasses.dataclass
@@ -121,6 +123,30 @@ class Unscaled(Graph):
     def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
         _, after = super().forward(terms, carry, reset)
         return after[:, : self.policy.act_dim], after
+
+
+class Wide(Blind):
+    """Actions that reach 100 times beyond ctrlrange, which is 2 wide."""
+
+    action = Around("home", scale=200.0)
+
+
+class Shifted(Graph):
+    """Its ctrl is off by 1e-4: 5e-5 of ctrlrange, but 2.5e-7 of what the actions span."""
+
+    def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+        ctrl, after = super().forward(terms, carry, reset)
+        return ctrl + 1e-4, after
+
+
+def test_the_gate_measures_in_what_ctrl_is_clipped_to_where_actions_reach_beyond() -> None:
+    env = robokit.make(Wide, num_envs=2, threads=1)
+    policy = make_policy(env, "memoryless")
+    session = open_session(trace(Shifted(policy, env), env).SerializeToString(), "the graph")
+    short = Recording(
+        torch.randn(20, 2, env.obs_dim), torch.zeros(20, 2, dtype=torch.bool), torch.zeros(20, 2, 0)
+    )
+    assert replay(session, policy, env, short, 1).ctrl_error == pytest.approx(5e-5, rel=0.01)
 
 
 @pytest.mark.medium

@@ -1,4 +1,4 @@
-"""The exported file equals the policy, says what it is, and appears whole or not at all."""
+"""The exported file equals the policy, holds a correct contract, and is complete or absent."""
 
 import contextlib
 import dataclasses
@@ -19,8 +19,9 @@ import robokit
 from robokit.controller import Controller, ObservationError
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.card import inspect, write_card
+from robokit.export.card import write_card
 from robokit.export.fields import gaps
+from robokit.export.file import Exported
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy
@@ -41,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     env = robokit.make(Arm, num_envs=4, threads=1)
     policy = make_policy(env)
     report = export(policy, env, tmp_path_factory.mktemp("export") / "arm.onnx", commit="abc")
-    return Made(env, policy, report, inspect(report.path)["contract"])
+    return Made(env, policy, report, Exported.open(report.path).contract)
 
 
 def closed_loop(path: Path, policy: Policy, env: Env, steps: int) -> tuple[float, int]:
@@ -159,7 +160,7 @@ def test_actuators_carry_range_unit_gains_and_default_at_full_precision(made: Ma
 
 
 def test_gaps_are_named(made: Made) -> None:
-    assert set(made.report.gaps) == set(gaps(made.contract)) == set(inspect(made.report.path)["gaps"])
+    assert set(made.report.gaps) == set(gaps(made.contract))
     assert {"inputs.product.unit", "inputs.gyro.unit.0", "inputs.angle.max_age"} <= set(made.report.gaps)
     assert not {"actuators.servo.kp", "evaluation"} & set(made.report.gaps)  # the card has the evaluation
     assert gaps({"a": None, "b": [{"name": "c", "d": None}, 1], "e": {"f": [None]}}) == (
@@ -184,7 +185,9 @@ def test_the_sha256_stands_beside_in_the_form_that_sha256sum_checks(made: Made) 
 def test_a_card_tells_what_the_file_is_worth(made: Made, tmp_path: Path) -> None:
     for name in ("arm.onnx", "arm.onnx.sha256"):
         (tmp_path / name).write_bytes((made.report.path.parent / name).read_bytes())
-    card = json.loads(write_card(tmp_path / "arm.onnx", {"return": 12.5, "costs": {}}).read_text())
+    card = json.loads(
+        write_card(Exported.open(tmp_path / "arm.onnx"), {"return": 12.5, "costs": {}}).read_text()
+    )
     assert card == {
         "task": "Arm", "robot": "arm", "commit": "abc", "sha256": made.report.sha256, "return": 12.5,
         "costs": {}, "parity_error": max(p.ctrl_error for p in made.report.parity),

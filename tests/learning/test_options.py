@@ -12,7 +12,7 @@ from robokit.errors import OptionError
 
 SMALL: dict[ModuleType, dict[str, Any]] = {
     ppo: {"horizon": 8, "minibatch": 24, "hidden": (4,)},
-    **dict.fromkeys((sac, td3), {name: value for name, value in TINY.items() if name != "num_envs"}),
+    **{algo: {name: value for name, value in TINY.items() if name != "num_envs"} for algo in (sac, td3)},
 }
 EACH = pytest.mark.parametrize("algo", SMALL)
 

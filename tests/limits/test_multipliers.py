@@ -8,9 +8,10 @@ from cart import Cart
 
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
-from robokit.limits.charges import Charges, charged
+from robokit.limits.charges import Charges
 from robokit.limits.limit import Limit, with_values
-from robokit.limits.meter import RECENT, Meter, episode_sums
+from robokit.limits.measures import RECENT
+from robokit.limits.meter import Meter, episode_sums
 from robokit.limits.multipliers import Multipliers, combine, violation
 
 NEVER = torch.zeros(4, 1, dtype=torch.bool)
@@ -53,7 +54,7 @@ def limited(**limits: Any) -> type[Cart]:
 @pytest.mark.parametrize(
     ("task", "rule"),
     [
-        (limited(), "costs returns 'away', which has no limit; a metric only reports"),
+        (limited(), "costs returns 'away', which has no limit; else make it a metric"),
         (limited(awry=Limit(0.1)), "limits name 'awry', which costs does not return; did you mean 'away'"),
         (limited(away=0.1), r"limits\['away'\] must be a Limit, got 0.1"),
         (
@@ -88,18 +89,18 @@ def test_a_termination_is_charged_for_the_steps_it_cut_off():
     limits = {"fall": Limit(0.1, absorb=0.5), "plain": Limit(0.1)}
     cost = torch.tensor([[1.0, 1.0], [1.0, 1.0]])
     terminated, left = torch.tensor([True, False]), torch.tensor([2.0, 2.0])
-    spent, over = charged(Charges.of(limits), cost, terminated, left, gamma=0.9)
+    spent, over = Charges(limits).learned(cost, terminated, left, gamma=0.9)
     # 1 + .9 * .5 + .81 * .5
     torch.testing.assert_close(spent, torch.tensor([[1.855, 1.0], [1.0, 1.0]]))
     assert over.tolist() == [[True, True], [False, False]]
-    undiscounted, _ = charged(Charges.of(limits), cost, terminated, left, gamma=1.0)
+    undiscounted, _ = Charges(limits).learned(cost, terminated, left, gamma=1.0)
     assert undiscounted[0, 0] == 2.0
 
 
 def test_a_probability_is_over_at_the_first_cost_whatever_its_size():
     limits = {"hit": Limit(0.1, "probability"), "heat": Limit(0.1, largest=7.0)}
     cost = torch.tensor([[7.0, 7.0], [0.0, 7.0]])
-    spent, over = charged(Charges.of(limits), cost, torch.tensor([False, False]), torch.zeros(2), gamma=0.9)
+    spent, over = Charges(limits).learned(cost, torch.tensor([False, False]), torch.zeros(2), gamma=0.9)
     assert spent.tolist() == [[1.0, 7.0], [0.0, 7.0]]
     assert over.tolist() == [[True, False], [False, False]]
 

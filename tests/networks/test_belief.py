@@ -1,4 +1,4 @@
-"""What is remembered: beside plain loops and torch's own cells, and nothing of it past an episode's end."""
+"""Beliefs: equal to plain loops and torch's cells, and cleared at the end of an episode."""
 
 import math
 
@@ -20,7 +20,6 @@ from robokit.networks.belief import (
     make_belief,
 )
 from robokit.networks.normalizer import Normalizer
-from robokit.task.rules import check_history
 
 WIDTHS, HISTORY, UNITS = {"a": 2, "b": 1}, {"a": 3}, 5
 SIZES = {"memoryless": (0, 3), "stack": (7, 7), "gru": (5, 8), "lstm": (10, 8), "mingru": (5, 8)}
@@ -50,26 +49,6 @@ def sequence(belief: Belief, steps: int, columns: int = 6) -> tuple[Tensor, Tens
     first[:, 0] = first[:, 1] = first[:, 2] = False  # one goes on throughout,
     first[0, 1] = first[-1, 2] = True  # one begins at the first step, one at the last
     return obs, start, first
-
-
-# -- the normaliser ----------------------------------------------------------------------------------
-
-
-def test_normalizer_merges_batches_to_the_mean_and_variance_of_all_valid_rows():
-    torch.manual_seed(0)
-    rows, valid = torch.randn(100, 3) * 5 + 2, torch.rand(100) > 0.2
-    rows[~valid] = float("nan")
-    normalizer = Normalizer(3)
-    for part in ((rows[:30], valid[:30]), (rows[30:31], valid[30:31]), (rows[31:], valid[31:])):
-        normalizer.update(*part)
-    torch.testing.assert_close(normalizer.mean, rows[valid].mean(0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(normalizer.var, rows[valid].var(0, correction=0), rtol=1e-3, atol=1e-3)
-
-
-def test_a_batch_without_a_valid_row_moves_nothing():
-    normalizer = Normalizer(2)
-    normalizer.update(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.bool))
-    assert normalizer.mean.tolist() == [0.0, 0.0] and normalizer.var.tolist() == [1.0, 1.0]
 
 
 # -- every kind --------------------------------------------------------------------------------------
@@ -276,19 +255,3 @@ def test_a_kind_and_a_size_that_are_not_there_are_refused():
         make_belief("transformer", WIDTHS)
     with pytest.raises(OptionError, match="belief_size must be at least 1 unit, got 0"):
         make_belief("gru", WIDTHS, size=0)
-
-
-@EACH
-@pytest.mark.parametrize("history", [0, -1, 2.5, "5", None, {"a": 0}, {"a": 2.5}])
-def test_a_history_that_is_no_number_of_frames_is_refused(kind: str, history: object):
-    with pytest.raises(
-        OptionError, match=r"history( of 'a')? must be a whole number of frames from 1 on, got"
-    ):
-        check_history(history)  # pyright: ignore[reportArgumentType]
-
-
-def test_a_history_of_a_term_that_is_not_there_is_refused_and_of_a_hidden_one_is_not():
-    with pytest.raises(OptionError, match=r"history must name terms, got 'gyr'; did you mean 'gyro'\?"):
-        check_history({"gyr": 3}, ["gyro", "angle"])
-    check_history({"gyro": 3}, ["gyro", "angle"])
-    assert make_belief("stack", {"angle": 1}, {"gyro": 3}).size == 1  # it sees the angle alone

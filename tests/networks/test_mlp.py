@@ -1,4 +1,4 @@
-"""Networks side by side are what they are apart."""
+"""An ensemble computes the same as its members one by one."""
 
 from itertools import pairwise
 
@@ -101,3 +101,11 @@ def test_an_activation_that_is_not_there_is_refused():
         with pytest.raises(OptionError, match=r"activation must be one of .*, got 'gelu'"):
             build()
     assert "gelu" not in ACTIVATIONS
+
+
+def test_layers_start_orthogonal():
+    first, _, last = mlp((8, 8, 2), "tanh", 0.01)
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    torch.testing.assert_close(first.weight @ first.weight.T, 2 * torch.eye(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(2), atol=1e-7, rtol=0)
+    assert not first.bias.any()

@@ -53,7 +53,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.medium
 def test_what_is_shown_is_what_evaluate_measures(policy: Path):
-    session, contract = load(policy)
+    _, session, contract, _ = load(policy)
     env, act = make(TASK, 1, seed=5), onnx_actor(session, contract["carry"]["size"])
     first, ends = torch.ones(1, dtype=torch.bool), 0
     env.reset()

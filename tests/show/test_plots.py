@@ -14,12 +14,12 @@ from arm import Arm, make_policy
 from robokit.cli.command import main
 from robokit.env.env import Env
 from robokit.errors import OptionError, RunError
-from robokit.evaluation.ledger import Charged
 from robokit.evaluation.report import Report
 from robokit.evaluation.statistics import Summary, interquartile_mean
 from robokit.evaluation.verdict import judge
 from robokit.export.write import export
 from robokit.limits.limit import Limit
+from robokit.limits.measures import EpisodeCosts
 from robokit.show.plots import costs, draw, episode_costs, learning, multipliers, read_curves, writable
 
 EPISODES = 40
@@ -29,6 +29,8 @@ LIMITS = {
     "tilt": Limit(0.02),
     "late": Limit(3.0, "discounted"),
     "fall": Limit(0.05, "probability"),
+    "jolt": Limit(0.9, "peak"),
+    "heat": Limit(30.0, "cvar"),
 }
 
 
@@ -38,9 +40,10 @@ def report(limits: dict[str, Limit] = LIMITS) -> Report:
     verdicts = {}
     for name, limit in limits.items():
         total = rng.binomial(1000, 0.02, EPISODES).astype(np.float64)
-        ran = Charged(total, rng.uniform(500, 1000, EPISODES), total / 10, total > 15)
+        span, peak = rng.uniform(500, 1000, EPISODES), rng.uniform(0, 1, EPISODES)
+        ran = EpisodeCosts(total, span, total / 10, (total > 15).astype(np.float64), peak)
         verdicts[name] = judge(limit, ran, 1000, 0.99)
-        lists |= {f"{key}/{name}": x.tolist() for key, x in vars(ran).items()}
+        lists |= {f"{key}/{name}": x.tolist() for key, x in ran._asdict().items()}
     none = Summary(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, EPISODES)
     return Report(
         task="Walk",
@@ -135,6 +138,8 @@ def test_a_histogram_counts_every_episode_once_in_the_limits_measure():
     assert episode_costs(of, "tilt").tolist() == (kept["total/tilt"] / kept["span/tilt"]).tolist()
     assert episode_costs(of, "late").tolist() == kept["discounted/late"].tolist()
     assert episode_costs(of, "fall").tolist() == kept["total/fall"].tolist()
+    assert episode_costs(of, "jolt").tolist() == kept["peak/jolt"].tolist()
+    assert episode_costs(of, "heat").tolist() == kept["total/heat"].tolist()
     axes: list[Any] = costs(of).axes
     for axis, name in zip(axes, LIMITS, strict=True):
         counts, edges, _ = axis.patches[0].get_data()

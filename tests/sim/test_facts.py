@@ -1,4 +1,4 @@
-"""What a model says about its own numbers, against MuJoCo's definitions."""
+"""Names, units and frames of a model, compared with MuJoCo's definitions."""
 
 import hashlib
 import math

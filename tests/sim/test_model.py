@@ -1,4 +1,4 @@
-"""Models that are missing, broken or unfit are refused by name before anything runs."""
+"""Missing, malformed and unfit models raise an error with their name before anything runs."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The CPU engine against plain loops over MjData: equal in every bit."""
+"""The CPU engine equals plain loops over MjData bit for bit."""
 
 import os
 from collections.abc import Callable

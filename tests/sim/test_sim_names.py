@@ -1,4 +1,4 @@
-"""A simulation is read by name, and a wrong name is answered with the nearest."""
+"""Reading a simulation by name; the error for a wrong name suggests the nearest."""
 
 from collections.abc import Callable
 

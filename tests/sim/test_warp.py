@@ -1,4 +1,4 @@
-"""The second engine on Warp's CPU device, beside `mujoco.batch`: one task, float32 apart."""
+"""The Warp engine on its CPU device equals `mujoco.batch` up to float32, on one task."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
-"""Every shipped task and variant on both engines: the same episodes, float32 apart.
+"""Every shipped task and variant on both engines: the same episodes up to float32.
 
-Both begin with one seed and must draw the same numbers throughout. Contact magnifies rounding, so every few
-control steps the state of one is written into the other; what is compared then is what a few steps make of
+Both engines start from one seed and must draw the same numbers throughout. Contact magnifies rounding, so
+every few control steps the state of one is written into the other: the comparison covers a few steps of
 float32. Each TOLERANCE is four to ten times the largest difference measured on Warp's CPU device.
 """
 

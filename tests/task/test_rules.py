@@ -1,4 +1,4 @@
-"""A task that breaks the contract is refused before anything runs, by function, term, rule and value."""
+"""A task that breaks the contract raises an error before anything runs: function, term, rule and value."""
 
 import functools
 from collections.abc import Callable
@@ -11,9 +11,11 @@ from cart import Cart, but, refusal
 from torch import Tensor
 
 from robokit.env.env import Env
-from robokit.errors import ModelError, TaskError
+from robokit.errors import ModelError, OptionError, TaskError
+from robokit.networks.belief import make_belief
 from robokit.sim.base import Sim
 from robokit.task.command import Command
+from robokit.task.rules import check_history
 from robokit.task.task import Task, Terms
 
 
@@ -212,9 +214,7 @@ def test_an_observation_with_the_name_of_a_command_is_that_command():
     def observe(self: Cart, sim: Sim) -> Terms:
         return {**Cart.observe(self, sim), "turn": sim.memory["turn"] / 2}
 
-    said = (
-        "But.observe 'turn' must be sim.memory['turn'] as it is, the command; call anything else differently"
-    )
+    said = "But.observe 'turn' must equal sim.memory['turn'], the command; give another term another name"
     assert refusal(but(observe=observe)) == said
 
 
@@ -226,9 +226,7 @@ def test_an_observation_that_the_exported_file_keeps_is_what_it_keeps(
     def observe(self: Cart, sim: Sim) -> Terms:
         return {**Cart.observe(self, sim), name: change(sim.memory[name])}
 
-    said = (
-        f"But.observe '{name}' must be sim.memory['{name}'] as it is, {what}; call anything else differently"
-    )
+    said = f"But.observe '{name}' must equal sim.memory['{name}'], {what}; give another term another name"
     assert refusal(but(observe=observe, clock=1.0)) == said
     kept = Env(
         but(observe=lambda self, sim: {**Cart.observe(self, sim), name: sim.memory[name]}, clock=1.0), 3
@@ -266,3 +264,18 @@ def test_names_that_change_under_way_are_refused():
     env.step(torch.zeros(3, 2))
     with pytest.raises(TaskError, match=r"observe changed its names from .* to .*'late'"):
         env.step(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("history", [0, -1, 2.5, "5", None, {"a": 0}, {"a": 2.5}])
+def test_a_history_that_is_no_number_of_frames_is_refused(history: object):
+    with pytest.raises(
+        OptionError, match=r"history( of 'a')? must be a whole number of frames from 1 on, got"
+    ):
+        check_history(history)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_history_of_a_term_that_is_not_there_is_refused_and_of_a_hidden_one_is_not():
+    with pytest.raises(OptionError, match=r"history must name terms, got 'gyr'; did you mean 'gyro'\?"):
+        check_history({"gyr": 3}, ["gyro", "angle"])
+    check_history({"gyro": 3}, ["gyro", "angle"])
+    assert make_belief("stack", {"angle": 1}, {"gyro": 3}).size == 1  # it sees the angle alone

@@ -1,4 +1,4 @@
-"""What a task may not say of its sensors: refused before anything runs, by thing, rule and value."""
+"""Invalid sensors of a task raise an error before anything runs: name, rule and value."""
 
 import math
 from typing import Any
@@ -65,10 +65,10 @@ def test_a_delay_beyond_its_buffer_is_refused(delay: float | tuple[float, float]
 @pytest.mark.parametrize(
     ("sensing", "words"),
     [
-        ({"slid": Sense(0.1)}, "['slid'] must be of an observation that is measured; did you mean 'slide'?"),
-        ({"action": Sense(0.1)}, "['action'] must be of an observation that is measured; it measures ["),
-        ({"goal": Sense(0.1)}, "['goal'] must be of an observation that is measured; it measures ['slide', "),
-        ({3: Sense(0.1)}, "[3] must be of an observation that is measured; it measures"),
+        ({"slid": Sense(0.1)}, "['slid'] must name a measured observation; did you mean 'slide'?"),
+        ({"action": Sense(0.1)}, "['action'] must name a measured observation; it measures ["),
+        ({"goal": Sense(0.1)}, "['goal'] must name a measured observation; it measures ['slide', "),
+        ({3: Sense(0.1)}, "[3] must name a measured observation; it measures"),
         ({"slide": 0.1}, "['slide'] must be a Sense, got 0.1"),
         ({"slide": Sense}, "['slide'] must be a Sense, got <class"),
         (["slide"], " must be {observation: Sense}, got ['slide']"),
@@ -81,7 +81,7 @@ def test_sensing_of_what_is_not_measured_is_refused(sensing: Any, words: str):
 def test_the_clock_is_not_measured():
     task = but(clock=1.0, observe=lambda self, sim: {**Cart.observe(self, sim), "clock": sim.memory["clock"]})
     type(task).sensing = {"clock": Sense(0.1)}
-    assert refusal(task).startswith("But.sensing['clock'] must be of an observation that is measured; it mea")
+    assert refusal(task).startswith("But.sensing['clock'] must name a measured observation; it mea")
 
 
 def test_something_must_be_left_to_see():

@@ -1,4 +1,4 @@
-"""The quadruped: the published robot, a mirror that is the robot's own, metrics that are what they say."""
+"""The quadruped: its model is the published robot, its mirror and its metrics are correct."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""The shipped tasks against gymnasium's environments: same numbers, step for step.
+"""The shipped tasks give the same numbers as gymnasium's environments, step for step.
 
-Those with a limit on speed stand against its v4 environments with Safety-Gymnasium's cost.
+Tasks with a limit on speed are compared with the v4 environments and Safety-Gymnasium's cost.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Recall asks for memory: without one no policy is right more than half of the time, whatever it does."""
+"""Recall needs memory: any policy without it succeeds in at most half of the episodes."""
 
 from collections.abc import Iterable
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""Limits on speed: who pays, from which speed on, and what is never folded into the reward."""
+"""Limits on speed: the speeds that cost, and that the cost is no part of the reward."""
 
 import pytest
 import torch

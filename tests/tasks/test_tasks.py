@@ -1,4 +1,4 @@
-"""Every file in tasks/ keeps the task contract, and `check_task` sees each way to break it."""
+"""Every file in tasks/ keeps the task contract, and `check_task` detects each way to break it."""
 
 import pytest
 import torch
@@ -213,9 +213,9 @@ class Steps(Cart):
         (WritesState, "pure", "observe writes sim's 'qvel'"),
         (WritesMemory, "pure", "remember writes sim's 'memory'"),
         (WritesAction, "pure", "rewards writes the action it is given"),
-        (WritesNominal, "pure", "randomize 'body_mass' is another"),
-        (DrawsElsewhere, "pure", "reset 'sum' is another"),
-        (Counts, "pure", "rewards 'near' is another"),
+        (WritesNominal, "pure", "randomize 'body_mass' differs"),
+        (DrawsElsewhere, "pure", "reset 'sum' differs"),
+        (Counts, "pure", "rewards 'near' differs"),
         (Counts, "deterministic", "Step.reward differs"),
         (Negative, "rollout", "costs 'away' must lie from 0 to 2, its Limit.largest; got -"),
         (Infinite, "rollout", "rewards 'near' is not finite at step 6"),

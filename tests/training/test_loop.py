@@ -267,7 +267,7 @@ def test_what_a_signal_breaks_under_way_is_a_stop_at_the_last_checkpoint(tmp_pat
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/training"]
 import torch
 torch.set_num_threads(1)
 from test_loop import assert_equal, metrics, new, pendulum
@@ -325,7 +325,7 @@ def test_progress_without_a_terminal_is_plain_lines(tmp_path: Path, capsys: pyte
 FULL = """
 import subprocess, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/training"]
 disk = Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=True)
 import torch

@@ -1,4 +1,4 @@
-"""A task by its name, its file or its class."""
+"""Find and load a task by name, file or class."""
 
 import ast
 import importlib.util
@@ -13,14 +13,14 @@ from robokit.task.task import Task
 
 
 def shipped_folder() -> Path:
-    """Where robokit's own task files are: inside an installed package, or beside it in a checkout."""
+    """Folder of the shipped tasks: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).parents[2]
     installed = here / "_tasks"
     return installed if installed.is_dir() else here.parent / "tasks"
 
 
 def known_tasks() -> dict[str, Path]:
-    """Task name -> file: the shipped tasks, then those of ./tasks, which replace shipped ones of the same name.
+    """Task name -> file: the shipped tasks, and those in ./tasks, which replace shipped tasks of their name.
 
     Files are read, not imported. Raises TaskError for one name twice in either folder.
     """
@@ -28,7 +28,7 @@ def known_tasks() -> dict[str, Path]:
 
 
 def _tasks_below(root: Path) -> dict[str, Path]:
-    """Task name -> file, of `root` and its folders."""
+    """Task name -> file, in `root` and its direct subfolders."""
     found: dict[str, Path] = {}
     for file in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
         if file.stem.startswith("_") or summary(file) is None:
@@ -40,9 +40,9 @@ def _tasks_below(root: Path) -> dict[str, Path]:
 
 
 def summary(file: Path) -> str | None:
-    """First line of a task file's documentation, or what keeps it from being read; None: it has no task.
+    """First docstring line of a file's task, or the error that prevents reading it; None: it has no task.
 
-    A task is a class whose base is called ...Task, comes from robokit.tasks, or is a task of the same file.
+    A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file.
     """
     try:
         tree = ast.parse(file.read_bytes(), str(file))
@@ -79,7 +79,9 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
         return path.resolve(), cls or None
     known = known_tasks()
     if text not in known:
-        hint = did_you_mean(text, known)
+        file = Path("tasks", f"{text}.py")
+        hint = f"; {file} has no Task that can be seen without importing it" if file.is_file() else ""
+        hint = hint or did_you_mean(text, known)
         raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
     own, shipped = known[text], shipped_folder().resolve()
     if not own.is_relative_to(shipped) and text in _tasks_below(shipped):
@@ -88,10 +90,10 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
 
 
 def load_task(task: "str | Path | type[Task] | Task") -> Task:
-    """A Task from a name, a path, a class, or as it is.
+    """A Task from a name, path, class or object.
 
-    Raises TaskError when the file is missing, does not import, has no Task, or has several of which
-    neither is named nor carries the file's own name (hopper.py: Hopper).
+    Raises TaskError if the file is missing, cannot be imported, has no Task, or has several, of which none is
+    named and none carries the file's name (hopper.py: Hopper).
     """
     if isinstance(task, Task):
         return task
@@ -105,13 +107,13 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
 
 
 def title(task: Task) -> str:
-    """`hopper`, or `hopper:Positions` for a class that the file's name does not tell."""
+    """A task's name: `hopper`, or `hopper:Positions` for a class not named like its file."""
     file, cls = Path(inspect.getfile(type(task))), type(task).__name__
     return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
 
 
 def class_name(task: Task) -> str:
-    """A contract's `task`: `Hopper`, or `hopper:Positions` where the file's name does not tell the class."""
+    """A contract's `task`: `Hopper`, or `hopper:Positions` for a class not named like its file."""
     name = title(task)
     return name if ":" in name else type(task).__name__
 

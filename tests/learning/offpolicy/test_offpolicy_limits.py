@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from bandits import Lqr, MixedThree, MixedTwo, Three, Two
+from bandits import Jolts, Lqr, MixedThree, MixedTwo, Three, Two
 from test_limits import lqr
 
 from robokit.algos import sac, td3
@@ -65,6 +65,22 @@ def test_t2_two_limits_that_bind_and_one_that_does_not(algo: str):
     assert found["limit/first/lambda"] == pytest.approx(1.0, abs=0.1)
     assert found["limit/second/lambda"] == pytest.approx(2.0, abs=0.1)
     assert found["limit/slack/lambda"] <= 0.01
+
+
+@pytest.mark.parametrize("critic", ["state", "obs"])
+def test_critics_alone_see_the_running_maximum_and_go_on_from_it(critic: str):
+    changes = {"critic": critic, "gamma": 1.0, "learning_starts": 512, "utd": 1 / 64}
+    learner, again = (learner_of("sac", Jolts, **changes) for _ in range(2))
+    learner.iterate()
+    again.load_state_dict(learner.state_dict())
+    rows, belief = learner.replay.sample(64, learner.length, learner.rng)
+    batch = learner.agent.batch(rows, belief)
+    assert batch["obs"].shape[-1] == 1 and batch["state"].shape[-1] == batch["final_state"].shape[-1] == 2
+    second, m = batch["state"].unbind(-1)
+    rise = torch.where(second > 0.5, (0.5 - m).clamp(min=0), batch["cost"][..., 0])
+    assert torch.equal(batch["cost"][..., 0], rise) and {0.0, 1.0} <= {*m.flatten().tolist()}
+    assert torch.equal(batch["final_state"][..., 1:], batch["state"][..., 1:] + batch["cost"])
+    assert torch.equal(again.constrained.maxima.largest, learner.constrained.maxima.largest)
 
 
 def riccati(cost: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Episodes, commands, broken simulations, and environments that continue where they were saved."""
+"""Episodes, commands, broken simulations, and environments restored from a saved state."""
 
 import os
 from pathlib import Path
@@ -97,9 +97,10 @@ def test_what_reset_and_randomize_return_is_taken_before_the_restart_clears_it()
 
 
 def test_staggered_ages_spread_the_time_outs():
-    env = new(Still, 64)
+    env = new(Order, 64)
     env.reset(stagger=True)
     ages = env.sim.memory["age"][:, 0].clone()
+    assert torch.equal(env.terms()["age[0]"][:, 0], ages.float())
     assert torch.equal(ages, ages.floor())
     assert (ages.min(), ages.max()) == (0, PERIODS - 1)
     ends = torch.stack([env.step(torch.zeros(64, 2)).truncated for _ in range(PERIODS)])
@@ -147,6 +148,22 @@ def test_commands_are_drawn_anew_at_a_restart_for_those_who_restart():
     assert (after == before).flatten().tolist() == [False, True]
 
 
+def test_a_command_that_is_drawn_at_a_restart_lasts_its_whole_time():
+    class Brief(Cart):
+        """Episodes of two control periods, and a command that lasts three."""
+
+        commands = {**Cart.commands, "turn": Command((-1.0, 2.0), (1.0, 3.0), every=(0.06, 0.06))}
+
+        def terminated(self, sim: Sim) -> Tensor:
+            return sim.memory["age"][:, 0] == 1
+
+    env, left = new(Brief, 1), []
+    for action in actions(4, 1):
+        env.step(action)
+        left.append(env.sim.memory["turn.left"].item())
+    assert left == [2.0, 3.0, 2.0, 3.0]
+
+
 # -- broken simulations --------------------------------------------------------------------------
 
 
@@ -175,6 +192,16 @@ def test_a_broken_simulation_ends_with_nothing_and_leaves_the_others_alone(
             assert torch.equal(step.obs[1], start)
         assert all(bool(torch.isfinite(getattr(step, f).float()).all()) for f in FIELDS)
     assert os.listdir(tmp_path) == []  # MuJoCo would leave a MUJOCO_LOG.TXT
+
+
+def test_what_breaks_in_its_last_control_period_is_terminated_and_not_truncated():
+    env = new(Still, 2)
+    for action in actions(PERIODS - 1, 2):
+        env.step(action)
+    env.sim.written("qpos")[0, 0] = torch.nan
+    step = env.step(actions(1, 2)[0])
+    assert step.terminated.tolist() == [True, False]
+    assert step.truncated.tolist() == [False, True]
 
 
 # -- save and continue ---------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_check_names_what_breaks_the_contract(capsys: pytest.CaptureFixture[str]
     assert re.search(r"FAIL contract .*'middle'", capsys.readouterr().out)
     assert main(["check", "tasks/slide.py", "--json"]) == 1
     assert [f["ok"] for f in json.loads(capsys.readouterr().out)] == [False, True]  # the recipe is sound
-    Path("tasks/slide.py").write_text("import nowhere")
+    Path("tasks/slide.py").write_text(f"import nowhere\n{OWN}")
     assert main(["check", "slide"]) == 1
     assert re.search(r"FAIL import .*does not import", capsys.readouterr().out)
 
@@ -101,34 +101,47 @@ def test_evaluate_measures_the_file_and_its_distance_from_torch(
     assert "ONNX minus torch" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def exported(
+    trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """What `export` wrote of a run that was moved, and its line of JSON."""
+    root, out = tmp_path_factory.mktemp("Downloads"), StringIO()
+    shutil.copytree(trained[0].resolve(), root / "mine")
+    with redirect_stdout(out):
+        assert main(["export", f"{root}/mine", "-o", f"{root}/out", "--episodes", "4", "--json"]) == 0
+    return root / "out", json.loads(out.getvalue())
+
+
 @pytest.mark.medium
-def test_export_writes_the_file_its_sum_and_a_card_with_its_return(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+def test_export_writes_the_file_its_sum_and_a_card_named_by_the_task_wherever_the_run_lies(
+    exported: tuple[Path, dict[str, Any]],
 ):
-    assert main(["export", str(trained[0]), "-o", "out", "--episodes", "4", "--json"]) == 0
-    card = json.loads(capsys.readouterr().out)
+    folder, card = exported
     name = "inverted_pendulum"
-    assert {p.name for p in Path("out").iterdir()} == {f"{name}.onnx", f"{name}.onnx.sha256", f"{name}.json"}
+    assert {p.name for p in folder.iterdir()} == {f"{name}.onnx", f"{name}.onnx.sha256", f"{name}.json"}
     assert card["steps"] == 128
     assert card["return"] == card["evaluation"]["returns"]["mean"] > 0
-    for what in (f"out/{name}.onnx", str(trained[0])):
-        assert main(["check", what]) == 0
-        assert "not said:" in capsys.readouterr().out
-
-    damaged = bytearray(Path(f"out/{name}.onnx").read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    Path(f"out/{name}.onnx").write_bytes(damaged)
-    assert main(["check", f"out/{name}.onnx"]) == 1
-    assert "FAIL" in capsys.readouterr().out
-    assert "sha256" in wrong(["evaluate", f"out/{name}.onnx"], capsys)
-    assert "sha256" in wrong(["play", f"out/{name}.onnx"], capsys)
 
 
 @pytest.mark.medium
-def test_an_export_is_named_by_the_task_wherever_the_run_lies(trained: tuple[Path, dict[str, Any]]):
-    shutil.copytree(trained[0].resolve(), "Downloads/mine")
-    assert main(["export", "Downloads/mine", "-o", "out", "--episodes", "0"]) == 0
-    assert Path("out/inverted_pendulum.onnx").exists()
+def test_check_passes_a_file_and_a_run_and_a_damaged_file_is_refused_by_every_command(
+    exported: tuple[Path, dict[str, Any]],
+    trained: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+):
+    shutil.copytree(exported[0], "out")
+    file = Path("out/inverted_pendulum.onnx")
+    for what in (str(file), str(trained[0])):
+        assert main(["check", what]) == 0
+        assert "not said:" in capsys.readouterr().out
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    assert main(["check", str(file)]) == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert "sha256" in wrong(["evaluate", str(file)], capsys)
+    assert "sha256" in wrong(["play", str(file)], capsys)
 
 
 @pytest.mark.medium
@@ -296,7 +309,7 @@ def test_a_signal_saves_where_it_has_ended_the_reader_too(number: signal.Signals
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_while_the_export_is_checked_says_how_to_export_later(number: signal.Signals):
     train = [sys.executable, "-m", "robokit.cli.command", *TRAIN, "--steps", "32"]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it

@@ -1,4 +1,4 @@
-"""What the contract says of an observation: from the model, or from the task's Sense, which comes first."""
+"""Units and frames in the contract: from the task's Sense, else from the model."""
 
 from typing import Any
 

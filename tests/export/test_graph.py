@@ -1,4 +1,4 @@
-"""Every memory leaves through the same gate and signature, and the file acts as the policy does."""
+"""Every kind of belief passes the gate with the same signature, and its file acts like the policy."""
 
 from itertools import islice
 
@@ -14,7 +14,6 @@ import robokit
 from robokit.controller import OUTPUTS, Controller, load
 from robokit.evaluation.episodes import onnx_actor
 from robokit.evaluation.measure import evaluate
-from robokit.export.card import inspect
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import export
 from robokit.show.film import control_steps
@@ -56,7 +55,7 @@ def remembers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     env = robokit.make(Sensed, num_envs=4, threads=1)
     policy = make_policy(env, *request.param)
     report = export(policy, env, tmp_path_factory.mktemp("memory") / "arm.onnx")
-    contract = inspect(report.path)["contract"]
+    contract = load(report.path).contract
     assert contract["carry"]["belief"] == (MEMORIES | MORE)[request.param]
     return Made(env, policy, report, contract)
 
@@ -74,7 +73,7 @@ def test_every_memory_passes_the_gate_and_is_the_policy_across_episodes(remember
 
 @pytest.mark.medium
 def test_the_carry_is_the_belief_behind_the_previous_action_and_a_reset_clears_a_nan(remembers: Made) -> None:
-    session, contract = load(remembers.report.path)
+    _, session, contract, _ = load(remembers.report.path)
     size = remembers.policy.belief_size
     assert contract["carry"] == {"size": 2 + size, "action": 2, "belief": size}
     given = {i["name"]: np.full((2, i["size"]), 0.1, np.float32) for i in contract["inputs"]}
@@ -104,7 +103,7 @@ def test_what_is_hidden_is_no_input_and_the_file_is_evaluated_and_shown_as_the_p
     report = evaluate(path, Sensed, episodes=8, threads=1, policy=policy)
     assert report.versus_torch is not None
     assert report.returns.std > 0.01 and abs(report.versus_torch.mean) < 1e-4 * report.returns.std
-    act, first, ends = onnx_actor(load(path)[0], 2 + policy.belief_size), torch.ones(1).bool(), 0
+    act, first, ends = onnx_actor(load(path).session, 2 + policy.belief_size), torch.ones(1).bool(), 0
     env, shown = (robokit.make(Sensed, threads=1, seed=5) for _ in range(2))
     env.reset()
     for step in islice(control_steps(Controller(path), shown), 100):

@@ -1,0 +1,224 @@
+"""A person's filter numbers, resolved at the desk into the table that the robot's filter reads.
+
+    file = Exported.open("go2_walk.onnx")
+    filter = resolve({"slew": 12.0, "torque": {"*_calf": 30.0, "*": 20.0}}, file.contract, file.sha256)
+    write_filter(filter, "go2_walk.filter.json")
+
+A value of one actuator is one for all, or {name or pattern: value}: a name comes before a pattern (`*`, `?`,
+`[...]`), and an earlier pattern before a later one. An actuator without a value has no such bound.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robokit.disk.write import write_atomically
+from robokit.errors import did_you_mean
+from robokit.export.file import Exported
+from robokit.filter import KINDS, Bound, Column, Filter, FilterError, check_number, digest, inward, is_pair
+
+EACH = (
+    *("slew", "low", "high", "margin", "velocity", "torque", "pose", "pose_speed"),
+    *("kind", "kp", "kd", "joint_range", "position_from", "velocity_from"),
+)
+WHOLE = ("soft_start", "grace", "deadline", "fallback")
+PLACES, SPEEDS, FORCES = ("rad", "m"), ("rad/s", "m/s"), ("N m", "N")  # units
+Said = Mapping[str, Any]  # a person's values for one actuator, by key
+
+
+def filter_for(file: Exported, path: str | Path) -> Filter:
+    """The filter of an exported file from JSON: a table that was made for it, or a person's numbers.
+
+    Raises FilterError for numbers that its contract cannot resolve, and for a table of another file.
+    """
+    try:
+        numbers = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FilterError(f"no filter in {path}: {error}") from error
+    if not isinstance(numbers, dict):
+        raise FilterError(f"{path} must hold a JSON object, got {type(numbers).__name__}")
+    if "sha256" not in numbers:
+        return resolve(numbers, file.contract, file.sha256)
+    filter = Filter.open(path)
+    filter.check(file.sha256)
+    return filter
+
+
+def write_filter(filter: Filter, path: str | Path) -> None:
+    """The table as JSON, a line for each actuator, with a digest by which `Filter.open` knows it."""
+    table = json.loads(json.dumps(asdict(filter), default=float))
+    rows = ",\n  ".join(json.dumps(row) for row in table["actuators"])
+    own = {"digest": digest(table)} | {key: value for key, value in table.items() if key != "actuators"}
+    text = json.dumps(own, indent=1).removesuffix("\n}") + f',\n "actuators": [\n  {rows}\n ]\n}}\n'
+    write_atomically(Path(path), text.encode())
+
+
+def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str) -> Filter:
+    """The filter that a person's numbers make for the file of a contract and sha256.
+
+    Raises FilterError for an unknown key or actuator, a pattern that matches none, an impossible number, and
+    a fact that neither the contract nor the numbers say.
+    """
+    known = (*EACH, *WHOLE)
+    for key in numbers:
+        if key not in known:
+            raise FilterError(f"a filter has no {key!r}{did_you_mean(str(key), known)}; it has {list(known)}")
+    facts = contract["actuators"]
+    names = [fact["name"] for fact in facts]
+    given = {key: _each(key, numbers[key], names) for key in EACH if numbers.get(key) is not None}
+    said = {name: {key: each[name] for key, each in given.items() if name in each} for name in names}
+    rows = [_row(fact, said[fact["name"]], contract) for fact in facts]
+    own = {key: numbers[key] for key in WHOLE if key in numbers}
+    return Filter(sha256, float(contract["control_dt"]), tuple(rows), **own)
+
+
+def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
+    """{actuator: value}; an actuator without a value is absent."""
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    found: dict[str, Any] = {}
+    for place in sorted(given, key=lambda place: place not in names):  # names first, patterns as they come
+        matching = [place] if place in names else [n for n in names if fnmatchcase(n, str(place))]
+        if not matching:
+            hint = did_you_mean(str(place), names)
+            raise FilterError(f"{key}: no actuator {place!r}{hint}; there are {names}")
+        found = {**dict.fromkeys(matching, given[place]), **found}
+    return found
+
+
+def _row(fact: Mapping[str, Any], said: Said, contract: Mapping[str, Any]) -> Bound:
+    name, kind = fact["name"], said.get("kind") or _kind(fact)
+    if kind not in KINDS:
+        rule = "must be 'servo' or 'motor'"
+        lacks = "the file does not say which" if kind is None else f"got {kind!r}"
+        raise FilterError(f"kind of {name!r} {rule}; {lacks}")
+    servo = kind == "servo"
+    low, high = _range(fact, said, servo)
+    filed = fact if fact.get("unit") in PLACES else {}  # of a geared servo gains are not in its joint's units
+    q, dq = (_column(what, fact, said, contract) for what in ("position", "velocity"))
+    numbers = {key: said.get(key) for key in ("slew", "velocity", "pose", "pose_speed")}
+    gains = {key: said.get(key, filed.get(key)) for key in ("kp", "kd")} if servo else {}
+    return Bound(
+        name,
+        kind,
+        low if math.isfinite(low) else None,
+        high if math.isfinite(high) else None,
+        **numbers,
+        torque=_torque(fact, said),
+        default=fact.get("default") or 0.0,
+        **gains,
+        force=None if servo else _force(fact.get("unit")),
+        q=q,
+        dq=dq,
+    )
+
+
+def _kind(fact: Mapping[str, Any]) -> str | None:
+    """What the unit of ctrl tells; a geared servo's is no unit of its joint."""
+    if fact.get("kp") is not None and fact.get("unit") in PLACES:
+        return "servo"
+    return "motor" if _force(fact.get("unit")) is not None else None
+
+
+def _force(unit: str | None) -> float | None:
+    """What ctrl 1 gives at the joint, of units as "N m" and "200.0 N m"."""
+    number, _, rest = (unit or "").partition(" ")
+    try:
+        return 1.0 if unit in FORCES else float(number) if rest in FORCES else None
+    except ValueError:
+        return None
+
+
+def _range(fact: Mapping[str, Any], said: Said, servo: bool) -> tuple[float, float]:
+    """Of ctrl: the file's, as float32 has it; a person's and the joint's less its margin rounded inward."""
+    name = fact["name"]
+    low, high = (float(np.float32(edge)) for edge in _edges(fact))  # what its graph clips to
+    for key in ("low", "high"):
+        if said.get(key) is not None:
+            check_number(key, name, said[key])
+    bounds = [_edges(said)]
+    joint, margin = said.get("joint_range", fact.get("joint_range")), said.get("margin")
+    if joint is not None and not is_pair(joint):
+        raise FilterError(f"joint_range of {name!r} must be [low, high], got {joint!r}")
+    if margin is not None:
+        check_number("margin", name, margin)
+        if servo and joint is None:
+            lacks = "which the file does not say: give joint_range"
+            raise FilterError(f"margin of {name!r} needs the range of its joint, {lacks}")
+        bounds += [(joint[0] + margin, joint[1] - margin)] if servo and joint else []
+    for pair in bounds:
+        inner = inward(*map(np.asarray, pair))
+        low, high = max(low, float(inner[0])), min(high, float(inner[1]))
+    return low, high
+
+
+def _edges(numbers: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = numbers.get("low"), numbers.get("high")
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _torque(fact: Mapping[str, Any], said: Said) -> tuple[float, float] | None:
+    """At the joint, from low to high."""
+    name, given = fact["name"], said.get("torque")
+    if given is None:
+        return None
+    if given == "file":
+        if fact.get("force_range") is None:
+            raise FilterError(f"torque 'file' needs force_range of {name!r}, which the file does not say")
+        return tuple(fact["force_range"])
+    check_number("torque", name, given)
+    return -given, given
+
+
+def _column(what: str, fact: Mapping[str, Any], said: Said, contract: Mapping[str, Any]) -> Column | None:
+    """Which number of which input is the position or velocity of an actuator's joint; None: it is not known.
+
+    A person names the input, or the input and the column.
+    """
+    inputs, key = {i["name"]: i for i in contract["inputs"]}, f"{what}_from"
+    suffix, units = ("", PLACES) if what == "position" else (" velocity", SPEEDS)
+    if key not in said:
+        return _observed(f"{fact.get('joint')}{suffix}", inputs, units)
+    if said[key] is None:
+        return None
+    joint = fact.get("joint") or fact["name"]  # an older file does not say it; its actuators were named alike
+    return _named(f"{key} of {fact['name']!r}", said[key], f"{joint}{suffix}", inputs)
+
+
+def _observed(source: str, inputs: Mapping[str, Any], units: tuple[str, str]) -> Column | None:
+    for name, term in inputs.items():
+        for column in range(term["size"]):
+            told = [_at(term.get(key), column) for key in ("source", "frame", "unit")]
+            if told[:2] == [source, "joint axis"] and told[2] in units:
+                return name, column
+    return None
+
+
+def _named(where: str, given: Any, source: str, inputs: Mapping[str, Any]) -> Column:
+    """The column that a person names: [input, column], or the input whose column reads `source`."""
+    pair = given if isinstance(given, list | tuple) else [given, None]
+    if len(pair) != 2 or not isinstance(pair[0], str):
+        raise FilterError(f"{where} must be an input or [input, column], got {given!r}")
+    term, column = pair
+    if term not in inputs:
+        sizes = {name: i["size"] for name, i in inputs.items()}
+        raise FilterError(f"{where}: no input {term!r}{did_you_mean(term, inputs)}; the policy takes {sizes}")
+    size = inputs[term]["size"]
+    if column is None:
+        sources = [_at(inputs[term].get("source"), i) for i in range(size)]
+        if source not in sources:
+            raise FilterError(f"{where}: no column of {term!r} is {source!r}: give [{term!r}, column]")
+        return term, sources.index(source)
+    if not isinstance(column, int) or isinstance(column, bool) or not 0 <= column < size:
+        raise FilterError(f"{where}: {term!r} has columns 0 to {size - 1}, got {column!r}")
+    return term, column
+
+
+def _at(value: Any, column: int) -> Any:
+    return value[column] if isinstance(value, list) else value

@@ -1,0 +1,31 @@
+"""The columns of an observation: its terms side by side, and the source of each on the robot."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["sensed", "command", "carried"]
+CARRIED = {"action": "the previous action", "clock": "the task's clock"}  # name -> meaning
+
+
+@dataclass(frozen=True)
+class Column:
+    """One observation term. The robot supplies sensed terms and commands; the file carries the others."""
+
+    name: str
+    width: int
+    kind: Kind
+
+
+def columns_of(widths: Mapping[str, int], commands: Collection[str]) -> tuple[Column, ...]:
+    """The columns of an observation with terms {name: width}, in their order."""
+
+    def kind(name: str) -> Kind:
+        return "carried" if name in CARRIED else "command" if name in commands else "sensed"
+
+    return tuple(Column(name, width, kind(name)) for name, width in widths.items())
+
+
+def supplied(columns: Collection[Column]) -> dict[str, int]:
+    """Name -> width of the terms that the robot supplies."""
+    return {column.name: column.width for column in columns if column.kind != "carried"}

@@ -1,0 +1,113 @@
+"""A task is found by name, path or class, and read before it is imported."""
+
+import textwrap
+from pathlib import Path
+
+import cart
+import pytest
+
+from robokit.errors import TaskError
+from robokit.task.lookup.find import find_task, known_tasks, load_task, summary
+from robokit.task.task import packaged
+
+# -- files ---------------------------------------------------------------------------------------
+
+ONE = """
+    from robokit.task.task import Task
+
+    class {name}(Task):
+        control_dt = 0.02
+"""
+
+
+def write(folder: Path, text: str, name: str = "stand.py") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(textwrap.dedent(text))
+    return folder / name
+
+
+def several(*names: str) -> str:
+    return "\n".join(textwrap.dedent(ONE.format(name=name)) for name in names)
+
+
+def test_a_task_is_itself_a_class_a_path_or_a_name(tmp_path: Path):
+    task = cart.Cart()
+    assert load_task(task) is task
+    assert type(load_task(cart.Cart)) is cart.Cart
+    path = write(tmp_path, several("Anything"))
+    for source in (path, str(path), f"{path}:Anything"):
+        assert type(load_task(source)).__name__ == "Anything"
+    assert type(load_task("hopper")).__name__ == "Hopper"
+    assert type(load_task("half_cheetah:HalfCheetah")).__name__ == "HalfCheetah"
+
+
+def test_of_several_tasks_the_one_with_the_files_name_is_meant(tmp_path: Path):
+    path = write(tmp_path, several("Other", "StandUp", "StandUpAgain"), "stand_up.py")
+    assert type(load_task(path)).__name__ == "StandUp"
+    assert type(load_task(f"{path}:Other")).__name__ == "Other"
+
+
+def test_a_task_that_is_only_imported_is_none_of_the_files(tmp_path: Path):
+    path = write(tmp_path, "from cart import Cart\nclass Mine(Cart):\n    pass\n")
+    assert type(load_task(path)).__name__ == "Mine"
+
+
+def test_tasks_are_found_two_folders_deep_without_importing_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = "import nowhere\nfrom robokit.tasks.hopper import Hopper\nclass Far(Hopper):\n    'Further.'\n"
+    (tmp_path / "tasks/legs/deep").mkdir(parents=True)
+    far = write(tmp_path / "tasks/legs", text + "class Nearer(Far):\n    pass\n", "far.py")
+    write(tmp_path / "tasks/legs/deep", several("Deep"), "deep.py")
+    write(tmp_path / "tasks/legs", "class Helper:\n    pass\n", "helper.py")
+    assert known_tasks()["far"] == far and summary(far) == "Further."
+    assert known_tasks().keys().isdisjoint({"deep", "helper"})
+    write(tmp_path / "tasks", "class Helper:\n    pass\n", "hidden.py")
+    with pytest.raises(TaskError, match=r"no task 'hidden'; tasks/hidden\.py has no Task that can be seen"):
+        find_task("hidden")
+    write(tmp_path / "tasks", several("Far"), "far.py")
+    with pytest.raises(TaskError, match=r"task names must be unique: .*far\.py and .*far\.py"):
+        known_tasks()
+
+
+def test_own_tasks_come_before_shipped_ones_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path / "tasks", several("Hopper"), "hopper.py")
+    write(tmp_path / "tasks", several("Hidden"), "_hidden.py")
+    assert known_tasks()["hopper"] == own
+    assert {"ant", "reacher"} < known_tasks().keys()
+    assert "_hidden" not in known_tasks()
+    assert find_task("hopper:Slow") == (own, "Slow")
+    assert "note: 'hopper' is your own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "which", "words"),
+    [
+        ("class", "", "stand.py does not import: SyntaxError"),
+        ("import nowhere_to_be_found", "", "does not import, line 1: ModuleNotFoundError"),
+        ("1 / 0", "", "does not import, line 1: ZeroDivisionError"),
+        ("x = 1", "", "stand.py has no class derived from Task"),
+        ("from robokit.task.task import Task", "", "has no class derived from Task"),
+        (several("Run", "Walk"), "", "has several tasks, ['Run', 'Walk']: name one, as stand.py:Class"),
+        (several("Run", "Walk"), ":Walc", "has no task 'Walc'; did you mean 'Walk'?; it has ['Run', 'Walk']"),
+    ],
+)
+def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which: str, words: str):
+    with pytest.raises(TaskError) as error:
+        load_task(f"{write(tmp_path, text)}{which}")
+    assert words in str(error.value)
+
+
+def test_what_is_not_there_is_answered_with_the_nearest(tmp_path: Path):
+    with pytest.raises(TaskError, match=r"no task file .*absent\.py"):
+        load_task(tmp_path / "absent.py")
+    with pytest.raises(TaskError, match="no task 'hoper'; did you mean 'hopper'"):
+        load_task("hoper")
+    with pytest.raises(TaskError, match="'absent_package', which is not installed"):
+        packaged("absent_package", "model.xml")
+    with pytest.raises(TaskError, match="dict is not derived from"):
+        load_task(dict)  # pyright: ignore[reportArgumentType]
