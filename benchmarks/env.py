@@ -33,7 +33,7 @@ from mujoco.batch import Batch
 
 import robokit
 from robokit.env.env import Env
-from robokit.sim.cpu import CpuSim
+from robokit.sim.cpu import MujocoSim
 
 THREADS, FEW, POOL = 2, 8, 64  # of physics; environments of the peers in Python, and of EnvPool
 IDS = {"half_cheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5", "ant": "Ant-v5"}
@@ -68,7 +68,7 @@ class Trace:
 
     def __init__(self, env: Env) -> None:
         sim = env.sim
-        assert isinstance(sim, CpuSim)
+        assert isinstance(sim, MujocoSim)
         self.env, self.theirs = env, sim._batch
         self.batch = Batch(sim.model, env.num_envs, THREADS, persistent=self.theirs.persistent)
         self.stage = int(sim._stage)

@@ -52,7 +52,7 @@ import torch
 from robokit.env.env import Env
 from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build, options as recipe
+from robokit.training.build import Built, Setup, build_learner, options as recipe
 
 SHARES = {"physics": 0.34, "learn": 0.28, "updates": 0.13, "walk": 0.25}  # of the budget
 SEEN, BEFORE = 32, 64  # control steps that are repeated, and before them
@@ -150,7 +150,7 @@ class Ours:
     """Env.step with random actions; and what it did in SEEN control steps, for another to repeat."""
 
     def __init__(self, task: str, size: int, options: argparse.Namespace) -> None:
-        how = {"sim": "gpu", "device": options.device, "compile": options.compile}
+        how = {"sim": "warp", "device": options.device, "compile": options.compile}
         self.env = Env(load_task(task), size, **how)
         self.rng = torch.Generator(self.env.device).manual_seed(0)
         self.env.reset(stagger=True)
@@ -327,8 +327,8 @@ def config_of(algo: str, options: argparse.Namespace) -> Any:
 def first(algo: str, options: argparse.Namespace) -> tuple[Built, float]:
     """A learner that has done its first gradient step, and the seconds that took."""
     began, task = time.perf_counter(), load_task(WALKER)
-    setup = Setup(algo=algo, sim="gpu", device=options.device, torch_threads=1)
-    learner: Any = build(task, setup, config_of(algo, options))
+    setup = Setup(algo=algo, sim="warp", device=options.device, torch_threads=1)
+    learner: Any = build_learner(task, setup, config_of(algo, options))
     done = 0
     while not done:
         learner.iterate()
@@ -475,7 +475,7 @@ def gradients(algo: str, options: argparse.Namespace, compile: bool, filled: int
     task = load_task(CHEETAH)
     config = replace(recipe(task, algo), **fixed, replay=10 * filled, compile=compile)
     setup = Setup(algo=algo, device=options.device, threads=1, torch_threads=1)
-    learner: Any = build(task, setup, config)
+    learner: Any = build_learner(task, setup, config)
     while learner.replay.position * config.simulations < filled or not learner.gradients:
         learner.iterate()
 

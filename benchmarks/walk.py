@@ -30,8 +30,8 @@ import robokit
 from robokit.env.env import Env
 from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build, options
-from robokit.training.restore import create
+from robokit.training.build import Built, Setup, build_learner, options
+from robokit.training.provenance import create
 from robokit.training.run import Done
 
 EPISODES = 300
@@ -51,7 +51,7 @@ def record(name: str, seed: int, changes: dict[str, Any], every: int, until: flo
     task, setup = load_task(name), Setup(seed=seed)
     config = replace(options(task, "ppo"), **changes)
     began = time.perf_counter()
-    learner = build(task, setup, config)
+    learner = build_learner(task, setup, config)
     ready = time.perf_counter() - began
     run = create(Path("runs"), learner, setup)
     seconds, steps, curve, end = 0.0, 0, [], min(config.steps, until)
@@ -94,7 +94,7 @@ for line in sys.stdin:
 def beside(name: str, python: str, file: Path, blocks: int) -> None:
     """Speeds of both in alternating blocks of five iterations: control steps a second, medians."""
     task = load_task(name)
-    learner = build(task, Setup(), options(task, "ppo"))
+    learner = build_learner(task, Setup(), options(task, "ppo"))
     learner.iterate()
     speeds: dict[str, list[float]] = {"robokit": [], "mjbatch": []}
     command = [python, "-c", DRIVER, str(file.parent.resolve())]

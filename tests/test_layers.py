@@ -63,7 +63,7 @@ FOREIGN = {  # all that a room or file may import beside the standard library; o
     "evaluation.statistics": NUMPY,
     "training.run": TORCH,
     "training.loop": TORCH | {"rich"},
-    "training.log": TORCH | {"tensorboard"},
+    "training.log": TORCH,
 }
 ENGINES = {"mujoco", "mujoco_warp", "warp"}
 FILE_LINES, ROOM_LINES = 350, 1500  # raw lines; a room without its subfolders

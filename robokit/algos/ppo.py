@@ -10,7 +10,6 @@ Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --min
 Under a task's limits the advantage is that of reward and costs together (robokit.limits.multipliers).
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,14 +18,14 @@ import torch
 from torch import Tensor
 
 from robokit.compute import processes
-from robokit.compute.compile import compiled, torch_threads
+from robokit.compute.compile import Sizes, compiled, torch_threads
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Adam, Losses, make_update
 from robokit.learning.constrained import Constrained
 from robokit.learning.episodes import EpisodeTotals, iteration_metrics
 from robokit.learning.networks import make_actor_belief, make_critic_beliefs, make_policy
-from robokit.learning.options import Options, check_chunk, check_options, each_of
+from robokit.learning.options import Options, check_chunk, check_options, each_of, recurrent
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
 from robokit.learning.rollout import NUMBERS, OF_STEP, Batch, Rollout, pack, unpack
 from robokit.networks.belief import Belief
@@ -69,6 +68,13 @@ class Config(Options):
     activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
     init_std: float = 1.0  # standard deviation of the first policy's actions
     chunk: int = 16  # L, control steps that a recurrent belief is trained through; must divide the horizon
+
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes that decide how gradient steps are computed."""
+        unrolled = self.chunk if recurrent(self) else 1
+        updates = self.steps * self.epochs // self.minibatch
+        return Sizes(updates, self.minibatch // processes.world(), unrolled)
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -195,20 +201,6 @@ class Learner:
             return adapt_lr(lr, processes.mean(parts["kl"]), config.kl_target)
 
         return make_update(loss, adam, compile, schedule if config.lr_schedule == "adaptive" else None)
-
-    def rehearsal(self) -> Callable[[], object]:
-        """An eager gradient step on copies: to measure what one costs."""
-        net, device = copy.deepcopy(self.net), self.env.device
-        update = self._make_update(Adam(net), compile=False)
-        rows = torch.ones(self.chunks, self.chunk, sum(self.widths.values()), device=device)
-        beliefs = torch.zeros(self.chunks, self.belief.shape[1] + self.critic_belief.shape[1], device=device)
-        one, log_std = torch.ones((), device=device), self.policy.log_std.detach().clone()
-        return lambda: update(one.clone(), rows, beliefs, log_std, one)
-
-    @property
-    def updates(self) -> int:
-        """Gradient steps of the whole training."""
-        return self.config.steps * self.config.epochs // self.config.minibatch
 
     def iterate(self) -> dict[str, float]:
         """Collect one rollout, learn from it, and return the metrics to log."""

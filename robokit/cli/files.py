@@ -13,7 +13,8 @@ from robokit.evaluation.measure import evaluate
 from robokit.export.bounds import filter_for, write_filter
 from robokit.export.card import write_card
 from robokit.export.file import Exported
-from robokit.training.restore import export_policy, file_name, restore
+from robokit.training.provenance import file_name
+from robokit.training.restore import export_policy, restore_policy
 from robokit.training.run import Run
 
 
@@ -34,16 +35,16 @@ class Export:
         if self.episodes < 0 or self.episodes == 1:
             raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
         run = Run.open(self.run)
-        learner, steps = restore(run, self.last)
+        restored = restore_policy(run, self.last)
         path = self.output / f"{file_name(run.config['task'])}.onnx"
         if path.exists():
             say(f"note: replacing {path}")
-        report = export_policy(run, learner, steps, path)
+        report = export_policy(run, restored, path)
         file = Exported.open(path)
-        card: dict[str, Any] = {"run": run.path.name, "steps": steps}
+        card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
         if self.episodes:
-            options: dict[str, Any] = {"policy": learner.policy, "gamma": gamma_of(run)}
-            measured = evaluate(file, learner.env.task, self.episodes, **options)
+            options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
+            measured = evaluate(file, restored.env.task, self.episodes, **options)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
             card |= {
                 "return": measured.returns.mean,

@@ -62,8 +62,8 @@ def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None
     if path.suffix != ".onnx":
         if task is not None:
             raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
-        path, learner = exported(Run.open(path))
-        return Exported.open(path), learner.env.task, learner.policy
+        path, restored = exported(Run.open(path))
+        return Exported.open(path), restored.env.task, restored.policy
     file = exported_at(path)
     if task is None and (run := run_of(path)):
         return file, task_of(run), None

@@ -17,21 +17,21 @@ from robokit.export.fields import versions
 from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task, title
-from robokit.training.build import Built, Setup, build
+from robokit.training.build import Built, Setup, build_learner
 from robokit.training.loop import SAVE_SECONDS, train
-from robokit.training.provenance import changed
+from robokit.training.provenance import changed, create, file_name, unfinished
 from robokit.training.restore import (
     POLICY,
-    create,
+    Restored,
+    export_env,
     export_policy,
-    file_name,
     going_on,
     rebuild,
-    selection,
     take_best,
-    unfinished,
+    task_of,
 )
 from robokit.training.run import Run, check_place
+from robokit.training.selection import Selection, validations
 
 Config = TypeVar("Config")
 Limits = TypeVar("Limits")
@@ -64,7 +64,7 @@ class Train(Generic[Config, Limits]):
             say(f"started again: going on with {begun}")
             return Resume(begun, save_every=self.save_every, json=self.json)()
         check_place(self.runs / file_name(title(task)))
-        learner = build(task, self.setup, self.algorithm)
+        learner = build_learner(task, self.setup, self.algorithm)
         return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
 
 
@@ -90,9 +90,9 @@ class Resume:
         _check_seconds(self.save_every)
         run = Run.open(self.resume)
         run = run if self.steps is None else replace(run, steps=self.steps)
-        learner = rebuild(run)
-        if differ := changed(run, learner.env.task):
+        if differ := changed(run, task_of(run)):
             raise RunError(f"{run.path} cannot go on: changed since it began: {', '.join(differ)}")
+        learner = rebuild(run)
         now, then = versions(), run.about["versions"]
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
             say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
@@ -106,7 +106,9 @@ def _check_seconds(save_every: float) -> None:
 
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     """Train to the end or to a signal, and export what has come of it."""
-    validate = selection(run, learner) or (lambda done: {})
+    rule = learner.config.limit_rule
+    times = validations(run, rule)
+    validate = Selection(run, learner, times) if times else (lambda done: {})
     outcome = train(learner, run, run.steps, save_seconds=save_every, validate=validate)
     stopped = outcome.signal
     if processes.rank():  # the first one exports and says what came of it
@@ -115,8 +117,9 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
     if stopped is None:
         try:
             say(f"trained and saved in {run.path}; checking the policy before it is exported")
-            steps = take_best(run, learner, outcome.done.steps)
-            policy = export_policy(run, learner, steps, run.path / POLICY)
+            steps = take_best(run, learner.policy, rule, outcome.done.steps)
+            best = Restored(learner.policy, steps, export_env(run, learner.env.task))
+            policy = export_policy(run, best, run.path / POLICY)
             say(f"exported {policy.path}")
         except ExportError as refused:
             error = f"trained and saved, but not exported: {refused}"

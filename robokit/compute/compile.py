@@ -1,23 +1,63 @@
-"""torch.compile, and what it needs."""
+"""How a gradient step is computed: eager or by torch.compile, with how many threads, by which compiler.
+
+Both choices change rounding, and so a training's results. They follow from sizes, never from a measurement:
+the same command gives the same results on a busy machine as on an idle one.
+"""
 
 import contextlib
 import importlib.util
 import os
 import shutil
-import statistics
 import subprocess
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
 CAPABILITY = (7, 0)  # of the oldest GPU that torch's compiler writes kernels for
-GAIN = 0.8  # more threads must take less than this share of one thread's time to be chosen
+# constants of `choose`, measured with benchmarks/compile.py
+COMPILING = 30.0  # s to compile, with an empty cache
+COMPILING_UNROLLED = 2.0  # s more for each further control step that a recurrent belief is unrolled over
+SAVED = 0.7e-3  # s that a compiled gradient step saves, as it calls fewer kernels
+SAVED_UNROLLED = 0.3e-3  # s more for each further control step
+SAVED_PRODUCT = 6e-11  # s more for each product of the policy's forward pass
+PRODUCTS_PER_THREAD = 8e6  # of the policy's forward pass in a gradient step
+
+
+class Sizes(NamedTuple):
+    """Sizes of a training that decide how its gradient steps are computed."""
+
+    updates: int  # gradient steps of the whole training
+    rows: int  # transitions in a gradient step, in one process
+    unrolled: int  # control steps that a recurrent belief is unrolled over in a gradient step; 1: no belief
+
+
+def choose(sizes: Sizes, weights: int, cores: int, device: str) -> tuple[bool, int]:
+    """(whether to compile, torch threads of a gradient step) by sizes alone.
+
+    weights: of the policy; weights x rows is the number of products in its forward pass. cores: physics
+    threads of this process. device: "cpu" or "cuda".
+
+    Compiling pays back where the gradient steps together save more seconds than it takes:
+
+        updates (SAVED + SAVED_UNROLLED (unrolled - 1) + SAVED_PRODUCT products)
+            > COMPILING + COMPILING_UNROLLED (unrolled - 1)
+
+    An eager step of a small network takes .6 to 1 ms on one core, most of it in calls of kernels: compiled it
+    saves about .8 of that, and .3 of a large one. Threads share the products: one thread for each
+    PRODUCTS_PER_THREAD of them, at least one, at most `cores`. With fewer products they wait for one another
+    longer than they compute. A GPU's gradient step has no use for a second thread.
+    """
+    products, further = weights * sizes.rows, sizes.unrolled - 1
+    saved = SAVED + SAVED_UNROLLED * further + SAVED_PRODUCT * products
+    pays = sizes.updates * saved > COMPILING + COMPILING_UNROLLED * further
+    most = cores if device == "cpu" else 1
+    at_once = products / sizes.unrolled
+    return pays, max(1, min(most, int(at_once / PRODUCTS_PER_THREAD)))
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -41,17 +81,6 @@ def alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return own if plain is function else MethodType(own, function.__self__)  # pyright: ignore
 
 
-def compiler_works() -> bool:
-    """Whether the C++ compiler that torch calls ($CXX, else g++) is there, and what it will include."""
-    command = [os.environ.get("CXX", "g++"), "-fsyntax-only", "-fopenmp", "-x", "c++", "-"]
-    source = f'#include "{sysconfig.get_path("include")}/Python.h"\n#include <omp.h>\n'
-    try:
-        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Inside, torch computes with `count` threads."""
@@ -63,65 +92,43 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fastest(step: Callable[[], object], threads: int, rounds: int = 9) -> tuple[int, float]:
-    """One torch thread or `threads`, whichever runs `step` faster, and its median seconds.
+def lacks(device: torch.device, engine: str) -> str:
+    """What torch.compile needs and does not find, in words; "" where it has all.
 
-    Measured in turns. More threads must win clearly: where another process is busy they lose by a factor
-    of ten and more, and then the first round is the last.
+    Beside MuJoCo's physics the task's functions are compiled for the CPU.
     """
-    seconds: dict[int, list[float]] = {1: [], threads: []}
-    for _ in range(rounds):
-        for count, taken in seconds.items():
-            with torch_threads(count):
-                step()  # the first call after a change wakes the threads
-                began = time.perf_counter()
-                step()
-                taken.append(time.perf_counter() - began)
-        if seconds[threads][0] > 4 * seconds[1][0]:
-            break
-    median = {count: statistics.median(taken) for count, taken in seconds.items()}
-    best = threads if median[threads] < GAIN * median[1] else 1
-    return best, median[best]
+    found = _lacks_cuda(device) if device.type == "cuda" else []
+    if (device.type == "cpu" or engine == "mujoco") and not compiler_works("c++"):
+        found.append("working C++ compiler ($CXX, else g++)")
+    return " and no ".join(found)
 
 
-def missing(device: torch.device) -> list[str]:
-    """What torch's compiler needs on a CUDA device and does not find, in words."""
-    lacks = []
+def _lacks_cuda(device: torch.device) -> list[str]:
+    found = []
     if importlib.util.find_spec("triton") is None:
-        lacks.append("triton")
-    if not _c_compiler_works():
-        lacks.append("working C compiler ($CC, else gcc or clang)")
+        found.append("triton")
+    if not compiler_works("c"):
+        found.append("working C compiler ($CC, else gcc or clang)")
     if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < CAPABILITY:
-        lacks.append(f"GPU of compute capability {'.'.join(map(str, CAPABILITY))}")
-    return lacks
+        found.append(f"GPU of compute capability {'.'.join(map(str, CAPABILITY))}")
+    return found
 
 
-def seconds(step: Callable[[], object], device: torch.device, rounds: int = 9) -> float:
-    """Median duration of `step` on a device, until its last kernel is done."""
-    taken = []
-    for _ in range(rounds):
-        _finish(device)
-        began = time.perf_counter()
-        step()
-        _finish(device)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+def compiler_works(language: Literal["c", "c++"]) -> bool:
+    """Whether the compiler that torch ($CXX, else g++) or triton ($CC, else gcc or clang) calls is there.
 
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _c_compiler_works() -> bool:
-    """Whether the compiler that triton calls is there, and Python's headers."""
-    command = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    if command is None:
-        return False
+    It must find Python's headers, and torch's one OpenMP's.
+    """
     source = f'#include "{sysconfig.get_path("include")}/Python.h"\n'
-    options = ["-fsyntax-only", "-x", "c", "-"]
+    if language == "c++":
+        compiler, options = os.environ.get("CXX", "g++"), ["-fopenmp"]
+        source += "#include <omp.h>\n"
+    else:
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or "gcc"
+        options = list[str]()
+    command = [compiler, "-fsyntax-only", "-x", language, *options, "-"]
     try:
-        done = subprocess.run([command, *options], input=source.encode(), capture_output=True, timeout=60)
+        done = subprocess.run(command, input=source.encode(), capture_output=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0

@@ -1,11 +1,10 @@
-"""Where a training computes: the device that was asked for, and whether anything can be compiled for it."""
+"""Where a training computes: the torch device of a name, and the physics threads of one process."""
 
 import os
 
 import torch
 
 from robokit.compute import processes
-from robokit.compute.compile import compiler_works, missing
 from robokit.errors import OptionError
 
 INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally)"
@@ -21,20 +20,29 @@ REMEDIES = {  # what torch says of a device -> what to do
 
 
 def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch.device:
-    """The device of that name; of "cuda" each of several processes has its own.
+    """The device of that name; "cuda" is another GPU in each of several processes.
 
-    Raises OptionError for one that cannot be used: why, what to do about it, and what else can be done.
+    Raises OptionError for one that cannot be used, see `usable`.
     """
     if name.startswith("cuda:") and processes.world() > 1:
         rule = (
             f"device must be 'cuda' where {processes.world()} processes share a training: each takes its own"
         )
         raise OptionError(f"{rule}; got {name!r}")
+    shared = name == "cuda" and processes.world() > 1
+    device = usable(f"cuda:{processes.here()[0]}" if shared else name, instead)
+    if shared:
+        torch.cuda.set_device(device)
+    return device
+
+
+def usable(name: str, instead: str) -> torch.device:
+    """The torch device of that name, after one kernel has run on it.
+
+    Raises OptionError with torch's reason, what to do about it, and what to choose `instead`.
+    """
     try:
         device = torch.device(name)
-        if device.type == "cuda" and processes.world() > 1:
-            device = torch.device("cuda", processes.here()[0])
-            torch.cuda.set_device(device)
         # a kernel, for a GPU may be too old for those of this torch
         (torch.ones(1, device=device) + 1).item()
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
@@ -43,14 +51,6 @@ def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch
         remedies = "; ".join([reason, *known, instead])
         raise OptionError(f"device {name!r} cannot be used: {remedies}") from error
     return device
-
-
-def lacks(device: torch.device, sim: str) -> str:
-    """What torch.compile needs and does not find, in words: beside CPU physics the task is compiled there."""
-    found = [] if device.type == "cpu" else missing(device)
-    if (device.type == "cpu" or sim == "cpu") and not compiler_works():
-        found.append("working C++ compiler ($CXX, else g++)")
-    return " and no ".join(found)
 
 
 def cores() -> int:

@@ -51,7 +51,7 @@ class Env:
         num_envs: int = 1,
         *,
         seed: int = 0,
-        sim: str = "cpu",
+        sim: str = "mujoco",
         device: str | torch.device = "cpu",
         threads: int = 0,
         compile: bool = False,
@@ -66,7 +66,7 @@ class Env:
         self.device, self.seed = torch.device(device), seed
         spec = load(task.model)
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
-        options["device"] = str(device) if sim == "gpu" else "cpu"
+        options["device"] = str(device) if sim == "warp" else "cpu"
         self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
         self.act_dim = int(self.sim.model.nu)
         self.carried = carried_terms(task, self.act_dim)

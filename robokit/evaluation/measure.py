@@ -53,7 +53,7 @@ def evaluate(
     policy: Actor | None = None,
     filter: Filter | None = None,
     gamma: float = GAMMA,
-    sim: str = "cpu",
+    sim: str = "mujoco",
     device: str = "cpu",
     threads: int = 0,
 ) -> Report:

@@ -43,7 +43,7 @@ class Options:
     gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
     dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
     penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
-    # compiled graphs: slow to start, fast to step; None: where there is a compiler and the run is long
+    # compiled graphs: slow to start, fast to step; None: by the training's sizes, where there is a compiler
     compile: bool | None = None
 
     @property

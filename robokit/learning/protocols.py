@@ -1,6 +1,6 @@
 """What training, evaluation and export ask of an algorithm.
 
-Each file of robokit.algos has a `Config`, a class `Learner`, `check(config)`, and
+Each file of robokit.algos has a `Config` with its `sizes`, a class `Learner`, `check(config)`, and
 `make_actor(env, config)`, the policy alone, for evaluation and export.
 """
 

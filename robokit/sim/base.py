@@ -1,6 +1,6 @@
 """The interface of every engine: N simulations of one model as live tensors, read by name.
 
-    sim = make_sim("cpu", model.load("hopper.xml"), num_envs=64, memory={"action": 3})
+    sim = make_sim("mujoco", model.load("hopper.xml"), num_envs=64, memory={"action": 3})
     sim.reset(None, {"qpos": qpos})
     sim.step(ctrl, nstep=4)
     sim.qpos, sim.sensor("gyro"), sim.body("torso").xpos
@@ -72,6 +72,7 @@ class Named:
 class Sim(ABC):
     """N simulations of one model; the engines differ only in the abstract methods."""
 
+    engine: str  # its name in `make_sim`
     qpos: Tensor  # (N, nq)
     qvel: Tensor  # (N, nv)
     ctrl: Tensor  # (N, A), actuator order

@@ -20,8 +20,10 @@ BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_
 PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
 
 
-class CpuSim(Sim):
+class MujocoSim(Sim):
     """See `Sim`. `lag=True` leaves derived fields one substep old after a step, as `mj_step` does."""
+
+    engine = "mujoco"
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class CpuSim(Sim):
         device: str | None = None,
     ) -> None:
         if device not in (None, "cpu"):
-            raise ModelError(f"sim='cpu' computes on the CPU, not on {device!r}")
+            raise ModelError(f"sim='mujoco' computes on the CPU, not on {device!r}")
         model = compile_model(spec)
         persistent = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4 and num_envs <= PERSISTENT_LIMIT
         self._batch = Batch(model, num_envs, threads, persistent=persistent)

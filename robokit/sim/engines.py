@@ -8,13 +8,13 @@ from robokit.sim.base import Sim
 
 
 def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
-    """A Sim on engine `kind`: "cpu" (mujoco.batch) or "gpu" (mujoco_warp; on CUDA, or Warp's CPU device)."""
-    if kind == "cpu":
-        from robokit.sim.cpu import CpuSim
+    """A Sim on engine `kind`: "mujoco" (mujoco.batch) or "warp" (mujoco_warp, on CUDA or the CPU)."""
+    if kind == "mujoco":
+        from robokit.sim.cpu import MujocoSim
 
-        return CpuSim(spec, num_envs, memory, **options)
-    if kind == "gpu":
-        from robokit.sim.warp.engine import GpuSim
+        return MujocoSim(spec, num_envs, memory, **options)
+    if kind == "warp":
+        from robokit.sim.warp.engine import WarpSim
 
-        return GpuSim(spec, num_envs, memory, **options)
-    raise ModelError(f"sim must be 'cpu' or 'gpu', got {kind!r}")
+        return WarpSim(spec, num_envs, memory, **options)
+    raise ModelError(f"sim must be 'mujoco' or 'warp', got {kind!r}")

@@ -1,18 +1,17 @@
-"""metrics.jsonl and TensorBoard: what a training says of each iteration."""
+"""metrics.jsonl and TensorBoard's events: the metrics of each iteration.
+
+metrics.jsonl is the record: a line is on its way to the disk when `add` returns. TensorBoard's SummaryWriter
+writes in a thread, so a killed process may have lost its last events.
+"""
 
 import contextlib
 import errno
 import io
 import json
 import os
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from robokit.errors import RunError
 
@@ -21,46 +20,46 @@ WALL_CLOCK = ("seconds", "steps_per_second")  # keys of a metrics line that no t
 
 
 class Log:
-    """metrics.jsonl and TensorBoard, from `steps` on: what lies after it was lost with the process.
+    """metrics.jsonl and TensorBoard's events from `steps` on; later lines of a lost process are dropped.
 
     Raises RunError when they cannot be written.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # here: only a training needs it
+
         self._folder = folder
-        with self._disk():
+        with contextlib.ExitStack() as opened, self._disk():
             _cut(folder / METRICS, steps)
-            (folder / BOARD).mkdir(exist_ok=True)
-            self._metrics = (folder / METRICS).open("ab", buffering=0)
-            events = f"events.out.tfevents.{time.time_ns()}"  # TensorBoard reads them in this order
-            self._events = (folder / BOARD / events).open("xb", buffering=0)
-            self._add_event(file_version="brain.Event:2")
-            if steps:  # hides the events of a lost process from here on
-                self._add_event(step=steps + 1, session_log=SessionLog(status=SessionLog.START))
+            self._metrics = opened.enter_context((folder / METRICS).open("ab", buffering=0))
+            opened.enter_context(_raised_once())
+            purge = steps + 1 if steps else None  # hides the events of a lost process from here on
+            self._board = SummaryWriter(str(folder / BOARD), purge_step=purge)
+            opened.callback(self._close_board)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._metrics.close()
-        self._events.close()
+        self._opened.close()
 
     def add(self, metrics: dict[str, float]) -> None:
         """One line; `steps` is among them."""
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         with self._disk():
             _write(self._metrics, json.dumps(metrics, allow_nan=False).encode() + b"\n")
-            self._add_event(step=int(metrics["steps"]), summary=Summary(value=values))
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, int(metrics["steps"]))
 
     def sync(self) -> None:
-        """All lines so far are on the disk when this returns."""
+        """All lines and events so far are on the disk when this returns."""
         with self._disk():
             os.fsync(self._metrics.fileno())
+            self._board.flush()
 
-    def _add_event(self, **content: Any) -> None:
-        record = io.BytesIO()
-        RecordWriter(record).write(Event(wall_time=time.time(), **content).SerializeToString())
-        _write(self._events, record.getvalue())
+    def _close_board(self) -> None:
+        with contextlib.suppress(OSError):  # metrics.jsonl has the same numbers
+            self._board.close()
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -68,6 +67,22 @@ class Log:
             yield
         except OSError as error:
             raise RunError(f"cannot write metrics into {self._folder}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _raised_once() -> Iterator[None]:
+    """Inside, an OSError that ends a thread is not printed: SummaryWriter's next call raises it again."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _write(file: io.FileIO, content: bytes) -> None:

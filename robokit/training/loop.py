@@ -31,6 +31,7 @@ from robokit.training.run import BEST, Done, Run
 
 SAVE_SECONDS = 300.0  # between two checkpoints
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
+SLOW, LEAST_SLOW = 5.0, 1.0  # times the fastest iteration, and s: a longer iteration is noted
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def train(
         saved = done = run.resume(learner)
         run.keep_steps()  # not before it is sure that this training goes on
         with _record(run, steps, done) as record:
+            slow = SlowIteration()
 
             def keep() -> Done:
                 _check_finite(learner.state_dict(), f"at step {done.steps}", saved)
@@ -78,13 +80,16 @@ def train(
                 keep()  # finds out now, not in an hour, that nothing can be saved here
             stop = None
             while done.steps < steps and stop is None:
+                before = done
                 try:
-                    done, metrics = _iterate(learner, done, saved)
+                    done, metrics = _iterate(learner, before, saved)
                 except Exception:
                     if not requests:
                         raise
                     # a signal to the whole group also ends what computes for us, a compiler for one
                     return Outcome(saved, run.checkpoint(saved.steps), requests[0])
+                if note := slow(done.seconds - before.seconds, any(n.startswith("loss/") for n in metrics)):
+                    say(note)
                 record.add(done, metrics, validate)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
                 asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
@@ -94,6 +99,31 @@ def train(
             if saved != done:
                 keep()
     return Outcome(done, run.checkpoint(done.steps), stop)
+
+
+class SlowIteration:
+    """Notes once that an iteration took SLOW times as long as the fastest one before it, and LEAST_SLOW s.
+
+    Iterations without a gradient step do not count, nor does the first one with any: it may compile.
+    """
+
+    def __init__(self) -> None:
+        self._fastest: float | None = None  # s; None before the first gradient step
+        self._noted = False
+
+    def __call__(self, seconds: float, learned: bool) -> str:
+        """The note on an iteration of so many seconds, with gradient steps or without; "" for none."""
+        if not learned:
+            return ""
+        fastest, first = self._fastest or math.inf, self._fastest is None
+        self._fastest = math.inf if first else min(fastest, seconds)
+        if first or self._noted or seconds < max(SLOW * fastest, LEAST_SLOW):
+            return ""
+        self._noted = True
+        return (
+            f"note: an iteration took {seconds:.1f} s, {seconds / fastest:.0f} times as long as the fastest "
+            f"one: is the machine busy with something else? Results do not depend on it"
+        )
 
 
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:

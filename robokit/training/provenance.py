@@ -1,13 +1,66 @@
-"""Where a run comes from: commits, hashes."""
+"""Where a run comes from: its options, versions, commits and hashes, written when its folder is made."""
 
+import contextlib
 import hashlib
 import inspect
+import os
+import platform
 import subprocess
+import sys
+from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 
+from robokit.compute import processes
+from robokit.errors import RunError
+from robokit.export.fields import versions
 from robokit.sim.facts import model_hashes
+from robokit.task.lookup.find import title
 from robokit.task.task import Task
+from robokit.training.build import Built, Setup
 from robokit.training.run import Run
+
+
+def create(root: Path, learner: Built, setup: Setup) -> Run:
+    """A new run folder for a learner at its start."""
+    task, file = learner.env.task, task_file(learner.env.task)
+    threads = getattr(learner.env.sim, "threads", setup.threads)
+    setup = replace(setup, threads=threads, torch_threads=learner.threads)
+    own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
+    limits = {name: limit.value for name, limit in task.limits.items()}
+    parts = {"processes": processes.world(), "options": own, "hashes": task_hashes(task)}
+    config = {"task": title(task), "limits": limits, **asdict(setup), **parts}
+    about = {
+        "file": str(file),
+        "command": sys.argv,
+        "launch": processes.launch(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }
+    steps = learner.config.steps
+    made = None if processes.rank() else Run.create(root, file_name(title(task)), steps, config, about)
+    path = processes.agreed(made and str(made.path))
+    return made or Run.open(path)
+
+
+def unfinished(root: Path, task: Task) -> Path | None:
+    """The run that this call of torchrun began, where it has started its processes again."""
+    found = None
+    if processes.restarted() and not processes.rank():  # the first one knows: it made the folder
+        began = {"launch": processes.launch(), "command": sys.argv}
+        for folder in sorted((root / file_name(title(task))).glob("*/")):
+            with contextlib.suppress(RunError):
+                run = Run.open(folder)
+                found = str(run.path) if run.about | began == run.about else found
+    path = processes.agreed(found)
+    return None if path is None else Path(path)
+
+
+def file_name(title: str) -> str:
+    """A task's title in the names of files and folders."""
+    return title.replace(":", "-")
 
 
 def changed(run: Run, task: Task) -> list[str]:

@@ -62,7 +62,7 @@ class Selection:
         if now == before:
             return {}
         try:
-            score = validate(self.learner, done.steps, self.run.config["sim"])
+            score = validate(self.learner, done.steps)
         except TaskError as error:  # a cost that breaks its contract: that is no reason to lose a training
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
@@ -79,11 +79,18 @@ class Selection:
             return None
 
 
-def validate(learner: Learner, steps: int, sim: str = "cpu") -> Score:
+def validations(run: Run, rule: str) -> int:
+    """Times that a run's policy is validated; rule: how its training counts limits, "off": not at all."""
+    times: int | None = run.config["validations"]
+    judged = run.config["limits"] and rule != "off"
+    return (TIMES if judged else 0) if times is None else times
+
+
+def validate(learner: Learner, steps: int) -> Score:
     """The deterministic policy in EPISODES episodes of the task as it is trained."""
     env, gamma = learner.env, float(learner.config.gamma)
     threads = getattr(env.sim, "threads", 0)
-    fresh = Env(env.task, EPISODES, seed=SEED, sim=sim, device=env.device, threads=threads)
+    fresh = Env(env.task, EPISODES, seed=SEED, sim=env.sim.engine, device=env.device, threads=threads)
     ran = run_episodes(fresh, torch_actor(learner.policy), gamma)
     costs = {name: measured(limit.measure, ran.charged[name]) for name, limit in env.task.limits.items()}
     judged = {} if learner.config.limit_rule == "off" else env.task.limits

@@ -11,7 +11,7 @@ from test_recurrent import TINY, Blurred, tiny
 from robokit.algos.ppo import check
 from robokit.cli.command import main
 from robokit.errors import OptionError
-from robokit.training.build import Setup, build, options
+from robokit.training.build import Setup, build_learner, options
 
 GRU = {"belief": "gru"}
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -61,7 +61,7 @@ def test_a_recipe_cannot_choose_what_is_not_there():
         recipes = {"ppo": {"critic": "stat", "num_envs": 2}}
 
     with pytest.raises(OptionError, match=r"sets critic to 'stat'; it must be one of \['state', 'obs'\]"):
-        build(Odd(), Setup(threads=1), options(Odd(), "ppo"))
+        build_learner(Odd(), Setup(threads=1), options(Odd(), "ppo"))
 
 
 @pytest.mark.parametrize(

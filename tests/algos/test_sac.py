@@ -290,7 +290,7 @@ def test_the_defaults_are_those_of_the_papers_table():
     assert {name: getattr(config, name) for name in named} == named
     check(config)
     learner = Learner(make("inverted_pendulum", 1, threads=1), Config(steps=20_000, replay=10_000))
-    assert learner.updates == 20_000 - 5_000  # one a transition
+    assert learner.config.sizes.updates == 20_000 - 5_000  # one a transition
     assert learner.pace.batch == 256
 
 

@@ -137,7 +137,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         (["train", "hopper", "--lr-shedule", "linear"], "--lr-schedule"),
         (["evaluate", "runs/x", "--epsodes", "3"], "--episodes"),
         (["train", "hopper", "--steps", "many"], "invalid literal"),
-        (["train", "hopper", "--sim", "gpux"], "'cpu', 'gpu'"),
+        (["train", "hopper", "--sim", "gpu"], "'mujoco', 'warp'"),
         (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_place_where_no_run_can_be_is_found_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     Path("runs").symlink_to("unmounted")
-    monkeypatch.setattr("robokit.cli.train.build", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("robokit.cli.train.build_learner", lambda *_: pytest.fail("built"))
     assert "runs is a link to nothing" in wrong(["train", "hopper"], capsys)
 
 

@@ -22,8 +22,8 @@ from robokit.cli.command import main, parse
 from robokit.env.env import Env
 from robokit.export.write import export
 from robokit.task.lookup.find import load_task
-from robokit.training.build import build
-from robokit.training.restore import create
+from robokit.training.build import build_learner
+from robokit.training.provenance import create
 from robokit.training.run import Run
 
 SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1", "--hidden", "4"]
@@ -331,7 +331,7 @@ def test_a_signal_while_the_export_is_checked_says_how_to_export_later(number: s
 def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pytest.CaptureFixture[str]):
     write(Path("tasks"))
     train: Any = parse("train", ["slide", *SMALL])
-    create(Path("runs"), build(load_task("slide"), train.setup, train.algorithm), train.setup)
+    create(Path("runs"), build_learner(load_task("slide"), train.setup, train.algorithm), train.setup)
     resume = ["train", "--resume", "runs/slide/latest"]
     assert "its runs are inside; try its 'latest'" in wrong([*resume[:2], "runs/slide"], capsys)
     assert "steps must be > 0, got 0" in wrong([*resume, "--steps", "0"], capsys)

@@ -5,8 +5,6 @@ call, and repeats the same operations for each replay, into the same outputs.
 """
 
 import copy
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,9 +15,7 @@ from cart import Cart
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import robokit.compute.compile
 from robokit.algos import ppo, sac, td3
-from robokit.compute.compile import missing, seconds
 from robokit.compute.cuda_graph import WARM_UP, Graphed, Outputs
 from robokit.env.env import make
 from robokit.learning.adam import Adam, make_update
@@ -258,40 +254,6 @@ def test_a_compiled_update_in_a_graph_learns_what_the_compiled_one_does():
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(*rates)
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
-
-
-# -- what a compiler needs -----------------------------------------------------------------------------
-
-
-def test_what_a_compiler_for_cuda_lacks_is_said(monkeypatch: pytest.MonkeyPatch):
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(robokit.compute.compile.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("CC", "/nowhere/gcc")
-    assert missing(cuda) == ["triton", "working C compiler ($CC, else gcc or clang)"]
-    monkeypatch.setattr(robokit.compute.compile.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setenv("CC", "false")
-    assert missing(cuda) == ["working C compiler ($CC, else gcc or clang)"]
-    monkeypatch.delenv("CC")
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert missing(cuda) == ["working C compiler ($CC, else gcc or clang)"]
-
-
-@pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("clang")), reason="no C compiler here")
-def test_a_c_compiler_that_is_there_is_found(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.compute.compile.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.delenv("CC", raising=False)
-    headers = os.path.join(robokit.compute.compile.sysconfig.get_path("include"), "Python.h")
-    assert (missing(torch.device("cuda")) == []) == os.path.exists(headers)
-
-
-def test_a_step_is_timed_by_the_median(monkeypatch: pytest.MonkeyPatch):
-    clock, durations = [0.0], iter([9.0, 2.0, 1.0])
-    monkeypatch.setattr(robokit.compute.compile.time, "perf_counter", lambda: clock[0])
-
-    def step():
-        clock[0] += next(durations)
-
-    assert seconds(step, torch.device("cpu"), rounds=3) == 2.0
 
 
 def test_a_tensor_put_in_anothers_place_is_not_seen_by_a_replay_so_nothing_may_do_that():

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import robokit.compute.compile
-from robokit.compute.compile import compiled, compiler_works, fastest, torch_threads
+from robokit.compute.compile import compiled, torch_threads
 from robokit.learning.adam import BETA1, BETA2, Adam, make_update
 from robokit.networks.policy import mlp
 
@@ -52,29 +51,6 @@ def test_a_schedule_moves_the_learning_rate_after_the_step():
     assert (bias - before).item() == pytest.approx(0.5, rel=1e-3)  # Adam's first step is lr
 
 
-@pytest.mark.parametrize(
-    ("times", "best", "rounds"),
-    [({1: 4.0, 2: 2.0}, 2, 3), ({1: 4.0, 2: 3.8}, 1, 3), ({1: 2.0, 2: 40.0}, 1, 1)],
-)
-def test_more_threads_must_win_clearly_and_a_collapse_ends_the_measurement(monkeypatch, times, best, rounds):
-    clock, calls = [0.0], list[int]()
-    monkeypatch.setattr(robokit.compute.compile.time, "perf_counter", lambda: clock[0])
-
-    def step():
-        calls.append(torch.get_num_threads())
-        clock[0] += times[calls[-1]]
-
-    assert fastest(step, threads=2, rounds=3) == (best, times[best])
-    assert calls == [1, 1, 2, 2] * rounds
-
-
-def test_thread_counts_are_put_back_after_an_error():
-    before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), torch_threads(before + 1):
-        _ = 1 / (torch.get_num_threads() - before - 1)
-    assert torch.get_num_threads() == before
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_moments_of_a_gradient_that_stays_zero_end_at_zero_on_every_thread(threads: int):
     net = nn.Linear(400, 200)  # more than one thread's share
@@ -90,12 +66,6 @@ def test_moments_of_a_gradient_that_stays_zero_end_at_zero_on_every_thread(threa
     assert adam.first[0].item() == pytest.approx(1e-3 * BETA1**10)
     assert adam.second[0].item() == pytest.approx(1e-3 * BETA2**10)
     assert torch.equal(net.weight.flatten()[1:], before.flatten()[1:])
-
-
-def test_a_compiler_that_is_not_there_or_does_nothing_right_does_not_work(monkeypatch):
-    for name in ("/nowhere/g++", "false"):
-        monkeypatch.setenv("CXX", name)
-        assert not compiler_works()
 
 
 @pytest.mark.slow

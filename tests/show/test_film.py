@@ -147,7 +147,7 @@ def test_the_camera_called_track_is_taken_and_goes_with_the_robot():
     follows = '<camera name="track" mode="trackcom" pos="0 -1 0" xyaxes="1 0 0 0 0 1"/>'
     seen = {}
     for camera in (follows, ""):
-        sim = make_sim("cpu", mujoco.MjSpec.from_string(WALKER.replace("CAMERA", camera)), 1, {})
+        sim = make_sim("mujoco", mujoco.MjSpec.from_string(WALKER.replace("CAMERA", camera)), 1, {})
         with Camera(sim, 64, 48) as drawn:
             near = drawn.frame()
             sim.qpos[:] = 8.0  # m

@@ -56,7 +56,7 @@ MODEL = """
 
 
 def bird(num_envs: int = 2) -> Sim:
-    return make_sim("cpu", mujoco.MjSpec.from_string(MODEL), num_envs, {})
+    return make_sim("mujoco", mujoco.MjSpec.from_string(MODEL), num_envs, {})
 
 
 def test_every_reading_is_named_with_the_unit_and_frame_of_its_sensor_or_joint() -> None:
@@ -130,7 +130,7 @@ def test_an_actuator_is_no_servo_or_motor_where_ctrl_is_integrated_or_the_force_
         <position name="hip" joint="hip" kp="7" timeconst=".1"/>
       </actuator>
     </mujoco>"""
-    facts = actuators(make_sim("cpu", mujoco.MjSpec.from_string(mjcf), 1, {}))
+    facts = actuators(make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {}))
     assert [(a["unit"], a.get("kp")) for a in facts] == [
         (None, None),
         (None, None),
@@ -158,7 +158,7 @@ def test_actuators_say_which_joint_they_drive_and_what_limits_it() -> None:
         <motor name="pull" tendon="wire" forcerange="-3 1"/>
       </actuator>
     </mujoco>"""
-    facts = actuators(make_sim("cpu", mujoco.MjSpec.from_string(mjcf), 1, {}))
+    facts = actuators(make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {}))
     limits = [(a["joint"], a["joint_range"], a["force_range"]) for a in facts]
     bend = [-math.pi / 2, math.pi / 4]
     assert limits == [
@@ -186,4 +186,4 @@ def test_the_model_is_known_by_its_name_and_the_hashes_of_all_its_files(tmp_path
 
 def test_a_channel_that_the_model_does_not_explain_has_no_unit() -> None:
     spec = mujoco.MjSpec.from_string('<mujoco><sensor><user name="u" dim="1"/></sensor></mujoco>')
-    assert channels(make_sim("cpu", spec, 1, {})) == [Channel("u", None, None)]
+    assert channels(make_sim("mujoco", spec, 1, {})) == [Channel("u", None, None)]

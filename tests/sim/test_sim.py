@@ -24,7 +24,7 @@ ALL = torch.ones(N, dtype=torch.bool)
 
 
 def sim_of(integrator: str = "implicitfast", num_envs: int = N, **options: object) -> Sim:
-    return make_sim("cpu", spec_of(integrator), num_envs, {"a": 1, "b": 2}, **options)
+    return make_sim("mujoco", spec_of(integrator), num_envs, {"a": 1, "b": 2}, **options)
 
 
 def spec_of(integrator: str = "implicitfast") -> mujoco.MjSpec:
@@ -262,7 +262,7 @@ def test_a_simulation_in_which_mujoco_raises_is_bad_until_it_restarts():
     spec = spec_of()
     spec.memory = 3000  # bytes: no room for the ball's contact with the floor
     spec.body("ball").pos = [0.5, 0.0, 0.5]
-    sim = make_sim("cpu", spec, N, {"a": 1})
+    sim = make_sim("mujoco", spec, N, {"a": 1})
     values = starts(sim)
     values["qpos"][:, 4] = torch.tensor([0.5, 0.051, 0.5])
     values["qvel"][:, 4] = -1.0

@@ -17,7 +17,7 @@ ALL = torch.ones(N, dtype=torch.bool)
 
 def sim_of() -> Sim:
     """Every simulation in another state, one step on."""
-    sim = make_sim("cpu", cart.spec(), N, {"a": 1, "b": 2}, threads=1)
+    sim = make_sim("mujoco", cart.spec(), N, {"a": 1, "b": 2}, threads=1)
     rng = torch.Generator().manual_seed(0)
     qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, 0.1)
     sim.reset(ALL, {"qpos": qpos, "qvel": uniform(sim, rng, sim.model.nv)})
@@ -94,7 +94,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(ask: Callable[[Sim], objec
 
 
 def test_an_unknown_engine_is_named():
-    with pytest.raises(ModelError, match="sim must be 'cpu' or 'gpu', got 'cup'"):
+    with pytest.raises(ModelError, match="sim must be 'mujoco' or 'warp', got 'cup'"):
         make_sim("cup", cart.spec(), 1, {})
     with pytest.raises(ModelError, match="computes on the CPU, not on 'cuda'"):
-        make_sim("cpu", cart.spec(), 1, {}, device="cuda")
+        make_sim("mujoco", cart.spec(), 1, {}, device="cuda")

@@ -118,12 +118,12 @@ class Slippery(Task):
 
 def warp_sim(xml: str, num_envs: int) -> Sim:
     pytest.importorskip("mujoco_warp")
-    return make_sim("gpu", mujoco.MjSpec.from_string(xml), num_envs, {"note": 1}, device="cpu")
+    return make_sim("warp", mujoco.MjSpec.from_string(xml), num_envs, {"note": 1}, device="cpu")
 
 
 def on_warp(task: str | type[Task], num_envs: int, seed: int = 3) -> Env:
     pytest.importorskip("mujoco_warp")
-    return make(task, num_envs, seed=seed, sim="gpu", device="cpu")
+    return make(task, num_envs, seed=seed, sim="warp", device="cpu")
 
 
 def largest(a: Tensor, b: Tensor) -> float:
@@ -150,7 +150,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "mujoco_warp", None)
     monkeypatch.delitem(sys.modules, "robokit.sim.warp.engine", raising=False)
     with pytest.raises(ModelError, match=r"pip install 'robokit\[gpu\]'"):
-        make_sim("gpu", mujoco.MjSpec(), 1, {})
+        make_sim("warp", mujoco.MjSpec(), 1, {})
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch):
 def test_a_device_that_is_not_there_is_named(device: str):
     pytest.importorskip("mujoco_warp")
     with pytest.raises(OptionError, match=device):
-        make_sim("gpu", mujoco.MjSpec.from_string(ROVER), 1, {}, device=device)
+        make_sim("warp", mujoco.MjSpec.from_string(ROVER), 1, {}, device=device)
 
 
 @pytest.mark.slow

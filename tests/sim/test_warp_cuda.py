@@ -27,7 +27,7 @@ N = 64
 
 
 def on_cuda(task: str) -> Env:
-    return make(load_task(task), N, seed=3, sim="gpu", device="cuda")
+    return make(load_task(task), N, seed=3, sim="warp", device="cuda")
 
 
 def actions(env: Env, steps: int) -> Tensor:
@@ -133,7 +133,7 @@ def test_a_stream_of_ones_own_sees_what_was_queued_before():
 
 def test_too_few_contacts_are_told_when_the_number_has_arrived():
     spec = mujoco.MjSpec.from_string(BLOCK.replace("<worldbody>", '<size nconmax="1"/><worldbody>', 1))
-    sim = make_sim("gpu", spec, N, {}, device="cuda")
+    sim = make_sim("warp", spec, N, {}, device="cuda")
     sim.reset(None, {"qpos": torch.tensor([[0.0, -0.001]], device="cuda").expand(N, 2)})
     ctrl = torch.zeros(N, 1, device="cuda")
     sim.step(ctrl, 1)

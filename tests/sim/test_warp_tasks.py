@@ -65,7 +65,7 @@ def both(name: str, **options: int) -> tuple[Env, Env]:
     """The task with `options` on the CPU's engine and on Warp's."""
     on_cpu, on_warp = (altered(name, **options) for _ in range(2))
     cpu = make(on_cpu, 3, seed=3, threads=1)
-    gpu = make(on_warp, 3, seed=3, sim="gpu", device="cpu")
+    gpu = make(on_warp, 3, seed=3, sim="warp", device="cpu")
     keep_constants(on_cpu)
     for env in (cpu, gpu):
         env.reset()
@@ -136,7 +136,7 @@ def test_a_task_is_the_same_on_both_engines(name: str):
 
 def test_the_humanoid_waits_for_another_solver():
     with pytest.raises(ModelError, match="PGS solver"):
-        make("humanoid", sim="gpu", device="cpu")
+        make("humanoid", sim="warp", device="cpu")
 
 
 def test_the_ants_feet_have_other_tangents_which_a_pyramid_feels():

@@ -16,7 +16,7 @@ def sim_of(num_envs: int = 1, unlimited: bool = False):
     spec = cart.spec()
     if unlimited:
         spec.actuators[1].ctrllimited = False
-    return make_sim("cpu", spec, num_envs, {})
+    return make_sim("mujoco", spec, num_envs, {})
 
 
 # -- actions and commands ------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_around_needs_a_keyframe_that_there_is():
 def test_around_needs_targets_within_ctrlrange(center: float):
     spec = cart.spec()
     spec.keys[0].ctrl = [1.0, center]
-    sim = make_sim("cpu", spec, 1, {})
+    sim = make_sim("mujoco", spec, 1, {})
     targets = f"targets of 'turn', {center - 0.5:g} to {center + 0.5:g}"
     said = (
         f"Around's {targets}, must overlap its ctrlrange, -0.5 to 0.5: does the keyframe 'home' have a ctrl"

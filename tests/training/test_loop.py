@@ -17,11 +17,12 @@ import pytest
 import torch
 from toy import Remembering, Toy
 
+import robokit.training.loop
 from robokit.algos.ppo import Config, Learner as Ppo
 from robokit.env.env import make
 from robokit.errors import CheckpointError, RunError
 from robokit.training.log import WALL_CLOCK
-from robokit.training.loop import train
+from robokit.training.loop import SlowIteration, train
 from robokit.training.run import Learner, Run
 
 TESTS = Path(__file__).parents[1]
@@ -55,6 +56,38 @@ def test_a_run_holds_one_line_an_iteration_and_a_checkpoint_at_its_end(tmp_path:
     run.resume(again)
     assert_equal(again, toy)
     assert outcome.checkpoint == run.checkpoint(80)
+
+
+def test_an_iteration_five_times_slower_than_the_fastest_is_noted_once():
+    noted = SlowIteration()
+    for seconds in (0.1, 0.1):  # random actions, before the first gradient step
+        assert noted(seconds, learned=False) == ""
+    for seconds in (0.2, 3.0, 2.0, 9.9):  # the first does not count, and 9.9 s are less than 5 times 2 s
+        assert noted(seconds, learned=True) == ""
+    assert "an iteration took 10.2 s, 5 times as long as the fastest one" in noted(10.2, learned=True)
+    assert noted(40.0, learned=True) == ""
+
+
+def test_short_iterations_vary_and_are_not_noted():
+    noted = SlowIteration()
+    assert not any(noted(seconds, learned=True) for seconds in (9.0, 0.001, 0.5, 0.99))
+    assert noted(1.0, learned=True)
+
+
+def test_a_slow_iteration_of_a_training_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    durations, clock = iter([60.0, 1.0, 1.0, 7.0, 8.0]), [0.0]
+    monkeypatch.setattr(robokit.training.loop.time, "perf_counter", lambda: clock[0])
+
+    class Timed(Toy):
+        def iterate(self) -> dict[str, float]:
+            clock[0] += next(durations)
+            return super().iterate()
+
+    train(Timed(), new(tmp_path, 40), 40)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert [note[:29] for note in notes] == ["note: an iteration took 7.0 s"]
 
 
 def test_a_run_that_is_done_is_left_alone(tmp_path: Path):
@@ -238,7 +271,7 @@ sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/training"]
 import torch
 torch.set_num_threads(1)
 from test_loop import assert_equal, metrics, new, pendulum
-from robokit.training.loop import train
+from robokit.training.loop import SlowIteration, train
 
 root, kills = Path(sys.argv[2]), int(sys.argv[3])
 random.seed(0)
@@ -299,7 +332,7 @@ import torch
 from test_loop import assert_equal, metrics, new
 from toy import Toy
 from robokit.errors import RunError
-from robokit.training.loop import train
+from robokit.training.loop import SlowIteration, train
 
 def refused(words):
     try:

@@ -9,18 +9,17 @@ import pytest
 import torch
 from slide import MODEL, OWN, write
 
-import robokit.compute.devices
 import robokit.training.build
 from robokit.algos import sac
 from robokit.algos.ppo import Config
+from robokit.compute.compile import choose
 from robokit.errors import OptionError, RunError
-from robokit.networks.belief import Kind
-from robokit.task.lookup.find import load_task
+from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
-from robokit.training.build import Built, Setup, build, options
+from robokit.training.build import Built, Setup, build_learner, options
 from robokit.training.loop import train
-from robokit.training.provenance import changed, commit
-from robokit.training.restore import create, exported, rebuild, restore, task_of
+from robokit.training.provenance import changed, commit, create
+from robokit.training.restore import exported, rebuild, restore_policy, task_of
 from robokit.training.run import Run
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
@@ -45,7 +44,7 @@ def same(one: Built, other: Built) -> bool:
 
 
 def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
-    learner = build(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr_schedule="linear"))
+    learner = build_learner(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr_schedule="linear"))
     create(tmp_path / "runs", learner, SETUP)
     again = rebuild(Run.open(tmp_path / "runs/slide/latest"))
     assert again.config == learner.config
@@ -53,70 +52,58 @@ def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
 
 
 def test_a_restored_policy_is_the_one_that_was_saved(tmp_path: Path, file: Path):
-    learner = build(load_task(file), SETUP, SMALL)
+    learner = build_learner(load_task(file), SETUP, SMALL)
     run = create(tmp_path / "runs", learner, SETUP)
     with pytest.raises(RunError, match="learned nothing yet"):
-        restore(run)
+        restore_policy(run)
     train(learner, run, 64)
-    again, steps = restore(Run.open(run.path))
-    assert steps == 64
+    again = restore_policy(Run.open(run.path))
+    assert again.steps == 64
     ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
 
 
 def test_a_policy_is_restored_without_the_replay_it_learned_from(tmp_path: Path, file: Path):
     config = sac.Config(steps=200, learning_starts=20, batch=8, replay=128, hidden=(4,), compile=False)
-    learner = build(load_task(file), SETUP_SAC, config)
+    learner = build_learner(load_task(file), SETUP_SAC, config)
     run = create(tmp_path / "runs", learner, SETUP_SAC)
     train(learner, run, 200)
     for segment in run.path.glob("checkpoints/segments/*"):
         segment.write_bytes(b"")
-    again, steps = restore(Run.open(run.path))
-    assert steps == 1000  # whole iterations
-    assert again.state_dict()["replay.position"] == 0  # nothing of it is read
+    again = restore_policy(Run.open(run.path))
+    assert again.steps == 1000  # whole iterations
     ours, theirs = learner.policy.state_dict(), again.policy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert run.resume(rebuild(run)).steps == 0  # to go on training takes the replay too
 
 
-@pytest.mark.parametrize(
-    "at_the_bound",
-    [
-        {"num_envs": 8, "learning_starts": 32, "batch": 16, "n_step": 5},  # all that is stored by then
-        {"num_envs": 8, "learning_starts": 6, "batch": 4, "utd": 0.1},  # less than a control step
-        {"learning_starts": 20, "batch": 8, "replay": 20},
-    ],
-)
-def test_what_a_training_may_ask_for_does_not_keep_its_policy_from_being_restored(
-    tmp_path: Path, file: Path, at_the_bound: dict[str, Any]
-):
-    config = replace(sac.Config(steps=200, hidden=(4,), compile=False), **at_the_bound)
-    run = create(tmp_path / "runs", build(load_task(file), SETUP_SAC, config), SETUP_SAC)
-    small = rebuild(run, training=False)
-    assert small.config.replay <= 2 * (at_the_bound["learning_starts"] + config.simulations)
+def test_a_run_of_before_names_its_engine_by_the_hardware(tmp_path: Path, file: Path):
+    run = create(tmp_path / "runs", build_learner(load_task(file), SETUP, SMALL), SETUP)
+    run.config["sim"] = "cpu"
+    assert rebuild(run).env.sim.engine == "mujoco"
 
 
 def test_the_seed_decides(file: Path):
-    one, two, other = (build(load_task(file), Setup(seed=seed), SMALL) for seed in (1, 1, 2))
+    one, two, other = (build_learner(load_task(file), Setup(seed=seed), SMALL) for seed in (1, 1, 2))
     assert same(one, two)
     assert not same(one, other)
 
 
 def test_config_holds_everything_a_result_depends_on(tmp_path: Path, file: Path):
-    run = create(tmp_path, build(load_task(file), SETUP, SMALL), SETUP)
+    run = create(tmp_path, build_learner(load_task(file), SETUP, SMALL), SETUP)
     assert run.config.keys() >= {"task", "algo", "seed", "sim", "device", "threads", "torch_threads"}
     assert run.config["options"]["horizon"] == 16
     assert run.config["hashes"].keys() == {"slide.py", "model slide.xml"}
     assert run.about["versions"].keys() >= {"robokit", "python", "torch", "mujoco", "numpy", "onnxruntime"}
     assert run.about["commit"].keys() == {"robokit", "task"}
-    all_cores = create(tmp_path, build(load_task(file), Setup(), SMALL), Setup())
+    all_cores = create(tmp_path, build_learner(load_task(file), Setup(), SMALL), Setup())
     assert all_cores.config["threads"] >= 1  # as resolved here, not 0
 
 
 def test_the_task_is_found_by_its_file_or_else_by_its_name(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    run = create(tmp_path / "runs", build_learner(load_task(file), SETUP, SMALL), SETUP)
     assert type(task_of(run)).__name__ == "Slide"
     (tmp_path / "tasks").mkdir()
     for name in ("slide.py", "slide.xml"):
@@ -127,13 +114,13 @@ def test_the_task_is_found_by_its_file_or_else_by_its_name(
 
 
 def test_a_class_that_the_file_does_not_tell_is_in_the_folders_name(tmp_path: Path, file: Path):
-    run = create(tmp_path / "runs", build(load_task(f"{file}:Other"), SETUP, SMALL), SETUP)
+    run = create(tmp_path / "runs", build_learner(load_task(f"{file}:Other"), SETUP, SMALL), SETUP)
     assert run.path.parent.name == "slide-Other"
     assert type(task_of(run)).__name__ == "Other"
 
 
 def test_what_changed_since_the_run_began_is_named(tmp_path: Path, file: Path):
-    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    run = create(tmp_path / "runs", build_learner(load_task(file), SETUP, SMALL), SETUP)
     (tmp_path / "slide.xml").write_text(MODEL.replace('mass="1"', 'mass="2"'))
     assert changed(run, task_of(run)) == ["model slide.xml"]
     file.write_text(f"{OTHER}# edited")
@@ -184,7 +171,7 @@ def test_a_recipe_may_set_a_whole_number_for_a_float_and_what_may_be_left_open()
 
 def test_a_penalty_without_limits_is_refused(file: Path):
     with pytest.raises(OptionError, match=r"penalty \(0.5\) is a multiplier of limits; the task has none"):
-        build(load_task(file), SETUP, replace(SMALL, limit_rule="fixed", penalty=0.5))
+        build_learner(load_task(file), SETUP, replace(SMALL, limit_rule="fixed", penalty=0.5))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +187,7 @@ def test_a_penalty_without_limits_is_refused(file: Path):
 )
 def test_impossible_values_are_refused(file: Path, setup: Setup, words: str):
     with pytest.raises(OptionError, match=words):
-        build(load_task(file), setup, SMALL)
+        build_learner(load_task(file), setup, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -233,111 +220,81 @@ def test_a_device_that_torch_cannot_use_is_refused_in_one_line_that_says_what_to
 
     monkeypatch.setattr(torch, "ones", ones)
     with pytest.raises(OptionError) as error:
-        build(load_task(file), Setup(device="cuda:7"), SMALL)
+        build_learner(load_task(file), Setup(device="cuda:7"), SMALL)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_cuda_where_there_is_none_is_refused_before_anything_runs(file: Path):
     with pytest.raises(OptionError, match=r"device 'cuda' cannot be used: .*; .*--device cpu"):
-        build(load_task(file), Setup(device="cuda"), SMALL)
+        build_learner(load_task(file), Setup(device="cuda"), SMALL)
 
 
 def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(tmp_path: Path, file: Path):
-    learner = build(load_task(file), SETUP, SMALL)
-    run = create(tmp_path / "runs", learner, replace(SETUP, device="cuda:99", sim="gpu"))
+    learner = build_learner(load_task(file), SETUP, SMALL)
+    run = create(tmp_path / "runs", learner, replace(SETUP, device="cuda:99", sim="warp"))
     train(learner, run, 32)
     path, again = exported(Run.open(run.path))
-    assert path.exists() and again.env.device.type == "cpu"
+    assert path.exists() and (again.env.device.type, again.env.sim.engine) == ("cpu", "mujoco")
     with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export need no"):
         rebuild(run)
 
 
-@pytest.mark.parametrize(
-    ("device", "sim", "words"),
-    [
-        ("cpu", "cpu", "working C++ compiler ($CXX, else g++)"),
-        ("cuda", "gpu", "triton"),
-        ("cuda", "cpu", "triton and no working C++ compiler ($CXX, else g++)"),  # for the task
-    ],
-)
-def test_what_is_compiled_decides_which_compilers_are_needed(
-    monkeypatch: pytest.MonkeyPatch, device: str, sim: str, words: str
-):
-    monkeypatch.setattr(robokit.compute.devices, "missing", lambda device: ["triton"])
-    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: False)
-    assert robokit.compute.devices.lacks(torch.device(device), sim) == words
-    monkeypatch.setattr(robokit.compute.devices, "missing", lambda device: [])
-    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
-    assert not robokit.compute.devices.lacks(torch.device(device), sim)
+LONG = replace(SMALL, steps=16_000_000)  # 1,000,000 gradient steps
+TWO = Setup(threads=2)
 
 
-LONG = replace(SMALL, steps=40_000)  # 2,500 gradient steps
-
-
-@pytest.mark.parametrize(("seconds", "compiles"), [(1.0, True), (1e-4, False)])
-def test_threads_and_compile_are_measured_once_stored_and_used_again(
-    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, compiles: bool
+def test_sizes_decide_what_is_compiled_which_is_printed_stored_and_used_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     started: list[bool] = []
-    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: (threads, seconds))
-    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
+    monkeypatch.setattr(robokit.training.build, "lacks", lambda device, engine: "")
     monkeypatch.setattr(torch, "compile", lambda function, **options: started.append(True) or function)
-    learner = build(load_task(file), Setup(threads=2), LONG)
-    assert (learner.threads, learner.config.compile, bool(started)) == (2, compiles, compiles)
-    run = create(tmp_path / "runs", learner, Setup(threads=2))
-    assert (run.config["torch_threads"], run.config["options"]["compile"]) == (2, compiles)
-    monkeypatch.setattr(
-        robokit.training.build, "fastest", lambda step, threads: pytest.fail("measured again")
-    )
+    learner = build_learner(load_task(file), TWO, LONG)
+    line = "gradient steps: compiled, 1 torch thread (by 1,000,000 gradient steps of 16 rows and 14 weights)"
+    assert capsys.readouterr().err.count(line) == 1
+    assert (learner.threads, learner.config.compile, bool(started)) == (1, True, True)
+    run = create(tmp_path / "runs", learner, TWO)
+    assert (run.config["torch_threads"], run.config["options"]["compile"]) == (1, True)
+    monkeypatch.setattr(robokit.training.build, "choose", lambda *sizes: pytest.fail("chosen again"))
     again = rebuild(Run.open(run.path))
-    assert (again.threads, again.config.compile) == (2, compiles)
+    assert (again.threads, again.config.compile) == (1, True)
+    assert "compiled, 1 torch thread (as given)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("belief", "compiles"), [("memoryless", True), ("gru", False)])
-def test_a_belief_that_is_unrolled_must_save_its_longer_compiling(
-    file: Path, monkeypatch: pytest.MonkeyPatch, belief: Kind, compiles: bool
-):
-    monkeypatch.setattr(
-        robokit.training.build, "fastest", lambda step, threads: (threads, 0.03)
-    )  # 37 s saved
-    monkeypatch.setattr(robokit.compute.devices, "compiler_works", lambda: True)
+def test_what_is_given_is_not_chosen(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.training.build, "lacks", lambda device, engine: "")
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    learner = build(load_task(file), Setup(threads=2), replace(LONG, belief=belief, chunk=8))
-    assert learner.config.compile is compiles
+    task = load_task(file)
+    one = build_learner(task, replace(TWO, torch_threads=2), LONG)
+    assert (one.threads, one.config.compile) == (2, True)
+    other = build_learner(task, TWO, replace(LONG, compile=False))
+    assert (other.threads, other.config.compile) == (1, False)
 
 
-def test_a_short_run_or_one_that_says_all_measures_nothing(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.training.build, "fastest", lambda step, threads: pytest.fail("measured"))
-    short = build(load_task(file), Setup(threads=2), SMALL)
-    assert (short.threads, short.config.compile) == (1, False)
-    said = build(load_task(file), Setup(threads=2, torch_threads=2), replace(LONG, compile=False))
-    assert (said.threads, said.config.compile) == (2, False)
-
-
-def test_a_learner_on_a_gpu_is_timed_there_and_probes_no_threads(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        robokit.training.build, "fastest", lambda step, threads: pytest.fail("threads were probed")
-    )
-    learner = build(load_task(file), Setup(threads=2), replace(SMALL, compile=None))
-    learner.env.device, learner.config = torch.device("cuda"), LONG
-    monkeypatch.setattr(robokit.training.build, "seconds", lambda step, device: 0.25)
-    monkeypatch.setattr(learner, "rehearsal", lambda: None)
-    assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.25)
-    learner.config = replace(LONG, compile=False)
-    assert robokit.training.build._measured(learner, Setup(threads=2)) == (1, 0.0)
+def test_threads_do_not_depend_on_the_load_but_on_the_physics_number(file: Path):
+    large = replace(SMALL, hidden=(1024, 1024), num_envs=16)  # 16 x 1 M products
+    setups = Setup(threads=1), Setup(threads=2)
+    assert [build_learner(load_task(file), setup, large).threads for setup in setups] == [1, 2]
 
 
 def test_without_a_compiler_a_run_is_eager_and_says_so(file: Path, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    learner = build(load_task(file), SETUP, replace(SMALL, compile=True))
+    learner = build_learner(load_task(file), SETUP, replace(SMALL, compile=True))
     assert learner.config.compile is False
-    assert "no working C++ compiler" in capsys.readouterr().err
+    assert "gradient steps: eager and slower" in (line := capsys.readouterr().err)
+    assert "no working C++ compiler ($CXX, else g++), 1 torch thread (" in line
     learner.iterate()
 
 
+def test_without_a_compiler_a_run_that_would_be_compiled_says_so(file: Path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    assert build_learner(load_task(file), TWO, LONG).config.compile is False
+    assert "no working C++ compiler ($CXX, else g++), 1 torch thread (by 1,000,000" in capsys.readouterr().err
+
+
 def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
-    run = create(tmp_path / "runs", build(load_task(file), SETUP, SMALL), SETUP)
+    run = create(tmp_path / "runs", build_learner(load_task(file), SETUP, SMALL), SETUP)
     run.config["options"]["momentum"] = 0.9
     with pytest.raises(RunError, match=r"another version of robokit.*\['momentum'\]"):
         rebuild(run)
@@ -348,7 +305,7 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
 
 @pytest.mark.medium
 def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, file: Path):
-    learner = build(load_task(file), SETUP, SMALL)
+    learner = build_learner(load_task(file), SETUP, SMALL)
     run = create(tmp_path / "runs", learner, SETUP)
     train(learner, run, 32)
     path, _ = exported(run)
@@ -371,3 +328,16 @@ def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):
     assert commit(untracked) is None
     tracked.write_text("2")
     assert commit(tracked) == f"{head.strip()}-dirty"
+
+
+def test_what_the_sizes_of_each_shipped_recipe_choose():
+    """(whether to compile, torch threads) on two cores."""
+    most = {"ppo": (True, 1), "sac": (True, 2), "td3": (True, 2)}
+    others = dict[tuple[str, str], tuple[bool, int]]()
+    for name, path in known_tasks().items():
+        for algo, usual in most.items():
+            task, setup = load_task(path), Setup(algo=algo)
+            config = options(task, algo)
+            chosen = choose(config.sizes, robokit.training.build._weights(task, setup, config), 2, "cpu")
+            others |= {(name, algo): chosen} if chosen != usual else {}
+    assert others == {("recall", "ppo"): (False, 1), ("go2_walk", "ppo"): (True, 2)}

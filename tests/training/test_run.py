@@ -237,6 +237,29 @@ def test_a_full_disk_under_the_metrics_is_a_run_error(tmp_path: Path):
         assert (tmp_path / "metrics.jsonl").read_text() == '{"steps": 8}\n'
 
 
+def test_a_full_disk_under_tensorboard_is_a_run_error_not_a_hang_and_loses_no_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def write(log: Log) -> None:
+        log.add({"steps": 16})
+        log.sync()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Log(tmp_path, 0) as log:
+        log.add({"steps": 8, **dict.fromkeys("abcdefghij", 0.0)})
+        log.sync()
+        size = sum(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # metrics.jsonl is shorter
+        try:
+            with pytest.raises(RunError, match="cannot write metrics"):
+                write(log)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["steps"] for line in lines] == [8, 16]
+    assert capsys.readouterr().err == ""
+
+
 def test_tensorboard_holds_the_same_numbers(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

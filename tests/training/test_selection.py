@@ -13,11 +13,12 @@ from robokit.algos.ppo import Config
 from robokit.cli.train import _train
 from robokit.errors import CheckpointError, OptionError
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build
+from robokit.training.build import Built, Setup, build_learner
 from robokit.training.loop import train
-from robokit.training.restore import create, restore, selection, take_best
+from robokit.training.provenance import create
+from robokit.training.restore import restore_policy, take_best
 from robokit.training.run import BEST, Done, Run
-from robokit.training.selection import Score, Selection, validate
+from robokit.training.selection import Score, Selection, validate, validations
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SETUP = Setup(seed=3, threads=1, validations=2)
@@ -25,7 +26,7 @@ SETUP = Setup(seed=3, threads=1, validations=2)
 
 def new(folder: Path, **changes: Any) -> tuple[Run, Built]:
     setup = replace(SETUP, **changes)
-    learner = build(load_task(write(folder, PUSHED)), setup, SMALL)
+    learner = build_learner(load_task(write(folder, PUSHED)), setup, SMALL)
     return create(folder / "runs", learner, setup), learner
 
 
@@ -47,6 +48,16 @@ def test_a_validation_counts_whole_episodes_of_the_deterministic_policy(tmp_path
         assert score.limits == {"hard": hard} and score.feasible == (hard <= 0.25)
 
 
+@pytest.mark.parametrize(("cost", "feasible"), [(0.24, True), (0.26, False)])
+def test_validation_judges_by_the_limit_not_by_the_nine_tenths_that_training_aims_at(
+    tmp_path: Path, cost: float, feasible: bool
+):
+    same = f"{cost} * torch.ones_like(action[:, 0])"  # the limit is .25
+    task = load_task(write(tmp_path, PUSHED.replace("(action[:, 0] > 0.5)", f"({same})")))
+    score = validate(build_learner(task, SETUP, SMALL), 32)
+    assert score.limits == {"hard": pytest.approx(cost)} and score.feasible == feasible
+
+
 def test_the_best_feasible_policy_stays_whatever_comes_after_it(tmp_path: Path):
     run, learner = new(tmp_path, validations=4)
     select = Selection(run, learner, times=4)
@@ -57,7 +68,7 @@ def test_the_best_feasible_policy_stays_whatever_comes_after_it(tmp_path: Path):
     found = run.best()
     assert found is not None and found.facts["steps"] == 32
     assert [path.name for path in (run.path / BEST).iterdir()] == [f"{32:012d}"]
-    assert take_best(run, learner, 64) == 32
+    assert take_best(run, learner.policy, "pid", 64) == 32
     assert learner.policy.get_parameter("head.2.bias").item() == pytest.approx(0.45)
 
 
@@ -65,7 +76,7 @@ def test_without_a_feasible_policy_there_is_none_to_keep(tmp_path: Path, capsys:
     run, learner = new(tmp_path)
     always(learner, 0.9)
     Selection(run, learner, times=1)(Done(steps=64))
-    assert run.best() is None and take_best(run, learner, 64) == 64
+    assert run.best() is None and take_best(run, learner.policy, "pid", 64) == 64
     assert "no policy of" in capsys.readouterr().err
 
 
@@ -86,9 +97,9 @@ def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: P
     assert found is not None
     score = Score(**{k: v for k, v in found.facts.items() if k != "config"})
     assert json.loads((run.path / "policy.json").read_text())["steps"] == score.steps
-    for name, value in restore(run)[0].policy.state_dict().items():
+    for name, value in restore_policy(run).policy.state_dict().items():
         assert torch.equal(value, found.tensors[name])
-    assert restore(run, last=True)[1] == 64
+    assert restore_policy(run, last=True).steps == 64
 
 
 def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
@@ -96,7 +107,7 @@ def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
     for name, stops in (("whole", (64,)), ("broken", (32, 64))):
         run, learner = new(tmp_path / name)
         for steps in stops:
-            learner = build(learner.env.task, SETUP, SMALL)
+            learner = build_learner(learner.env.task, SETUP, SMALL)
             train(learner, run, steps, validate=Selection(run, learner, times=2))
         found = run.best()
         ends.append((learner.state_dict(), found.facts if found else None))
@@ -106,17 +117,14 @@ def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
 
 
 def test_only_tasks_with_limits_are_validated_unless_asked(tmp_path: Path):
-    run, learner = new(tmp_path / "limits", validations=None)
-    found = selection(run, learner)
-    assert found is not None and found.times == 20
-    off = build(learner.env.task, SETUP, replace(SMALL, limit_rule="off"))
-    assert selection(run, off) is None  # as if there were no limits
+    run, _ = new(tmp_path / "limits", validations=None)
+    assert validations(run, "pid") == 20
+    assert validations(run, "off") == 0  # as if there were no limits
     free = load_task(write(tmp_path / "free"))
-    for validations, expected in ((None, None), (3, 3)):
-        setup = replace(SETUP, validations=validations)
-        learner = build(free, setup, SMALL)
-        found = selection(create(tmp_path / "runs", learner, setup), learner)
-        assert (found.times if found else None) == expected
+    for given, expected in ((None, 0), (3, 3)):
+        setup = replace(SETUP, validations=given)
+        run = create(tmp_path / "runs", build_learner(free, setup, SMALL), setup)
+        assert validations(run, "pid") == expected
 
 
 def test_a_number_of_validations_below_zero_is_refused(tmp_path: Path):
@@ -134,11 +142,11 @@ def test_a_damaged_best_policy_is_an_error_and_training_goes_on_without_it(
     [file] = (run.path / BEST).glob("*/state.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError, match=r"robokit export .* --last"):
-        take_best(run, learner, 64)
+        take_best(run, learner.policy, "pid", 64)
     always(learner, 0.2)
     select(Done(steps=64))
     assert "the best policy so far is lost" in capsys.readouterr().err
-    assert take_best(run, learner, 64) == 64
+    assert take_best(run, learner.policy, "pid", 64) == 64
 
 
 def test_a_policy_that_breaks_the_simulation_is_not_feasible(tmp_path: Path):
@@ -146,7 +154,7 @@ def test_a_policy_that_breaks_the_simulation_is_not_feasible(tmp_path: Path):
     def disturb(self, sim, rng):
         return {"qvel": sim.qvel + 1e11 * (sim.memory["age"] > 2)}
 """
-    learner = build(load_task(write(tmp_path, PUSHED + breaks)), SETUP, SMALL)
+    learner = build_learner(load_task(write(tmp_path, PUSHED + breaks)), SETUP, SMALL)
     always(learner, 0.3)
     score = validate(learner, 32)
     assert score.limits == {"hard": 0.0} and not score.feasible
@@ -156,7 +164,7 @@ def test_a_cost_that_breaks_its_contract_stops_no_training_and_is_not_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     dear = PUSHED.replace("(action[:, 0] > 0.5)", "(2.0 * (action[:, 0] > 0.5))")
-    learner = build(
+    learner = build_learner(
         load_task(write(tmp_path, dear.replace("Limit(0.25)", "Limit(0.25, largest=2.0)"))), SETUP, SMALL
     )
     run = create(tmp_path / "runs", learner, SETUP)
@@ -173,7 +181,7 @@ def test_a_cost_that_breaks_its_contract_stops_no_training_and_is_not_kept(
 
 
 def test_with_the_limit_rule_off_limits_are_measured_and_decide_nothing(tmp_path: Path):
-    learner = build(load_task(write(tmp_path, PUSHED)), SETUP, replace(SMALL, limit_rule="off"))
+    learner = build_learner(load_task(write(tmp_path, PUSHED)), SETUP, replace(SMALL, limit_rule="off"))
     always(learner, 0.6)
     score = validate(learner, 32)
     assert score.limits == {"hard": 1.0} and score.feasible

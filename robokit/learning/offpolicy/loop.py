@@ -60,21 +60,6 @@ class OffPolicy(ABC):
         self.gradients = 0  # steps so far
         env.reset(stagger=self._all > 1)
 
-    @property
-    def updates(self) -> int:
-        """Gradient steps of the whole training."""
-        return self.pace.gradients(self.config.steps)
-
-    def rehearsal(self) -> Callable[[], object]:
-        """An eager gradient step on networks of its own: to measure what one costs."""
-        agent, device = self._make_agent(graph=False), self.env.device
-        update, windows = _make_update(agent, True), self.windows
-        rows = torch.ones(self.length, windows, sum(agent.widths.values()), device=device)
-        belief = torch.zeros(windows, self.replay.beliefs.shape[-1], device=device)
-        noise = torch.zeros(2, agent.window, windows, self.env.act_dim, device=device)
-        nothing = torch.zeros(len(self.limits), device=device)
-        return torch.no_grad()(lambda: update(self.lr.clone(), rows, belief, noise, nothing, nothing))
-
     def iterate(self) -> dict[str, float]:
         """Control steps with the gradient steps due after each; the metrics to log."""
         noise = torch.randn(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from robokit.compute.compile import Sizes
 from robokit.compute.processes import world
 from robokit.errors import OptionError
 from robokit.learning.options import Options, check_chunk, check_options, check_shared, each_of, recurrent
@@ -35,6 +36,13 @@ class OffPolicyOptions(Options):
     belief_lr: float = 1e-4  # learning rate of recurrent beliefs, below that of the heads
     pessimism: float = 1.0  # k of a cost's upper bound: mean + k deviations over the critics
     bf16: bool = False  # products between the critics' hidden layers in bfloat16
+
+    @property
+    def sizes(self) -> Sizes:
+        """Sizes that decide how gradient steps are computed."""
+        pace = Pace.of(self)
+        unrolled = self.burn_in + self.window if recurrent(self) else 1
+        return Sizes(pace.gradients(self.steps), pace.batch // world(), unrolled)
 
 
 class Pace(NamedTuple):

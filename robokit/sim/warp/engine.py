@@ -34,10 +34,10 @@ try:
     wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
     mjw: Any = importlib.import_module("mujoco_warp")
     from robokit.sim.warp.graph import Graphs
-    from robokit.sim.warp.support import check_model, check_unmoved, find_device
+    from robokit.sim.warp.support import check_model, check_unmoved, warp_device
 except ImportError as error:
     how = "pip install 'robokit[gpu]', in a checkout pip install -c constraints.txt -e '.[gpu]'"
-    raise ModelError(f"sim='gpu' needs mujoco_warp: {how} ({error})") from error
+    raise ModelError(f"sim='warp' needs mujoco_warp: {how} ({error})") from error
 
 MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
 MOST_CONTACTS = 64  # in the mean, where a model's geoms could have more and it says no nconmax
@@ -66,11 +66,13 @@ CONSTANTS = (  # what set_const computes, and so needs a row for every simulatio
 )
 
 
-class GpuSim(Sim):
+class WarpSim(Sim):
     """See `Sim`. `device` is "cuda", "cuda:1"... or "cpu"; `threads` does not matter here.
 
     Raises OptionError for a device that is not there, ModelError for what mujoco_warp does not simulate.
     """
+
+    engine = "warp"
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class GpuSim(Sim):
         lag: bool = False,
         device: str = "cuda",
     ) -> None:
-        self.device = find_device(device)
+        self.device = warp_device(device)
         model = compile_model(spec)
         model.opt.jacobian = spec.option.jacobian  # what MuJoCo's own solver needs does not matter here
         check_model(model)
@@ -267,7 +269,7 @@ def _put(model: mujoco.MjModel) -> Any:
         put = mjw.put_model(model)
     except (NotImplementedError, ValueError) as error:
         feature = str(error).rstrip(".")
-        raise ModelError(f"mujoco_warp: {feature}: change the model, or take sim='cpu'") from error
+        raise ModelError(f"mujoco_warp: {feature}: change the model, or take sim='mujoco'") from error
     put.opt.warn_overflow = 0  # it would print from the kernel; _report tells
     return put
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robokit.compute.devices import usable
 from robokit.errors import ModelError, OptionError
 from robokit.sim.model import names
 from robokit.sim.warp.graph import version
@@ -28,12 +29,13 @@ CALLBACKS = ("control", "passive", "contactfilter", "sensor", "act_dyn", "act_ga
 ROUNDING = 1e-5  # m, or of a unit quaternion
 NEWTON = 'put <option solver="Newton"/> into the model'
 OUT = "take it out of the model"
+ANYWHERE = "sim='mujoco' and device='cpu' run anywhere"
 
 
 def check_model(model: mujoco.MjModel) -> None:
     """Raises ModelError for the first thing that mujoco_warp refuses, or would leave out without a word."""
     for feature, remedy in _unfit(model):
-        raise ModelError(f"mujoco_warp does not simulate {feature}: {remedy}, or take sim='cpu'")
+        raise ModelError(f"mujoco_warp does not simulate {feature}: {remedy}, or take sim='mujoco'")
 
 
 def _unfit(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
@@ -80,47 +82,30 @@ def _called(model: mujoco.MjModel, kind: str, i: int) -> str:
     return f"{kind} {names(model, kind)[i] or i}"
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name. Raises OptionError for one that cannot be used: why, and what to do."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise OptionError(f"device must be 'cpu', 'cuda' or 'cuda:<i>', got {name!r}") from error
+def warp_device(name: str) -> torch.device:
+    """The device of that name, where both torch and Warp can use it. Raises OptionError with the remedy."""
+    device = usable(name, ANYWHERE)
     if device.type not in ("cpu", "cuda"):
-        raise OptionError(f"sim='gpu' computes on 'cuda' or 'cpu', not on {name!r}")
+        raise OptionError(f"sim='warp' computes on 'cuda' or 'cpu', not on {name!r}")
     if device.type == "cpu":
         return device
-    fault = cuda_fault(wp.get_cuda_driver_version(), wp.get_cuda_toolkit_version(), _torch_fault())
-    count = 0 if fault else min(len(wp.get_cuda_devices()), torch.cuda.device_count())
-    if not fault and (device.index or 0) >= count:
-        fault = f"there are {count} CUDA devices"
-    if fault:
-        raise OptionError(f"no device {name!r}: {fault}. sim='cpu' and device='cpu' run anywhere")
+    if fault := cuda_fault(wp.get_cuda_driver_version(), wp.get_cuda_toolkit_version()):
+        raise OptionError(f"device {name!r} cannot be used: {fault}; {ANYWHERE}")
     return torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
 
 
-def cuda_fault(
-    driver: tuple[int, int] | None, toolkit: tuple[int, int] | None, torch_fault: str | None
-) -> str | None:
-    """Why CUDA cannot be used; None if it can. A driver must be of its toolkit's major version, or newer."""
+def cuda_fault(driver: tuple[int, int] | None, toolkit: tuple[int, int] | None) -> str | None:
+    """Why Warp cannot use a GPU that torch can; None if it can.
+
+    A driver must be of the major version of Warp's CUDA toolkit, or newer.
+    """
     if toolkit is None:
         return "this build of warp-lang has no CUDA: install warp-lang from PyPI"
     if driver is None:
-        return "no NVIDIA driver was found, or it did not start: install one, or look at what nvidia-smi says"
+        return "Warp finds no NVIDIA driver: look at what nvidia-smi says"
     if driver < (toolkit[0], 0):
         needs = f"warp-lang is built with CUDA {version(toolkit)} and needs {toolkit[0]}.0 or newer"
         return f"the NVIDIA driver is too old: it runs CUDA {version(driver)}, {needs}; update the driver"
-    return torch_fault
-
-
-def _torch_fault() -> str | None:
-    """What torch says when it cannot start CUDA: it too needs a driver, and a build for it."""
-    if torch.version.cuda is None:
-        return "this build of torch has no CUDA: install the one for your driver, see pytorch.org/get-started"
-    try:
-        torch.cuda.init()
-    except RuntimeError as error:
-        return f"torch {torch.__version__} cannot use it: {str(error).splitlines()[0]}"
     return None
 
 

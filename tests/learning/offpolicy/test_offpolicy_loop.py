@@ -45,7 +45,7 @@ def test_gradient_steps_are_so_many_a_transition_once_learning_has_started(utd: 
         learner.iterate()
         counted.append(learner.gradients)
     assert counted == expected
-    assert learner.updates == int((1000 - 8) * (utd or 1))
+    assert learner.config.sizes.updates == int((1000 - 8) * (utd or 1))
 
 
 def test_many_simulations_learn_eight_times_a_control_step_from_larger_batches_unless_it_is_said():
