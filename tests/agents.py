@@ -76,8 +76,8 @@ def a_batch(agent: Agent, windows: int = 6, seed: int = 0, ends: float = 0.2) ->
     terminated, truncated = torch.rand(2, rows, windows, generator=rng) < ends / 2
     batch["terminated"], batch["done"] = terminated, terminated | truncated
     before = torch.rand(1, windows, generator=rng) < ends
-    batch["first"] = torch.cat((before, batch["done"][:-1]))
-    batch["bad"], batch["left"] = torch.zeros_like(terminated), torch.full((rows, windows), 5.0)
+    batch["is_first"] = torch.cat((before, batch["done"][:-1]))
+    batch["bad"], batch["steps_left"] = torch.zeros_like(terminated), torch.full((rows, windows), 5.0)
     sizes = agent.policy.belief_size, agent.critic.belief_size
     own = (torch.randn(windows, size, generator=rng).tanh() for size in sizes)
     return {**batch, **dict(zip(("belief", "critic_belief"), own, strict=True))}
@@ -121,7 +121,7 @@ def sees_its_first_number(agent: Agent) -> None:
 
 def clear(batch: dict[str, Tensor]) -> None:
     """Nothing ends, and what must not be looked at is far off."""
-    for name in ("first", "done", "terminated"):
+    for name in ("is_first", "done", "terminated"):
         batch[name] = torch.zeros_like(batch[name])
     batch["obs"] = torch.full_like(batch["obs"], 1e9)
 

@@ -121,7 +121,7 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
         net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
     ) -> tuple[Tensor, Losses]:
         share = batch["share"]
-        mean, log_std, value = net(batch["obs"], batch["state"], batch["first"], belief)
+        mean, log_std, value = net(batch["obs"], batch["state"], batch["is_first"], belief)
         log_ratio = log_prob(batch["action"], mean, log_std) - batch["log_prob"]
         ratio = log_ratio.exp()
         divergence = kl(batch["mean"], log_std_old, mean, log_std)
@@ -183,7 +183,7 @@ class Learner:
         self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
-        self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
         self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
@@ -221,14 +221,14 @@ class Learner:
         env, constrained, rows = self.env, self.constrained, list[dict[str, Tensor]]()
         shape = self.config.horizon, env.num_envs, env.act_dim
         for noise in torch.randn(shape, generator=self.rng, device=env.device):
-            row = {"obs": env.obs, "belief": self.belief, "first": self.first}
+            row = {"obs": env.obs, "belief": self.belief, "is_first": self.is_first}
             row["state"] = constrained.state(getattr(env, constrained.sees))
-            row["action"], row["mean"], self.belief = self.act(env.obs, self.belief, self.first, noise)
+            row["action"], row["mean"], self.belief = self.act(env.obs, self.belief, self.is_first, noise)
             step = env.step(row["action"])
             row["cost"], row["final_state"] = constrained.step(step)
             rows.append(row | {name: getattr(step, name) for name in OF_STEP})
             self.episodes.add(step.reward, step.done)
-            self.first = step.done
+            self.is_first = step.done
         column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         column["logged"] = column["logged"].nanmean((0, 1))
         log_std = self.policy.log_std.clone()
@@ -241,14 +241,14 @@ class Learner:
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
         config = self.config
-        cost, over = self.constrained.charged(rollout.cost, rollout.terminated, rollout.left)
+        cost, over = self.constrained.charged(rollout.cost, rollout.terminated, rollout.steps_left)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
         over = torch.cat((rollout.terminated[..., None], over), -1)
         scale = self._scale(signal, rollout)
         signal = signal / scale
         if config.scale_reward:
             signal[..., 0].clamp_(-REWARD_CLIP, REWARD_CLIP)
-        seen, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.first)
+        seen, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.is_first)
         value = self.critic.decode(seen)
         before = torch.cat((self.critic_belief[None], after[:-1]))
         self.critic_belief = after[-1].clone()
@@ -257,7 +257,7 @@ class Learner:
         next_value = ends.view_as(value)
         base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
         advantages = gae(signal, base, ahead, over, over | rollout.done[..., None], config.gamma, config.lam)
-        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.left)
+        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.steps_left)
         advantage = self.constrained.advantage(advantages * scale, ~rollout.bad)
         return value, advantage, advantages + base, before
 
@@ -310,7 +310,7 @@ class Learner:
 
     def _parts(self) -> dict[str, object]:
         networks = {"policy": self.policy, "critic": self.critic, "adam": self.adam}
-        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.first}
+        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
         returns = {"discounted": self.discounted, "return_scale": self.return_scale}
         own = {"env": self.env, "episodes": self.episodes, "rng": self.rng, **self.scalars}
         return {**networks, **running, **returns, **own, **self.constrained.parts()}

@@ -70,7 +70,7 @@ class TD3(Agent):
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
     ) -> Losses:
         policy, sums, config = self.actor_target.bound(self.graph), self.sums(batch), self.config
-        action = policy.settle(self.policy_next(policy, batch, sums.last))
+        action = policy.mode(self.policy_next(policy, batch, sums.last))
         action = smooth(action, noise[1], config.smoothing, config.smoothing_clip)
         q = self.q_next(batch, sums, action)
         target = self.target(sums, self.reduced(q), q)  # clipped double Q, eq. 10
@@ -83,7 +83,7 @@ class TD3(Agent):
     def _actor_loss(
         self, policy: Any, batch: Batch, share: Tensor, price: Tensor, weight: Tensor
     ) -> tuple[Tensor, Losses]:
-        action = policy.settle(self.policy_now(policy, batch))
+        action = policy.mode(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
         loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), share)  # of the first critic alone

@@ -131,9 +131,11 @@ class Env:
             terminated = terminated | bad
             reward, terms, cost = (_zero_where(bad, x) for x in (reward, terms, cost))
             metrics = torch.where(bad[:, None], self._uncounted, metrics)
-        left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
-        truncated = (left == 0) & ~terminated
-        left = torch.where(bad, 0.0, left)  # no cost is charged for steps that a broken simulation lost
+        steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
+        truncated = (steps_left == 0) & ~terminated
+        steps_left = torch.where(
+            bad, 0.0, steps_left
+        )  # no cost is charged for steps that a broken simulation lost
         done = terminated | truncated
         moved = self._redraw_commands()
         if restarting := self._any(done):
@@ -147,7 +149,7 @@ class Env:
             cost=cost,
             terminated=terminated,
             truncated=truncated,
-            left=left.float(),
+            steps_left=steps_left.float(),
             final_obs=final_obs,
             final_state=final_state,
             bad=bad,

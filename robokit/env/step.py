@@ -16,7 +16,7 @@ class Step:
     cost: Tensor  # (N, K)
     terminated: Tensor  # (N,) bool: ended in a terminal state
     truncated: Tensor  # (N,) bool: ended by the time limit
-    left: Tensor  # (N,) control steps left until the time limit; 0 if the simulation broke
+    steps_left: Tensor  # (N,) control steps left until the time limit; 0 if the simulation broke
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one

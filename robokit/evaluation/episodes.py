@@ -25,7 +25,7 @@ SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
 GAMMA = 0.99  # of discounted limits, where nobody says otherwise
 
 
-Act = Callable[[Env, Tensor], Tensor]  # (env, first (N,)) -> action (N, A)
+Act = Callable[[Env, Tensor], Tensor]  # (env, is_first (N,)) -> action (N, A)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
     """Actions of an exported graph: its carry begins with them, as they were before ctrl was clipped."""
     carry: list[npt.NDArray[np.float32]] = []
 
-    def act(env: Env, first: Tensor) -> Tensor:
+    def act(env: Env, is_first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, carry_size), np.float32))
         seen = env.terms()
         terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
-        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": first.cpu().numpy()})
+        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})
         action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
         check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
         return action
@@ -78,10 +78,10 @@ def torch_actor(policy: Actor) -> Act:
     belief: list[Tensor] = []
 
     @torch.no_grad()
-    def act(env: Env, first: Tensor) -> Tensor:
+    def act(env: Env, is_first: Tensor) -> Tensor:
         if not belief:
             belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
-        action, belief[0] = policy(env.obs, belief[0], first)
+        action, belief[0] = policy(env.obs, belief[0], is_first)
         return action
 
     return act
@@ -93,12 +93,12 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
     draws: list[torch.Generator] = []
 
     @torch.no_grad()
-    def act(env: Env, first: Tensor) -> Tensor:
+    def act(env: Env, is_first: Tensor) -> Tensor:
         if not belief:
             belief.append(torch.zeros(env.num_envs, policy.belief_size, device=env.device))
             draws.append(torch.Generator(env.device).manual_seed(seed))
         noise = torch.randn(env.num_envs, policy.act_dim, generator=draws[0], device=env.device)
-        action, belief[0] = policy.sample(env.obs, belief[0], first, noise)
+        action, belief[0] = policy.sample(env.obs, belief[0], is_first, noise)
         return action
 
     return act
@@ -109,7 +109,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     env.reset()
     names, n, device = env.names, env.num_envs, env.device
     running = torch.ones(n, dtype=torch.bool, device=device)
-    first = running.clone()
+    is_first = running.clone()
     widths = (1, len(names.rewards), len(names.costs), len(names.metrics), len(names.metrics), 1)
     totals = torch.zeros(n, sum(widths), dtype=torch.float64, device=device)
     last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
@@ -117,8 +117,8 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     one = torch.ones(n, 1, device=device)
     ledger = Ledger(env.task.limits, n, gamma, device)
     while bool(running.any()):
-        step = env.step(act(env, first))
-        first = step.done
+        step = env.step(act(env, is_first))
+        is_first = step.done
         counted = ~step.metrics.isnan()
         metrics = torch.where(counted, step.metrics, 0.0)
         totals += running[:, None] * torch.cat(
@@ -127,7 +127,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
         counted &= running[:, None]
         last = torch.where(counted, step.metrics.double(), last)
         peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
-        ledger.add(step.cost, running, step.terminated, step.left)
+        ledger.add(step.cost, running, step.terminated, step.steps_left)
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
     returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))

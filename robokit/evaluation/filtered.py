@@ -27,12 +27,12 @@ class FilteredActor:
         self._begun, self._over = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
         self.steps, self._latched = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.bool_)
 
-    def __call__(self, env: Env, first: Tensor) -> Tensor:
-        rows = first.cpu().numpy()
+    def __call__(self, env: Env, is_first: Tensor) -> Tensor:
+        rows = is_first.cpu().numpy()
         self._over |= rows & self._begun
         self._begun |= rows
         self.guard.begin(rows)
-        action = self._act(env, first).clamp(-1.0, 1.0)
+        action = self._act(env, is_first).clamp(-1.0, 1.0)
         center, half, ctrl = env.action_center, env.action_half, env.targets(action).float()
         seen = {name: term.cpu().numpy() for name, term in env.terms().items()}
         sent = torch.from_numpy(self.guard.step(ctrl.cpu().numpy(), *self.guard.measure(seen))).to(ctrl)

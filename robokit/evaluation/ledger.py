@@ -26,11 +26,11 @@ class Ledger:
         self._largest = [float(limit.largest) for limit in limits.values()]
         self._least = self._costs.new_zeros(len(limits))
 
-    def add(self, cost: Tensor, running: Tensor, terminated: Tensor, left: Tensor) -> None:
+    def add(self, cost: Tensor, running: Tensor, terminated: Tensor, steps_left: Tensor) -> None:
         """One control step: cost (N, K), the others (N,); `running` are those whose episode goes on."""
         alive = running[:, None]
         cost = torch.where(alive, cost.double(), 0.0)
-        step = self._charges.of(cost, running & terminated, left.double(), self._gamma)
+        step = self._charges.of(cost, running & terminated, steps_left.double(), self._gamma)
         self._costs[:3] += torch.stack(
             (step.total, alive * step.span, self._gamma**self._age * step.discounted)
         )

@@ -1,7 +1,7 @@
 """Whether a policy holds its limits: what each cost came to in E episodes, and PASS, FAIL or UNDECIDED.
 
     ledger = Ledger(limits, num_envs, gamma, device)
-    ledger.add(step.cost, running, step.terminated, step.left)         # every control step
+    ledger.add(step.cost, running, step.terminated, step.steps_left)         # every control step
     verdicts = [judge(limit, costs, steps, gamma) for ...]             # one for each limit
 
 PASS claims that the limit holds and FAIL that it does not, each wrong in at most 5 % of evaluations.

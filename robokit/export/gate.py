@@ -33,7 +33,7 @@ class Recording:
     """Observations of n simulations over T control periods of the policy; float32 on the CPU."""
 
     obs: Tensor  # (T, n, O)
-    first: Tensor  # (T, n) bool: obs[t] begins an episode
+    is_first: Tensor  # (T, n) bool: obs[t] begins an episode
     readings: Tensor  # (T, n, C): every sensor, qpos and qvel
 
 
@@ -58,15 +58,15 @@ def record(policy: Actor, env: Env) -> Recording:
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
     kept, belief = _zeros(policy, env, env.num_envs)
-    first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
+    is_first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
     for _ in range(STEPS):
-        kept = _now(kept, first, env_obs, env)
+        kept = _now(kept, is_first, env_obs, env)
         obs = _with(kept, env_obs, env)
         _check_carried(obs - env_obs, env)
-        rows.append((obs[:n], first[:n], readings(env.sim)[:n].cpu()))
-        action, belief = policy(obs, belief, first)
+        rows.append((obs[:n], is_first[:n], readings(env.sim)[:n].cpu()))
+        action, belief = policy(obs, belief, is_first)
         kept = _next(kept, action, env)
-        first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
+        is_first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
     return Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -141,7 +141,7 @@ def check_refusal(path: Path) -> None:
 @torch.no_grad()
 def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
     """Run graph and policy on the same recorded observations and resets, each with its own carried state."""
-    seen, first = _spread(recording, batch)
+    seen, is_first = _spread(recording, batch)
     center, half, low, high = (
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
     )
@@ -149,7 +149,7 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
     kept, belief = _zeros(policy, env, batch)
     carry = torch.cat((*kept.values(), belief), -1).numpy()
     errors = torch.zeros(2, dtype=torch.float64)  # from own carried states, from the policy's
-    for obs, reset in zip(seen, first, strict=True):
+    for obs, reset in zip(seen, is_first, strict=True):
         terms = env.split(obs)
         feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
         feed["reset"] = reset.numpy()
@@ -162,7 +162,7 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
         expected = torch.clamp(center + half * action.double(), low, high)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
         errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
-    return Parity(batch, len(seen), int(first.sum(0).min()), *errors.tolist())
+    return Parity(batch, len(seen), int(is_first.sum(0).min()), *errors.tolist())
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
@@ -171,8 +171,8 @@ def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
     n = recording.obs.shape[1]
     time = (steps + column // n * 37) % len(steps)
     cut = (steps + 13 * column) % RESET_EVERY == 0
-    first = recording.first[time, column % n] | cut | (steps == 0)
-    return recording.obs[time, column % n], first
+    is_first = recording.is_first[time, column % n] | cut | (steps == 0)
+    return recording.obs[time, column % n], is_first
 
 
 def _exact(env: Env) -> Tensor:
@@ -201,10 +201,10 @@ def _zeros(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
     return kept, torch.zeros(batch, policy.belief_size)
 
 
-def _now(kept: Kept, first: Tensor, obs: Tensor, env: Env) -> Kept:
-    """The carried terms as observed in this step; first (n,) bool: an episode begins."""
+def _now(kept: Kept, is_first: Tensor, obs: Tensor, env: Env) -> Kept:
+    """The carried terms as observed in this step; is_first (n,) bool: an episode begins."""
     commands = [value for name, value in env.split(obs).items() if name in env.task.commands]
-    begun = {t.name: torch.where(first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
+    begun = {t.name: torch.where(is_first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
     return {term.name: term.now(begun[term.name], commands) for term in env.carried}
 
 

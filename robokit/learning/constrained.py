@@ -53,16 +53,16 @@ class Constrained:
 
     # -- once an iteration ---------------------------------------------------------------------------
 
-    def update(self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor) -> None:
+    def update(self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor) -> None:
         """Move the multipliers by the costs (T, N, K) of T control steps."""
         if self.limits:
-            self.multipliers.update(*self.meter.measure(cost, terminated, done, left))
+            self.multipliers.update(*self.meter.measure(cost, terminated, done, steps_left))
 
     # -- where a critic learns -----------------------------------------------------------------------
 
-    def charged(self, cost: Tensor, terminated: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    def charged(self, cost: Tensor, terminated: Tensor, steps_left: Tensor) -> tuple[Tensor, Tensor]:
         """Costs (..., K) as a critic learns them, and where nothing comes after, (..., K) bool."""
-        return self.charges.learned(cost, terminated, left, self.gamma)
+        return self.charges.learned(cost, terminated, steps_left, self.gamma)
 
     def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
         """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""

@@ -22,11 +22,11 @@ class Actor(Protocol):
     @property
     def belief_size(self) -> int: ...  # B
 
-    def __call__(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """The deterministic action and the next belief; first (N,) bool begins an episode."""
+    def __call__(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """The deterministic action and the next belief; is_first (N,) bool begins an episode."""
         ...
 
-    def sample(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """An action as training draws it, from normal noise (N, A), and the next belief."""
         ...
 

@@ -14,7 +14,7 @@ class Rollout:
     obs: Tensor  # (T, N, O)
     state: Tensor  # (T, N, S) what the critic sees
     belief: Tensor  # (T, N, B) before obs[t]
-    first: Tensor  # (T, N) bool: obs[t] begins an episode
+    is_first: Tensor  # (T, N) bool: obs[t] begins an episode
     action: Tensor  # (T, N, A) the unclipped sample
     mean: Tensor  # (T, N, A) of the policy that acted
     log_std: Tensor  # (A,) of the policy that acted
@@ -23,15 +23,15 @@ class Rollout:
     cost: Tensor  # (T, N, K)
     terminated: Tensor  # (T, N) bool
     done: Tensor  # (T, N) bool
-    left: Tensor  # (T, N) control steps to the time limit
+    steps_left: Tensor  # (T, N) control steps to the time limit
     bad: Tensor  # (T, N) bool: kept out of the losses
     final_state: Tensor  # (T, N, S) before any reset
     logged: Tensor  # (L,) means over the steps at which each of `Env.labels` counts
 
 
-OF_STEP = ("reward", "terminated", "done", "left", "bad", "logged")  # of each Step
+OF_STEP = ("reward", "terminated", "done", "steps_left", "bad", "logged")  # of each Step
 Batch = Mapping[str, Tensor]
-NUMBERS = ("first", "share", "log_prob", "advantage")  # one for each transition
+NUMBERS = ("is_first", "share", "log_prob", "advantage")  # one for each transition
 
 
 def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
@@ -43,7 +43,7 @@ def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
 
 def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
     """The columns of (M, L, C) chunks by name: (L, M, width), or (L, M) for NUMBERS."""
-    return columns(rows.transpose(0, 1), widths, NUMBERS, ("first",))
+    return columns(rows.transpose(0, 1), widths, NUMBERS, ("is_first",))
 
 
 def columns(rows: Tensor, widths: Mapping[str, int], numbers: Sequence[str], flags: Sequence[str]) -> Batch:

@@ -10,9 +10,9 @@ from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES
 
 
-def cut_off(terminated: Tensor, left: Tensor, gamma: float = 1.0) -> Tensor:
+def cut_off(terminated: Tensor, steps_left: Tensor, gamma: float = 1.0) -> Tensor:
     """Control steps that a termination cut off, discounted: sum of gamma^t for t = 1 ... left, else 0."""
-    steps = left if gamma == 1 else gamma * (1 - gamma**left) / (1 - gamma)
+    steps = steps_left if gamma == 1 else gamma * (1 - gamma**steps_left) / (1 - gamma)
     return torch.where(terminated, steps, 0.0)
 
 
@@ -37,20 +37,22 @@ class Charges:
         self.absorb = torch.tensor(absorb, dtype=dtype, device=device)  # (K,)
         self.measures = [MEASURES[limit.measure] for limit in limits.values()]
 
-    def of(self, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float) -> Charge:
+    def of(self, cost: Tensor, terminated: Tensor, steps_left: Tensor, gamma: float) -> Charge:
         """Of costs (..., K); terminated (...) bool, left (...) control steps to the time limit."""
-        cut = cut_off(terminated, left)[..., None]
-        later = cut_off(terminated, left, gamma)[..., None]
+        cut = cut_off(terminated, steps_left)[..., None]
+        later = cut_off(terminated, steps_left, gamma)[..., None]
         return Charge(cost + cut * self.absorb, 1 + cut * (self.absorb > 0), cost + later * self.absorb)
 
-    def learned(self, cost: Tensor, terminated: Tensor, left: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    def learned(
+        self, cost: Tensor, terminated: Tensor, steps_left: Tensor, gamma: float
+    ) -> tuple[Tensor, Tensor]:
         """What critics learn of costs (..., K), and where nothing comes after (..., K) bool."""
         if not self.measures:
             return cost[..., :0], terminated[..., None][..., :0]
         pairs = [m.charge(x) for m, x in zip(self.measures, cost.unbind(-1), strict=True)]
         cost = torch.stack([x for x, _ in pairs], -1)
         ends = [terminated if last is None else terminated | last for _, last in pairs]
-        return self.of(cost, terminated, left, gamma).discounted, torch.stack(ends, -1)
+        return self.of(cost, terminated, steps_left, gamma).discounted, torch.stack(ends, -1)
 
 
 class Maxima:

@@ -48,12 +48,14 @@ class Meter:
         self.recent = torch.zeros(k, 4, **kwargs)  # episodes, spans, and the measure's x and its weight
         self.count = torch.zeros((), **kwargs)
 
-    def measure(self, cost: Tensor, terminated: Tensor, done: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    def measure(
+        self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """J_k (K,) and which of them are known (K,) bool, after T control steps.
 
         cost (T, N, K), of a `peak` limit its rise as `charges.Maxima` gives it; the others (T, N).
         """
-        spent, span, discounted = self.charges.of(cost, terminated, left.double(), self.gamma)
+        spent, span, discounted = self.charges.of(cost, terminated, steps_left.double(), self.gamma)
         one = torch.ones_like(spent[..., :1])
         length, ended = episode_sums(one, done, self.running[:, -1:])
         discounted = self.gamma ** (length - 1) * discounted

@@ -2,7 +2,7 @@
 
     limits = {"joint_speed": Limit(0.01), "fall": Limit(0.05, "probability")}     # in a task
     meter, multipliers = Meter(limits, num_envs, steps), Multipliers(limits, steps, gamma=0.99)
-    multipliers.update(*meter.measure(cost, terminated, done, left))              # once an iteration
+    multipliers.update(*meter.measure(cost, terminated, done, steps_left))              # once an iteration
     advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
 
 Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
@@ -37,7 +37,7 @@ def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
 
 
 def combine(advantage: Tensor, weight: Tensor) -> Tensor:
-    """(T, N) of the reward's and the costs' advantages (T, N, 1 + K), each in units of its own spread.
+    """(T, N) of the reward's and the costs' advantages (T, N, 1 + K), each in its own units.
 
         (A_r - sum_k w_k A_k) / (1 + sum_k w_k)
 
@@ -86,12 +86,12 @@ class Multipliers:
 
         self.aim = row(lambda limit: (1 - margin) * limit.value)
         self.floor = row(lambda limit: FLOOR * limit.most(steps, gamma))
-        self.least_spread = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
+        self.least_scale = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
         start = penalty if rule == "fixed" else 0.0
         self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others
         self.integral, self.smooth = torch.zeros_like(self.aim), torch.zeros_like(self.aim)
         self.begun = torch.zeros_like(self.aim, dtype=torch.bool)  # whether J_k was ever known
-        self.spread = torch.zeros_like(self.least_spread)  # slow units of reward and costs, see `follow`
+        self.scale = torch.zeros_like(self.least_scale)  # slow units of reward and costs, see `follow`
         self.latest = torch.zeros_like(self.aim)
 
     def update(self, measured: Tensor, known: Tensor) -> None:
@@ -123,7 +123,7 @@ class Multipliers:
         centred = advantage - total((advantage * weight).sum((0, 1)))
         now = total((centred.square() * weight).sum((0, 1))).sqrt().double()
         self.follow(now)
-        units = torch.maximum(self.spread, now)  # a cost that begins to flow is not larger than it is
+        units = torch.maximum(self.scale, now)  # a cost that begins to flow is not larger than it is
         return combine(centred / units, self.weights(units)).float()
 
     def follow(self, now: Tensor, slow: float = SLOW) -> None:
@@ -132,8 +132,8 @@ class Multipliers:
         Deviations of advantages, or off-policy root mean squares of dQ/da: what makes a weight of 1 pull as
         hard as the reward. slow: the weight of the past, where there is one.
         """
-        mean = torch.where(self.spread > 0, torch.lerp(now, self.spread, slow), now)
-        self.spread = torch.maximum(mean, self.least_spread)
+        mean = torch.where(self.scale > 0, torch.lerp(now, self.scale, slow), now)
+        self.scale = torch.maximum(mean, self.least_scale)
 
     def weights(self, units: Tensor) -> Tensor:
         """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""
@@ -142,7 +142,7 @@ class Multipliers:
     @property
     def units(self) -> Tensor:
         """(1 + K,) of reward and costs, see `follow`; 1 before they are known."""
-        return torch.where(self.spread > 0, self.spread, 1.0)
+        return torch.where(self.scale > 0, self.scale, 1.0)
 
     @property
     def metrics(self) -> dict[str, Tensor]:
@@ -160,13 +160,13 @@ class Multipliers:
     @property
     def lambdas(self) -> Tensor:
         """(K,) reward per unit of cost."""
-        started = self.spread[0] > 0
-        price = torch.where(started, self.spread[0] / self.spread[1:].clamp(min=TINY), 0.0)
+        started = self.scale[0] > 0
+        price = torch.where(started, self.scale[0] / self.scale[1:].clamp(min=TINY), 0.0)
         return self.strength * price if self.rule == "pid" else self.strength
 
     def _parts(self) -> dict[str, Tensor]:
-        names = ("strength", "integral", "smooth", "begun", "spread", "latest")
-        return {name: getattr(self, name) for name in names}
+        names = ("strength", "integral", "smooth", "begun", "latest")
+        return {**{name: getattr(self, name) for name in names}, "spread": self.scale}
 
     def state_dict(self) -> dict[str, Tensor]:
         return gather(self._parts())

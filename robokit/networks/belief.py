@@ -1,8 +1,8 @@
 """Beliefs: a policy's memory as a tensor (N, B), an argument and a return value, never an attribute.
 
     belief = make_belief("gru", {"position": 5}, size=64)
-    features, h = belief(obs, h, first, normalizer)           # one control step of N simulations
-    features, hs = belief.unroll(obs, h, first, normalizer)   # L steps of M, from the belief before them
+    features, h = belief(obs, h, is_first, normalizer)           # one control step of N simulations
+    features, hs = belief.unroll(obs, h, is_first, normalizer)   # L steps of M, from the belief before them
 
 To add a kind: derive a class from Belief, implement `forward`, and add it to Kind and make_belief.
 """
@@ -30,22 +30,22 @@ class Belief(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         """Features (N, F) and the next belief (N, B) after a raw observation (N, O).
 
-        first (N,) bool: an episode begins. The belief is cleared there by `where`, which removes NaN too.
+        is_first (N,) bool: an episode begins. The belief is cleared there by `where`, which removes NaN too.
         """
 
     def unroll(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         """Features (L, M, F) and the belief (L, M, B) after each of L frames, from belief (M, B) before them.
 
-        The same as L calls of `forward`; obs (L, M, O), first (L, M) bool.
+        The same as L calls of `forward`; obs (L, M, O), is_first (L, M) bool.
         """
         features, beliefs = [], []
-        for frame, begins in zip(obs, first, strict=True):
+        for frame, begins in zip(obs, is_first, strict=True):
             seen, belief = self(frame, belief, begins, normalizer)
             features.append(seen)
             beliefs.append(belief)
@@ -60,12 +60,12 @@ class Memoryless(Belief):
         self.size, self.out_dim = 0, sum(widths.values())
 
     def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         return normalizer(obs), belief
 
     def unroll(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         return normalizer(obs), belief.expand(len(obs), *belief.shape)
 
@@ -101,10 +101,10 @@ class Stack(Belief):
         self.register_buffer("shift", torch.tensor(shift), persistent=False)
 
     def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         shifted = torch.cat((belief, obs), -1).index_select(1, self.shift)
-        belief = torch.where(first[:, None], obs.index_select(1, self.source), shifted)
+        belief = torch.where(is_first[:, None], obs.index_select(1, self.source), shifted)
         return normalizer(belief, self.source), belief
 
 
@@ -129,17 +129,17 @@ class Recurrent(Belief):
         """The next belief (N, B) from driven (N, G), the `inputs` layer of a frame, and the belief (N, B)."""
 
     def forward(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         frame = normalizer(obs)
-        belief = self.cell(self.inputs(frame), torch.where(first[:, None], 0.0, belief))
+        belief = self.cell(self.inputs(frame), torch.where(is_first[:, None], 0.0, belief))
         return torch.cat((frame, belief[:, : self.units]), -1), belief
 
     def unroll(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         frames, beliefs = normalizer(obs), []
-        for driven, begins in zip(self.inputs(frames).unbind(), first.unbind(), strict=True):
+        for driven, begins in zip(self.inputs(frames).unbind(), is_first.unbind(), strict=True):
             belief = self.cell(driven, torch.where(begins[:, None], 0.0, belief))
             beliefs.append(belief)
         after = torch.stack(beliefs)
@@ -206,21 +206,21 @@ class MinGRU(Recurrent):
         return torch.lerp(belief, new, torch.sigmoid(update))
 
     def unroll(
-        self, obs: Tensor, belief: Tensor, first: Tensor, normalizer: Normalizer
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
     ) -> tuple[Tensor, Tensor]:
         frames = normalizer(obs)
         update, new = self.inputs(frames).chunk(2, -1)
-        after = linear_recurrence(torch.sigmoid(-update), torch.sigmoid(update) * new, belief, first)
+        after = linear_recurrence(torch.sigmoid(-update), torch.sigmoid(update) * new, belief, is_first)
         return torch.cat((frames, after), -1), after
 
 
-def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, first: Tensor) -> Tensor:
-    """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where first (L, M) bool.
+def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, is_first: Tensor) -> Tensor:
+    """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where is_first (L, M) bool.
 
-    start (M, F). log2(L) passes, by doubling. Values before a `first` are masked, not multiplied by 0: they
-    may be NaN.
+    start (M, F). log2(L) passes, by doubling. Values before an `is_first` are masked, not multiplied by
+    0: they may be NaN.
     """
-    cut, reach = first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
+    cut, reach = is_first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
     add = torch.cat((add[:1] + torch.where(cut[:1], 0.0, keep[:1] * start), add[1:]))
     while reach < len(add):
         earlier = torch.where(cut[reach:], 0.0, keep[reach:] * add[:-reach])

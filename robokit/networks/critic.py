@@ -28,13 +28,13 @@ class Encoders(nn.Module, ABC):
         """B, summed over the networks."""
         return sum(self.sizes)
 
-    def encode(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, F) of all networks and the next belief (N, B), from a state (N, S)."""
-        return self._encode([b.forward for b in self._each()], state, belief, first)
+        return self._encode([b.forward for b in self._each()], state, belief, is_first)
 
-    def unroll(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """L steps of `encode`, from belief (M, B): features (L, M, F) and the belief (L, M, B) after each."""
-        return self._encode([b.unroll for b in self._each()], state, belief, first)
+        return self._encode([b.unroll for b in self._each()], state, belief, is_first)
 
     def _each(self) -> list[Belief]:
         return cast("list[Belief]", list(self.beliefs))
@@ -44,10 +44,10 @@ class Encoders(nn.Module, ABC):
         remember: list[Callable[..., tuple[Tensor, Tensor]]],
         state: Tensor,
         belief: Tensor,
-        first: Tensor,
+        is_first: Tensor,
     ) -> tuple[Tensor, Tensor]:
         parts = belief.split(self.sizes, -1)
-        seen = [f(state, part, first, self.normalizer) for f, part in zip(remember, parts, strict=True)]
+        seen = [f(state, part, is_first, self.normalizer) for f, part in zip(remember, parts, strict=True)]
         features, beliefs = zip(*seen, strict=True)
         return torch.cat(features, -1), torch.cat(beliefs, -1)
 
@@ -69,9 +69,9 @@ class Critic(Encoders):
             mlp((belief.out_dim, *hidden, n), activation) for belief, n in zip(beliefs, outputs, strict=True)
         )
 
-    def forward(self, state: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """Values (M, 1 + K) and the next belief (M, B)."""
-        features, belief = self.encode(state, belief, first)
+        features, belief = self.encode(state, belief, is_first)
         return self.decode(features), belief
 
     def decode(self, features: Tensor) -> Tensor:
@@ -118,10 +118,10 @@ class ActorCritic(nn.Module):
         self.policy, self.critic = policy, critic
 
     def forward(
-        self, obs: Tensor, state: Tensor, first: Tensor, belief: Tensor
+        self, obs: Tensor, state: Tensor, is_first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (L, M, A), log_std (A,) and values (L, M, 1 + K), from the belief [policy | critic] (M, B)."""
         ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
-        mean = self.policy.decode(self.policy.unroll(obs, ours, first)[0])
-        values = self.critic.decode(self.critic.unroll(state, theirs, first)[0])
+        mean = self.policy.decode(self.policy.unroll(obs, ours, is_first)[0])
+        values = self.critic.decode(self.critic.unroll(state, theirs, is_first)[0])
         return mean, self.policy.log_std, values

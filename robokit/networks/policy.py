@@ -24,7 +24,7 @@ class Policy(nn.Module, ABC):
     the policy commutes with the mirror exactly; reflected observations have a belief of their own.
     """
 
-    spread: bool = False  # whether the head says a deviation of each action too
+    state_dependent_std: bool = False  # whether the head gives a log std of each action too
     gain: float = 1.0  # of the head's last layer, see networks.mlp
 
     def __init__(
@@ -42,58 +42,58 @@ class Policy(nn.Module, ABC):
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.normalizer = Normalizer(obs_dim, active=normalize)
         self.belief = belief
-        said = act_dim * (2 if self.spread else 1)
-        self.head = mlp((belief.out_dim, *hidden, said), activation, self.gain)
+        params = act_dim * (2 if self.state_dependent_std else 1)
+        self.head = mlp((belief.out_dim, *hidden, params), activation, self.gain)
 
     @property
     def belief_size(self) -> int:
         """B."""
         return self.belief.size * (1 if self.mirror is None else 2)
 
-    def encode(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and the next belief (N, B), from a raw obs (N, O); first (N,) bool."""
-        return self._encode(self.belief, obs, belief, first)
+    def encode(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, F) and the next belief (N, B), from a raw obs (N, O); is_first (N,) bool."""
+        return self._encode(self.belief, obs, belief, is_first)
 
-    def unroll(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """L steps of `encode`, from belief (M, B): features (L, M, F) and the belief (L, M, B) after each."""
-        return self._encode(self.belief.unroll, obs, belief, first)
+        return self._encode(self.belief.unroll, obs, belief, is_first)
 
     def _encode(
-        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, first: Tensor
+        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, is_first: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.mirror is None:
-            return remember(obs, belief, first, self.normalizer)
+            return remember(obs, belief, is_first, self.normalizer)
         half = self.belief_size // 2
-        ours, left = remember(obs, belief[:, :half], first, self.normalizer)
-        theirs, right = remember(self.mirror[0](obs), belief[:, half:], first, self.normalizer)
+        ours, left = remember(obs, belief[:, :half], is_first, self.normalizer)
+        theirs, right = remember(self.mirror[0](obs), belief[:, half:], is_first, self.normalizer)
         return torch.cat((ours, theirs), -1), torch.cat((left, right), -1)
 
     def decode(self, features: Tensor) -> Tensor:
-        """What the head says: (..., A), or (..., 2 A) with a spread."""
+        """Parameters of the distribution, (..., A), or (..., 2 A) with a log std each."""
         if self.mirror is None:
             return self.head(features)
         ours, theirs = (self.head(half) for half in features.chunk(2, -1))
-        mean, *spread = theirs.split(self.act_dim, -1)
+        mean, *log_stds = theirs.split(self.act_dim, -1)
         of_action = self.mirror[1]
-        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in spread)]
+        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in log_stds)]
         return (ours + torch.cat(back, -1)) / 2
 
-    def forward(self, obs: Tensor, belief: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""
-        features, belief = self.encode(obs, belief, first)
-        return self.settle(self.decode(features)), belief
+        features, belief = self.encode(obs, belief, is_first)
+        return self.mode(self.decode(features)), belief
 
-    def sample(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """An exploring action (N, A) from standard normal noise (N, A), and the next belief (N, B)."""
-        features, belief = self.encode(obs, belief, first)
-        return self.explore(self.decode(features), noise), belief
+        features, belief = self.encode(obs, belief, is_first)
+        return self.sample_from(self.decode(features), noise), belief
 
     @abstractmethod
-    def settle(self, said: Tensor) -> Tensor:
-        """The deterministic action in [-1, 1], (..., A), of what the head said."""
+    def mode(self, params: Tensor) -> Tensor:
+        """The deterministic action in [-1, 1], (..., A), of the head's parameters."""
 
     @abstractmethod
-    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
+    def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
         """An action (..., A) drawn around it."""
 
 
@@ -116,33 +116,35 @@ class Gaussian(Policy):
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
         self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
 
-    def act(self, obs: Tensor, belief: Tensor, first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def act(
+        self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`sample` with the mean (N, A) between: action, mean, next belief."""
-        features, belief = self.encode(obs, belief, first)
+        features, belief = self.encode(obs, belief, is_first)
         mean = self.decode(features)
-        return self.explore(mean, noise), mean, belief
+        return self.sample_from(mean, noise), mean, belief
 
-    def settle(self, said: Tensor) -> Tensor:
-        return said.clamp(-1.0, 1.0)
+    def mode(self, params: Tensor) -> Tensor:
+        return params.clamp(-1.0, 1.0)
 
-    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
-        return said + self.log_std.exp() * noise
+    def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
+        return params + self.log_std.exp() * noise
 
 
 class SquashedGaussian(Policy):
     """tanh(u), u ~ N(mean, std^2), both from the head (Haarnoja et al. 2018, arXiv:1812.05905, app. C)."""
 
-    spread = True
+    state_dependent_std = True
 
-    def settle(self, said: Tensor) -> Tensor:
-        return torch.tanh(said[..., : self.act_dim])
+    def mode(self, params: Tensor) -> Tensor:
+        return torch.tanh(params[..., : self.act_dim])
 
-    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
-        return self.draw(said, noise)[0]
+    def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.draw(params, noise)[0]
 
-    def draw(self, said: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The action (..., A) that normal noise leads to, and its log-probability (...)."""
-        mean, log_std = said.chunk(2, -1)
+        mean, log_std = params.chunk(2, -1)
         log_std = log_std.clamp(*LOG_STD)
         u = mean + log_std.exp() * noise
         return torch.tanh(u), squashed_log_prob(u, noise, log_std)
@@ -165,8 +167,8 @@ class Deterministic(Policy):
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
         self.noise = noise
 
-    def settle(self, said: Tensor) -> Tensor:
-        return torch.tanh(said)
+    def mode(self, params: Tensor) -> Tensor:
+        return torch.tanh(params)
 
-    def explore(self, said: Tensor, noise: Tensor) -> Tensor:
-        return (self.settle(said) + self.noise * noise).clamp(-1.0, 1.0)
+    def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
+        return (self.mode(params) + self.noise * noise).clamp(-1.0, 1.0)

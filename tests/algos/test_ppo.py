@@ -85,7 +85,7 @@ def a_batch(learner: Learner, shift: float = 0.0) -> dict[str, torch.Tensor]:
     """One rollout as chunks of one step, (1, M, ...); `shift` moves the old log-probs from a ratio of 1."""
     rollout = learner.collect()
     value, advantage, target, _ = learner.targets(rollout)
-    columns = ("obs", "state", "first", "action", "mean", "log_prob")
+    columns = ("obs", "state", "is_first", "action", "mean", "log_prob")
     flat = {k: getattr(rollout, k).flatten(0, 1) for k in columns}
     flat |= {"advantage": advantage.flatten(), "value": value.flatten(0, 1), "target": target.flatten(0, 1)}
     noise = torch.randn(len(flat["value"]), generator=torch.Generator().manual_seed(0))
@@ -160,7 +160,7 @@ def test_a2c_is_the_first_epoch_its_gradient_is_that_of_log_prob_times_advantage
     learner = tiny(normalize_advantage=False, value_coef=0.0, lam=1.0)
     batch = a_batch(learner)
     _, grads = gradients(learner, batch)
-    mean, log_std, _ = learner.net(batch["obs"], batch["state"], batch["first"], torch.zeros(64, 0))
+    mean, log_std, _ = learner.net(batch["obs"], batch["state"], batch["is_first"], torch.zeros(64, 0))
     textbook = -(log_prob(batch["action"], mean, log_std) * batch["advantage"]).mean()
     names, params = zip(*learner.policy.named_parameters(), strict=True)
     for name, grad in zip(names, torch.autograd.grad(textbook, params), strict=True):

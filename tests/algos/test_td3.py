@@ -183,7 +183,7 @@ def test_under_limits_too_the_policy_ascends_the_first_critic_and_no_other():
     with torch.enable_grad():
         loss, _ = agent._actor_loss(agent.policy, batch, share, nothing, nothing)
         bias = torch.autograd.grad(loss, agent.policy.get_parameter("head.0.bias"))[0]
-    action = agent.policy.settle(agent.policy_now(agent.policy, batch))[0]
+    action = agent.policy.mode(agent.policy_now(agent.policy, batch))[0]
     expected = -3.0 * (1 - action[:, 0].square()).mean()  # dQ_1/da_0 da_0/db
     assert bias[0].item() == pytest.approx(expected.item(), rel=1e-5) and bias[1].item() == 0.0
 

@@ -42,7 +42,7 @@ def test_everything_leaves_as_float32_or_bool_with_n_rows():
     }
     expected = {f: ((3, width), torch.float32) for f, width in numbers.items()}
     expected |= dict.fromkeys(("terminated", "truncated", "bad"), ((3,), torch.bool))
-    expected |= dict.fromkeys(("reward", "left"), ((3,), torch.float32))
+    expected |= dict.fromkeys(("reward", "steps_left"), ((3,), torch.float32))
     assert shapes == expected
     assert (env.obs_dim, env.state_dim, env.act_dim) == (10, 14, 2)
     assert torch.equal(step.done, step.terminated | step.truncated)
@@ -50,7 +50,7 @@ def test_everything_leaves_as_float32_or_bool_with_n_rows():
 
 def test_left_counts_down_to_the_time_limit_and_begins_anew_after_it():
     env = new(Cart, 1)
-    left = [env.step(a).left.item() for a in actions(PERIODS + 1, 1) * 0]
+    left = [env.step(a).steps_left.item() for a in actions(PERIODS + 1, 1) * 0]
     assert left == [*range(PERIODS - 1, -1, -1), PERIODS - 1]
 
 

@@ -181,7 +181,7 @@ def test_a_broken_simulation_ends_with_nothing_and_leaves_the_others_alone(
         step, expected = env.step(broken), well.step(action)
         assert same(step, expected, rows=[0, 2])
         assert step.bad.tolist() == [False, t == 5, False]
-        assert not step.left[step.bad].any()  # what broke is not charged for what it did not live
+        assert not step.steps_left[step.bad].any()  # what broke is not charged for what it did not live
         if t == 5:
             assert step.terminated.tolist() == [False, True, False]
             assert (step.reward[1], step.cost[1].item()) == (0, 0)

@@ -38,8 +38,8 @@ def made() -> Made:
 
 def test_the_rollout_is_real_and_has_episode_ends(made: Made) -> None:
     assert made.recording.obs.shape == (STEPS, 4, made.env.obs_dim)
-    assert made.recording.first[0].all()
-    assert made.recording.first[1:].sum() >= 4 * STEPS / 31
+    assert made.recording.is_first[0].all()
+    assert made.recording.is_first[1:].sum() >= 4 * STEPS / 31
 
 
 def perturbed_weight(policy: Policy) -> None:
@@ -81,7 +81,7 @@ def test_a_nan_on_both_sides_is_no_parity(made: Made) -> None:
 
 
 def test_a_rollout_without_episode_ends_is_cut_into_enough_episodes(made: Made) -> None:
-    endless = dataclasses.replace(made.recording, first=torch.zeros_like(made.recording.first))
+    endless = dataclasses.replace(made.recording, is_first=torch.zeros_like(made.recording.is_first))
     assert all(p.resets >= 10 for p in gate(made.model, made.policy, made.env, endless))
 
 

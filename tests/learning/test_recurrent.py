@@ -76,7 +76,7 @@ class Watched(Learner):
             if self.given is None:
                 batch = dict(unpack(rows, self.widths))
                 self.given = batch, belief
-                self.found = adam.module(batch["obs"], batch["state"], batch["first"], belief)
+                self.found = adam.module(batch["obs"], batch["state"], batch["is_first"], belief)
                 self.found = tuple(x.detach().clone() for x in self.found)
             return update(lr, rows, belief, *rest)
 
@@ -98,7 +98,7 @@ def both(kind: str) -> dict[str, Any]:
 
 def has_episode_ends_inside(rollout: Rollout) -> bool:
     truncated = rollout.done & ~rollout.terminated
-    return all(bool(x[1:-1].any()) for x in (truncated, rollout.terminated, rollout.first))
+    return all(bool(x[1:-1].any()) for x in (truncated, rollout.terminated, rollout.is_first))
 
 
 # -- chunks ------------------------------------------------------------------------------------------
@@ -110,11 +110,11 @@ def test_packing_by_hand():
     value, first = time + simulation, time + simulation == 12
     rows = pack([torch.stack((time, simulation), -1), value, first, first], 2)
     assert rows[..., 2].tolist() == [[10, 11], [20, 21], [12, 13], [22, 23]]
-    batch = unpack(rows, {"obs": 2, "advantage": 1, "first": 1, "share": 1})
+    batch = unpack(rows, {"obs": 2, "advantage": 1, "is_first": 1, "share": 1})
     assert batch["obs"].shape == (2, 4, 2)
     assert batch["obs"][1].tolist() == [[1, 10], [1, 20], [3, 10], [3, 20]]
     assert batch["advantage"].tolist() == [[10, 20, 12, 22], [11, 21, 13, 23]]
-    assert batch["first"].tolist() == [[False, False, True, False], [False] * 4]
+    assert batch["is_first"].tolist() == [[False, False, True, False], [False] * 4]
     assert pack([value], 1).shape == (8, 1, 1) and pack([value], 4)[..., 0].tolist() == value.T.tolist()
 
 
@@ -123,7 +123,7 @@ def test_every_episode_begins_with_nothing_remembered_whatever_ended_the_one_bef
     learner = tiny(belief="gru")
     one, two = learner.collect(), learner.collect()
     first, done, mean, obs = (
-        torch.cat((getattr(one, k), getattr(two, k))) for k in ("first", "done", "mean", "obs")
+        torch.cat((getattr(one, k), getattr(two, k))) for k in ("is_first", "done", "mean", "obs")
     )
     assert has_episode_ends_inside(one) and has_episode_ends_inside(two)
     assert first[0].all() and torch.equal(first[1:], done[:-1])
@@ -152,7 +152,7 @@ def test_the_first_gradient_step_finds_what_was_collected(kind: str, chunk: int)
     ratio = (log_prob(batch["action"], mean, log_std) - batch["log_prob"]).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=2e-6)
     if kind != "memoryless":
-        lost = learner.net(batch["obs"], batch["state"], batch["first"], torch.zeros_like(belief))
+        lost = learner.net(batch["obs"], batch["state"], batch["is_first"], torch.zeros_like(belief))
         assert (lost[0] - mean).abs().max() > 1e-3 and (lost[2] - value).abs().max() > 1e-3
 
 
@@ -174,7 +174,7 @@ def test_gradients_are_those_of_a_plain_loop_that_is_cut_every_chunk(kind: str, 
     learner.iterate()
     assert learner.given is not None
     batch, belief = learner.given
-    mean, _, value = learner.net(batch["obs"], batch["state"], batch["first"], belief)
+    mean, _, value = learner.net(batch["obs"], batch["state"], batch["is_first"], belief)
     ours = (mean * batch["action"]).sum() + (value * batch["target"]).sum()
     theirs, rollout = torch.zeros(()), learner.rollout
     for n in range(N):
@@ -182,7 +182,7 @@ def test_gradients_are_those_of_a_plain_loop_that_is_cut_every_chunk(kind: str, 
         for t in range(STEPS):
             if t % chunk == 0:
                 h, g = h.detach(), g.detach()
-            obs, state, first = (x[t, n][None] for x in (rollout.obs, rollout.state, rollout.first))
+            obs, state, first = (x[t, n][None] for x in (rollout.obs, rollout.state, rollout.is_first))
             seen, h = learner.policy.encode(obs, h, first)
             judged, g = learner.critic.encode(state, g, first)
             mean, value = learner.policy.decode(seen), learner.critic.decode(judged)
@@ -218,7 +218,7 @@ def test_a_mirrored_memory_learns_from_what_it_did():
     for _ in range(2):
         learner.iterate()
     assert learner.belief.shape == (N, 12)
-    assert learner.given is not None and learner.rollout.first[1:-1].any()
+    assert learner.given is not None and learner.rollout.is_first[1:-1].any()
     torch.testing.assert_close(learner.found[0], learner.given[0]["mean"], rtol=0, atol=1e-6)
 
 
@@ -231,7 +231,7 @@ def plain(learner: Learner, rollout: Rollout, n: int, belief: Tensor) -> tuple[l
     config, no = learner.config, torch.tensor([False])
     values, ahead, forgetful = [], [], []
     for t in range(STEPS):
-        value, belief = learner.critic(rollout.state[t, n][None], belief, rollout.first[t, n][None])
+        value, belief = learner.critic(rollout.state[t, n][None], belief, rollout.is_first[t, n][None])
         final = rollout.final_state[t, n][None]
         values.append(value.item())
         ahead.append(learner.critic(final, belief, no)[0].item())
@@ -317,7 +317,7 @@ def test_a_simulation_that_breaks_spoils_no_memory():
     learner.iterate()
     learner.env.sim.qvel[1] = torch.nan
     metrics = learner.iterate()
-    assert metrics["episode/bad"] > 0 and learner.rollout.bad[0, 1] and learner.rollout.first[1, 1]
+    assert metrics["episode/bad"] > 0 and learner.rollout.bad[0, 1] and learner.rollout.is_first[1, 1]
     assert all(math.isfinite(v) for v in metrics.values())
     assert all(bool(x.isfinite().all()) for x in (learner.belief, learner.critic_belief, learner.adam.flat))
 
@@ -333,7 +333,7 @@ def test_a_learner_with_a_memory_continues_bit_for_bit(changes: dict[str, Any]):
     straight = tiny(**changes)
     first = [straight.iterate() for _ in range(2)]
     saved = straight.state_dict()
-    assert straight.first.any() < straight.first.numel() and straight.belief.any()  # episodes are cut
+    assert straight.is_first.any() < straight.is_first.numel() and straight.belief.any()  # episodes are cut
     rest = [straight.iterate() for _ in range(3)]
     assert has_episode_ends_inside(straight.rollout)
     other = tiny(seed=5, **changes)

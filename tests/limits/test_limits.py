@@ -130,7 +130,7 @@ def test_the_policy_never_sees_a_running_maximum():
     rollout = learner.collect()
     assert rollout.obs.shape[-1] == 1 and rollout.state.shape[-1] == rollout.final_state.shape[-1] == 2
     first, second = rollout.state[:-1], rollout.state[1:]
-    began = rollout.first[1:]
+    began = rollout.is_first[1:]
     assert (second[began][:, 1] == 0).all() and began.any()
     rises = torch.cat((first[..., 1:], rollout.cost[:-1]), -1).sum(-1)
     assert torch.equal(second[~began][:, 1], rises[~began])  # m + its rise
@@ -236,7 +236,7 @@ def test_dying_early_does_not_pay_where_it_is_absorbed():
     targets = [learner.targets(rollout)[2][..., 1] * scale(learner, 4.0) for learner in (plain, absorbing)]
     ended = rollout.terminated
     assert ended.any()
-    left = rollout.left[ended]
+    left = rollout.steps_left[ended]
     owed = 0.9 * 4 * (1 - 0.9**left) / (1 - 0.9)
     torch.testing.assert_close(targets[1][ended] - targets[0][ended], owed, atol=1e-3, rtol=1e-4)
 

@@ -129,7 +129,7 @@ def test_broken_simulations_stay_out_of_the_spread():
     multipliers = Multipliers({"wear": Limit(0.1)}, steps=100, gamma=0.99)
     advantages = torch.tensor([[[1.0, 0.5]], [[-1.0, -0.5]], [[1e6, 1e6]]])
     multipliers.advantage(advantages, torch.tensor([[True], [True], [False]]))
-    torch.testing.assert_close(multipliers.spread, row(1.0, 0.5))
+    torch.testing.assert_close(multipliers.scale, row(1.0, 0.5))
 
 
 def test_a_cost_that_hardly_flows_is_not_blown_up():
@@ -146,7 +146,7 @@ def test_a_cost_that_begins_to_flow_is_no_larger_than_it_is():
     valid = torch.ones(2, 1, dtype=torch.bool)
     multipliers.advantage(torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]]), valid)
     combined = multipliers.advantage(torch.tensor([[[1.0, 0.5]], [[-1.0, -0.5]]]), valid)
-    assert combined.abs().max().item() < 1e-6  # one spread of reward against one of cost
+    assert combined.abs().max().item() < 1e-6  # one unit of reward against one of cost
 
 
 # -- multipliers -------------------------------------------------------------------------------------

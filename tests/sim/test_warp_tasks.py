@@ -27,7 +27,7 @@ SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(s
 VARIANTS = [f"{name}:{cls.__name__}" for name in SHIPPED for cls in type(load_task(name)).__subclasses__()]
 STEPS, APART = 40, 5  # control steps, and how many until both start from one state again
 ERRATIC = ("half_cheetah",)  # it tumbles: both start from one state at every control step
-UNCHANGED = ("left", "terminated", "truncated", "bad")
+UNCHANGED = ("steps_left", "terminated", "truncated", "bad")
 COMPARED = ("obs", "state", "final_obs", "final_state", "reward", "cost", "terms", "metrics")
 
 # What both engines are given where Warp cannot follow the model as it is; the tests below say why.

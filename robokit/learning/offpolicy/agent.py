@@ -26,8 +26,8 @@ from robokit.networks.belief import Belief
 from robokit.networks.critic import ActionCritic
 from robokit.networks.policy import Policy
 
-FLAGS = ("first", "done", "terminated", "bad")
-NUMBERS = (*FLAGS, "reward", "left")  # one for each transition
+FLAGS = ("is_first", "done", "terminated", "bad")
+NUMBERS = (*FLAGS, "reward", "steps_left")  # one for each transition
 EPS = 1e-8  # of Adam
 MakeActor = Callable[[Env, Any, Belief], Policy]  # an algorithm's `make_actor`
 
@@ -113,10 +113,10 @@ class Agent(ABC):
 
     def _along(self, net: Any, frames: Tensor, belief: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """features and beliefs (R - burn_in, M, ...) after each of the steps that follow a burn-in."""
-        first, start = batch["first"], self.burn_in
+        is_first, start = batch["is_first"], self.burn_in
         if start:
-            belief = net.unroll(frames[:start], belief, first[:start])[1][-1].detach()
-        return net.unroll(frames[start:], belief, first[start:])
+            belief = net.unroll(frames[:start], belief, is_first[:start])[1][-1].detach()
+        return net.unroll(frames[start:], belief, is_first[start:])
 
     def _ahead(self, net: Any, frames: str, belief: str, batch: Batch, last: Tensor) -> Tensor:
         """features (L, M, F) of what was seen after the last of n steps, before any restart.
@@ -138,7 +138,7 @@ class Agent(ABC):
     def sums(self, batch: Batch) -> Sums:
         """n-step sums of a window. What a broken simulation gave is no lesson, nor a sum that reaches it."""
         config, start = self.config, self.burn_in
-        flags = batch["terminated"], batch["left"]
+        flags = batch["terminated"], batch["steps_left"]
         cost, over = self.constrained.charged(batch["cost"], *flags)
         ends, bad = batch["terminated"][..., None], batch["bad"][..., None].float()
         signal = torch.cat((batch["reward"][..., None], cost / self.largest, bad), -1)[start:]

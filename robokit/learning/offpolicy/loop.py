@@ -55,7 +55,7 @@ class OffPolicy(ABC):
         self.steps_per_iteration = self._all * self.horizon
         self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
-        self.first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
+        self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.lr = torch.tensor(config.lr, device=device)
         self.gradients = 0  # steps so far
         env.reset(stagger=self._all > 1)
@@ -86,17 +86,17 @@ class OffPolicy(ABC):
         """One control step into the replay; its columns (N, ...)."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
-        row = {"obs": env.obs, "state": state, "first": self.first}
+        row = {"obs": env.obs, "state": state, "is_first": self.is_first}
         before = torch.cat((self.belief, self.critic_belief), -1)
         action, self.belief, self.critic_belief = self.act(
-            env.obs, state, self.belief, self.critic_belief, self.first, noise
+            env.obs, state, self.belief, self.critic_belief, self.is_first, noise
         )
         if self._transitions < self.pace.starts:
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)
         cost, final_state = constrained.step(step)
         self.episodes.add(step.reward, step.done)
-        self.first = step.done
+        self.is_first = step.done
         row |= {"action": action, "cost": cost, "final_obs": step.final_obs, "final_state": final_state}
         row |= {name: getattr(step, name) for name in OF_STEP}
         self.replay.add({name: row[name] for name in self.replay.widths}, before)
@@ -149,7 +149,9 @@ class OffPolicy(ABC):
         """
         if not self.limits:
             return
-        self.constrained.update(*(_column(rows, name) for name in ("cost", "terminated", "done", "left")))
+        self.constrained.update(
+            *(_column(rows, name) for name in ("cost", "terminated", "done", "steps_left"))
+        )
         if gradients:
             self.constrained.multipliers.follow(
                 self._slopes(), slow=min(SLOW, 1 - gradients / self.gradients)
@@ -169,7 +171,7 @@ class OffPolicy(ABC):
 
     def _parts(self) -> dict[str, Any]:
         own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}
-        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.first}
+        running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
         return {**self.agent.parts(), **own, **running, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -211,10 +213,10 @@ def _make_act(agent: Agent) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     policy, critic = agent.policy, agent.critic
 
     def act(
-        obs: Tensor, state: Tensor, belief: Tensor, critic_belief: Tensor, first: Tensor, noise: Tensor
+        obs: Tensor, state: Tensor, belief: Tensor, critic_belief: Tensor, is_first: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        action, belief = policy.sample(obs, belief, first, noise)
-        return action, belief, critic.encode(state, critic_belief, first)[1]
+        action, belief = policy.sample(obs, belief, is_first, noise)
+        return action, belief, critic.encode(state, critic_belief, is_first)[1]
 
     return act
 

@@ -51,7 +51,7 @@ def test_three_steps_end_with_their_episode_and_bootstrap_with_what_was_seen_las
     for m, (step, terminated) in enumerate([(1, False), (1, True), (0, True), (2, True), (0, False)], 1):
         batch["done"][step, m], batch["terminated"][step, m] = True, terminated
         if step < 2:
-            batch["first"][step + 1, m] = True
+            batch["is_first"][step + 1, m] = True
     expected = [1 + 1 + 1 + 40 / 8, 1 + 1 + 20 / 4, 1 + 1, 1, 1 + 1 + 1, 1 + 10 / 2]
     assert rewards_of(agent, batch).tolist() == [[expected]] * 2
 
@@ -170,7 +170,7 @@ def test_what_a_broken_simulation_gave_is_no_lesson_nor_a_sum_that_reaches_it(al
         assert broken[agent.window :].any() and broken[0].any()
         for name in ("done", "terminated"):
             batch[name] = batch[name] | broken
-        batch["first"][1:] = batch["done"][:-1]
+        batch["is_first"][1:] = batch["done"][:-1]
         batch["bad"] = broken & bad
         for name in ("obs", "final_obs", "action", "reward", "cost"):
             batch[name][broken] += garbage

@@ -71,7 +71,7 @@ def test_actions_are_uniform_until_learning_starts_and_then_the_policys(algo: st
     batch = learner.agent.batch(rows.flatten(0, 1)[None], torch.zeros(1600, 0))
     action = batch["action"][0].unflatten(0, (400, 4))
     with torch.no_grad():
-        policys = learner.policy.settle(learner.policy.decode(batch["obs"][0])).unflatten(0, (400, 4))
+        policys = learner.policy.mode(learner.policy.decode(batch["obs"][0])).unflatten(0, (400, 4))
     torch.testing.assert_close(action[300:], policys[300:])
     drawn = action[:300].flatten()
     assert ((drawn - policys[:300].flatten()).abs() > 1e-3).float().mean() > 0.95
@@ -84,12 +84,12 @@ def test_actions_are_uniform_until_learning_starts_and_then_the_policys(algo: st
 def test_the_row_of_a_step_is_what_the_environment_said_of_it(algo: str):
     learner, given = learner_of(algo, Secret, critic="state"), []
     for _ in range(30):
-        seen = learner.env.obs, learner.env.state, learner.first
+        seen = learner.env.obs, learner.env.state, learner.is_first
         given.append((*seen, learner._collect(torch.zeros(3, 1))))
     batch = learner.agent.batch(learner.replay.rows[:30], torch.zeros(3, 0))
-    own = ("done", "reward", "terminated", "left", "final_obs", "final_state")
+    own = ("done", "reward", "terminated", "steps_left", "final_obs", "final_state")
     for t, (obs, state, first, step) in enumerate(given):
-        row = {"obs": obs, "state": state, "first": first, **{name: step[name] for name in own}}
+        row = {"obs": obs, "state": state, "is_first": first, **{name: step[name] for name in own}}
         for name, value in row.items():
             assert torch.equal(batch[name][t], value), name
     assert batch["terminated"].any() and (batch["done"] & ~batch["terminated"]).any()
@@ -245,10 +245,10 @@ def test_a_learner_continues_bit_for_bit(algo: str, memory: str, task: type[Task
     for learner in (straight, other):
         learner.horizon = 33 // learner.env.num_envs
     first = [straight.iterate() for _ in range(2)]
-    while not straight.first.any():  # a new episode is about to begin in one of them
+    while not straight.is_first.any():  # a new episode is about to begin in one of them
         straight._collect(torch.zeros(straight.env.num_envs, 2))
     other.iterate()  # that was somewhere else
-    assert not torch.equal(straight.first, other.first)
+    assert not torch.equal(straight.is_first, other.is_first)
     copied(straight, other)
     assert_equal(straight, other)
     rest = [straight.iterate() for _ in range(3)]
@@ -316,7 +316,7 @@ def test_the_compiled_update_is_the_eager_one(algo: str, memory: str):
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: n + m)
     noise = torch.randn(eager.env.num_envs, 2, generator=eager.rng)
-    seen = eager.env.obs, eager.env.obs, eager.belief, eager.critic_belief, eager.first, noise
+    seen = eager.env.obs, eager.env.obs, eager.belief, eager.critic_belief, eager.is_first, noise
     with torch.no_grad():
         for one, other in zip(eager.act(*seen), compiled.act(*seen), strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -80,10 +80,10 @@ def plain(net: Any, seen: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
 def test_stored_beliefs_are_those_of_one_step_at_a_time_that_no_final_observation_moved(algo: str, kind: str):
     learner = collected(algo, **both(kind))
     batch = rows_of(learner)
-    expected = [plain(net, batch["obs"], batch["first"])[1] for net in (learner.policy, learner.critic)]
+    expected = [plain(net, batch["obs"], batch["is_first"])[1] for net in (learner.policy, learner.critic)]
     torch.testing.assert_close(learner.replay.beliefs[:STEPS], torch.cat(expected, -1), rtol=1e-6, atol=1e-6)
     assert all(beliefs[5:].abs().max() > 0.01 for beliefs in expected)
-    assert batch["first"][0].all() and torch.equal(batch["first"][1:], batch["done"][:-1])
+    assert batch["is_first"][0].all() and torch.equal(batch["is_first"][1:], batch["done"][:-1])
 
 
 @BOTH
@@ -99,10 +99,10 @@ def test_a_window_repeats_what_was_done_and_what_the_critics_saw(algo: str, kind
         (policy, networks.policy_now, policy.decode),
         (critic, networks.critic_now, torch.clone),
     ):
-        expected = head(plain(net, rows["obs"], rows["first"])[0])
+        expected = head(plain(net, rows["obs"], rows["is_first"])[0])
         expected = cut(expected, learner, networks.burn_in, networks.window)
         torch.testing.assert_close(of(net, batch), expected, rtol=1e-6, atol=1e-6)
-    done, acted = networks.now(batch["action"]), policy.settle(networks.policy_now(policy, batch))
+    done, acted = networks.now(batch["action"]), policy.mode(networks.policy_now(policy, batch))
     policys = (
         cut(torch.arange(STEPS)[:, None].expand(STEPS, 3), learner, networks.burn_in, networks.window) >= 8
     )
@@ -128,7 +128,7 @@ def test_a_mirrored_memory_repeats_what_it_did():
     rows = learner.agent.batch(learner.replay.rows[8:STEPS], learner.replay.beliefs[8])
     window = {name: x[:4] if name not in ("belief", "critic_belief") else x for name, x in rows.items()}
     torch.testing.assert_close(
-        learner.policy.settle(learner.agent.policy_now(learner.policy, window)), window["action"]
+        learner.policy.mode(learner.agent.policy_now(learner.policy, window)), window["action"]
     )
 
 
@@ -178,14 +178,14 @@ def test_targets_are_those_of_one_step_at_a_time_and_go_on_from_the_belief_after
     agent = agent_of(algo, Blurred, **both(kind), **burn_in, n_step=n, critics=3)
     batch = a_batch(agent, windows=12, ends=0.3)
     sums = agent.sums(batch)
-    acting = agent.policy.settle(agent.policy_next(agent.policy, batch, sums.last))
+    acting = agent.policy.mode(agent.policy_next(agent.policy, batch, sums.last))
     target = target_of(agent, batch, acting)[..., 0]
     going, critic, ends = torch.tensor([False]), agent.critic_target.module, 0
     for m in range(12):
         ours, theirs = batch["belief"][m : m + 1], batch["critic_belief"][m : m + 1]
         beliefs, rows = [], len(batch["reward"])
         for t in range(rows):
-            obs, first = batch["obs"][t, m][None], batch["first"][t, m][None]
+            obs, first = batch["obs"][t, m][None], batch["is_first"][t, m][None]
             ours, theirs = agent.policy.encode(obs, ours, first)[1], critic.encode(obs, theirs, first)[1]
             beliefs.append((ours, theirs))
         for k in range(agent.window):
@@ -198,7 +198,7 @@ def test_targets_are_those_of_one_step_at_a_time_and_go_on_from_the_belief_after
                     break
             final, (ours, theirs) = batch["final_obs"][t, m][None], beliefs[t]
             said = agent.policy.decode(agent.policy.encode(final, ours, going)[0])
-            torch.testing.assert_close(acting[k, m], agent.policy.settle(said)[0])
+            torch.testing.assert_close(acting[k, m], agent.policy.mode(said)[0])
             q = critic.decode(critic.encode(final, theirs, going)[0], acting[k, m][None])[:, 0, 0]
             value = 0.0 if batch["terminated"][t, m] else discount * q.min().item()
             assert target[:, k, m].tolist() == pytest.approx([total + value] * 3, abs=1e-5)
