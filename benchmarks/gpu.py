@@ -50,7 +50,8 @@ import numpy as np
 import torch
 
 from robokit.env.env import Env
-from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.evaluation.episodes import run_episodes, torch_actor
+from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.training.build import Built, Setup, build_learner, options as recipe
 
@@ -433,7 +434,7 @@ def _walk(options: argparse.Namespace, table: Table) -> None:
 
 def judged(learner: Built, episodes: int) -> dict[str, float]:
     """Falls (a share of the episodes) and errors (m/s, rad/s) of the deterministic policy, nominal."""
-    how: dict[str, Any] = {"seed": SEED_OFFSET, "nominal": True, "device": learner.env.device}
+    how: dict[str, Any] = {"seed": seed("evaluation"), "nominal": True, "device": learner.env.device}
     ran = run_episodes(Env(learner.env.task, episodes, **how), torch_actor(learner.policy))
     found = {"falls": ran.terminated / episodes}
     for name in list(WALKS)[1:]:

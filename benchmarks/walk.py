@@ -28,7 +28,8 @@ import numpy as np
 
 import robokit
 from robokit.env.env import Env
-from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.evaluation.episodes import run_episodes, torch_actor
+from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.training.build import Built, Setup, build_learner, options
 from robokit.training.provenance import create
@@ -40,7 +41,7 @@ REPORTED = ("velocity_error", "mean_velocity_error", "mean_turn_error")
 
 def judge(learner: Built, nominal: bool) -> dict[str, float]:
     """Falls (a share of the episodes) and errors (m/s, rad/s) of the deterministic policy."""
-    env = Env(learner.env.task, EPISODES, seed=SEED_OFFSET, nominal=nominal)
+    env = Env(learner.env.task, EPISODES, seed=seed("evaluation"), nominal=nominal)
     ran = run_episodes(env, torch_actor(learner.policy))
     errors = {name: float(np.nanmean(ran.metrics[name]["mean"])) for name in REPORTED}
     return {"falls": ran.terminated / EPISODES, **errors}

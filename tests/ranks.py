@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from robokit import seeds
 from robokit.algos import ppo, sac, td3
 from robokit.compute import processes
 from robokit.env.env import Env
@@ -43,7 +44,8 @@ KINDS = {"sac": (sac.Learner, sac.Config), "td3": (td3.Learner, td3.Config)}
 def env(seed: int = 0) -> Env:
     """This process's share of the simulations."""
     task = load_task("hopper:SpeedLimit")
-    return Env(task, SIMULATIONS // processes.world(), seed=processes.seed(seed), threads=1)
+    own = seeds.seed("training", seed, processes.rank())
+    return Env(task, SIMULATIONS // processes.world(), seed=own, threads=1)
 
 
 def ppo_learner(**options: Any) -> ppo.Learner:

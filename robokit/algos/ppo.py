@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from robokit import seeds
 from robokit.compute import processes
 from robokit.compute.compile import Sizes, compiled, torch_threads
 from robokit.env.env import Env
@@ -160,7 +161,7 @@ class Learner:
         config = config.on(env.num_envs)
         check(config)
         self.env, self.config, device = env, config, env.device
-        self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
+        self.rng = torch.Generator(device).manual_seed(seeds.seed("training", seed, processes.rank()))
         self.constrained = Constrained(env, config)
         seen, outputs = sum(self.constrained.widths.values()), self.constrained.outputs
         with torch.random.fork_rng(devices=[]):

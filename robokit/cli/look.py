@@ -6,7 +6,7 @@ from typing import Annotated
 
 from robokit.cli.resolve import OUTPUT, What, held_commands, policy_of
 from robokit.env.env import Env
-from robokit.evaluation.episodes import SEED_OFFSET, check_seed
+from robokit.seeds import seed
 from robokit.show.film import write_film
 from robokit.show.window import watch
 from robokit.training.restore import POLICY
@@ -30,9 +30,9 @@ class Play:
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
 
     def __call__(self) -> int:
-        check_seed(self.seed)
+        drawing = seed("evaluation", self.seed)
         file, task, _ = policy_of(self.what, self.task)
-        env = Env(task, seed=SEED_OFFSET + self.seed, threads=1, nominal=self.nominal)
+        env = Env(task, seed=drawing, threads=1, nominal=self.nominal)
         env.hold(held_commands(task, self.command))
         if self.viewer:
             watch(file, env, self.seconds)

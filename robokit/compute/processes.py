@@ -21,7 +21,6 @@ from torch import Tensor
 from robokit.errors import OptionError
 
 PATIENCE = timedelta(hours=2)  # timeout of waiting for another process, which may validate or write
-STREAM = 0x9E3779B9  # difference between the seeds of two processes: far apart in the 32 bits torch uses
 _world, _rank = 1, 0  # plain numbers: constants in a compiled graph
 
 
@@ -72,11 +71,6 @@ def everyone(value: Any) -> list[Any]:
     box = [value] * _world
     dist.all_gather_object(box, value)
     return box
-
-
-def seed(given: int) -> int:
-    """The seed of this process, for its simulations and its draws."""
-    return (given + _rank * STREAM) % 2**32
 
 
 def launch() -> str | None:

@@ -11,16 +11,12 @@ from torch import Tensor
 
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
-from robokit.errors import OptionError
 from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
 from robokit.export.card import check_ctrl
 from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
-
-SEED_OFFSET = 1_000_000  # training seeds lie below, evaluation seeds above
-
 
 GAMMA = 0.99  # of discounted limits, where nobody says otherwise
 
@@ -48,12 +44,6 @@ class Episodes:
         own = {"return": self.returns, "length": self.lengths}
         parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
         return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
-
-
-def check_seed(seed: int) -> None:
-    """Raise OptionError for one that would be among training's."""
-    if seed < 0:
-        raise OptionError(f"seed must be at least 0, got {seed}")
 
 
 def onnx_actor(session: Any, carry_size: int) -> Act:

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from robokit import seeds
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.episodes import (
     GAMMA,
-    SEED_OFFSET,
     Act,
     Episodes,
-    check_seed,
     onnx_actor,
     run_episodes,
     sampling_actor,
@@ -70,7 +69,7 @@ def evaluate(
     """
     if episodes < 2:
         raise OptionError(f"episodes must be at least 2, got {episodes}")
-    check_seed(seed)
+    drawing = seeds.seed("evaluation", seed)
     if not 0 < gamma <= 1:
         raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
     file, task = Exported.open(file), load_task(task)
@@ -81,7 +80,7 @@ def evaluate(
     held = {name: clip_command(file.contract, name, numbers) for name, numbers in commands.items()}
 
     def fresh() -> Env:
-        options: dict[str, Any] = {"seed": SEED_OFFSET + seed, "nominal": nominal, "sim": sim}
+        options: dict[str, Any] = {"seed": drawing, "nominal": nominal, "sim": sim}
         env = Env(task, episodes, **options, device=device, threads=threads)
         _same_robot(file, env)
         env.hold(held)
@@ -96,7 +95,7 @@ def evaluate(
     versus = stochastic = None
     if policy is not None:
         versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
-        drawn = run_episodes(fresh(), sampling_actor(policy, SEED_OFFSET + seed), gamma)
+        drawn = run_episodes(fresh(), sampling_actor(policy, drawing), gamma)
         stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
     limits = _judge(ran, env, gamma)
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None

@@ -20,9 +20,9 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
-from robokit.evaluation.episodes import SEED_OFFSET
 from robokit.learning.options import fits, named
 from robokit.learning.protocols import Learner
+from robokit.seeds import seed
 from robokit.task.task import Task
 
 BEGUN = "a training goes on where it was begun; evaluate, play and export need no such device"
@@ -95,7 +95,7 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
     env = Env(
         task,
         config.num_envs // processes.world(),
-        seed=processes.seed(setup.seed),
+        seed=seed("training", setup.seed, processes.rank()),
         sim=setup.sim,
         device=device,
         threads=setup.threads or cores(),
@@ -135,8 +135,7 @@ def _weights(task: Task, setup: Setup, config: Any) -> int:
 
 
 def _check(setup: Setup) -> None:
-    if not 0 <= setup.seed < SEED_OFFSET:
-        raise OptionError(f"seed must be from 0 to {SEED_OFFSET - 1}, got {setup.seed}")
+    seed("training", setup.seed)
     if setup.threads < 0 or setup.torch_threads < 0:
         rule = "threads and torch-threads must be at least 0"
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")

@@ -19,13 +19,13 @@ from robokit.console import say
 from robokit.disk.checkpoint import Checkpoint
 from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
-from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, torch_actor
+from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.evaluation.ledger import measured
 from robokit.learning.protocols import Learner
+from robokit.seeds import seed
 from robokit.training.run import Done, Run
 
 EPISODES = 32  # of one validation
-SEED = 1000 * SEED_OFFSET  # of its episodes
 TIMES = 20  # validations of a training under limits
 
 
@@ -90,7 +90,8 @@ def validate(learner: Learner, steps: int) -> Score:
     """The deterministic policy in EPISODES episodes of the task as it is trained."""
     env, gamma = learner.env, float(learner.config.gamma)
     threads = getattr(env.sim, "threads", 0)
-    fresh = Env(env.task, EPISODES, seed=SEED, sim=env.sim.engine, device=env.device, threads=threads)
+    options = {"sim": env.sim.engine, "device": env.device, "threads": threads}
+    fresh = Env(env.task, EPISODES, seed=seed("validation"), **options)
     ran = run_episodes(fresh, torch_actor(learner.policy), gamma)
     costs = {name: measured(limit.measure, ran.charged[name]) for name, limit in env.task.limits.items()}
     judged = {} if learner.config.limit_rule == "off" else env.task.limits

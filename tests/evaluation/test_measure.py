@@ -16,7 +16,7 @@ from robokit.controller import Controller
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.across import pool
-from robokit.evaluation.episodes import SEED_OFFSET, run_episodes, sampling_actor, torch_actor
+from robokit.evaluation.episodes import run_episodes, sampling_actor, torch_actor
 from robokit.evaluation.measure import evaluate
 from robokit.export.bounds import resolve
 from robokit.export.file import Exported
@@ -24,6 +24,7 @@ from robokit.export.write import export
 from robokit.limits.limit import Limit
 from robokit.networks.belief import make_belief
 from robokit.networks.policy import Gaussian
+from robokit.seeds import seed
 from robokit.show.film import control_steps
 from robokit.sim.base import Sim
 from robokit.task.lookup.find import load_task
@@ -171,8 +172,11 @@ def test_equal_seeds_give_equal_reports_and_training_never_sees_them(exported):
     first, again, other = (evaluate(path, "inverted_pendulum", 6, seed=s, threads=1) for s in (0, 0, 1))
     assert first == again
     assert first.returns != other.returns
-    trained = Env(load_task("inverted_pendulum"), 6, seed=0, threads=1)
-    assert not torch.equal(trained.reset(), Env(load_task("inverted_pendulum"), 6, seed=SEED_OFFSET).reset())
+    trained, evaluated = (
+        Env(load_task("inverted_pendulum"), 6, seed=seed(purpose), threads=1)
+        for purpose in ("training", "evaluation")
+    )
+    assert not torch.equal(trained.reset(), evaluated.reset())
 
 
 def test_another_task_and_too_few_episodes_are_refused(exported):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robokit import seeds
 from robokit.compute import processes
 from robokit.compute.compile import compiled, torch_threads
 from robokit.env.env import Env
@@ -35,7 +36,7 @@ class OffPolicy(ABC):
     def __init__(self, env: Env, config: Any, seed: int = 0) -> None:
         self.env, self.config, self.seed, device = env, config, seed, env.device
         self.pace = Pace.of(config)
-        self.rng = torch.Generator(device).manual_seed(processes.seed(seed))
+        self.rng = torch.Generator(device).manual_seed(seeds.seed("training", seed, processes.rank()))
         self.constrained = Constrained(env, config)
         self.agent = self._make_agent(bool(config.compile))
         self.policy, self.critic, self.limits = self.agent.policy, self.agent.critic, self.agent.limits
