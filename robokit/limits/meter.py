@@ -71,7 +71,7 @@ class Meter:
         return torch.stack([measure.measured(*numbers) for measure, *numbers in each]), known
 
     def _remember(self, sums: Tensor, ended: Tensor) -> None:
-        """Add the sums (T, N, 3, K) of episodes that ended (T, N); older ones decay, so about RECENT count."""
+        """Add the sums (T, N, 3, K) of episodes that ended (T, N); older ones decay to about RECENT."""
         number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
         costs = EpisodeCosts(spent, span, discounted, (spent > 0).double(), spent)  # peak: the sum of rises
         each = zip(self.charges.measures, *(column.unbind(-1) for column in costs), strict=True)
