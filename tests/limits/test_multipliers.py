@@ -1,4 +1,4 @@
-"""Limits, multipliers and what is measured for them, by hand."""
+"""Limits, the meter and the multipliers, worked out by hand."""
 
 from typing import Any
 
