@@ -107,9 +107,9 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
 
 
 def computing(task: Task, setup: Setup, config: Any, device: torch.device) -> tuple[bool, int]:
-    """(whether to compile, torch threads): as given, else as `choose` finds by the training's sizes.
+    """(whether to compile, torch threads): as given, else by the rule `choose` and the training's sizes.
 
-    One line says which. Nothing is compiled where there is no compiler.
+    Prints the choice in one line. Without a compiler nothing is compiled.
     """
     compiles, threads, why = config.compile, setup.torch_threads, "as given"
     if compiles is None or not threads:
@@ -120,9 +120,10 @@ def computing(task: Task, setup: Setup, config: Any, device: torch.device) -> tu
         threads = threads or by_sizes[1]
         why = f"by {sizes.updates:,} gradient steps of {sizes.rows:,} rows and {weights:,} weights"
     how = "compiled" if compiles else "eager"
-    if compiles and (lack := processes.agreed(lacks(device, setup.sim))):
+    if lack := compiles and processes.agreed(lacks(device, setup.sim)):
         compiles, how = False, f"eager and slower, not bit for bit as compiled, for there is no {lack}"
-    say(f"gradient steps: {how}, {threads} torch thread{'s' * (threads > 1)} ({why})")
+    if lack or why != "as given":
+        say(f"gradient steps: {how}, {threads} torch thread{'s' * (threads > 1)} ({why})")
     return compiles, threads
 
 

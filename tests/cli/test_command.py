@@ -113,7 +113,7 @@ def test_every_option_is_explained_with_its_default(
         (["play", "nowhere"], "nowhere is no run"),
         (["export", "nowhere"], "nowhere is no run"),
         (["export", "nowhere", "--episodes", "1"], "episodes must be at least 2, or 0 for none, got 1"),
-        (["play", "nowhere", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["play", "nowhere", "--seed", "-1"], "seed must be from 0 to 999999, got -1"),
         (["evaluate", "a", "a/policy.onnx"], "runs or files, each once; got a a/policy.onnx"),
         (
             ["train", "hopper", "--algo=ppo", "--algo", "sac", "--clip", ".1"],

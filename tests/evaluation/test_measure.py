@@ -185,7 +185,7 @@ def test_another_task_and_too_few_episodes_are_refused(exported):
         evaluate(path, "hopper", 4)
     with pytest.raises(OptionError, match="at least 2"):
         evaluate(path, "inverted_pendulum", 1)
-    with pytest.raises(OptionError, match="seed must be at least 0, got -1"):
+    with pytest.raises(OptionError, match="seed must be from 0 to 999999, got -1"):
         evaluate(path, "inverted_pendulum", 2, seed=-1)
 
 
