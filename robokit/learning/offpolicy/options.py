@@ -46,7 +46,7 @@ class OffPolicyOptions(Options):
 
 
 class Pace(NamedTuple):
-    """learning_starts, batch, utd. Defaults: the papers' for one simulation, FastSAC's and FastTD3's for many.
+    """learning_starts, batch and utd; defaults as in the papers for one simulation, as in FastSAC for many.
 
     starts: 5000 transitions or 10 control steps, whichever is more. batch: 8 N, from 256 to 8192. utd: 1
     gradient step per transition, at most 8 in a control step. (Seo et al. 2025, FastTD3 and FastSAC: batches
