@@ -1,4 +1,4 @@
-"""PPO beside Stable-Baselines3, beside its limits A2C and REINFORCE, and beside sums worked out by hand."""
+"""PPO against Stable-Baselines3, its special cases A2C and REINFORCE, and values computed by hand."""
 
 import dataclasses
 import math

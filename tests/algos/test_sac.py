@@ -1,4 +1,4 @@
-"""SAC beside Stable-Baselines3, and beside sums worked out by hand."""
+"""SAC against Stable-Baselines3 and values computed by hand."""
 
 import math
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""PPO on constrained problems whose answers are known on paper; all judged by the policy that explores."""
+"""PPO on constrained problems with known solutions, judged by the stochastic policy."""
 
 import dataclasses
 import statistics

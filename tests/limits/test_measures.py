@@ -1,6 +1,6 @@
 """Every measure of a limit against plain loops over episodes, in one process and in two.
 
-`torchrun test_measures.py FOLDER` is what each of the two processes does.
+Each of the two processes runs `torchrun test_measures.py FOLDER`.
 """
 
 import itertools

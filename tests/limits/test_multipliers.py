@@ -1,4 +1,4 @@
-"""Limits, multipliers and what is measured for them, by hand."""
+"""Limits, multipliers and the meter against values computed by hand."""
 
 from typing import Any
 

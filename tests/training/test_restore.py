@@ -1,4 +1,4 @@
-"""From options to a learner and from a run folder back to it: nothing is lost on the way."""
+"""Building a learner from options and restoring it from a run folder."""
 
 import subprocess
 from dataclasses import replace

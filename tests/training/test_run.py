@@ -1,4 +1,4 @@
-"""The run folder: made whole, found again, refused when it is something else."""
+"""The run folder: created atomically, opened again, other folders refused."""
 
 import json
 import os

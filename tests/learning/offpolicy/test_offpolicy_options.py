@@ -1,4 +1,4 @@
-"""How often is learned from what, and what is refused: the pace of off-policy learners."""
+"""Options of off-policy learners: defaults by number of simulations, iterations, refused values."""
 
 from dataclasses import replace
 from typing import Any
