@@ -91,7 +91,7 @@ class Resume:
         run = Run.open(self.resume)
         run = run if self.steps is None else replace(run, steps=self.steps)
         if differ := changed(run, task_of(run)):
-            raise RunError(f"{run.path} cannot go on: changed since it began: {', '.join(differ)}")
+            raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
         learner = rebuild(run)
         now, then = versions(), run.about["versions"]
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:

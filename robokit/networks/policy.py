@@ -59,24 +59,24 @@ class Policy(nn.Module, ABC):
         return self._encode(self.belief.unroll, obs, belief, is_first)
 
     def _encode(
-        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, is_first: Tensor
+        self, step: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, is_first: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.mirror is None:
-            return remember(obs, belief, is_first, self.normalizer)
+            return step(obs, belief, is_first, self.normalizer)
         half = self.belief_size // 2
-        ours, left = remember(obs, belief[:, :half], is_first, self.normalizer)
-        theirs, right = remember(self.mirror[0](obs), belief[:, half:], is_first, self.normalizer)
-        return torch.cat((ours, theirs), -1), torch.cat((left, right), -1)
+        plain, ours = step(obs, belief[:, :half], is_first, self.normalizer)
+        mirrored, theirs = step(self.mirror[0](obs), belief[:, half:], is_first, self.normalizer)
+        return torch.cat((plain, mirrored), -1), torch.cat((ours, theirs), -1)
 
     def decode(self, features: Tensor) -> Tensor:
         """Distribution parameters from features (..., F): means (..., A), or [means, log stds] (..., 2 A)."""
         if self.mirror is None:
             return self.head(features)
-        ours, theirs = (self.head(half) for half in features.chunk(2, -1))
-        mean, *log_stds = theirs.split(self.act_dim, -1)
-        of_action = self.mirror[1]
-        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in log_stds)]
-        return (ours + torch.cat(back, -1)) / 2
+        plain, mirrored = (self.head(half) for half in features.chunk(2, -1))
+        mean, *log_stds = mirrored.split(self.act_dim, -1)
+        reflect = self.mirror[1]
+        back = [reflect(mean), *(log_std.index_select(-1, reflect.order) for log_std in log_stds)]
+        return (plain + torch.cat(back, -1)) / 2
 
     def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""

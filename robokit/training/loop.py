@@ -92,8 +92,8 @@ def train(
                     say(note)
                 record.add(done, metrics, validate)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
-                asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
-                stop = next((number for number in asked if number is not None), None)
+                signals, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
+                stop = next((number for number in signals if number is not None), None)
                 if dues[0]:  # by the first process's clock
                     saved = keep()
             if saved != done:

@@ -77,7 +77,7 @@ def _options(run: Run) -> tuple[Setup, Any]:
     """Setup and the algorithm's Config of a run. Raises RunError for a run of another version of robokit."""
     stored = run.config
     if missing := [f.name for f in fields(Setup) if f.name not in stored]:
-        raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
+        raise RunError(f"{run.path} was made by another version of robokit: its config.json lacks {missing}")
     setup = Setup(**{f.name: stored[f.name] for f in fields(Setup)})
     setup = replace(setup, sim=ENGINES.get(setup.sim, setup.sim))
     own = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["options"].items()}

@@ -299,7 +299,9 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
     with pytest.raises(RunError, match=r"another version of robokit.*\['momentum'\]"):
         rebuild(run)
     del run.config["validations"]
-    with pytest.raises(RunError, match=r"another version of robokit: it does not say \['validations'\]"):
+    with pytest.raises(
+        RunError, match=r"another version of robokit: its config.json lacks \['validations'\]"
+    ):
         rebuild(run)
 
 

@@ -81,7 +81,7 @@ class Agent(ABC):
         later. price (K,): lambda, reward per unit of cost. weight (K,): see multipliers.combine.
         """
 
-    # -- what a window holds -----------------------------------------------------------------------
+    # -- columns and features of a window ----------------------------------------------------------
 
     def batch(self, rows: Tensor, belief: Tensor) -> Batch:
         """Columns (R, M, ...) of rows (R, M, C) by name, and the beliefs (M, B) before the first row."""
