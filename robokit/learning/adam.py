@@ -35,7 +35,7 @@ class Flat:
             named[name].data = view  # the module sees every update
 
     def views(self, flat: Tensor) -> Params:
-        """Views of a vector of that length, by parameter name and in the parameters' shapes."""
+        """Views of a flat vector, one per parameter, by name and in the parameter's shape."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()])
         return {k: part.view(shape) for (k, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
@@ -112,7 +112,7 @@ class Adam(Flat):
         rate, eps = torch.stack((lr * root / bias1, self.eps * root)).unbind()
         self.first.lerp_(grad, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-        for moment in (self.first, self.second):  # a dead unit's decay to denormal numbers
+        for moment in (self.first, self.second):  # those of a dead unit decay to denormal numbers
             moment.copy_(nn.functional.hardshrink(moment, TINY))
         step = self.first / (self.second.sqrt() + eps)
         self.flat.sub_((rate if self.rates is None else rate * self.rates) * step)

@@ -112,7 +112,7 @@ class SlowIteration:
         self._noted = False
 
     def __call__(self, seconds: float, learned: bool) -> str:
-        """The note on an iteration of that length, or ""; learned: whether it had gradient steps."""
+        """A note if an iteration of `seconds` is slow, else ""; learned: whether it had gradient steps."""
         if not learned:
             return ""
         fastest, first = self._fastest or math.inf, self._fastest is None

@@ -106,7 +106,7 @@ class Run:
     def newest(self, shared: bool = True) -> tuple[Checkpoint | None, list[str]]:
         """The newest good checkpoint, and the reasons for skipping newer ones (see checkpoint.newest).
 
-        With several processes, that of the newest step that all have. Raises CheckpointError if none is.
+        With several processes: of the newest step that all have. Raises CheckpointError if there is none.
         """
         most, reasons = math.inf, list[str]()
         while True:

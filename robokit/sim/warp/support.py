@@ -102,7 +102,7 @@ def cuda_fault(driver: tuple[int, int] | None, toolkit: tuple[int, int] | None) 
     if toolkit is None:
         return "this build of warp-lang has no CUDA: install warp-lang from PyPI"
     if driver is None:
-        return "Warp finds no NVIDIA driver: look at what nvidia-smi says"
+        return "Warp finds no NVIDIA driver: look at the output of nvidia-smi"
     if driver < (toolkit[0], 0):
         needs = f"warp-lang is built with CUDA {version(toolkit)} and needs {toolkit[0]}.0 or newer"
         return f"the NVIDIA driver is too old: it runs CUDA {version(driver)}, {needs}; update the driver"
