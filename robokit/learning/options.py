@@ -33,7 +33,7 @@ class Options:
     mirror: bool = False  # average the policy with its mirror image, given by the task's `mirror`
     belief: Kind = "memoryless"  # the policy's memory
     belief_size: int = 64  # units of a recurrent belief
-    critic: Literal["state", "obs"] = "state"  # the critics' input; state: exact and privileged values
+    critic: Literal["state", "obs"] = "state"  # critics' input: exact and privileged values, or the policy's
     critic_belief: Kind = "memoryless"  # the critics' memory
     # update rule of the limits' Lagrange multipliers; fixed: constant; off: train without limits
     limit_rule: Rule = "pid"

@@ -236,7 +236,7 @@ def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(t
     train(learner, run, 32)
     path, again = exported(Run.open(run.path))
     assert path.exists() and (again.env.device.type, again.env.sim.engine) == ("cpu", "mujoco")
-    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export need no"):
+    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export do not"):
         rebuild(run)
 
 

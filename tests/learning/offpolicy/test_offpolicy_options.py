@@ -70,8 +70,11 @@ def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any])
         ({"batch": 32}, r"batch \(32\) must be at most learning_starts \(24\), the transitions stored"),
         ({"belief": "gru", "window": 25, "batch": None}, r"window \(25\) must be at most learning_starts"),
         ({"penalty": 2.0}, r"penalty \(2.0\) is the multiplier of limit_rule 'fixed'; .* is 'pid'"),
-        ({"learning_starts": 301}, r"learning_starts \(301\) must be at most replay \(300\), what is"),
-        ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), all that there"),
+        (
+            {"learning_starts": 301},
+            r"learning_starts \(301\) must be at most replay \(300\), the transitions kept",
+        ),
+        ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), the transitions of"),
         ({"utd": 0.0}, "utd must be > 0, got 0.0"),
         ({"hidden": (8, 0)}, r"hidden must be > 0, got \(8, 0\)"),
         ({"utd": -1.0}, "utd must be > 0, got -1.0"),
