@@ -32,12 +32,13 @@ def start(task: str, algo: str, compiles: bool | None, threads: int) -> Any:
 
 def first(learner: Any) -> float:
     """Seconds of the first iteration with gradient steps, which compiles."""
-    if not isinstance(learner.config, Config):
-        while not learner._due():  # random actions, until learning starts
-            learner.iterate()
-        learner.horizon = HORIZON
-        learner.steps_per_iteration = HORIZON * learner.env.num_envs
-    return seconds(learner)
+    if isinstance(learner.config, Config):
+        return seconds(learner)
+    learner.horizon = HORIZON
+    learner.steps_per_iteration = HORIZON * learner.env.num_envs
+    while not learner.gradients:  # random actions, until learning starts
+        taken = seconds(learner)
+    return taken
 
 
 def seconds(learner: Any) -> float:

@@ -1,26 +1,26 @@
-"""Bounds between a policy and its actuators: numpy and the standard library; one file that may be copied.
+"""Bounds between a policy and its actuators. One file, of numpy and the standard library, free to copy.
 
     filter = Filter.open("go2_walk.filter.json").tightened(torque=0.5)  # see `robokit filter`
     policy = Filtered(Controller("go2_walk.onnx"), filter)
     policy.reset()
     while running():  # every control_dt seconds
-        write(policy.step({"joint_pos": q, "joint_vel": dq, ...}))  # a target, whatever is measured
+        write(policy.step({"joint_pos": q, "joint_vel": dq, ...}))  # a safe target, even without a sensor
 
-This is where safety lives: deterministic, outside the network. What a control period does, in this order:
+Safety lives here: deterministic, outside the network. The stages of a control period, in order:
 
-    what        the policy's target; the last one while an observation is bad; the fallback once latched
-    soft start  start + t / soft_start (target - start), t = 0, control_dt, ... from where the robot is
-    velocity    servo: |target - q| <= velocity kd / kp, so that at this speed it pushes no further;
-                motor: no force along the motion of a joint that is faster than this
+    target      the policy's; the last one while an observation is bad; the fallback's once it is latched
+    soft start  start + t / soft_start (target - start), t = 0, control_dt, ...; start: the measured pose
+    velocity    servo: |target - q| <= velocity kd / kp, so that a faster joint is never pushed further;
+                motor: no force along the motion of a joint faster than velocity
     torque      servo: kp (target - q) - kd dq within torque; motor: the force of ctrl within torque
     slew        |target - last target| <= slew control_dt
     range       low <= target <= high
 
-Each clamps what the one before it left, so of two that contradict each other the later holds. Slew and range
-come last because they measure nothing: they hold in every step, whatever a sensor says. Velocity and torque
-hold as far as those two permit; a step in which one did not is counted in `unmet`.
+Each stage clamps the result of the one before, so of two contradictory bounds the later holds. Slew and range
+come last because they need no measurement: they hold in every step, even if a sensor is wrong. Velocity and
+torque hold as far as the later stages permit; `unmet` counts the steps in which they do not.
 
-Bounds are worked out in float64 and rounded inward to float32.
+Bounds are computed in float64 and rounded inward to float32.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ FALLBACKS = ("hold", "damp", "pose")
 KINDS = ("servo", "motor")
 TIGHTENED = ("slew", "velocity", "torque")
 WATCHED = ("held", "late", "fallback")
-OBSERVATION, LATE, TRIPPED = 1, 2, 3  # why a row is latched
+OBSERVATION, LATE, TRIPPED = 1, 2, 3  # reasons of a latched fallback
 LARGEST = float(np.finfo(np.float32).max)
 NUMBERS = ("low", "high", "slew", "velocity", "pose", "pose_speed", "default", "kp", "kd", "force")
 ABOVE_0, FROM_0 = ("slew", "velocity", "torque", "pose_speed", "kp", "control_dt"), ("kd", "margin")
-NEEDS = {  # what the clamps of an actuator are worked out from
+NEEDS = {  # numbers of an actuator that its bounds are computed from
     "servo": {"velocity": ("kp", "kd", "q"), "torque": ("kp", "kd", "q", "dq"), "fallback 'damp'": ("q",)},
     "motor": {"velocity": ("force", "dq"), "torque": ("force",), "fallback 'damp'": ()},
 }
@@ -57,7 +57,7 @@ LACKS = {
     "force": "the force of ctrl 1, which the file does not say: bound its ctrl with low and high instead",
 }
 NUMBER = int | float | np.integer | np.floating
-Column = tuple[str, int]  # an input of the policy, and which of its numbers
+Column = tuple[str, int]  # an input of the policy, and an index in it
 Reals = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.bool_]
@@ -65,12 +65,12 @@ Obs = Mapping[str, npt.ArrayLike]
 
 
 class FilterError(ValueError):
-    """A filter that cannot work: an impossible number, an unknown name, a missing fact, another file's."""
+    """An unusable filter: an impossible number, an unknown name, a missing fact, or another file's filter."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The numbers of one actuator. None: there is no such bound, or the number is not known."""
+    """The numbers of one actuator. None: no such bound, or an unknown number."""
 
     name: str
     kind: str  # "servo": ctrl is its joint's position; "motor": ctrl is a force
@@ -79,14 +79,14 @@ class Bound:
     slew: float | None = None  # units of ctrl per s
     velocity: float | None = None  # rad/s or m/s of the joint
     torque: tuple[float, float] | None = None  # N m or N at the joint, from low to high
-    pose: float | None = None  # units of ctrl; where the fallback "pose" moves it
+    pose: float | None = None  # units of ctrl; end of the fallback "pose"
     pose_speed: float | None = None  # units of ctrl per s
-    default: float = 0.0  # units of ctrl; where a servo starts whose joint is not measured
+    default: float = 0.0  # units of ctrl; start of a servo if its joint is not measured
     kp: float | None = None  # of a servo, N m/rad or N/m
     kd: float | None = None  # of a servo, N m s/rad or N s/m
-    force: float | None = None  # of a motor: N m or N at the joint that ctrl 1 gives
-    q: Column | None = None  # measures its joint's position
-    dq: Column | None = None  # measures its joint's velocity
+    force: float | None = None  # of a motor, N m or N at the joint for ctrl 1
+    q: Column | None = None  # observation of the joint's position
+    dq: Column | None = None  # observation of the joint's velocity
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -118,11 +118,11 @@ class Bound:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Units of ctrl; infinite where there is no bound."""
+        """(low, high) in units of ctrl; infinite without a bound."""
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     def need(self, rule: str) -> None:
-        """Raise FilterError where the rule lacks a number."""
+        """Raise FilterError if a number that the rule is computed from is missing."""
         for key in NEEDS[self.kind][rule]:
             if getattr(self, key) is None or (key == "force" and self.force == 0):
                 raise FilterError(f"{rule} of {self.name!r} needs {LACKS[key]}")
@@ -142,8 +142,8 @@ class Filter:
     actuators: tuple[Bound, ...]  # in the order of ctrl
     soft_start: float = 0.0  # s
     grace: int = 2  # control periods in a row that may be bad or late; one more latches the fallback
-    deadline: float | None = None  # s from one step to the next; what comes later counts as late
-    fallback: str = "hold"  # of servos: "hold", "damp" follows q, "pose" moves there; motors go to 0
+    deadline: float | None = None  # s from one step to the next; a later step counts as late
+    fallback: str = "hold"  # servos: "hold" last target, "damp" follows q, "pose" moves there; motors: 0
 
     def __post_init__(self) -> None:
         check_number("control_dt", "the file", self.control_dt)
@@ -176,26 +176,20 @@ class Filter:
 
     @classmethod
     def open(cls, path: str | Path) -> "Filter":
-        """The table in a file. Raises FilterError where `robokit filter` did not write it as it is."""
+        """Read a table. Raises FilterError for a file not from `robokit filter`, or changed since."""
         try:
             table = json.loads(Path(path).read_text("utf-8"))
             if not isinstance(table, dict) or table.pop("digest", None) != digest(table):
-                raise FilterError("robokit filter did not write it as it is")
+                raise FilterError("not written by robokit filter, or changed since")
             table["actuators"] = tuple(map(_row, table["actuators"]))
             return cls(**table)
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as error:  # another version has other fields
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # e.g. another version's
             raise FilterError(f"no filter in {path}: {error}") from error
 
     def tightened(self, **factors: float) -> "Filter":
         """This filter with every bound of `slew`, `velocity` or `torque` times a factor in (0, 1].
 
-        Raises FilterError for another factor, and for a rule that bounds no actuator here.
+        Raises FilterError for another rule or factor, and for a rule without a bound on any actuator.
         """
         rows = self.actuators
         for rule, factor in factors.items():
@@ -216,7 +210,7 @@ class Filter:
 
 
 class Guard:
-    """The filter's arithmetic for B robots or simulations side by side, elementwise, with the state of each.
+    """The filter's arithmetic and state for a batch of B robots or simulations.
 
     The caller checks that the filter belongs to the file (Filter.check).
     """
@@ -226,15 +220,15 @@ class Guard:
         shape = batch, len(self.bounds.names)
         self.acted = {stage: np.zeros(batch, np.int64) for stage in (*STAGES, *WATCHED)}  # steps, (B,) each
         self.unmet = {stage: np.zeros(batch, np.int64) for stage in ("velocity", "torque")}
-        self.last = np.zeros(shape, np.float32)  # what was sent
+        self.last = np.zeros(shape, np.float32)  # last targets sent, (B, A)
         self.why = np.zeros(batch, np.int64)  # 0: not latched
-        self._start = np.zeros(shape)  # (B, A) of the soft start
+        self._start = np.zeros(shape)  # of the soft start
         self._age, self._faults = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
         self._pending = np.ones(batch, np.bool_)
         self._terms = _by_term(self.bounds.q_from), _by_term(self.bounds.dq_from)
 
     def begin(self, rows: Rows | None = None) -> None:
-        """Rows (B,), or all, begin anew: unlatched, and from wherever the next step measures them."""
+        """Restart rows (B,) or all: unlatched, and starting at the pose measured in the next step."""
         rows = np.ones_like(self._pending) if rows is None else rows
         self._pending |= rows
         for state in (self.why, self._age, self._faults):
@@ -247,7 +241,7 @@ class Guard:
             state[:] = 0
 
     def measure(self, obs: Obs) -> tuple[Reals, Reals]:
-        """(q, dq), (B, A) each, of the actuators' joints, from named terms (B, size); NaN: not observed."""
+        """Joint positions and velocities, (B, A) each, from named terms (B, size); NaN: not observed."""
         found = np.full((2, *self.last.shape), math.nan)
         for values, terms in zip(found, self._terms, strict=True):
             for name, (i, columns) in terms.items():
@@ -264,20 +258,20 @@ class Guard:
         good: npt.ArrayLike = True,
         late: npt.ArrayLike = False,
     ) -> Floats:
-        """What to send, float32, shaped as `target`: (A,) or (B, A).
+        """The target to send, float32, in the shape of `target`: (A,) or (B, A).
 
-        q, dq: of the actuators' joints. good (B,): the observations may be acted on; a target, or a needed q
-        or dq, that is not finite in float32 is bad as well. late (B,): the step came too late.
+        q, dq: of the actuators' joints. good (B,): the observations are valid; a target, or a needed q or dq,
+        that is not finite in float32 is bad as well. late (B,): the deadline was missed.
         """
         b, shape = self.bounds, self.last.shape
         with np.errstate(over="ignore", invalid="ignore"):
             x = np.asarray(target, np.float32).astype(np.float64).reshape(shape)
             q, dq = (_filled(m, shape) for m in (q, dq))
             seen = np.asarray(((np.isfinite(q) | ~b.needs_q) & (np.isfinite(dq) | ~b.needs_dq)).all(-1))
-            fine = np.isfinite(x).all(-1) & seen & np.asarray(good, np.bool_)
+            valid = np.asarray(np.isfinite(x).all(-1) & seen & np.asarray(good, np.bool_))
             self._begin_pending(q)
-            self._watch(np.asarray(fine), np.asarray(late, np.bool_))
-            x = self._wanted(x, q, np.asarray(fine))
+            self._watch(valid, np.asarray(late, np.bool_))
+            x = self._unbounded(x, q, valid)
             measured = b.measured(q, dq, seen[:, None])
             for stage, low, high in measured:
                 x = self._clamp(stage, x, low, high)
@@ -305,8 +299,8 @@ class Guard:
         self.acted["held"] += ~good & (self.why == 0)
         self.acted["fallback"] += self.why > 0
 
-    def _wanted(self, x: Reals, q: Reals, good: Rows) -> Reals:
-        """(B, A): the policy's target, softly started; the last one; or the fallback's."""
+    def _unbounded(self, x: Reals, q: Reals, good: Rows) -> Reals:
+        """Target (B, A) before the bounds: the policy's after the soft start, the last, or the fallback's."""
         latched = self.why > 0
         follows = good & ~latched
         if self.filter.soft_start > 0:
@@ -336,7 +330,7 @@ class Guard:
 
 
 class Steppable(Protocol):
-    """What Filtered needs of a Controller."""
+    """The part of Controller that Filtered uses."""
 
     contract: dict[str, Any]
     sha256: str
@@ -346,33 +340,29 @@ class Steppable(Protocol):
 
 
 class Filtered:
-    """A Controller behind a Filter: `step` gives a target that may be sent, whatever was observed.
+    """A Controller behind a Filter: `step` returns a safe target even for a bad observation.
 
-    Until the first good observation after a reset there is no such target, and `step` raises as the
-    Controller does. After that a bad one (missing, NaN, stale) gives the last target, and `state` says so;
-    more than `grace` in a row latch the fallback until `rearm()`.
+    Before the first good observation after a reset there is no safe target, and `step` raises like the
+    Controller. Later a bad one (missing, NaN, stale) gives the last target, with `state` "held". More than
+    `grace` bad or late steps in a row latch the fallback until `rearm()`.
 
-    Raises FilterError for a filter that was made for another file.
+    Raises FilterError for a filter of another file.
     """
 
     def __init__(self, policy: Steppable, filter: Filter) -> None:
         filter.check(policy.sha256)
         self.policy, self.guard = policy, Guard(filter)
-        self.actuators = list(self.guard.bounds.names)
-        self.control_dt = self.guard.bounds.dt  # s
-        self.state = "policy"  # or "held", "late", "fallback": what the last step did
-        self.reason: str | None = None  # why and when the fallback was latched
+        b = self.guard.bounds
+        self.actuators, self.control_dt = list(b.names), b.dt  # s
+        self.state = "policy"  # of the last step; or "held", "late", "fallback"
+        self.reason: str | None = None  # cause and time of the latched fallback
         self.steps = 0
         self._armed, self._then = False, math.nan
-        self._joints = {
-            place[0] for place in (*self.guard.bounds.q_from, *self.guard.bounds.dq_from) if place
-        }
-        self._inputs = {
-            i["name"]: (i["size"], i.get("max_age") or self.control_dt) for i in policy.contract["inputs"]
-        }
+        self._joints = {place[0] for place in (*b.q_from, *b.dq_from) if place}
+        self._inputs = {i["name"]: (i["size"], i.get("max_age") or b.dt) for i in policy.contract["inputs"]}
 
     def reset(self) -> None:
-        """Begin an episode from wherever the robot is; one that is latched stays so."""
+        """Begin an episode at the robot's present pose. A latched fallback stays latched."""
         self.policy.reset()
         self._then = math.nan
         if self.reason is None:
@@ -380,20 +370,20 @@ class Filtered:
             self._armed = False
 
     def rearm(self) -> None:
-        """Leave the fallback: the policy forgets its past and starts softly from the last target."""
-        self.reason = None  # first: a trip from now on shall count
+        """Leave the fallback: reset the policy, and start softly from the last target."""
+        self.reason = None  # first, so that a trip from now on is kept
         self.policy.reset()
         self.guard.rearm()
         self.state, self._then = "policy", math.nan
 
     def trip(self, reason: str) -> None:
-        """Latch the fallback from the next step on; from any thread, or in a signal's handler."""
+        """Latch the fallback from the next step on. May be called from any thread or signal handler."""
         self._latch(reason)
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
-        """Actuator targets, (A,), as Controller.step; `now` is also the clock of the deadline."""
+        """Actuator targets (A,); arguments as for Controller.step, with `now` also for the deadline."""
         if self.reason is not None and not self.guard.why[0]:
-            self.guard.why[:] = TRIPPED  # here: a trip may come in the middle of a step, from another thread
+            self.guard.why[:] = TRIPPED  # here, because another thread may trip in the middle of a step
         began = time.monotonic() if now is None else now
         gap, self._then = began - self._then, began
         deadline = self.guard.filter.deadline
@@ -402,12 +392,12 @@ class Filtered:
         try:
             target = self.policy.step(obs, stamps, now)
             q, dq = self.guard.measure(obs)
-        except Exception as error:  # whatever failed, the actuators need a target
+        except Exception as error:  # after any failure the actuators need a target
             if not self._armed:
-                self._then = math.nan  # nothing was sent that the next step could be late after
+                self._then = math.nan  # nothing was sent, so the next step cannot be late
                 raise
             fault = f"{type(error).__name__}: {error}"
-            q, dq = self.guard.measure(self._believed(obs, stamps, began))
+            q, dq = self.guard.measure(self._valid_joints(obs, stamps, began))
         self._armed = True
         ctrl = self.guard.step(target, q, dq, good=fault is None, late=late)
         if self.guard.why[0] and self.reason is None:
@@ -417,25 +407,25 @@ class Filtered:
         self.steps += 1
         return ctrl
 
-    def _believed(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
-        """Of observations that were refused those of the joints: another sensor may be what failed."""
-        believed: dict[str, Any] = {}
+    def _valid_joints(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
+        """The valid joint observations among refused ones: the failure may be another sensor's."""
+        valid: dict[str, Any] = {}
         for name in self._joints:
-            with contextlib.suppress(Exception):  # whatever it is, the actuators need a target
+            with contextlib.suppress(Exception):  # of any invalid value
                 size, most = self._inputs[name]
                 value, age = np.asarray(obs[name]), 0.0 if stamps is None else now - stamps.get(name, now)
                 if value.shape == (size,) and value.dtype.kind in "fiu" and abs(age) <= most:
-                    believed[name] = value
-        return believed
+                    valid[name] = value
+        return valid
 
     @property
     def acted(self) -> dict[str, int]:
-        """In how many steps each stage and watchdog acted."""
+        """Number of steps in which each stage and watchdog acted."""
         return {stage: int(count[0]) for stage, count in self.guard.acted.items()}
 
     @property
     def unmet(self) -> dict[str, int]:
-        """In how many steps a later stage overruled a bound."""
+        """Number of steps in which a later stage overruled the velocity or torque bound."""
         return {stage: int(count[0]) for stage, count in self.guard.unmet.items()}
 
     def _latch(self, reason: str) -> None:
@@ -444,7 +434,7 @@ class Filtered:
 
 
 class Bounds:
-    """A Filter as arrays (A,), in the order of ctrl; infinite where there is no bound."""
+    """A Filter as arrays (A,), in the order of ctrl; infinite without a bound."""
 
     def __init__(self, filter: Filter) -> None:
         rows = filter.actuators
@@ -458,14 +448,14 @@ class Bounds:
         self.slew = column("slew", math.inf) * self.dt  # units of ctrl
         self.velocity = column("velocity", math.inf)
         self.q_from, self.dq_from = [bound.q for bound in rows], [bound.dq for bound in rows]
-        self.rest = np.where(self.motor, 0.0, column("default", 0.0))  # where a start is not measured
+        self.rest = np.where(self.motor, 0.0, column("default", 0.0))  # start without a measurement
         self.pose, self.pose_step = column("pose", 0.0), column("pose_speed", math.inf) * self.dt
         servo, slow = ~self.motor, np.isfinite(self.velocity)
         weak = np.array([bound.torque is not None for bound in rows])
         self.needs_q = servo & (slow | weak | (filter.fallback == "damp"))
         self.needs_dq = (self.motor & slow) | (servo & weak)
         self._slow, self._weak = bool(slow.any()), bool(weak.any())
-        # a motor's ctrl is as a servo's target with the force of ctrl 1 for kp, q = 0 and dq = 0
+        # a motor is treated as a servo with kp = the force of ctrl 1, q = 0 and dq = 0
         self._force = column("force", math.nan)
         self._kp = np.where(self.motor & weak, np.abs(self._force), column("kp", 1.0))
         self._kd = np.where(self.motor, 0.0, column("kd", 0.0))
@@ -475,7 +465,7 @@ class Bounds:
         self.torque = np.where(self.motor & (self._force < 0), -torque[::-1], torque)  # (2, A)
 
     def measured(self, q: Reals, dq: Reals, seen: Rows) -> list[tuple[str, Floats, Floats]]:
-        """(stage, low, high) of velocity and torque; (B, A) each, without bounds where nothing was seen."""
+        """(stage, low, high) of velocity and torque, (B, A) each; infinite for servos not `seen` (B, 1)."""
         q, dq = np.where(self.needs_q, q, 0.0), np.where(self.needs_dq, dq, 0.0)
         known, found = seen | self.motor, []
         if self._slow:
@@ -484,7 +474,7 @@ class Bounds:
             high = np.where(self.motor, np.where(onward > 0, 0.0, np.inf), q + self._ahead)
             found.append(("velocity", low, high))
         if self._weak:
-            braking = self._kd * np.where(self.motor, 0.0, dq)  # 0 * NaN of a motor's would be NaN
+            braking = self._kd * np.where(self.motor, 0.0, dq)  # for a motor, 0 * NaN would be NaN
             low, high = (q + (braking + bound) / self._kp for bound in self.torque)
             found.append(("torque", low, high))
         return [
@@ -494,7 +484,7 @@ class Bounds:
 
 
 def check_number(rule: str, name: str, value: Any) -> None:
-    """Raise FilterError unless the value is a finite number that the rule can have."""
+    """Raise FilterError unless the value is a finite number in the rule's range."""
     from_0, above_0 = rule in FROM_0, rule in ABOVE_0
     if not _is_number(value) or (above_0 and value <= 0) or (from_0 and value < 0):
         end = " and above 0" if above_0 else " and at least 0" if from_0 else ""
@@ -513,7 +503,7 @@ def _row(numbers: Mapping[str, Any]) -> Bound:
 
 
 def digest(table: Any) -> str:
-    """sha256 of a table without its own `digest`, whatever the order and spacing of its JSON."""
+    """sha256 of a table without its own `digest`, independent of the order and spacing of its JSON."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
@@ -524,7 +514,7 @@ def _times(bound: Any, factor: float) -> Any:
 
 
 def _by_term(places: "list[Column | None]") -> dict[str, tuple[list[int], list[int]]]:
-    """Term -> (actuators, columns)."""
+    """Term -> (indices of actuators, columns)."""
     found: dict[str, tuple[list[int], list[int]]] = {}
     for i, place in enumerate(places):
         if place is not None:
@@ -535,19 +525,19 @@ def _by_term(places: "list[Column | None]") -> dict[str, tuple[list[int], list[i
 
 
 def _filled(value: npt.ArrayLike, shape: tuple[int, ...]) -> Reals:
-    """As float32 has it."""
+    """The value rounded to float32, in the given shape."""
     array = np.asarray(value, np.float32).astype(np.float64)
     return array.reshape(shape) if array.ndim else np.full(shape, array)
 
 
 def inward(low: Reals, high: Reals) -> tuple[Floats, Floats]:
-    """The nearest float32 numbers within a range."""
+    """The range rounded inward to float32."""
     below, above = _up(np.stack((low, -high)))
     return below, -above
 
 
 def _up(x: Reals) -> Floats:
-    """The smallest float32 that is not below x; never infinity."""
+    """The smallest float32 >= x, at most LARGEST."""
     x = np.asarray(np.minimum(x, LARGEST), np.float64)
     near = x.astype(np.float32)
     return np.where(near < x, np.nextafter(near, np.float32(np.inf)), near)

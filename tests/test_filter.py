@@ -1,4 +1,4 @@
-"""The filter between a policy and its actuators: bounds by their law, hand numbers, and what latches."""
+"""The filter between a policy and its actuators: its bounds, numbers by hand, and the latched fallback."""
 
 import json
 import math
@@ -491,7 +491,7 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path, old: str, n
     assert old in text
     file.write_text(text.replace(old, new))
     with pytest.raises(
-        FilterError, match=r"no filter in .*table\.json: robokit filter did not write it as it is"
+        FilterError, match=r"no filter in .*table\.json: not written by robokit filter, or changed since"
     ):
         Filter.open(file)
 
@@ -503,7 +503,7 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path, old: str, n
         ("[1]", "must hold a JSON object, got list"),
         ("{", "no filter in"),
         ('{"soft_start": NaN}', "soft_start must be a number of seconds"),
-        ('{"sha256": "0"}', "robokit filter did not write it as it is"),
+        ('{"sha256": "0"}', "not written by robokit filter, or changed since"),
         (None, "no filter in"),
     ],
 )

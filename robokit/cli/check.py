@@ -1,4 +1,4 @@
-"""robokit check."""
+"""The command `robokit check`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -24,9 +24,9 @@ from robokit.training.run import CONFIG
 class Check:
     """Check a task file against the task contract, or an exported file against its own."""
 
-    # a task (its name, file.py or file.py:Class), an exported file, or the run folder that it lies in
+    # a task (its name, file.py or file.py:Class), an exported file, or a run folder
     what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
-    json: bool = False  # for machines
+    json: bool = False  # print JSON
 
     def __call__(self) -> int:
         if self.what.endswith(".onnx"):
@@ -51,14 +51,14 @@ class Check:
             return 1
         holes = gaps(contract)
         listed = "\n".join(f"  {hole}" for hole in holes) or "  nothing"
-        text = f"ok   {describe(contract)}\nnot said:\n{listed}"
+        text = f"ok   {describe(contract)}\nwithout a value:\n{listed}"
         found = {"ok": True, "contract": contract, "gaps": list(holes)}
         print(json.dumps(found, indent=1) if self.json else text)
         return 0
 
 
 def _recipe(task: Task, algo: str) -> Finding:
-    """Whether a recipe names options that there are, with values that can work."""
+    """Whether a recipe has known options and valid values."""
     try:
         algorithm(algo).check(options(task, algo))
     except OptionError as error:

@@ -1,8 +1,8 @@
 """The command `robokit`.
 
 Exit codes: 0 done; 1 a check, an evaluation or the export gate found a failure; 2 wrong input, or a training
-that cannot go on, said in one line; 130 and 143 interrupted by Ctrl-C or SIGTERM, the training saved. Results
-go to standard output, all else to standard error.
+that cannot continue, with a message of one line; 130 and 143 interrupted by Ctrl-C or SIGTERM, the training
+saved. Results go to standard output, messages to standard error.
 """
 
 import os
@@ -25,8 +25,8 @@ HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads spin on the physics' cores
+    """Run one command; returns the exit code."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: idle threads would slow the physics
     try:
         with _terminable():
             return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, so that what was begun is tidied up."""
+    """Context in which SIGTERM raises KeyboardInterrupt, like Ctrl-C, so that all cleanup runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str]) -> int:
             raise OptionError(f"no command {name!r}{did_you_mean(name, VERBS)}; there are {known}")
         with _joined() if name == "train" else nullcontext():
             code = parse(name, rest)()
-        sys.stdout.flush()  # here, where a reader that has left can be handled
+        sys.stdout.flush()  # here, so that a closed pipe raises inside the try
         return code
     except BrokenPipeError:  # robokit ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,7 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if not isinstance(error, _mistakes()):
             raise
-        tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's reasons have many lines
+        tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's messages have several lines
         return 1 if isinstance(error, ExportError) else 2
 
 
@@ -83,7 +83,7 @@ def _joined() -> AbstractContextManager[None]:
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """Errors that are printed without a traceback, those of the robot's files included."""
+    """Errors to print without a traceback, including those of controller.py and filter.py."""
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
 
@@ -91,7 +91,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
-    """The command with its options; SystemExit 0 after --help, 2 for an option that is not there."""
+    """The command with its options, ready to call. SystemExit: 0 after --help, 2 for a wrong option."""
     import tyro
 
     if name == "train":
@@ -101,14 +101,14 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
 @dataclass(frozen=True)
 class Kind:
-    """Options that are read first: they select the others."""
+    """Options that are read first, because they determine which others exist."""
 
     algo: str | None = None
     resume: Path | None = None
 
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
-    """Twice: first for the task, then with the defaults that the task's recipe gives."""
+    """Parse twice: first for the task, then with the defaults of the task's recipe."""
     import tyro
 
     from robokit.cli.train import Resume, Train, limit_options
@@ -117,9 +117,9 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.task.rules import check_limits
     from robokit.training.build import Setup, algorithm, options
 
-    asks_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
+    show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
     kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
-    if kind.resume and not asks_help:
+    if kind.resume and not show_help:
         resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
             new = "only --steps, --save-every and --json may be new"
@@ -127,7 +127,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         return resume
     algo, prog = kind.algo or Setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
     default = algorithm(algo).Config()
-    _check_theirs(arguments, algo)
+    _check_options(arguments, algo)
 
     def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
         of: Any = Train[type(config), type(limits)]
@@ -135,7 +135,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
     given, others = _limits(plain)
     task = read(others, default, limit_options({})).task
-    if task is None and not asks_help:
+    if task is None and not show_help:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
         return read(arguments, default, limit_options({}))
@@ -145,16 +145,16 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     return read(arguments, options(found, algo), limit_options(found.limits))
 
 
-def _check_theirs(arguments: Sequence[str], algo: str) -> None:
-    """Raise OptionError for an option that other algorithms have and this one has not."""
+def _check_options(arguments: Sequence[str], algo: str) -> None:
+    """Raise OptionError for an option of other algorithms only."""
     from robokit.training.build import algorithm, algorithms
 
-    having = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
+    options = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
     for given in arguments:
         option = given.partition("=")[0].removeprefix("--").replace("-", "_")
-        theirs = [name for name, known in having.items() if option in known]
-        if given.startswith("--") and theirs and algo not in theirs:
-            raise OptionError(f"{given} is an option of {' and '.join(theirs)}, not of --algo {algo}")
+        owners = [name for name, known in options.items() if option in known]
+        if given.startswith("--") and owners and algo not in owners:
+            raise OptionError(f"{given} is an option of {' and '.join(owners)}, not of --algo {algo}")
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

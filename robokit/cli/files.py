@@ -1,4 +1,4 @@
-"""robokit export, filter."""
+"""The commands `robokit export` and `robokit filter`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +20,18 @@ from robokit.training.run import Run
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's policy, the best that held its limits or the last, as one ONNX file that was checked."""
+    """Write a run's policy, the best that held its limits or the last, as one checked ONNX file."""
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]  # a run folder
     # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json
     output: Annotated[Path, OUTPUT] = Path("policies")
-    episodes: int = 300  # that the card's return is measured in; 0: none
+    episodes: int = 300  # to measure the card's return and costs; 0: none
     last: bool = False  # the last policy, even if an earlier one was the best that held the limits
-    json: bool = False  # for machines
+    json: bool = False  # print JSON
 
     def __call__(self) -> int:
         if self.output.suffix == ".onnx":
-            raise OptionError(f"--output is the folder that <task>.onnx is written into, got {self.output}")
+            raise OptionError(f"--output must be a folder, for <task>.onnx, got {self.output}")
         if self.episodes < 0 or self.episodes == 1:
             raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
         run = Run.open(self.run)
@@ -61,12 +61,12 @@ class Export:
 
 @dataclass(frozen=True)
 class MakeFilter:
-    """Resolve a person's filter numbers for an exported file, into the table that its robot reads."""
+    """Resolve a person's filter numbers for an exported file into the table for its robot."""
 
     file: Positional[Annotated[Path, arg(metavar="FILE.onnx")]]  # an exported file
-    # a JSON object of the numbers in docs/filter.md
+    # a JSON object with the numbers of docs/filter.md
     numbers: Positional[Annotated[Path, arg(metavar="numbers.json")]]
-    # where the table is written; default: <name>.filter.json beside the file
+    # path of the table; default: <name>.filter.json beside the file
     output: Annotated[Path | None, OUTPUT] = None
 
     def __call__(self) -> int:

@@ -1,4 +1,4 @@
-"""robokit play."""
+"""The command `robokit play`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ from robokit.training.restore import POLICY
 
 @dataclass(frozen=True)
 class Play:
-    """Film the exported file at work, or show it in MuJoCo's viewer."""
+    """Film the exported file in simulation, or show it in MuJoCo's viewer."""
 
     what: What  # a run folder, or an exported file
     # .mp4 or .gif; default: play.mp4 in the run folder, or an mp4 beside the file
     output: Annotated[Path | None, OUTPUT] = None
-    seconds: float | None = None  # s of simulated time; default: one episode, at most 20 s of a film
-    seed: int = 0  # of the episodes; never those of training
+    seconds: float | None = None  # s of simulated time; default: one episode, for a film at most 20 s
+    seed: int = 0  # of the episodes; disjoint from the seeds of training
     width: int = 640  # pixels from left to right
     height: int = 480  # pixels from top to bottom
-    # hold the task's commands at these numbers, in its order, instead of drawing them
+    # constant commands in the task's order, instead of random ones
     command: tuple[float, ...] = ()
     viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
     nominal: bool = False  # without randomisation, pushes and sensor noise

@@ -1,4 +1,4 @@
-"""robokit evaluate."""
+"""The command `robokit evaluate`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -25,23 +25,23 @@ from robokit.training.restore import POLICY
 class Evaluate:
     """Measure the exported file itself in fresh episodes: return, metrics, and a verdict on each limit.
 
-    Exit code 1 where a limit is FAIL or a simulation broke; 0 for PASS and for UNDECIDED.
+    Exit code 1 if a limit is FAIL or a simulation broke; 0 for PASS and for UNDECIDED.
     """
 
-    # run folders or exported files; several of one task are measured one by one and then together
+    # run folders or exported files; several must be of one task: measured one by one, then pooled
     what: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|FILE.onnx [RUN|FILE.onnx ...]")]]
-    episodes: int = 300  # one in each of so many simulations
+    episodes: int = 300  # one in each of as many simulations
     nominal: bool = False  # without randomisation, pushes and sensor noise
-    seed: int = 0  # of the episodes; never those of training
+    seed: int = 0  # of the episodes; disjoint from the seeds of training
     threads: int = 0  # threads of the physics; 0: one for each core
-    # hold the task's commands at these numbers, in its order, instead of drawing them
+    # constant commands in the task's order, instead of random ones
     command: tuple[float, ...] = ()
     gamma: float | None = None  # of discounted limits; default: the run's own, or 0.99 for a file alone
     # the same episodes also through a filter: a person's numbers or a table as JSON, docs/filter.md
     filter: Path | None = None
-    plots: Path | None = None  # folder for pictures: the run's curves, and each cost in these episodes
+    plots: Path | None = None  # folder for plots: the run's curves, and each cost in these episodes
     task: str | None = None  # of an exported file whose task has another name: file.py:Class
-    json: bool = False  # for machines
+    json: bool = False  # print JSON
 
     def __call__(self) -> int:
         folders = self._folders()
@@ -79,7 +79,7 @@ class Evaluate:
         return 1 if any(report.failed for report in reports.values()) else 0
 
     def _folders(self) -> dict[str, Path]:
-        """Where each one's pictures go: one folder, or one in it for each of several."""
+        """Folder of plots for each run or file: `plots`, with a subfolder each if they are several."""
         files = (what if what.endswith(".onnx") else Path(what, POLICY) for what in self.what)
         if len({Path(file).resolve() for file in files}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"
@@ -92,7 +92,7 @@ class Evaluate:
 
 
 def _one_task(tasks: dict[str, Task]) -> None:
-    """Raise OptionError for runs of different tasks or limits, before any of them is measured."""
+    """Raise OptionError for runs of different tasks or limits, before the first evaluation."""
     (first, task), *others = tasks.items()
     for what, other in others:
         if title(other) != title(task):

@@ -1,4 +1,4 @@
-"""What a word on the command line stands for."""
+"""Runs, files, tasks and commands, from the words on the command line."""
 
 import math
 from itertools import islice
@@ -18,16 +18,12 @@ from robokit.training.restore import exported, task_of
 from robokit.training.run import CHECKPOINTS, CONFIG, Run
 
 TaskName = Annotated[str, arg(metavar="TASK")]
-
-
 What = Positional[Annotated[str, arg(metavar="RUN|FILE.onnx")]]
-
-
 OUTPUT = arg(aliases=["-o"])
 
 
 def run_of(file: Path) -> Run | None:
-    """The run that an exported file lies in; the config.json of something else makes none."""
+    """The run with this exported file in its folder; None without one, or for a foreign config.json."""
     if not (file.parent / CONFIG).is_file():
         return None
     try:
@@ -39,12 +35,12 @@ def run_of(file: Path) -> Run | None:
 
 
 def gamma_of(run: Run | None) -> float:
-    """What a run discounted with."""
+    """The discount of a run; GAMMA without one."""
     return GAMMA if run is None else float(run.config["options"].get("gamma", GAMMA))
 
 
 def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
-    """The numbers of each of the task's commands; nothing where none are given."""
+    """Numbers of --command by command name; {} for none. Raises OptionError for a wrong count or NaN."""
     if not numbers:
         return {}
     widths = {name: len(command.low) for name, command in task.commands.items()}
@@ -57,17 +53,17 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
 
 
 def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None]:
-    """The exported file, its task, and the torch policy where a run folder is given."""
+    """The exported file, its task, and for a run folder the torch policy."""
     path = Path(what)
     if path.suffix != ".onnx":
         if task is not None:
-            raise OptionError(f"--task goes with an exported file; {what} is a run, which knows its own")
+            raise OptionError(f"--task goes with an exported file; {what} is a run, with a task of its own")
         path, restored = exported(Run.open(path))
         return Exported.open(path), restored.env.task, restored.policy
     file = exported_at(path)
     if task is None and (run := run_of(path)):
         return file, task_of(run), None
-    return file, _held(load_task(task or _own_task(file)), file), None
+    return file, _with_limits(load_task(task or _own_task(file)), file), None
 
 
 def exported_at(path: Path) -> Exported:
@@ -77,7 +73,7 @@ def exported_at(path: Path) -> Exported:
 
 
 def _own_task(file: Exported) -> str:
-    """The known task that a file was exported for, as `task:Class`."""
+    """The known task of an exported file, as `task:Class`. Raises OptionError if there is none."""
     named = str(file.contract["task"])
     stem, _, cls = named.rpartition(":")
     own = [
@@ -85,13 +81,13 @@ def _own_task(file: Exported) -> str:
     ]
     if not own:
         raise OptionError(
-            f"{file.path} was exported for task {named!r}: say where it is, --task file.py:{cls}"
+            f"{file.path} was exported for task {named!r}, which is unknown: give --task file.py:{cls}"
         )
     return f"{own[0]}:{cls}"
 
 
-def _held(task: Task, file: Exported) -> Task:
-    """The task with the limits that a file was trained for. Raises TaskError where they differ now."""
+def _with_limits(task: Task, file: Exported) -> Task:
+    """The task with the limit values of the file. Raises TaskError if limits differ in anything else."""
     trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
     now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
     if trained and trained != now:

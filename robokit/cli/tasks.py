@@ -1,4 +1,4 @@
-"""robokit tasks."""
+"""The command `robokit tasks`."""
 
 import json
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from robokit.task.lookup.find import known_tasks, summary
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the tasks there are: shipped ones, and those in ./tasks."""
+    """List the known tasks: shipped ones, and those in ./tasks."""
 
-    json: bool = False  # for machines
+    json: bool = False  # print JSON
 
     def __call__(self) -> int:
         rows = [

@@ -1,11 +1,11 @@
-"""The verbs of the command: one table, which `robokit --help` reads without importing anything else."""
+"""The commands of `robokit` in one table: `robokit --help` imports nothing else."""
 
 from importlib import import_module
 from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """One line for `robokit --help`, and the class whose fields are the options: `module:class`."""
+    """A command: its line in `robokit --help`, and `module:class`, whose fields are its options."""
 
     line: str
     place: str
@@ -16,7 +16,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "tasks": Verb("List the tasks there are: shipped ones, and those in ./tasks.", "tasks:Tasks"),
+    "tasks": Verb("List the known tasks: shipped ones, and those in ./tasks.", "tasks:Tasks"),
     "train": Verb(
         "Train a policy on a task, or resume a run; the policy is exported to the run folder.",
         "train:Train",
@@ -25,16 +25,16 @@ VERBS = {
         "Measure the exported file itself in fresh episodes: return, metrics, and a verdict on each limit.",
         "measure:Evaluate",
     ),
-    "play": Verb("Film the exported file at work, or show it in MuJoCo's viewer.", "look:Play"),
+    "play": Verb("Film the exported file in simulation, or show it in MuJoCo's viewer.", "look:Play"),
     "export": Verb(
-        "Write a run's policy, the best that held its limits or the last, as one ONNX file that was checked.",
+        "Write a run's policy, the best that held its limits or the last, as one checked ONNX file.",
         "files:Export",
     ),
     "check": Verb(
         "Check a task file against the task contract, or an exported file against its own.", "check:Check"
     ),
     "filter": Verb(
-        "Resolve a person's filter numbers for an exported file, into the table that its robot reads.",
+        "Resolve a person's filter numbers for an exported file into the table for its robot.",
         "files:MakeFilter",
     ),
 }

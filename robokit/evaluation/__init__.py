@@ -1,4 +1,4 @@
-"""What an exported file is worth: episodes, statistics, and a verdict on each limit.
+"""Evaluation of exported files: episodes, statistics, and a verdict on each limit.
 
 May import: export and below.
 """

@@ -1,4 +1,4 @@
-"""Several runs of one task together."""
+"""Pooled statistics of several runs of one task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from robokit.limits.measures import MEASURES, EpisodeCosts
 
 @dataclass(frozen=True)
 class Across:
-    """Several runs of one algorithm on one task."""
+    """Pooled statistics of several runs of one algorithm on one task."""
 
     runs: list[str]
-    means: list[float]  # of the runs' returns
-    iqm: Pooled  # interquartile mean of all their episodes' returns
-    limits: dict[str, Pooled]  # each in its own measure, over all episodes of all runs
-    verdicts: dict[str, dict[Word, int]]  # limit -> how many runs
-    paired: bool  # whether episode i began alike in every run: then all runs resample the same ones
+    means: list[float]  # mean return of each run
+    iqm: Pooled  # interquartile mean of the returns of all episodes
+    limits: dict[str, Pooled]  # measured cost in each limit's own measure, over all episodes
+    verdicts: dict[str, dict[Word, int]]  # limit -> verdict -> number of runs
+    paired: bool  # whether episode i starts alike in every run: then all runs resample the same episodes
 
     def text(self) -> str:
-        """A table for people."""
+        """The statistics as a text table."""
         drawn = "the same episodes of each resampled" if self.paired else "episodes resampled within each"
         least, most = min(self.means), max(self.means)
         lines = [f"{len(self.runs)} runs, {drawn}; their mean returns {bounds(least, most)}"]
@@ -45,7 +45,7 @@ def across(
     verdicts: Sequence[Mapping[str, Verdict]],
     paired: bool = False,
 ) -> Across:
-    """What several runs come to together; one entry each. paired: episode i began alike in all of them."""
+    """Pool several runs, one entry per run in each argument. paired: episode i starts alike in all runs."""
     limits, counts = {}, {}
     for name, verdict in verdicts[0].items():
         x, weight = zip(*(weighted(verdict.measure, of_run[name]) for of_run in costs), strict=True)
@@ -57,7 +57,7 @@ def across(
 
 
 def pool(reports: Mapping[str, Report]) -> Across:
-    """Several runs of one task, by name. Raises OptionError where tasks or limits differ."""
+    """Pool reports by run name. Raises OptionError if task, episodes, gamma or limits differ."""
     (first, one), *others = reports.items()
     for name, other in others:
         for what in ("task", "episodes", "gamma"):
@@ -68,11 +68,11 @@ def pool(reports: Mapping[str, Report]) -> Across:
         if ours != theirs:
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {name} has {theirs}")
 
-    begins = [(report.seed, report.nominal, report.commands) for report in reports.values()]
+    starts = [(report.seed, report.nominal, report.commands) for report in reports.values()]
     return across(
         [*reports],
         [np.array(report.per_episode["return"]) for report in reports.values()],
         [{name: report.episode_costs(name) for name in report.limits} for report in reports.values()],
         [report.limits for report in reports.values()],
-        paired=all(begin == begins[0] for begin in begins),
+        paired=all(start == starts[0] for start in starts),
     )

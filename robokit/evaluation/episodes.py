@@ -1,4 +1,4 @@
-"""One episode in each of N simulations."""
+"""Run one episode in each of N simulations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,36 +18,36 @@ from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
 
-GAMMA = 0.99  # of discounted limits, where nobody says otherwise
-
-
+GAMMA = 0.99  # default discount of discounted limits
 Act = Callable[[Env, Tensor], Tensor]  # (env, is_first (N,)) -> action (N, A)
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """One episode of each of E simulations; sums and means are per episode."""
+    """Results of one episode in each of E simulations."""
 
     returns: Array  # (E,) undiscounted
     lengths: Array  # (E,) control steps
     terms: dict[str, Array]  # (E,) weighted sum of each reward term
     costs: dict[str, Array]  # (E,) sum of each cost
-    metrics: dict[
-        str, dict[str, Array]
-    ]  # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: never counted
-    charged: dict[str, EpisodeCosts[Array]]  # of each cost, what measures of limits are made from
+    # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: no value in the episode
+    metrics: dict[str, dict[str, Array]]
+    charged: dict[str, EpisodeCosts[Array]]  # totals of each cost, for the measures of limits
     terminated: int
-    bad: int  # episodes that ended because the simulation broke
+    bad: int  # episodes ended by a broken simulation
 
     def lists(self) -> dict[str, list[float]]:
-        """One number an episode, by name: return, length, and cost by cost what limits are about."""
+        """Numbers of all episodes by name: return, length, and the totals of each cost."""
         own = {"return": self.returns, "length": self.lengths}
         parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
         return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
 
 
 def onnx_actor(session: Any, carry_size: int) -> Act:
-    """Actions of an exported graph: its carry begins with them, as they were before ctrl was clipped."""
+    """Actions of an exported graph, read from its carry, because its ctrl is clipped.
+
+    A call raises TaskError if the task's action map gives another ctrl than the graph.
+    """
     carry: list[npt.NDArray[np.float32]] = []
 
     def act(env: Env, is_first: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def torch_actor(policy: Actor) -> Act:
 
 
 def sampling_actor(policy: Actor, seed: int) -> Act:
-    """Actions drawn from a torch policy, as training draws them; Env clips them."""
+    """Actions sampled from a torch policy, as in training; Env clips them. seed: of the sampling noise."""
     belief: list[Tensor] = []
     draws: list[torch.Generator] = []
 
@@ -95,7 +95,7 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
 
 
 def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
-    """One episode of each simulation of `env`, from a reset; a metric that is NaN is not counted there."""
+    """Run one episode of each simulation of `env` from a reset. Metrics leave out steps with NaN."""
     env.reset()
     names, n, device = env.names, env.num_envs, env.device
     running = torch.ones(n, dtype=torch.bool, device=device)
@@ -116,7 +116,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
         )
         counted &= running[:, None]
         last = torch.where(counted, step.metrics.double(), last)
-        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax: past the NaN
+        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax ignores NaN
         ledger.add(step.cost, running, step.terminated, step.steps_left)
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done

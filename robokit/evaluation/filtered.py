@@ -1,4 +1,4 @@
-"""A filter at work in simulation: the code that guards a robot, over N simulations side by side."""
+"""A filter in simulation: the code of the robot's filter, on a batch of N simulations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.filter import Filter, Guard
 
-REACH = 1.0 + 1e-5  # of an action; float32 comes back from ctrl with less than that lost
+REACH = 1.0 + 1e-5  # largest |action|, with room for float32 rounding on the way to ctrl and back
 
 
 class FilteredActor:
-    """Actions of an exported file's actor through a filter; each simulation begins anew at its reset.
+    """The actions of an exported file's actor after a filter, which restarts with each simulation.
 
-    An action that no stage changed is passed on as it is. Counts the first episode of each simulation.
+    An action that no stage changes stays bit-equal. Counts are of the first episode of each simulation.
     """
 
     def __init__(self, act: Callable[[Env, Tensor], Tensor], filter: Filter, num_envs: int) -> None:
@@ -34,23 +34,23 @@ class FilteredActor:
         self.guard.begin(rows)
         action = self._act(env, is_first).clamp(-1.0, 1.0)
         center, half, ctrl = env.action_center, env.action_half, env.targets(action).float()
-        seen = {name: term.cpu().numpy() for name, term in env.terms().items()}
-        sent = torch.from_numpy(self.guard.step(ctrl.cpu().numpy(), *self.guard.measure(seen))).to(ctrl)
-        wanted = torch.where(sent == ctrl, action, (sent.to(center) - center) / half)
-        self._count((wanted.abs() > REACH).any(-1).cpu().numpy())
-        return wanted
+        terms = {name: term.cpu().numpy() for name, term in env.terms().items()}
+        sent = torch.from_numpy(self.guard.step(ctrl.cpu().numpy(), *self.guard.measure(terms))).to(ctrl)
+        action = torch.where(sent == ctrl, action, (sent.to(center) - center) / half)
+        self._count((action.abs() > REACH).any(-1).cpu().numpy())
+        return action
 
     def shares(self) -> dict[str, float]:
-        """In which share of the control steps each stage and watchdog acted, and a bound was "unmet".
+        """Share of the control steps in which a stage or watchdog acted, or a bound was "unmet", by name.
 
-        "beyond": the target lay outside what the task's actions express, so that Env clipped it.
+        "beyond": the filter's target was outside the range of the task's actions, so Env clipped it.
         """
         steps = max(int(self.steps.sum()), 1)
         return {name: float(count.sum()) / steps for name, count in self._kept.items()}
 
     @property
     def latched(self) -> int:
-        """Episodes that ended in the fallback."""
+        """Number of episodes that ended in the fallback."""
         return int(self._latched.sum())
 
     def _count(self, beyond: Any) -> None:

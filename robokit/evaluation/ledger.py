@@ -1,4 +1,4 @@
-"""What each cost came to in each of E episodes."""
+"""Totals of each cost in each of E episodes."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from robokit.limits.measures import MEASURES, EpisodeCosts, Name
 
 
 class Ledger:
-    """Costs of N simulations that all began an episode at the same time, on their device."""
+    """Adds up the costs of one episode in each of N simulations, all started together, on their device."""
 
     def __init__(
         self, limits: Mapping[str, Limit], num_envs: int, gamma: float, device: torch.device | str = "cpu"
@@ -27,7 +27,7 @@ class Ledger:
         self._least = self._costs.new_zeros(len(limits))
 
     def add(self, cost: Tensor, running: Tensor, terminated: Tensor, steps_left: Tensor) -> None:
-        """One control step: cost (N, K), the others (N,); `running` are those whose episode goes on."""
+        """Add a control step. cost: (N, K), the others: (N,); running: the episode had not ended before."""
         alive = running[:, None]
         cost = torch.where(alive, cost.double(), 0.0)
         step = self._charges.of(cost, running & terminated, steps_left.double(), self._gamma)
@@ -40,7 +40,7 @@ class Ledger:
         self._age += 1
 
     def costs(self) -> dict[str, EpisodeCosts[Array]]:
-        """By name. Raises TaskError for a cost that was negative, no number, or above its Limit.largest."""
+        """Totals by name. Raises TaskError for a cost that was negative, NaN, or above its Limit.largest."""
         most = EpisodeCosts(*self._costs).peak.amax(0)
         bounds = zip(self._names, self._least.tolist(), most.tolist(), self._largest, strict=True)
         for name, least, most, largest in bounds:
@@ -52,11 +52,11 @@ class Ledger:
 
 
 def weighted(measure: Name, costs: EpisodeCosts[Array]) -> tuple[Array, Array]:
-    """x and weight (E,) of a measure, see Measure.per_episode."""
+    """x and weight (E,) of a measure, as Measure.per_episode; 1 for the weight None."""
     x, weight = MEASURES[measure].per_episode(costs)
     return x, np.ones_like(x) if weight is None else weight
 
 
 def measured(measure: Name, costs: EpisodeCosts[Array]) -> float:
-    """What the costs come to by a measure."""
+    """The value of a measure for the costs of E episodes."""
     return ratio(*weighted(measure, costs), MEASURES[measure].worst)

@@ -1,11 +1,11 @@
-"""What an exported file is worth: episodes of the ONNX itself in batched MuJoCo, and a verdict on each limit.
+"""Evaluation of an exported file: episodes of the ONNX graph in batched MuJoCo, a verdict on each limit.
 
     report = evaluate("hopper.onnx", "hopper", episodes=300)
     print(report.text())
 
-Exactly one episode in each of `episodes` simulations, from seeds that training never uses, on the task as
-trained; `nominal` turns randomisation, pushes and noise off. Given the torch policy too, the same episodes
-are run with it, for the paired difference, and with actions drawn from it, as it was trained.
+Exactly one episode in each of `episodes` simulations, with seeds that training never uses, on the task as
+trained; `nominal` turns randomisation, pushes and noise off. With the torch policy the same episodes run
+twice more: with its deterministic actions, for the paired difference, and with sampled ones, as in training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,16 +56,15 @@ def evaluate(
     device: str = "cpu",
     threads: int = 0,
 ) -> Report:
-    """Statistics of an exported file on a task; `policy` is the torch policy it was exported from.
+    """Statistics of an exported file on a task, and a verdict on each limit.
 
-    `commands` are held, within what the policy was trained on; the report's notes say what was clipped.
+    commands: constant values, clipped to the trained range; the report's notes list the clipped ones.
+    policy: the torch policy that the file was exported from. filter: run the same episodes once more through
+    it (export/bounds.py resolves a person's numbers). gamma: discount of discounted limits.
 
-    `gamma` is what discounted limits are measured with. With a `filter` (export/bounds.py resolves a
-    person's numbers) the same episodes are run once more, through it.
-
-    Raises FilterError for a filter of another file,
-    ContractError for a file that is not whole, TaskError when it was exported for another task,
-    OptionError for episodes < 2 (an interval needs two), a seed below 0 or a gamma outside (0, 1].
+    Raises ContractError for a damaged file, TaskError for a file of another task or one that the task no
+    longer fits, FilterError for a filter of another file, and OptionError for episodes < 2 (an interval needs
+    two), a seed below 0, a gamma outside (0, 1] or an unknown command.
     """
     if episodes < 2:
         raise OptionError(f"episodes must be at least 2, got {episodes}")
@@ -146,13 +145,13 @@ def _judge(ran: Episodes, env: Env, gamma: float) -> dict[str, Verdict]:
 
 
 def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
-    """As any other, but a cost that never occurred has an interval of some width: see statistics.estimate."""
+    """Like `summarize`, with the interval of statistics.estimate: not of width 0 for a cost never seen."""
     bounds = estimate(x, None, max(env.max_age * env.task.limits[name].largest, float(x.max())))
     return replace(summarize(x), low=bounds.low, high=bounds.high)
 
 
 def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
-    """Over the episodes in which a metric was counted; nothing when they are fewer than two."""
+    """Summaries over the episodes in which a metric has a value; {} for fewer than two."""
     counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
     return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
 

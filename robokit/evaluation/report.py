@@ -1,4 +1,4 @@
-"""What `robokit evaluate` says of one file, and of several runs together: as a table, and as JSON."""
+"""The report of `robokit evaluate` on one file, as a text table and as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from robokit.limits.measures import EpisodeCosts
 
 @dataclass(frozen=True)
 class Sampled:
-    """The policy that training and its multipliers know: actions drawn around the mean."""
+    """Results with sampled actions, as in training: the multipliers follow these costs."""
 
     returns: Summary
     limits: dict[str, Verdict]
@@ -24,15 +24,15 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Through:
-    """The same episodes through a filter, as on the robot: docs/filter.md."""
+    """Results of the same episodes through a filter, as on the robot: docs/filter.md."""
 
-    table: dict[str, Any]  # the filter
+    table: dict[str, Any]  # the resolved filter
     returns: Summary
-    difference: Summary  # in return: through it minus without, paired by episode
+    difference: Summary  # of returns, with minus without the filter, paired by episode
     terminated: int
-    bad: int  # episodes that ended because the simulation broke
+    bad: int  # episodes ended by a broken simulation
     latched: int  # episodes that ended in the fallback
-    shares: dict[str, float]  # of the control steps: where each stage acted, a bound was unmet
+    shares: dict[str, float]  # of the control steps, by stage: FilteredActor.shares
     limits: dict[str, Verdict]
 
     def lines(self, episodes: int) -> list[str]:
@@ -40,7 +40,7 @@ class Through:
         return [
             "  through the filter:",
             _row("return", self.returns),
-            f"  through it minus without: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
+            f"  with minus without it: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
             f"  terminated {self.terminated} of {episodes}, broken simulations {self.bad}, "
             f"in the fallback at the end {self.latched}",
             *(f"  {name:<26}{x:>11.2%} of the control steps" for name, x in self.shares.items() if x > 0),
@@ -50,7 +50,7 @@ class Through:
 
 @dataclass(frozen=True)
 class Report:
-    """What `robokit evaluate` prints."""
+    """The report of `robokit evaluate` on one file."""
 
     task: str
     file: str
@@ -67,12 +67,12 @@ class Report:
     bad: int
     gamma: float  # of discounted sums
     limits: dict[str, Verdict]
-    verdict: str | None  # on all limits together, its first word PASS, FAIL or UNDECIDED; None: no limits
+    verdict: str | None  # on all limits together, begins with PASS, FAIL or UNDECIDED; None: no limits
     stochastic: Sampled | None
-    versus_torch: Summary | None  # ONNX minus torch, paired by episode
-    commands: dict[str, list[float]]  # held throughout; the others were drawn
+    versus_torch: Summary | None  # return of ONNX minus torch, paired by episode
+    commands: dict[str, list[float]]  # constant ones; the others were drawn
     notes: list[str]  # about commands outside the trained range
-    per_episode: dict[str, list[float]]  # what statistics over several runs are made from, by name
+    per_episode: dict[str, list[float]]  # name -> numbers of all episodes, for statistics over several runs
     filtered: Through | None = None
 
     @property
@@ -81,19 +81,19 @@ class Report:
         return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
 
     def episode_costs(self, name: str) -> EpisodeCosts[Array]:
-        """What the cost `name` came to in each episode."""
+        """Totals of the cost `name` in each episode."""
         return EpisodeCosts(*(np.array(self.per_episode[f"{key}/{name}"]) for key in EpisodeCosts._fields))
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the single episodes, as JSON has it."""
+        """The report without the numbers of single episodes, as JSON values."""
         return {name: value for name, value in asdict(self).items() if name != "per_episode"}
 
     def to_json(self) -> str:
-        """Everything, at full precision."""
+        """The whole report as JSON, at full precision."""
         return json.dumps(asdict(self), indent=1)
 
     def text(self) -> str:
-        """A table for people."""
+        """The report as a text table."""
         how = "nominal" if self.nominal else "as trained"
         lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
         lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
@@ -128,7 +128,7 @@ class Report:
 
 
 def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str, Verdict]:
-    """All that a file is judged by: its limits, and the same through a filter."""
+    """All verdicts on a file: on its limits, and on its limits through the filter."""
     through = filtered.limits if filtered else {}
     return {**limits, **{f"{name} through the filter": verdict for name, verdict in through.items()}}
 

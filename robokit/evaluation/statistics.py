@@ -1,11 +1,11 @@
-"""Estimates from E independent episodes, and how sure they are: bootstrap, Clopper-Pearson, CVaR.
+"""Estimates from E independent episodes, with their intervals: bootstrap, Clopper-Pearson, CVaR.
 
     summarize(returns)                              # mean, interquartile mean, percentile bootstrap
     estimate(cost, steps, largest=top)              # sum(cost) / sum(steps), episodes resampled whole
     share(violated)                                 # a probability, Clopper-Pearson
 
-An interval is two-sided at LEVEL; `at_least` and `at_most` hold with LEVEL each, one at a time: a verdict
-claims one of them. Arrays are (E,), one number per episode.
+Intervals are two-sided at LEVEL. `at_least` and `at_most` are one-sided bounds at LEVEL each, because a
+verdict uses only one of them. Arrays are (E,): one number per episode.
 """
 
 import math
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 10_000  # of the bootstrap
-CHUNKS = 20  # that they are drawn in, for the memory of many episodes
+CHUNKS = 20  # parts of the resamples, drawn one after the other to save memory
 LEVEL = 0.95  # of every interval and bound
 SIDES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2, 1 - LEVEL, LEVEL)  # probabilities of low, high, at_least, at_most
-FEW = 5  # episodes with a cost, below which nothing is known of its size
-NEVER = 10**7  # episodes: nobody runs so many
+FEW = 5  # if fewer episodes have a cost, its possible size is unknown
+NEVER = 10**7  # episodes: too many to run
 Array = npt.NDArray[np.float64]
 
 
@@ -36,12 +36,12 @@ class Summary:
     std: float
     min: float
     max: float
-    count: int  # all episodes; of a metric those in which it was counted
+    count: int  # episodes; for a metric those in which it has a value
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its two-sided interval, and the bound on either side that holds by itself."""
+    """A number, its two-sided interval, and the one-sided bound on either side."""
 
     value: float
     low: float
@@ -52,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Share(Estimate):
-    """A probability: in `count` of `episodes` it happened."""
+    """The probability of an event, which happened in `count` of `episodes`."""
 
     count: int
     episodes: int
@@ -83,12 +83,12 @@ def summarize(x: Array) -> Summary:
 
 
 def interquartile_mean(x: Array) -> float:
-    """Mean of the middle half of x (E,), the numbers at its edges counted by the part that lies inside."""
+    """Mean of the middle half of x (E,); numbers at its edges are weighted by the part inside."""
     return float(_interquartile_means(x[None])[0])
 
 
 def _interquartile_means(rows: Array) -> Array:
-    """(R,) of rows (R, E)."""
+    """Interquartile mean of each row of (R, E), (R,)."""
     ordered, inside = np.sort(rows, -1), _inside(rows.shape[-1], 0.25, 0.75)
     return (ordered * inside).sum(-1) / inside.sum()
 
@@ -99,19 +99,19 @@ def cvar(x: Array, level: float = LEVEL) -> float:
 
 
 def _cvars(rows: Array, level: float) -> Array:
-    """(R,) of rows (R, E)."""
+    """CVaR of each row of (R, E), (R,)."""
     worst = _inside(rows.shape[-1], level, 1.0)
     return (np.sort(rows, -1) * worst).sum(-1) / worst.sum()
 
 
 def _inside(n: int, low: float, high: float) -> Array:
-    """(n,): the part of each of n sorted numbers that lies between two quantiles."""
+    """Weights (n,) of n sorted numbers: the part of each between two quantiles."""
     edges = np.arange(n + 1)
     return np.clip(np.minimum(edges[1:], high * n) - np.maximum(edges[:-1], low * n), 0.0, 1.0)
 
 
 def ratio(x: Array, weight: Array, worst: float = 1.0) -> float:
-    """sum(x) / sum(weight) of episodes (E,); of their share `worst` alone, the mean of those (weights 1)."""
+    """sum(x) / sum(weight) over episodes (E,); for worst < 1 the mean of the worst share of x instead."""
     return float(x.sum() / weight.sum()) if worst == 1 else cvar(x, 1 - worst)
 
 
@@ -125,7 +125,7 @@ def bootstrap(x: Array, seed: int = 0, resamples: int = RESAMPLES) -> tuple[floa
 
 
 def _resampled(x: Array, weight: Array, seed: int, resamples: int) -> Array:
-    """(R,): sum(x) / sum(weight) of episodes drawn anew, each with its own weight."""
+    """sum(x) / sum(weight) of R bootstrap samples of the episodes, (R,)."""
     rng, n = np.random.default_rng(seed), len(x)
     parts = [rng.integers(n, size=(resamples // CHUNKS, n)) for _ in range(CHUNKS)]
     return np.concatenate([x[rows].sum(1) / weight[rows].sum(1) for rows in parts])
@@ -136,14 +136,14 @@ def corrected_bootstrap(
 ) -> list[float]:
     """Bounds of sum(x) / sum(weight) at the probabilities `sides`: BCa (Efron 1987, section 4).
 
-    A percentile bootstrap lies too low where costs are skewed to the right; this one is moved by the bias
-    z0 of the resampled ratios and by the acceleration a, from each episode's influence u on the ratio:
+    Percentile bounds are too low for costs skewed to the right. BCa moves them by the bias z0 of the
+    resampled ratios and by the acceleration a, computed from each episode's influence u on the ratio r:
 
         u_i = x_i - r weight_i,   a = sum(u^3) / (6 sum(u^2)^1.5)
     """
     ratio = x.sum() / weight.sum()
     drawn = np.sort(_resampled(x, weight, seed, resamples))
-    below = np.searchsorted(drawn, ratio, "left") + np.searchsorted(drawn, ratio, "right")  # ties half
+    below = np.searchsorted(drawn, ratio, "left") + np.searchsorted(drawn, ratio, "right")  # ties count half
     z0 = NormalDist().inv_cdf(min(max(below / (2 * len(drawn)), 1e-4), 1 - 1e-4))
     u = x - ratio * weight
     a = float((u**3).sum() / (6 * (u**2).sum() ** 1.5))
@@ -162,17 +162,17 @@ def estimate(
     resamples: int = RESAMPLES,
     highest: float = math.inf,
 ) -> Estimate:
-    """sum(x) / sum(weight) of costs 0 <= x <= largest, with bounds that are honest about rare costs too.
+    """sum(x) / sum(weight) of costs 0 <= x <= largest, with bounds that are valid for rare costs too.
 
-    No bound comes above `highest`, which the ratio itself cannot pass.
+    highest: an upper bound of the ratio itself, which caps the bounds.
 
-    The bootstrap resamples whole episodes, and knows only those that were seen. So, with u_k
-    Clopper-Pearson's bound of k of E episodes, and z_j = x_j / mean(weight) the costs, greatest first:
+    The bootstrap resamples whole episodes, so it cannot account for costs that were never seen. With u_k the
+    Clopper-Pearson bound for k of E episodes, and z_j = x_j / mean(weight) the costs in descending order:
 
-    - Where k < FEW episodes have any cost, how great costs get is not known: with Z of `largest`,
-      u_0 Z + sum_j (u_j - u_{j-1}) z_j, auditors' bound for errors that are rare (Stringer 1963).
-    - Where at most half have any, the wider of the bootstrap and u_k mean(z).
-    - Where all have the same ratio r, a bootstrap has no width: r - u_0 r and r + u_0 (Z - r).
+    - If k < FEW episodes have a cost, its size is unknown. The upper bound is that of auditors for rare
+      errors (Stringer 1963), with Z = largest / mean(weight): u_0 Z + sum_j (u_j - u_{j-1}) z_j.
+    - If at most half have a cost, the wider of the bootstrap's bound and u_k mean(z), mean over those k.
+    - If all have the same ratio r, a bootstrap has no width: r - u_0 r and r + u_0 (Z - r).
     """
     weight = np.ones_like(x) if weight is None else weight
     n, ratio, most = len(x), float(x.sum() / weight.sum()), largest / float(weight.mean())
@@ -196,7 +196,7 @@ def estimate(
 
 
 def unvaried(x: Array, weight: Array) -> bool:
-    """Whether all episodes have the same ratio, but for rounding."""
+    """Whether all episodes have the same ratio x / weight, up to rounding."""
     ratio = x.sum() / weight.sum()
     return bool(np.abs(x - ratio * weight).max() <= 1e-9 * max(float(np.abs(x).max()), 1e-300))
 
@@ -210,9 +210,9 @@ def stratified_bootstrap(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic of all episodes of several runs, resampled within each run.
 
-    runs: (E, ...) each; statistic: (R, E of all runs, ...) -> (R,). Agarwal et al. 2021, section 4.1: the
-    runs stay the ones they are, so that the interval is about them and says nothing of another training.
-    paired: episode i began alike in every run, so that they are not independent: all runs draw the same i.
+    runs: (E, ...) each; statistic: (R, E of all runs, ...) -> (R,). The runs are fixed (Agarwal et al. 2021,
+    section 4.1): the interval is valid for these runs, not for another training.
+    paired: episode i starts alike in every run. Such episodes are dependent, so all runs resample the same i.
     """
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(CHUNKS):
@@ -225,14 +225,14 @@ def stratified_bootstrap(
 
 
 def pooled_returns(runs: Sequence[Array], paired: bool = False) -> tuple[float, float, float]:
-    """Interquartile mean of the episodes of all runs, and its stratified interval."""
+    """Interquartile mean over the episodes of all runs, and its interval by `stratified_bootstrap`."""
     return interquartile_mean(np.concatenate(runs)), *stratified_bootstrap(runs, _interquartile_means, paired)
 
 
 def pooled_ratio(
     x: Sequence[Array], weight: Sequence[Array], paired: bool = False, worst: float = 1.0
 ) -> tuple[float, float, float]:
-    """`ratio` over all runs, and its stratified interval."""
+    """`ratio` over the episodes of all runs, and its interval by `stratified_bootstrap`."""
     if worst < 1:
         return cvar(np.concatenate(x), 1 - worst), *stratified_bootstrap(
             x, lambda rows: _cvars(rows, 1 - worst), paired
@@ -250,19 +250,19 @@ def pooled_ratio(
 
 
 def share(happened: npt.NDArray[np.bool_]) -> Share:
-    """P of what happened or not in each episode (E,)."""
+    """Probability of an event, from whether it happened in each episode (E,)."""
     count, n = int(happened.sum()), len(happened)
     low, high = clopper_pearson(count, n)
     return Share(count / n, low, high, lower(count, n), upper(count, n), count, n)
 
 
 def clopper_pearson(count: float, episodes: int, level: float = LEVEL) -> tuple[float, float]:
-    """Two-sided interval of a probability that is never too short (Clopper & Pearson 1934)."""
+    """Two-sided interval of a probability, with a coverage of at least `level` (Clopper & Pearson 1934)."""
     return lower(count, episodes, (1 + level) / 2), upper(count, episodes, (1 + level) / 2)
 
 
 def upper(count: float, episodes: int, level: float = LEVEL) -> float:
-    """One-sided: the p at which `count` or fewer of `episodes` has a chance of 1 - level."""
+    """One-sided upper bound: the p at which `count` or fewer of `episodes` has probability 1 - level."""
     if count >= episodes:
         return 1.0
     if count == 0:
@@ -271,12 +271,12 @@ def upper(count: float, episodes: int, level: float = LEVEL) -> float:
 
 
 def lower(count: float, episodes: int, level: float = LEVEL) -> float:
-    """One-sided: the p at which `count` or more of `episodes` has a chance of 1 - level."""
+    """One-sided lower bound: the p at which `count` or more of `episodes` has probability 1 - level."""
     return 1 - upper(episodes - count, episodes, level)
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """x with I_x(a, b) = probability, by bisection to the last bit."""
+    """The x with I_x(a, b) = probability, by bisection to the last bit."""
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if incomplete_beta(middle, a, b) < probability else (low, middle)
@@ -304,23 +304,24 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
     return math.exp(log_front) * fraction / a
 
 
-# -- how many episodes would decide ----------------------------------------------------------------
+# -- number of episodes for a verdict --------------------------------------------------------------
 
 
 def episodes_needed(x: Array, weight: Array, measured: Estimate, limit: float) -> int | None:
-    """Episodes after which the bound of `estimate` towards the limit reaches it; None where none would.
+    """Number of episodes at which the bound of `estimate` reaches the limit; None if it exceeds NEVER.
 
-    `measured` has no `highest`: a bound that was cut off does not say how far it has to fall.
+    measured: an estimate without `highest`, because the width of a capped bound is unknown.
 
-    By the 1/sqrt(n) law of means; where few or no episodes had a cost, by the chance left to one unseen, or,
-    if it is sooner, when FEW of them will have been seen. No number decides where the estimate is the limit.
+    The distance of a bound from the estimate falls as 1/sqrt(n). If fewer than FEW episodes have a cost, or
+    all the same, it falls with the probability that an unseen cost can still have; n is then at most the
+    number at which FEW episodes with a cost are expected. None too if the estimate equals the limit.
     """
     gap, n, k = limit - measured.value, len(x), int((x > 0).sum())
     if math.isclose(limit, measured.value, rel_tol=1e-9):
         return None
     beyond = (measured.at_most if gap > 0 else measured.at_least) - measured.value
     if unvaried(x, weight) or (k < FEW and gap > 0):
-        chance = gap / beyond * upper(0, n)  # that an unseen episode may have
+        chance = gap / beyond * upper(0, n)  # allowed probability of an unseen cost
         needed = math.log(1 - LEVEL) / math.log1p(-min(chance, 0.5))
         needed = min(needed, n * FEW / k) if 0 < k < FEW else needed
     else:
@@ -329,7 +330,7 @@ def episodes_needed(x: Array, weight: Array, measured: Estimate, limit: float) -
 
 
 def episodes_needed_for_share(rate: float, limit: float) -> int | None:
-    """The smallest n whose Clopper-Pearson bound at this very rate decides; None where they are equal."""
+    """Smallest n whose Clopper-Pearson bound decides at this rate; None if rate = limit or n > NEVER."""
     if math.isclose(limit, rate, rel_tol=1e-9):
         return None
 

@@ -1,4 +1,4 @@
-"""Verdicts as a table for people."""
+"""Formats of the text tables of verdicts."""
 
 from robokit.evaluation.statistics import Estimate, Pooled, Share
 

@@ -1,10 +1,10 @@
-"""Whether a policy holds its limits: what each cost came to in E episodes, and PASS, FAIL or UNDECIDED.
+"""Verdicts on limits from the costs of E episodes: PASS, FAIL or UNDECIDED.
 
     ledger = Ledger(limits, num_envs, gamma, device)
     ledger.add(step.cost, running, step.terminated, step.steps_left)         # every control step
     verdicts = [judge(limit, costs, steps, gamma) for ...]             # one for each limit
 
-PASS claims that the limit holds and FAIL that it does not, each wrong in at most 5 % of evaluations.
+PASS: the limit holds. FAIL: it does not. Each is wrong in at most 5 % of evaluations.
 """
 
 from collections.abc import Mapping
@@ -32,21 +32,21 @@ Word = Literal["PASS", "FAIL", "UNDECIDED"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One limit, what was measured of it, and what that says."""
+    """The verdict on one limit, and the measured costs."""
 
     limit: float
     measure: Name
     verdict: Word
     measured: Estimate  # in the limit's own measure
-    episodes_needed: int | None  # in all, to decide what is UNDECIDED; None: no number is known to
+    episodes_needed: int | None  # in all, for a verdict if UNDECIDED; None: no number would be enough
     any_cost: Share  # episodes in which the cost was ever above 0
-    above: Share | None  # episodes above the limit, where the measure is about sums or peaks
-    episode: Estimate  # sum of an episode
+    above: Share | None  # episodes above the limit, for measures of an episode's sum or peak
+    episode: Estimate  # mean sum of an episode
     cvar: float  # mean of the worst 5 % of the episodes' sums
     rate: Estimate  # per control step
 
     def line(self, name: str) -> str:
-        """One row of the table for people."""
+        """One row of the text table."""
         needs, m = "", self.measured
         if self.verdict == "UNDECIDED":
             n = self.episodes_needed
@@ -58,7 +58,7 @@ class Verdict:
         )
 
     def text(self, name: str) -> str:
-        """The row, and below it what else was measured."""
+        """The row, and below it the other measured numbers."""
         shares = [f"P(any) {counted(self.any_cost)}"]
         each = MEASURES[self.measure].each
         shares += [f"P({each} > {self.limit:g}) {counted(self.above)}"] if self.above else []
@@ -69,7 +69,7 @@ class Verdict:
 
 
 def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Verdict:
-    """The verdict on one limit; `steps` are the control steps of the longest episode."""
+    """The verdict on one limit. steps: control steps of the longest episode."""
     names: set[Name] = {"rate", "episode", limit.measure}
     found = {name: _estimate(name, limit, costs, steps, gamma) for name in names}
     measured, single = found[limit.measure], MEASURES[limit.measure].each
@@ -89,14 +89,14 @@ def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) ->
 
 
 def word_of(measured: Estimate, limit: float) -> Word:
-    """PASS: the upper bound is within the limit. FAIL: the lower one is beyond it."""
+    """PASS if the upper bound is at most the limit, FAIL if the lower bound is above it."""
     if measured.at_most <= limit:
         return "PASS"
     return "FAIL" if measured.at_least > limit else "UNDECIDED"
 
 
 def overall(verdicts: Mapping[str, Verdict]) -> str:
-    """One line for all limits. All of them hold with 95 % too: each had to pass by itself."""
+    """One line for all limits. A PASS of all is as sure as each of them: 95 %."""
     by_word = {w: [k for k, v in verdicts.items() if v.verdict == w] for w in ("FAIL", "UNDECIDED")}
     for word, names in by_word.items():
         if names:
@@ -128,6 +128,6 @@ def _needed(
     largest, highest = _bounds(limit.measure, limit, x, steps, gamma)
     if measure.worst < 1:
         return episodes_needed_for_worst(x, measure.worst, largest, limit.value)
-    if highest < largest:  # the bound that falls with more episodes is the one without a cap
+    if highest < largest:  # a bound capped at `highest` would not fall with more episodes
         measured = estimate(x, weight, largest)
     return episodes_needed(x, weight, measured, limit.value)

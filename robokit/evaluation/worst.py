@@ -1,4 +1,4 @@
-"""The mean of the worst share of episodes (CVaR), and how sure it is: few episodes are in that share.
+"""The mean of the worst share of episodes (CVaR), with bounds that hold for few episodes in that share.
 
 estimate_worst(sums, 0.1, largest=top)      # of the worst 10 % of the episodes
 """
@@ -27,16 +27,16 @@ def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESA
 
         CVaR = min_q F(q),   F(q) = q + E[max(x - q, 0)] / worst    (Rockafellar & Uryasev 2000, theorem 1)
 
-    At a fixed q, `estimate` bounds F, rare or unseen costs above q included. But the sample's own quantile
-    is fitted to the sample. So let m be the fewest of the E episodes of which Clopper and Pearson's lower
-    bound says that their share is at least `worst`:
+    For a fixed q, `estimate` bounds F(q), with rare or unseen costs above q. But the sample's quantile is
+    fitted to the sample. Let m be the smallest number of episodes whose share of all E has a
+    Clopper-Pearson lower bound of at least `worst`:
 
-    - The upper bound is that of F(q) at the q above which m lie; there F is no less than at its minimum.
-      With fewer than FEW episodes in the worst share it is that at the sample's quantile, where `estimate`
-      supposes that an unseen cost is the largest: hardly any limit passes.
+    - The upper bound is that of F(q) for the q exceeded by m episodes; F(q) is at least F's minimum. With
+      fewer than FEW episodes in the worst share, q is the sample's quantile, and `estimate` assumes the
+      largest cost for an unseen episode: hardly any limit passes.
     - The lower bound is that of F at the sample's quantile, and at most the mean of the worst m.
-    - Each distance is then multiplied by t / z: the quantiles of Student's t, with one degree of freedom
-      less than there are episodes in the worst share, and of the normal distribution.
+    - Each distance from the estimate is multiplied by t / z: the quantiles of Student's t, with one degree of
+      freedom less than episodes in the worst share, and of the normal distribution.
     """
     bounds = [_bound(x, worst, largest, i, resamples) for i in range(len(SIDES))]
     return Estimate(cvar(x, 1 - worst), *bounds)
@@ -55,20 +55,22 @@ def _bound(x: Array, worst: float, largest: float, i: int, resamples: int) -> fl
 
 
 def _excess(x: Array, share: float) -> tuple[float, Array]:
-    """q that `share` of x (E,) lies above, and max(x - q, 0): their CVaR is q + mean(excess) / share."""
+    """The q exceeded by `share` of x (E,), and max(x - q, 0); the CVaR is q + mean(excess) / share."""
     q = float(np.sort(x)[max(math.ceil((1 - share) * len(x) - 1e-9), 1) - 1])
     return q, np.maximum(x - q, 0.0)
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """t with P(T <= t) = probability > 1/2 for Student's T: P(|T| > t) = I_x(freedom / 2, 1 / 2) where
-    x = freedom / (freedom + t^2)."""
+    """Student's t with P(T <= t) = probability > 1/2.
+
+    P(|T| > t) = I_x(freedom / 2, 1 / 2) with x = freedom / (freedom + t^2)
+    """
     x = beta_quantile(2 * (1 - probability), freedom / 2, 0.5)
     return math.sqrt(freedom * (1 - x) / x)
 
 
 def episodes_needed_for_worst(x: Array, worst: float, largest: float, limit: float) -> int | None:
-    """As `episodes_needed`, for `estimate_worst`."""
+    """`episodes_needed` for the bounds of `estimate_worst`."""
     q, excess = _excess(x, worst)
     measured = estimate(excess, None, largest - q)
     return episodes_needed(excess, np.ones_like(x), measured, (limit - q) * worst)

@@ -1,11 +1,12 @@
-"""A person's filter numbers, resolved at the desk into the table that the robot's filter reads.
+"""Resolves a person's filter numbers into the table that is read by the filter on the robot.
 
     file = Exported.open("go2_walk.onnx")
     filter = resolve({"slew": 12.0, "torque": {"*_calf": 30.0, "*": 20.0}}, file.contract, file.sha256)
     write_filter(filter, "go2_walk.filter.json")
 
-A value of one actuator is one for all, or {name or pattern: value}: a name comes before a pattern (`*`, `?`,
-`[...]`), and an earlier pattern before a later one. An actuator without a value has no such bound.
+A key of EACH has one value for all actuators, or {name or pattern: value}: a name takes precedence over a
+pattern (`*`, `?`, `[...]`), and an earlier pattern over a later one. An actuator without a value has no such
+bound.
 """
 
 import json
@@ -29,13 +30,13 @@ EACH = (
 )
 WHOLE = ("soft_start", "grace", "deadline", "fallback")
 PLACES, SPEEDS, FORCES = ("rad", "m"), ("rad/s", "m/s"), ("N m", "N")  # units
-Said = Mapping[str, Any]  # a person's values for one actuator, by key
+Values = Mapping[str, Any]  # a person's values for one actuator, by key
 
 
 def filter_for(file: Exported, path: str | Path) -> Filter:
-    """The filter of an exported file from JSON: a table that was made for it, or a person's numbers.
+    """Read the filter of an exported file from JSON: a table made for it, or a person's numbers.
 
-    Raises FilterError for numbers that its contract cannot resolve, and for a table of another file.
+    Raises FilterError for numbers that `resolve` refuses, and for a table of another file.
     """
     try:
         numbers = json.loads(Path(path).read_text("utf-8"))
@@ -51,7 +52,7 @@ def filter_for(file: Exported, path: str | Path) -> Filter:
 
 
 def write_filter(filter: Filter, path: str | Path) -> None:
-    """The table as JSON, a line for each actuator, with a digest by which `Filter.open` knows it."""
+    """Write the table as JSON, one line per actuator, with a digest that `Filter.open` verifies."""
     table = json.loads(json.dumps(asdict(filter), default=float))
     rows = ",\n  ".join(json.dumps(row) for row in table["actuators"])
     own = {"digest": digest(table)} | {key: value for key, value in table.items() if key != "actuators"}
@@ -60,10 +61,10 @@ def write_filter(filter: Filter, path: str | Path) -> None:
 
 
 def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str) -> Filter:
-    """The filter that a person's numbers make for the file of a contract and sha256.
+    """The filter with a person's numbers for the exported file with this contract and sha256.
 
-    Raises FilterError for an unknown key or actuator, a pattern that matches none, an impossible number, and
-    a fact that neither the contract nor the numbers say.
+    Raises FilterError for an unknown key or actuator, a pattern without a match, an impossible number, and a
+    fact that is neither in the contract nor in the numbers.
     """
     known = (*EACH, *WHOLE)
     for key in numbers:
@@ -72,8 +73,8 @@ def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str
     facts = contract["actuators"]
     names = [fact["name"] for fact in facts]
     given = {key: _each(key, numbers[key], names) for key in EACH if numbers.get(key) is not None}
-    said = {name: {key: each[name] for key, each in given.items() if name in each} for name in names}
-    rows = [_row(fact, said[fact["name"]], contract) for fact in facts]
+    values = {name: {key: each[name] for key, each in given.items() if name in each} for name in names}
+    rows = [_row(fact, values[fact["name"]], contract) for fact in facts]
     own = {key: numbers[key] for key in WHOLE if key in numbers}
     return Filter(sha256, float(contract["control_dt"]), tuple(rows), **own)
 
@@ -83,7 +84,7 @@ def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         return dict.fromkeys(names, given)
     found: dict[str, Any] = {}
-    for place in sorted(given, key=lambda place: place not in names):  # names first, patterns as they come
+    for place in sorted(given, key=lambda place: place not in names):  # names first, then patterns in order
         matching = [place] if place in names else [n for n in names if fnmatchcase(n, str(place))]
         if not matching:
             hint = did_you_mean(str(place), names)
@@ -92,25 +93,25 @@ def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
     return found
 
 
-def _row(fact: Mapping[str, Any], said: Said, contract: Mapping[str, Any]) -> Bound:
-    name, kind = fact["name"], said.get("kind") or _kind(fact)
+def _row(fact: Mapping[str, Any], values: Values, contract: Mapping[str, Any]) -> Bound:
+    name, kind = fact["name"], values.get("kind") or _kind(fact)
     if kind not in KINDS:
         rule = "must be 'servo' or 'motor'"
         lacks = "the file does not say which" if kind is None else f"got {kind!r}"
         raise FilterError(f"kind of {name!r} {rule}; {lacks}")
     servo = kind == "servo"
-    low, high = _range(fact, said, servo)
-    filed = fact if fact.get("unit") in PLACES else {}  # of a geared servo gains are not in its joint's units
-    q, dq = (_column(what, fact, said, contract) for what in ("position", "velocity"))
-    numbers = {key: said.get(key) for key in ("slew", "velocity", "pose", "pose_speed")}
-    gains = {key: said.get(key, filed.get(key)) for key in ("kp", "kd")} if servo else {}
+    low, high = _range(fact, values, servo)
+    filed = fact if fact.get("unit") in PLACES else {}  # gains of a geared servo: not in its joint's units
+    q, dq = (_column(what, fact, values, contract) for what in ("position", "velocity"))
+    numbers = {key: values.get(key) for key in ("slew", "velocity", "pose", "pose_speed")}
+    gains = {key: values.get(key, filed.get(key)) for key in ("kp", "kd")} if servo else {}
     return Bound(
         name,
         kind,
         low if math.isfinite(low) else None,
         high if math.isfinite(high) else None,
         **numbers,
-        torque=_torque(fact, said),
+        torque=_torque(fact, values),
         default=fact.get("default") or 0.0,
         **gains,
         force=None if servo else _force(fact.get("unit")),
@@ -120,14 +121,14 @@ def _row(fact: Mapping[str, Any], said: Said, contract: Mapping[str, Any]) -> Bo
 
 
 def _kind(fact: Mapping[str, Any]) -> str | None:
-    """What the unit of ctrl tells; a geared servo's is no unit of its joint."""
+    """The kind that follows from the unit of ctrl; None if unknown, as for a geared servo."""
     if fact.get("kp") is not None and fact.get("unit") in PLACES:
         return "servo"
     return "motor" if _force(fact.get("unit")) is not None else None
 
 
 def _force(unit: str | None) -> float | None:
-    """What ctrl 1 gives at the joint, of units as "N m" and "200.0 N m"."""
+    """Force at the joint for ctrl 1, from a unit like "N m" or "200.0 N m"; None for other units."""
     number, _, rest = (unit or "").partition(" ")
     try:
         return 1.0 if unit in FORCES else float(number) if rest in FORCES else None
@@ -135,15 +136,18 @@ def _force(unit: str | None) -> float | None:
         return None
 
 
-def _range(fact: Mapping[str, Any], said: Said, servo: bool) -> tuple[float, float]:
-    """Of ctrl: the file's, as float32 has it; a person's and the joint's less its margin rounded inward."""
+def _range(fact: Mapping[str, Any], values: Values, servo: bool) -> tuple[float, float]:
+    """(low, high) of ctrl: the intersection of the file's, the person's, and the joint's less `margin`.
+
+    The file's is rounded to the nearest float32, the others inward.
+    """
     name = fact["name"]
-    low, high = (float(np.float32(edge)) for edge in _edges(fact))  # what its graph clips to
+    low, high = (float(np.float32(edge)) for edge in _edges(fact))  # as clipped by the exported graph
     for key in ("low", "high"):
-        if said.get(key) is not None:
-            check_number(key, name, said[key])
-    bounds = [_edges(said)]
-    joint, margin = said.get("joint_range", fact.get("joint_range")), said.get("margin")
+        if values.get(key) is not None:
+            check_number(key, name, values[key])
+    bounds = [_edges(values)]
+    joint, margin = values.get("joint_range", fact.get("joint_range")), values.get("margin")
     if joint is not None and not is_pair(joint):
         raise FilterError(f"joint_range of {name!r} must be [low, high], got {joint!r}")
     if margin is not None:
@@ -163,9 +167,9 @@ def _edges(numbers: Mapping[str, Any]) -> tuple[float, float]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _torque(fact: Mapping[str, Any], said: Said) -> tuple[float, float] | None:
-    """At the joint, from low to high."""
-    name, given = fact["name"], said.get("torque")
+def _torque(fact: Mapping[str, Any], values: Values) -> tuple[float, float] | None:
+    """(low, high) at the joint; None without a bound."""
+    name, given = fact["name"], values.get("torque")
     if given is None:
         return None
     if given == "file":
@@ -176,32 +180,33 @@ def _torque(fact: Mapping[str, Any], said: Said) -> tuple[float, float] | None:
     return -given, given
 
 
-def _column(what: str, fact: Mapping[str, Any], said: Said, contract: Mapping[str, Any]) -> Column | None:
-    """Which number of which input is the position or velocity of an actuator's joint; None: it is not known.
+def _column(what: str, fact: Mapping[str, Any], values: Values, contract: Mapping[str, Any]) -> Column | None:
+    """The column of an input with the position or velocity of an actuator's joint; None if unknown.
 
-    A person names the input, or the input and the column.
+    A person's value is the input's name, or [input, column].
     """
     inputs, key = {i["name"]: i for i in contract["inputs"]}, f"{what}_from"
     suffix, units = ("", PLACES) if what == "position" else (" velocity", SPEEDS)
-    if key not in said:
+    if key not in values:
         return _observed(f"{fact.get('joint')}{suffix}", inputs, units)
-    if said[key] is None:
+    if values[key] is None:
         return None
-    joint = fact.get("joint") or fact["name"]  # an older file does not say it; its actuators were named alike
-    return _named(f"{key} of {fact['name']!r}", said[key], f"{joint}{suffix}", inputs)
+    joint = fact.get("joint") or fact["name"]  # missing in older files; their joints were named alike
+    return _named(f"{key} of {fact['name']!r}", values[key], f"{joint}{suffix}", inputs)
 
 
 def _observed(source: str, inputs: Mapping[str, Any], units: tuple[str, str]) -> Column | None:
+    """The first column with this source, the frame "joint axis" and one of the units; None without one."""
     for name, term in inputs.items():
         for column in range(term["size"]):
-            told = [_at(term.get(key), column) for key in ("source", "frame", "unit")]
-            if told[:2] == [source, "joint axis"] and told[2] in units:
+            facts = [_at(term.get(key), column) for key in ("source", "frame", "unit")]
+            if facts[:2] == [source, "joint axis"] and facts[2] in units:
                 return name, column
     return None
 
 
 def _named(where: str, given: Any, source: str, inputs: Mapping[str, Any]) -> Column:
-    """The column that a person names: [input, column], or the input whose column reads `source`."""
+    """The column given by a person: [input, column], or an input that has a column with this source."""
     pair = given if isinstance(given, list | tuple) else [given, None]
     if len(pair) != 2 or not isinstance(pair[0], str):
         raise FilterError(f"{where} must be an input or [input, column], got {given!r}")

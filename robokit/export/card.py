@@ -17,7 +17,7 @@ ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a 
 
 
 def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
-    """`<policy>.json` beside a file: task, commit, sha256, parity error, and its `evaluation`."""
+    """Write `<policy>.json` beside a file: task, commit, sha256, parity error, and the `evaluation`."""
     contract = file.contract
     card = {
         "task": contract["task"],
@@ -51,5 +51,5 @@ def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
     apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
     if bool((apart > ROUNDING).any()):
         i = int(apart.argmax())
-        rule = f"is not what {type(env.task).__name__}.action now makes of its action"
-        raise TaskError(f"the file's ctrl {i} {rule}, {float(apart[i]):.3g} of an action off: train again")
+        off = f"differs from {type(env.task).__name__}.action by {float(apart[i]):.3g} in action units"
+        raise TaskError(f"the file's ctrl {i} {off}, because the task has changed: train again")

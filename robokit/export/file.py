@@ -1,4 +1,4 @@
-"""An exported file at the desk.
+"""An exported file in memory.
 
 file = Exported.open("policies/hopper.onnx")
 file.contract["control_dt"], file.sha256
@@ -20,5 +20,5 @@ class Exported(Loaded):
 
     @classmethod
     def open(cls, file: "str | Path | Exported") -> "Exported":
-        """The file at a path; an open one is returned as it is. Raises ContractError when it is not whole."""
+        """Open the file at a path; an Exported is returned itself. Raises ContractError if it is damaged."""
         return file if isinstance(file, Exported) else cls(*load(file))

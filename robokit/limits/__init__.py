@@ -1,6 +1,6 @@
 """Limits on named costs, their measures, and the Lagrange multipliers that hold a policy to them.
 
-May import: errors, state and compute; knows nothing of tasks.
+May import: errors, state and compute.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What control steps are charged under limits: to critics, in the meter of a training and in evaluation."""
+"""Charges of control steps under limits, the same for critics, for a training's meter and for evaluation."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,21 +11,21 @@ from robokit.limits.measures import MEASURES
 
 
 def cut_off(terminated: Tensor, steps_left: Tensor, gamma: float = 1.0) -> Tensor:
-    """Control steps that a termination cut off, discounted: sum of gamma^t for t = 1 ... left, else 0."""
+    """Discounted number of control steps lost to a termination: sum of gamma^t, t = 1..steps_left, else 0."""
     steps = steps_left if gamma == 1 else gamma * (1 - gamma**steps_left) / (1 - gamma)
     return torch.where(terminated, steps, 0.0)
 
 
 class Charge(NamedTuple):
-    """What control steps (..., K) cost, with `absorb` for each control step that a termination cut off."""
+    """Charges (..., K): the costs, and `absorb` for each control step that a termination cut off."""
 
     total: Tensor  # undiscounted
-    span: Tensor  # control steps that a rate divides by
-    discounted: Tensor  # from the control step itself on
+    span: Tensor  # control steps, the divisor of a rate; lost ones count too if they are charged
+    discounted: Tensor  # to the control step itself
 
 
 class Charges:
-    """How the costs (..., K) of control steps are charged under K limits."""
+    """Computes the charges for the costs (..., K) of control steps under K limits."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Charges:
         self.measures = [MEASURES[limit.measure] for limit in limits.values()]
 
     def of(self, cost: Tensor, terminated: Tensor, steps_left: Tensor, gamma: float) -> Charge:
-        """Of costs (..., K); terminated (...) bool, left (...) control steps to the time limit."""
+        """Charges for costs (..., K). terminated (...) bool; steps_left (...) to the time limit."""
         cut = cut_off(terminated, steps_left)[..., None]
         later = cut_off(terminated, steps_left, gamma)[..., None]
         return Charge(cost + cut * self.absorb, 1 + cut * (self.absorb > 0), cost + later * self.absorb)
@@ -46,7 +46,7 @@ class Charges:
     def learned(
         self, cost: Tensor, terminated: Tensor, steps_left: Tensor, gamma: float
     ) -> tuple[Tensor, Tensor]:
-        """What critics learn of costs (..., K), and where nothing comes after (..., K) bool."""
+        """The critics' costs of a control step (..., K), and where their returns end (..., K) bool."""
         if not self.measures:
             return cost[..., :0], terminated[..., None][..., :0]
         pairs = [m.charge(x) for m, x in zip(self.measures, cost.unbind(-1), strict=True)]
@@ -58,34 +58,31 @@ class Charges:
 class Maxima:
     """The largest cost so far in the running episode of each of N simulations, for each `peak` limit.
 
-        state = maxima.append(env.state)                     # what critics see before a control step
+        state = maxima.append(env.state)                     # the critics' state before a control step
         cost, final_state = maxima.step(step.cost, step.done, step.final_state)
 
-    `largest` (N, P) are columns of the critics' state only, in units of Limit.largest. Without such a limit
+    The P maxima are columns of the critics' state only, in units of Limit.largest. Without a `peak` limit
     both calls return the given tensors themselves.
     """
 
     def __init__(
         self, limits: Mapping[str, Limit], num_envs: int, device: torch.device | str = "cpu"
     ) -> None:
-        kept = [(k, x) for k, x in enumerate(limits.values()) if MEASURES[x.measure].running]
-        self.names = [f"peak of {name}" for name, x in limits.items() if MEASURES[x.measure].running]
-        self.columns = [k for k, _ in kept]
-        self.unit = torch.tensor([float(x.largest) for _, x in kept], device=device)
-        self.largest = torch.zeros(num_envs, len(kept), device=device)
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """The columns that `append` adds, by name."""
-        return dict.fromkeys(self.names, 1)
+        peaks = {name: x for name, x in limits.items() if MEASURES[x.measure].running}
+        self.widths = {f"peak of {name}": 1 for name in peaks}  # columns of `append`
+        self.columns = [k for k, name in enumerate(limits) if name in peaks]
+        self.unit = torch.tensor([float(x.largest) for x in peaks.values()], device=device)
+        self.largest = torch.zeros(num_envs, len(peaks), device=device)
 
     def append(self, state: Tensor) -> Tensor:
-        """state (N, S) with the columns: (N, S + P)."""
+        """The state (N, S) with the maxima so far: (N, S + P)."""
         return torch.cat((state, self.largest / self.unit), -1) if self.columns else state
 
     def step(self, cost: Tensor, done: Tensor, final_state: Tensor) -> tuple[Tensor, Tensor]:
-        """Costs (N, K) of a control step with the rise max(c - m, 0) in place of c for `peak` limits, and
-        its final state (N, S + P). Where `done` (N,) the maxima begin again at 0."""
+        """The costs (N, K), with the rise max(c - m, 0) for `peak` limits, and the final state (N, S + P).
+
+        m: the largest cost so far in the episode; it returns to 0 where done (N,).
+        """
         if not self.columns:
             return cost, final_state
         now = cost[:, self.columns]

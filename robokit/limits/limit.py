@@ -10,21 +10,20 @@ from robokit.limits.measures import MEASURES, Name
 
 @dataclass(frozen=True)
 class Limit:
-    """An upper bound on one cost; raises TaskError for one that cannot be.
+    """An upper bound on one cost. Raises TaskError for impossible numbers.
 
     rate         mean cost per control step
     episode      undiscounted sum over an episode
     discounted   sum of gamma^t c_t from the start of an episode
-    probability  of an episode in which the cost is ever above 0
+    probability  that the cost is ever above 0 in an episode
     peak         mean over episodes of the largest cost in each
-    cvar         mean sum of the worst 10 % of the episodes: judged, never trained
+    cvar         mean sum of the worst 10 % of the episodes: in evaluation only
     """
 
     value: float  # in the units of the measure
     measure: Name = "rate"
-    largest: float = 1.0  # cost that one control step can have; of an indicator 1
-    # charged for every control step that a termination cuts off, so that dying early buys nothing
-    absorb: float = 0.0
+    largest: float = 1.0  # cost possible in one control step; 1 for an indicator
+    absorb: float = 0.0  # charge per control step lost to a termination: ending early must save no cost
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -43,18 +42,18 @@ class Limit:
         self.check(steps=math.inf)
 
     def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
-        """Raise TaskError for a value that episodes of `steps` control steps cannot come above."""
+        """Raise TaskError if no episode of `steps` control steps can exceed the value."""
         if self.value > (most := self.most(steps, gamma)):
             rule = f"a {MEASURES[self.measure].noun.format(steps=steps)} cannot come above {most:g}"
             raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
 
     def most(self, steps: float, gamma: float = 1.0) -> float:
-        """What the largest cost in every control step of a whole episode of `steps` comes to."""
+        """The measure of an episode of `steps` control steps with the largest cost in each."""
         return MEASURES[self.measure].most(self.largest, steps, gamma)
 
 
 def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dict[str, Limit]:
-    """The limits with other values. Raises OptionError for a name that has no limit."""
+    """The limits with some values replaced. Raises OptionError for an unknown name or an impossible value."""
     for name in values:
         if name not in limits:
             known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"

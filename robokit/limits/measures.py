@@ -1,12 +1,12 @@
-"""Measures: what the costs c_t of an episode come to, in training and in evaluation. A new one is one class.
+"""Measures of the costs c_t of episodes, in training and in evaluation. A new measure is one class.
 
     measure = MEASURES["rate"]
-    x, weight = measure.per_episode(costs)       # of E episodes: measured is sum(x) / sum(weight)
+    x, weight = measure.per_episode(costs)       # of E episodes; the measured value: sum(x) / sum(weight)
     measure.most(largest, steps, gamma)          # a limit above this has no use
 
-A measure is the mean over episodes of `per_episode`, of the worst of them where `worst` is below 1, or the
-probability that it is above 0. Add the class to MEASURES and its name to Name; what training cannot hold a
-policy to says why in `untrained`.
+A measure is the mean of `per_episode` over all episodes, or over the worst ones (`worst` < 1), or the
+probability that it is above 0 (`share`). Add the class to MEASURES and its name to Name. A measure that is
+for evaluation only gives the reason in `untrained`.
 """
 
 import math
@@ -16,53 +16,56 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 from torch import Tensor
 
 Name = Literal["rate", "episode", "discounted", "probability", "peak", "cvar"]
-RECENT = 64  # episodes that training takes lengths, probabilities and other means over episodes from
+RECENT = 64  # episodes in training's means over episodes, e.g. of lengths and violations
 Array = TypeVar("Array")  # a Tensor in training, a numpy array in evaluation
 
 
 class EpisodeCosts(NamedTuple, Generic[Array]):
-    """What one cost came to in episodes (E,); `absorb` is part of the first three."""
+    """One cost in each of E episodes, (E,); the first three include the charges of `absorb`."""
 
     total: Array  # sum of c_t
-    span: Array  # control steps that a rate divides by, those that a termination cut off too under `absorb`
+    span: Array  # control steps, the divisor of a rate; with `absorb` also those lost to a termination
     discounted: Array  # sum of gamma^t c_t
-    violated: Array  # 1 where c_t was ever above 0, else 0
+    violated: Array  # 1 if c_t was ever above 0, else 0
     peak: Array  # largest c_t
 
 
 class Measure(ABC):
-    """One way to sum up a cost. Costs are at most `largest` a control step, episodes `steps` long at most."""
+    """A summary of one cost. Costs are at most `largest` per control step, episodes `steps` long."""
 
-    words: ClassVar[str]  # in tables and plots
-    shown: ClassVar[str] = ""  # in a histogram of episodes, where that is not `words`
-    noun: ClassVar[str]  # in errors; {steps:g} stands for the control steps of an episode
-    each: ClassVar[str] = ""  # what one episode has of it, where a limit can be compared with that
-    share: ClassVar[bool] = False  # the probability that `per_episode` is above 0
-    worst: ClassVar[float] = 1.0  # share of the episodes, the worst of them, that the mean is over
-    wait: ClassVar[int] = 1  # whole episodes that training must have seen before it knows the measure
-    running: ClassVar[bool] = False  # critics learn how the largest cost of the episode rises: charges.Maxima
-    not_absorbed: ClassVar[str] = ""  # why `absorb` has no meaning here
-    untrained: ClassVar[str] = ""  # why no multiplier can follow it
+    words: ClassVar[str]  # label in tables and plots
+    shown: ClassVar[str] = ""  # label of a histogram of episodes, if not `words`
+    noun: ClassVar[str]  # name in errors; {steps:g}: the control steps of an episode
+    each: ClassVar[str] = ""  # name of one episode's value, if that can be compared with the limit
+    share: ClassVar[bool] = False  # it is the probability that `per_episode` is above 0
+    worst: ClassVar[float] = 1.0  # share of the episodes in the mean, counted from the worst
+    wait: ClassVar[int] = 1  # whole episodes before the measure is known in training
+    running: ClassVar[bool] = False  # critics learn the rise of the episode's largest cost: charges.Maxima
+    not_absorbed: ClassVar[str] = ""  # reason why `absorb` has no meaning here
+    untrained: ClassVar[str] = ""  # reason why no multiplier can follow it
 
     @abstractmethod
     def most(self, largest: float, steps: float, gamma: float) -> float:
-        """Of episodes with the largest cost in every control step."""
+        """The measure of episodes with the largest cost in every control step."""
 
     @abstractmethod
     def per_episode(self, costs: EpisodeCosts[Array]) -> tuple[Array, Array | None]:
-        """x (E,) and its weight (E,), None where every episode counts alike."""
+        """x (E,) and its weight (E,); weight None: all episodes count alike."""
 
     def bounds(self, largest: float, steps: float, gamma: float) -> tuple[float, float]:
-        """The largest x of an episode, and the largest sum(x) / sum(weight) where that is another."""
+        """Upper bounds of x in one episode, and of sum(x) / sum(weight); inf: no tighter bound."""
         return self.most(largest, steps, gamma), math.inf
 
     def charge(self, cost: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What critics learn of a cost, and where it is the last of an episode (bool; None: nowhere)."""
+        """The critics' cost, and where their return ends with it (bool; None: nowhere)."""
         return cost, None
 
     def measured(self, rate: Tensor, length: Tensor, mean: Tensor) -> Tensor:
-        """J in training. rate: mean cost of the present control steps; of recent whole episodes the mean
-        `length` in control steps and the `mean` of x."""
+        """J in training, a scalar like its arguments.
+
+        rate: mean cost of the present control steps; length, mean: mean number of control steps, and mean x,
+        of recent whole episodes.
+        """
         return mean
 
 
@@ -96,7 +99,7 @@ class Episode(Measure):
         return costs.total, None
 
     def measured(self, rate: Tensor, length: Tensor, mean: Tensor) -> Tensor:
-        return rate * length  # follows the present policy: a mean over past episodes lags
+        return rate * length  # of the present policy: a mean over past episodes lags
 
 
 class Discounted(Measure):
@@ -112,11 +115,11 @@ class Discounted(Measure):
 
 
 class Probability(Measure):
-    """Of an episode in which the cost is ever above 0. Critics learn the chance of a next violation."""
+    """Probability that the cost is ever above 0 in an episode. Critics learn that of a violation ahead."""
 
     words, noun, share, wait = "P(any in an episode)", "probability", True, RECENT
     shown = Episode.words
-    not_absorbed = "an episode has violated, or not"
+    not_absorbed = "a violation counts once, however long the episode"
 
     def most(self, largest: float, steps: float, gamma: float) -> float:
         return 1.0
@@ -133,7 +136,7 @@ class Peak(Measure):
     """Largest cost of an episode. Critics learn the rise of the running maximum m, max(c_t - m, 0)."""
 
     words, noun, each, running = "largest in an episode", "peak", "peak", True
-    not_absorbed = "it is no sum over control steps; let the last control step itself cost as much"
+    not_absorbed = "it is no sum over control steps; add the charge to the cost of the last control step"
 
     def most(self, largest: float, steps: float, gamma: float) -> float:
         return largest

@@ -1,4 +1,4 @@
-"""J_k, what each cost comes to by its limit's measure as the control steps of a training come in."""
+"""J_k, each cost in its limit's measure, computed from the control steps of a training."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from robokit.state import gather, scatter
 def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
     """Sums so far (T, N, C) of x >= 0 in each running episode, and the carry (N, C) after the last step.
 
-    Without a loop over T: a cumulative sum never falls, so the greatest at an episode's end is the latest.
+    Without a loop over T: cumulative sums never fall, so their maximum over episode ends is the latest one.
     """
     total = running + x.cumsum(0)
     before = torch.where(done[..., None], total, 0.0).cummax(0).values
@@ -24,11 +24,11 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
 
 
 class Meter:
-    """J_k of each limit, by its own measure, from the control steps of N simulations in every process.
+    """J_k of each limit in its own measure, from the control steps of N simulations per process.
 
-    A rate is the mean of the given steps, an episode's sum that rate times the mean length of recent
-    episodes: it follows the present policy, not the past hundred episodes. All else is the mean over the
-    last RECENT whole episodes or so.
+    A rate is the mean over the given steps. An episode's sum is that rate times the mean length of recent
+    episodes, so that it follows the present policy. All others are means over about the last RECENT whole
+    episodes. steps: control steps of the longest episode.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Meter:
         self.steps, self.gamma = float(steps), gamma
         # total, span and discounted cost of the running episodes, and their length
         self.running = torch.zeros(num_envs, 3 * k + 1, **kwargs)
-        self.whole = torch.zeros(num_envs, dtype=torch.bool, device=device)  # seen from its start
-        self.recent = torch.zeros(k, 4, **kwargs)  # episodes, spans, and the measure's x and its weight
+        self.whole = torch.zeros(num_envs, dtype=torch.bool, device=device)  # episode seen from its start
+        self.recent = torch.zeros(k, 4, **kwargs)  # sums over episodes: their number, span, x and weight
         self.count = torch.zeros((), **kwargs)
 
     def measure(
         self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """J_k (K,) and which of them are known (K,) bool, after T control steps.
+        """J_k (K,), and whether each is known (K,) bool, after T more control steps.
 
-        cost (T, N, K), of a `peak` limit its rise as `charges.Maxima` gives it; the others (T, N).
+        cost: (T, N, K), for a `peak` limit the rise from charges.Maxima; the others: (T, N).
         """
         spent, span, discounted = self.charges.of(cost, terminated, steps_left.double(), self.gamma)
         one = torch.ones_like(spent[..., :1])
@@ -73,9 +73,9 @@ class Meter:
         return torch.stack([measure.measured(*numbers) for measure, *numbers in each]), known
 
     def _remember(self, sums: Tensor, ended: Tensor) -> None:
-        """Add the episodes that ended (T, N), sums (T, N, 3, K), and forget as many of the RECENT before."""
+        """Add the sums (T, N, 3, K) of episodes that ended (T, N); older ones decay to about RECENT."""
         number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
-        costs = EpisodeCosts(spent, span, discounted, (spent > 0).double(), spent)  # the peak: all rises
+        costs = EpisodeCosts(spent, span, discounted, (spent > 0).double(), spent)  # peak: the sum of rises
         each = zip(self.charges.measures, *(column.unbind(-1) for column in costs), strict=True)
         x, weight = zip(*(measure.per_episode(EpisodeCosts(*of)) for measure, *of in each), strict=True)
         one = torch.ones_like(spent)

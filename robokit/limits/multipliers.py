@@ -6,7 +6,7 @@
     advantage = multipliers.advantage(advantages, valid)                          # (T, N, 1 + K) -> (T, N)
 
 Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - sum_k lambda_k J_k, and each
-lambda_k moves with its own violation. What is measured for it are costs as they are, in their own unit.
+lambda_k follows its own violation. J_k is measured from the costs themselves, in their own unit.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,43 +22,43 @@ from robokit.limits.measures import MEASURES
 from robokit.state import gather, scatter
 
 Rule = Literal["pid", "dual", "fixed", "off"]
-SMOOTHING = 0.8  # of the violations that a multiplier follows: the weight of the past
-LEAST, MOST = -1.0, 2.0  # relative violation in one iteration
+SMOOTHING = 0.8  # weight of the past in the smoothed violation
+LEAST, MOST = -1.0, 2.0  # bounds of the relative violation in one iteration
 HIGHEST = 50.0  # multiplier, in the units of normalised advantages
-FLOOR = 0.01  # of the largest cost: a smaller limit counts as this where violations are relative
-SLOW = 0.95  # of the units of reward and costs: the weight of the past
+FLOOR = 0.01  # least divisor of a violation and least unit of a cost, as a share of their largest values
+SLOW = 0.95  # weight of the past in the units of reward and costs
 TINY = 1e-8
 WATCHED = ("measured", "lambda")
 
 
 def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
-    """(K,) relative: clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
+    """Relative violations (K,): clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
     return ((measured - aim) / torch.maximum(aim, floor)).clamp(LEAST, MOST)
 
 
 def combine(advantage: Tensor, weight: Tensor) -> Tensor:
-    """(T, N) of the reward's and the costs' advantages (T, N, 1 + K), each in its own units.
+    """One advantage (T, N) from those of reward and costs (T, N, 1 + K), each divided by its unit.
 
         (A_r - sum_k w_k A_k) / (1 + sum_k w_k)
 
-    which is of one size whatever the multipliers are (Stooke et al. 2020, arXiv:2007.03964, section 5).
+    Its scale does not grow with the multipliers (Stooke et al. 2020, arXiv:2007.03964, section 5).
     """
     return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
 
 
 class Multipliers:
-    """One lambda >= 0 for each limit, and what it weighs a cost's advantage with.
+    """One lambda >= 0 for each limit, and from it the weight of the cost's advantage.
 
         pid    s <- .8 s + .2 e,  I <- I + Ki e,  w = clip(Kp s + I + Kd max(ds, 0)),  e: the violation
-               (Stooke et al. 2020, algorithm 2); w is in units of normalised advantages, so that it does
-               not depend on what reward and costs are measured in
+               (Stooke et al. 2020, algorithm 2); w weighs normalised advantages, so it does not depend
+               on the units of reward and costs
         dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
         fixed  lambda = penalty
 
-    `lambdas` are in reward per unit of cost of one control step under each rule: dJ/dd_k where a discounted
-    limit binds. `steps`: control steps of the longest episode.
+    Under every rule `lambdas` are in reward per unit of cost in one control step: dJ/dd_k for a discounted
+    limit that binds. `steps`: control steps of the longest episode.
 
-    Raises TaskError for a limit that is never broken, OptionError for a measure that cannot be trained.
+    Raises TaskError for a limit that no episode can exceed, OptionError for a measure of evaluation only.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Multipliers:
         self.floor = row(lambda limit: FLOOR * limit.most(steps, gamma))
         self.least_scale = torch.cat((self.aim.new_tensor([TINY]), row(lambda x: FLOOR * x.largest)))
         start = penalty if rule == "fixed" else 0.0
-        self.strength = torch.full_like(self.aim, start)  # w of pid, lambda of the others
+        self.strength = torch.full_like(self.aim, start)  # w under pid, lambda under the other rules
         self.integral, self.smooth = torch.zeros_like(self.aim), torch.zeros_like(self.aim)
         self.begun = torch.zeros_like(self.aim, dtype=torch.bool)  # whether J_k was ever known
         self.scale = torch.zeros_like(self.least_scale)  # slow units of reward and costs, see `follow`
         self.latest = torch.zeros_like(self.aim)
 
     def update(self, measured: Tensor, known: Tensor) -> None:
-        """Move by J_k = measured (K,), where known (K,) bool."""
+        """Update the multipliers from J_k = measured (K,), where known (K,) bool."""
         self.latest = torch.where(known, measured, self.latest)
         if self.rule == "dual":
             step = self.dual_lr * (measured - self.aim)
@@ -114,39 +114,40 @@ class Multipliers:
             setattr(self, name, torch.where(known, value, getattr(self, name)))
 
     def advantage(self, advantage: Tensor, valid: Tensor) -> Tensor:
-        """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units.
+        """The policy's advantage (T, N) from those of reward and costs (T, N, 1 + K) in their own units.
 
-        Each is centred, and divided by a slow average of its deviation: never by that of the combination.
+        Each is centred over valid (T, N) bool, and divided by a slow average of its standard deviation; the
+        combination is not normalised again.
         """
         count = total(valid.sum()).clamp(min=1)
         weight = valid[..., None] / count
         centred = advantage - total((advantage * weight).sum((0, 1)))
         now = total((centred.square() * weight).sum((0, 1))).sqrt().double()
         self.follow(now)
-        units = torch.maximum(self.scale, now)  # a cost that begins to flow is not larger than it is
+        units = torch.maximum(self.scale, now)  # the slow average lags when a cost first occurs
         return combine(centred / units, self.weights(units)).float()
 
     def follow(self, now: Tensor, slow: float = SLOW) -> None:
-        """Let the units of reward and costs (1 + K,) follow those of now.
+        """Update the slow units of reward and costs from those of now (1 + K,).
 
-        Deviations of advantages, or off-policy root mean squares of dQ/da: what makes a weight of 1 pull as
-        hard as the reward. slow: the weight of the past, where there is one.
+        A unit is the standard deviation of the advantage (PPO) or the RMS of dQ/da (SAC, TD3). In these units
+        a weight of 1 counts as much as the reward. slow: weight of the past, if any.
         """
         mean = torch.where(self.scale > 0, torch.lerp(now, self.scale, slow), now)
         self.scale = torch.maximum(mean, self.least_scale)
 
     def weights(self, units: Tensor) -> Tensor:
-        """(K,) of the costs' advantages in `combine`, where reward and costs are in these units (1 + K,)."""
+        """Weights (K,) of the costs' advantages in `combine`, for these units (1 + K,)."""
         return self.strength if self.rule == "pid" else self.strength * units[1:] / units[0]
 
     @property
     def units(self) -> Tensor:
-        """(1 + K,) of reward and costs, see `follow`; 1 before they are known."""
+        """Slow units (1 + K,) of reward and costs, see `follow`; 1 until known."""
         return torch.where(self.scale > 0, self.scale, 1.0)
 
     @property
     def metrics(self) -> dict[str, Tensor]:
-        """What to log of each limit."""
+        """The logged numbers of each limit, by metric name."""
         named = zip(self.names, self.measured, self.lambdas, strict=True)
         return {
             f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
@@ -154,12 +155,12 @@ class Multipliers:
 
     @property
     def measured(self) -> Tensor:
-        """(K,) J_k as it was last known, NaN before."""
+        """The last known J_k (K,); NaN before the first."""
         return torch.where(self.begun, self.latest, torch.nan)
 
     @property
     def lambdas(self) -> Tensor:
-        """(K,) reward per unit of cost."""
+        """Lambda (K,), in reward per unit of cost; under pid 0 until the units are known."""
         started = self.scale[0] > 0
         price = torch.where(started, self.scale[0] / self.scale[1:].clamp(min=TINY), 0.0)
         return self.strength * price if self.rule == "pid" else self.strength

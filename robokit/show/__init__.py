@@ -1,4 +1,4 @@
-"""For eyes: films, MuJoCo's window, plots.
+"""Films, MuJoCo's window, plots.
 
 May import: training and below.
 """

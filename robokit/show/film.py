@@ -1,8 +1,8 @@
-"""An exported file at work in one simulation, as a film or in MuJoCo's window.
+"""Films of an exported file in one simulation.
 
     write_film("hopper.onnx", robokit.make("hopper"), "hopper.mp4", seconds=10.0)
 
-What is seen is what the robot would do: the file runs behind Controller, with its checks.
+The file runs in a Controller with all its checks, as on the robot.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ ENCODING = {  # ffmpeg's options for each kind of film
     ".gif": ["-vf", "split[a][b];[a]palettegen[c];[b][c]paletteuse=dither=none", "-loop", "0"],
 }
 MAX_FPS = {".mp4": 30.0, ".gif": 25.0}
-SECONDS = 20.0  # of a film nobody gave a length to, at most
+SECONDS = 20.0  # longest film without a given length
 
 
 def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
-    """Control periods of the file in `env`'s one simulation, one episode after the other, without end."""
+    """Run the file in `env`'s one simulation, episode after episode, without end; yields each Step."""
     env.reset()
     controller.reset()
     while True:
@@ -57,12 +57,13 @@ def write_film(
     width: int = 640,
     height: int = 480,
 ) -> float:
-    """Write an mp4 or gif of `seconds` of simulated time, whole or not at all; the sum of rewards in it.
+    """Write an mp4 or gif of `seconds` of simulated time, atomically; returns the sum of rewards in it.
 
-    The length is that of an episode, at most 20 s, where none is given.
+    seconds: by default one episode, at most 20 s; width, height: pixels.
 
-    Raises OptionError for another kind of file, RenderError where nothing can be drawn, ContractError for a
-    file of another robot or rate, RunError when the disk is full or may not be written.
+    Raises OptionError for an impossible path, length or size, RenderError without a renderer, ContractError
+    for a policy of another robot or rate, TaskError if the task has changed since the export, and RunError if
+    the file cannot be written.
     """
     path, controller = Path(path), one_controller(policy, env)
     if path.suffix not in ENCODING:
@@ -85,7 +86,7 @@ def write_film(
 
 
 def periods_per_frame(control_dt: float, suffix: str) -> int:
-    """How many control periods (of `control_dt` s) pass from frame to frame: MAX_FPS, about."""
+    """Number of control periods (of `control_dt` s) per frame, for about MAX_FPS."""
     return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
 
 
@@ -107,20 +108,20 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 @contextlib.contextmanager
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
     """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
-    # imageio_ffmpeg.write_frames returns on a full disk as if the film were whole, and gives no reason
+    # not imageio_ffmpeg.write_frames, which ignores a full disk
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
     command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile() as said:
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said, process_group=0) as ffmpeg:
+        with TemporaryFile() as stderr:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, process_group=0) as ffmpeg:
                 assert ffmpeg.stdin is not None
-                with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as stdin:  # it tells why it left
+                with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as stdin:  # the reason is in stderr
                     yield lambda frame: stdin.write(frame.tobytes())
-            said.seek(0)
+            stderr.seek(0)
             if ffmpeg.returncode:
-                reason = said.read().decode(errors="replace").strip() or f"signal {-ffmpeg.returncode}"
+                reason = stderr.read().decode(errors="replace").strip() or f"signal {-ffmpeg.returncode}"
                 raise RunError(f"cannot write {path}: ffmpeg: {reason.splitlines()[-1]}")
         temporary.replace(path)
     except OSError as error:

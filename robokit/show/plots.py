@@ -1,10 +1,10 @@
-"""Pictures of a run and of its evaluation, as PNG files: `robokit evaluate RUN --plots FOLDER`.
+"""Plots of a run and of its evaluation, as PNG files: `robokit evaluate RUN --plots FOLDER`.
 
     learning.png      return, and each limit's measured cost with the limit
     multipliers.png   each limit's multiplier
     costs.png         each cost in the evaluated episodes, with the limit
 
-Figures are made without a screen. matplotlib takes a second to import, so only those who draw do so.
+No screen is needed. matplotlib takes a second to import, and is imported only to draw.
 """
 
 import json
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, VERMILLION, BLACK = "#0072B2", "#D55E00", "#000000"  # Okabe & Ito: told apart by colour-blind eyes too
+BLUE, VERMILLION, BLACK = "#0072B2", "#D55E00", "#000000"  # Okabe & Ito: distinct for the colour-blind too
 WIDTH, ROW = 7.5, 2.3  # inches
 DPI = 130
 Curve = tuple[Array, Array]  # environment steps, values
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be. Raises OptionError for one that cannot be written."""
+    """The folder, created if missing. Raises OptionError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,7 +45,7 @@ def writable(folder: Path) -> Path:
 
 
 def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
-    """The files written: costs.png where the task has limits, and the curves where a run is given."""
+    """Write costs.png if the task has limits, and the curves if a run is given; returns the paths."""
     figures: dict[str, Figure] = {}
     if run is not None:
         curves = read_curves(run / METRICS)
@@ -61,11 +61,11 @@ def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Every number of a run's metrics.jsonl, at the steps where it was written."""
+    """The curve of every number in a run's metrics.jsonl. Raises RunError for a damaged file."""
     points: dict[str, list[tuple[float, float]]] = {}
     try:
         for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):  # a training that goes on may be in the middle of one
+            if line.endswith(b"\n"):  # a running training may have written half a line
                 values = json.loads(line)
                 for name, value in values.items():
                     points.setdefault(name, []).append((float(values["steps"]), float(value)))
@@ -78,7 +78,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Figure":
-    """Return over environment steps, and below it what each limit is about."""
+    """Return over environment steps, and below it each limit's measured cost."""
     names = [name for name in limits if _key(name, "measured") in curves]
     figure, axes = _rows(1 + len(names))
     _curve(axes[0], curves.get("episode/return"), "return")
@@ -88,7 +88,7 @@ def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Fig
         _line(axis.axhline, limit.limit, "limit", BLACK, "--")
         axis.set_ylim(bottom=0)
         axis.legend(loc="best")
-    axes[0].set_title("In training, the policy that explores")
+    axes[0].set_title("Training, with sampled actions")
     axes[-1].set_xlabel("environment steps")
     return figure
 
@@ -100,13 +100,13 @@ def multipliers(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "
     for axis, name in zip(axes, names, strict=True):
         _curve(axis, curves[_key(name, "lambda")], f"{name}\nmultiplier λ\n(reward per cost)")
         axis.set_ylim(bottom=0)
-    axes[0].set_title("What a unit of each cost weighs")
+    axes[0].set_title("Price of a unit of each cost")
     axes[-1].set_xlabel("environment steps")
     return figure
 
 
 def costs(report: Report) -> "Figure":
-    """How each cost is spread over the episodes, in its limit's measure."""
+    """Histogram of each cost over the episodes, in its limit's measure."""
     figure, axes = _rows(len(report.limits), share=False)
     for axis, (name, limit) in zip(axes, report.limits.items(), strict=True):
         x = episode_costs(report, name)
@@ -129,7 +129,7 @@ def costs(report: Report) -> "Figure":
 
 
 def episode_costs(report: Report, name: str) -> Array:
-    """(E,): of each episode what the limit's measure is a mean of; the sum where that is a probability."""
+    """The cost of each episode (E,) in the limit's measure; the sum if that is a probability."""
     measure, kept = MEASURES[report.limits[name].measure], report.episode_costs(name)
     x, weight = (kept.total, None) if measure.share else measure.per_episode(kept)
     return x if weight is None else x / weight
@@ -140,7 +140,7 @@ def _key(name: str, what: str) -> str:
 
 
 def _rows(count: int, share: bool = True) -> "tuple[Figure, Sequence[Axes]]":
-    from matplotlib.figure import Figure  # its canvas is Agg's where nobody asks for a window
+    from matplotlib.figure import Figure  # without pyplot: the Agg canvas, no window
     from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(WIDTH, ROW * count + 0.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""An exported file at work in MuJoCo's own window."""
+"""MuJoCo's own window on an exported file in simulation."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,10 @@ from robokit.sim.render import window
 
 
 def watch(policy: str | Path | Loaded, env: Env, seconds: float | None = None) -> float:
-    """Show the file at work, in real time, until the window is closed or `seconds` are over; as `film`."""
+    """Show the file in real time until the window is closed or `seconds` are over; the sum of rewards.
+
+    Raises ContractError, TaskError and RenderError as `write_film`.
+    """
     controller, total, began = one_controller(policy, env), 0.0, time.monotonic()
     with window(env.sim) as show:
         for n, step in enumerate(control_steps(controller, env), 1):

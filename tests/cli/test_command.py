@@ -1,4 +1,4 @@
-"""The command as a person types it: what it says, what it leaves behind, and how it exits."""
+"""The command line as typed by a person: output, files and exit codes."""
 
 import json
 import os

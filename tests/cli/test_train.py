@@ -1,4 +1,4 @@
-"""The commands on a run: what they leave behind, what they say, and how they exit."""
+"""The commands on a run: their files, output and exit codes."""
 
 import json
 import re
@@ -134,7 +134,7 @@ def test_check_passes_a_file_and_a_run_and_a_damaged_file_is_refused_by_every_co
     file = Path("out/inverted_pendulum.onnx")
     for what in (str(file), str(trained[0])):
         assert main(["check", what]) == 0
-        assert "not said:" in capsys.readouterr().out
+        assert "without a value:" in capsys.readouterr().out
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)

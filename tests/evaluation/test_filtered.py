@@ -1,4 +1,4 @@
-"""The filter in simulation: it changes what it must, and counts it in the first episode of each."""
+"""The filter in simulation: its effect on actions, and its counts over each simulation's first episode."""
 
 import hashlib
 import json
@@ -120,7 +120,7 @@ def test_a_report_compares_the_same_episodes_through_the_filter_and_without():
     assert slewed.shares["slew"] > 0
     assert (idle.difference.mean, idle.difference.low, idle.difference.high) == (0.0, 0.0, 0.0)
     assert reports[0].returns == reports[1].returns
-    assert "through it minus without: +0 in return" in reports[2].text()
+    assert "with minus without it: +0 in return" in reports[2].text()
     with pytest.raises(FilterError, match="the filter is for the file of sha256"):
         evaluate(HOPPER, task, 4, filter=made(HOPPER.with_name("half_cheetah.onnx")))
 

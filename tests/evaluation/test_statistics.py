@@ -1,4 +1,4 @@
-"""The statistics of evaluation: numbers worked out by hand, and intervals that cover as often as they say."""
+"""The statistics of evaluation: numbers worked out by hand, and intervals with their nominal coverage."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Verdicts on limits: what is charged to an episode, what is claimed of it, and how often that is wrong."""
+"""Verdicts on limits: the charges of episodes, the claims, and their error rates."""
 
 import math
 
@@ -24,7 +24,7 @@ STEPS = cart.PERIODS
 
 
 def still(num_envs: int, task: type[Task], gamma: float = 0.99) -> EpisodeCosts[Array]:
-    """What the cost of a cart that is not pushed comes to."""
+    """Totals of the cost of a cart without actions."""
     env = cart.new(task, num_envs)
     zero = torch.zeros(num_envs, env.act_dim)
     return run_episodes(env, lambda env, first: zero, gamma).charged["away"]

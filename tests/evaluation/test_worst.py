@@ -1,4 +1,4 @@
-"""The mean of the worst share of episodes: by hand, and bounds that hold as often as they say."""
+"""The mean of the worst share of episodes: by hand, and bounds with their nominal coverage."""
 
 from collections.abc import Callable
 from typing import Any

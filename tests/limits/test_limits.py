@@ -1,4 +1,4 @@
-"""PPO on constrained problems with known solutions, judged by the stochastic policy."""
+"""PPO on constrained problems with solutions known on paper, measured with sampled actions."""
 
 import dataclasses
 import statistics

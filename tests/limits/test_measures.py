@@ -1,6 +1,6 @@
 """Every measure of a limit against plain loops over episodes, in one process and in two.
 
-Each of the two processes runs `torchrun test_measures.py FOLDER`.
+`torchrun test_measures.py FOLDER` runs the part of each of the two processes.
 """
 
 import itertools

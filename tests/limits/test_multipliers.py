@@ -1,4 +1,4 @@
-"""Limits, multipliers and the meter against values computed by hand."""
+"""Limits, the meter and the multipliers, worked out by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pictures: files that are PNGs, what is drawn is what was given, and folders that cannot be written."""
+"""Plots: valid PNG files, drawn numbers equal to the given ones, and folders that are not writable."""
 
 import json
 import struct
