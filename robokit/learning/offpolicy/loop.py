@@ -70,7 +70,8 @@ class OffPolicy(ABC):
             self._price()
             for z in noise:
                 rows.append(self._collect(z))
-                history += [self.learn() for _ in range(self._due())]
+                due = self.pace.gradients(self._transitions) - self.gradients
+                history += [self.learn() for _ in range(due)]
             self._move_multipliers(rows, len(history))
             if self.config.normalize_obs:
                 self._normalize(rows)
@@ -111,9 +112,6 @@ class OffPolicy(ABC):
     def _transitions(self) -> int:
         """Number of transitions so far, over all processes."""
         return self.replay.position * self._all
-
-    def _due(self) -> int:
-        return self.pace.gradients(self._transitions) - self.gradients
 
     # -- one gradient step -------------------------------------------------------------------------
 
