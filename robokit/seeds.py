@@ -12,7 +12,7 @@ from robokit.errors import OptionError
 Purpose = Literal["training", "evaluation", "validation"]
 BLOCK = 1_000_000  # seeds in a block
 FIRST: dict[Purpose, int] = {"training": 0, "evaluation": 1, "validation": 1000}  # number of the block
-MOST_PROCESSES = 999  # of one training: a block each, the 1000 before validation's without evaluation's
+MOST_PROCESSES = 999  # per training; one block each: the 1000 before validation's, without evaluation's
 
 
 def seed(purpose: Purpose, number: int = 0, process: int = 0) -> int:

@@ -3,11 +3,11 @@
     learner = Learner(robokit.make("hopper", num_envs=64), Config())
     while ...: print(learner.iterate()["episode/return"])
 
-Settings of it are older algorithms: A2C (Mnih et al. 2016) is `--epochs 1 --minibatch <the whole rollout>
---lam 1`, whose ratio is 1 throughout; REINFORCE (Williams 1992) is A2C with `--no-baseline
+Two older algorithms are special cases: A2C (Mnih et al. 2016) is `--epochs 1 --minibatch <the whole rollout>
+--lam 1`, where the ratio is always 1; REINFORCE (Williams 1992) is A2C with `--no-baseline
 --no-normalize-advantage` and a horizon of whole episodes.
 
-Under a task's limits the advantage is that of reward and costs together (robokit.limits.multipliers).
+If the task has limits, the advantage combines reward and costs (robokit.limits.multipliers).
 """
 
 from collections.abc import Callable, Mapping
@@ -36,17 +36,17 @@ from robokit.networks.normalizer import Normalizer
 from robokit.networks.policy import Gaussian
 from robokit.state import gather, scatter
 
-LR_RANGE = (1e-5, 1e-2)  # within which the adaptive schedule moves
-REWARD_CLIP = 10.0  # scaled rewards
+LR_RANGE = (1e-5, 1e-2)  # bounds of the adaptive learning rate
+REWARD_CLIP = 10.0  # bound of scaled rewards
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Options of PPO; the defaults are those of the paper's MuJoCo table where it names them."""
+    """Options of PPO. Defaults follow the paper's MuJoCo table; its 2048 steps are 32 simulations of 64."""
 
     usual_num_envs = 32
 
-    steps: int = 500_000  # environment steps to train for, over all simulations; the last rollout is finished
+    steps: int = 500_000  # environment steps, over all simulations; the last rollout is completed
     num_envs: int | None = None  # N, simulations stepped together; None: 32
     horizon: int = 64  # T, control steps per rollout
     minibatch: int = 64  # transitions per gradient step; must divide num_envs * horizon
@@ -54,25 +54,25 @@ class Config(Options):
     lam: float = 0.95  # lambda of generalized advantage estimation
     objective: Literal["clip", "penalty"] = "clip"  # eq. 7 (PPO-Clip) or eq. 8 (PPO-Penalty, adaptive KL)
     clip: float = 0.2  # epsilon of eq. 7
-    kl_target: float = 0.01  # d_targ, nats: of the penalty, and of the adaptive learning rate
-    # linear: to 0 at `steps`; adaptive: by KL
+    kl_target: float = 0.01  # d_targ in nats, of the penalty and of the adaptive learning rate
+    # learning rate over the run; linear: falls to 0 at `steps`; adaptive: follows the KL divergence
     lr_schedule: Literal["constant", "linear", "adaptive"] = "constant"
     value_coef: float = 0.5  # c1 of eq. 9
     entropy_coef: float = 0.0  # c2 of eq. 9
-    value_clip: float | None = None  # clip V around its old value by this much
-    max_grad_norm: float = 0.5  # global norm that gradients are clipped to
-    normalize_advantage: bool = True  # to mean 0 and deviation 1 within each minibatch
-    normalize_obs: bool = True  # by running mean and deviation
-    scale_reward: bool = True  # divide by the running deviation of the discounted return
-    baseline: bool = True  # subtract V(s); off, the advantage is the return itself
+    value_clip: float | None = None  # in the loss, clip V to within this distance of its old value
+    max_grad_norm: float = 0.5  # clip gradients to this global norm
+    normalize_advantage: bool = True  # to mean 0 and deviation 1 in each minibatch; no effect under limits
+    normalize_obs: bool = True  # by running mean and standard deviation
+    scale_reward: bool = True  # divide by the running standard deviation of the discounted return
+    baseline: bool = True  # subtract V(s); off: the advantage is the return, discounted by gamma * lam
     hidden: tuple[int, ...] = (64, 64)  # units in each hidden layer of policy and critic
     activation: Literal["tanh", "elu", "relu", "silu"] = "tanh"  # between layers
-    init_std: float = 1.0  # standard deviation of the first policy's actions
-    chunk: int = 16  # L, control steps that a recurrent belief is trained through; must divide the horizon
+    init_std: float = 1.0  # initial standard deviation of the actions
+    chunk: int = 16  # L, control steps of backpropagation through a recurrent belief; must divide the horizon
 
     @property
     def sizes(self) -> Sizes:
-        """Sizes that decide how gradient steps are computed."""
+        """Number and size of gradient steps, for `compute.compile.choose`."""
         unrolled = self.chunk if recurrent(self) else 1
         updates = self.steps * self.epochs // self.minibatch
         return Sizes(updates, self.minibatch // processes.world(), unrolled)
@@ -98,13 +98,13 @@ def adapt_penalty(beta: Tensor, divergence: Tensor, target: float) -> Tensor:
 
 
 def adapt_lr(lr: Tensor, divergence: Tensor, target: float) -> Tensor:
-    """Learning rate after a gradient step: / 1.5 above 2 d_targ, * 1.5 below d_targ / 2, in LR_RANGE."""
+    """Learning rate after a gradient step: / 1.5 if KL > 2 d_targ, * 1.5 if KL < d_targ / 2; in LR_RANGE."""
     lower = torch.where(divergence > 2 * target, lr / 1.5, lr)
     return torch.where(divergence < target / 2, lower * 1.5, lower).clamp(*LR_RANGE)
 
 
 def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | None) -> Tensor:
-    """(V - V_targ)^2 per transition; with `clip`, the larger of it and that of V within old_value +- clip."""
+    """(V - V_targ)^2 per transition; with `clip`, at least the error of V clipped to old_value +- clip."""
     error = (value - target).square()
     if clip is None:
         return error
@@ -113,9 +113,9 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 
 
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
-    """loss(net, batch, belief, log_std_old, beta): minus eq. 9, c1 and c2 as in `config`, over a minibatch.
+    """loss(net, batch, belief, log_std_old, beta) -> (minus eq. 9 over a minibatch, its detached parts).
 
-    batch: (L, M, ...) chunks of L steps; belief: (M, B) of policy and critic, as stored before them.
+    batch: M chunks of L steps, (L, M, ...). belief: policy's and critic's before the first step, (M, B).
     """
 
     def loss(
@@ -148,12 +148,12 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Gaussian:
-    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    """A policy with random weights from torch's global generator; belief None: a new one."""
     return make_policy(Gaussian, env, config, belief, init_std=config.init_std)
 
 
 class Learner:
-    """PPO on one Env; `policy` is what gets exported. Networks live on `env.device`."""
+    """PPO on one Env, with networks on `env.device`; `policy` is exported."""
 
     replay = None
 
@@ -174,18 +174,18 @@ class Learner:
         self.net = ActorCritic(self.policy, self.critic)
         self.adam = Adam(self.net, max_grad_norm=config.max_grad_norm)
         self.chunk = config.chunk if belief.trained or beliefs[0].trained else 1  # L
-        self.chunks = config.minibatch // processes.world() // self.chunk  # of a minibatch, in this process
+        self.chunks = config.minibatch // processes.world() // self.chunk  # per minibatch in this process
         self.widths = {"obs": env.obs_dim, "state": seen, "action": env.act_dim, "mean": env.act_dim}
         self.widths |= dict.fromkeys(NUMBERS, 1) | dict.fromkeys(("value", "target"), sum(outputs))
         self.update = self._make_update(self.adam, bool(config.compile))
         self.act = compiled(self.policy.act, device) if config.compile else self.policy.act
-        self.threads = torch.get_num_threads()  # of torch, that `learn` uses
+        self.threads = torch.get_num_threads()  # torch threads of `learn`
         self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
         self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # returns so far
+        self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # discounted returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
         self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
         start = ("lr", config.lr), ("beta", 1.0), ("iterations", 0.0)
@@ -209,7 +209,7 @@ class Learner:
         losses = self.learn(rollout)
         self.scalars["iterations"] += 1
         valid = ~rollout.bad.flatten()
-        # after the epochs, so that the ratio began at 1
+        # after the epochs: with other statistics the first ratio would not be 1
         self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
         terms = dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
@@ -218,7 +218,7 @@ class Learner:
 
     @torch.no_grad()
     def collect(self) -> Rollout:
-        """T control steps of N simulations under the policy as it is."""
+        """Collect T control steps of N simulations with the current policy."""
         env, constrained, rows = self.env, self.constrained, list[dict[str, Tensor]]()
         shape = self.config.horizon, env.num_envs, env.act_dim
         for noise in torch.randn(shape, generator=self.rng, device=env.device):
@@ -233,14 +233,13 @@ class Learner:
         column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         column["logged"] = column["logged"].nanmean((0, 1))
         log_std = self.policy.log_std.clone()
-        density = log_prob(
-            column["action"], column["mean"], log_std
-        )  # not of the noise: a ratio of exactly 1
+        # computed from the action, as in the loss: the first ratio is exactly 1
+        density = log_prob(column["action"], column["mean"], log_std)
         return Rollout(**column, log_std=log_std, log_prob=density)
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """values (T, N, 1 + K), advantage (T, N), value targets, the critic's belief (T, N, B') before."""
+        """Values (T, N, 1 + K), policy advantages (T, N), value targets, critic beliefs (T, N, B') before."""
         config = self.config
         cost, over = self.constrained.charged(rollout.cost, rollout.terminated, rollout.steps_left)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
@@ -249,12 +248,12 @@ class Learner:
         signal = signal / scale
         if config.scale_reward:
             signal[..., 0].clamp_(-REWARD_CLIP, REWARD_CLIP)
-        seen, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.is_first)
-        value = self.critic.decode(seen)
+        features, after = self.critic.unroll(rollout.state, self.critic_belief, rollout.is_first)
+        value = self.critic.decode(features)
         before = torch.cat((self.critic_belief[None], after[:-1]))
         self.critic_belief = after[-1].clone()
-        going_on = torch.zeros_like(rollout.done).flatten()  # V(final) remembers the episode that it ends
-        ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), going_on)[0]
+        is_first = torch.zeros_like(rollout.done).flatten()  # V(final) uses the belief of its own episode
+        ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), is_first)[0]
         next_value = ends.view_as(value)
         base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
         advantages = gae(signal, base, ahead, over, over | rollout.done[..., None], config.gamma, config.lam)
@@ -263,24 +262,24 @@ class Learner:
         return value, advantage, advantages + base, before
 
     def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
-        """(1 + K,) that reward and costs are divided by for the critic: the deviation of their returns."""
+        """Scales (1 + K,) of reward and costs for the critic: the deviations of their discounted returns."""
         done, gamma = rollout.done[..., None], self.config.gamma
         sums, self.discounted = discounted_sums(signal, done, self.discounted, gamma)
         self.return_scale.update(sums.flatten(0, 1), ~rollout.bad.flatten())
         deviation = (self.return_scale.var + 1e-8).sqrt()
-        scale = torch.maximum(deviation, self.least_scale)  # a rare cost is not blown up
+        scale = torch.maximum(deviation, self.least_scale)  # a rare cost has a tiny deviation
         if not self.config.scale_reward:
             scale[:1].fill_(1.0)
         return scale
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
-        """K epochs of minibatches; the means of the loss's parts over them."""
+        """Train for K epochs of minibatches; return the loss's parts, averaged over gradient steps."""
         config, scalars = self.config, self.scalars
-        value, advantage, target, remembered = self.targets(rollout)
+        value, advantage, target, critic_belief = self.targets(rollout)
         columns = {**vars(rollout), "share": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
         rows = pack([columns[name] for name in self.widths], self.chunk)
-        beliefs = torch.cat((rollout.belief, remembered), -1)[:: self.chunk].flatten(0, 1)
+        beliefs = torch.cat((rollout.belief, critic_belief), -1)[:: self.chunk].flatten(0, 1)
         if config.lr_schedule == "linear":
             done = scalars["iterations"] * self.steps_per_iteration / config.steps
             scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
@@ -299,7 +298,7 @@ class Learner:
         return means
 
     def _ready(self, rows: Tensor) -> Tensor:
-        """Rows (B, M, L, C) of B minibatches: advantages normalized in each, and each transition's weight."""
+        """Normalize advantages and set weights `share` in rows (B, M, L, C) of B minibatches, in place."""
         named = dict(zip(self.widths, rows.split(list(self.widths.values()), -1), strict=True))
         valid, within = named["share"] != 0, (1, 2)
         if self.config.normalize_advantage and not self.constrained.limits:
@@ -317,7 +316,7 @@ class Learner:
         return {**networks, **running, **returns, **own, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything a bit-equal continuation needs, the environment included."""
+        """Copies of the training state, the environment's included: enough to resume bit for bit."""
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -326,7 +325,7 @@ class Learner:
 
 
 def check(config: Config) -> None:
-    """Raise OptionError for a value that cannot work."""
+    """Raise OptionError for an invalid option or combination of options."""
     positive = "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std"
     check_options(config, positive, ("value_coef", "entropy_coef"), ("lam",), minibatch=config.minibatch)
     if not 0 < config.clip < 1:
@@ -339,5 +338,5 @@ def check(config: Config) -> None:
         raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
     by_kl = [v for v in (config.lr_schedule, config.objective) if v in ("adaptive", "penalty")]
     if by_kl and config.epochs == 1 and batch == config.minibatch:
-        rule = "follows the KL that gradient steps lead to, which is 0 at the first of a rollout"
-        raise OptionError(f"{by_kl[0]} {rule}; epochs 1 and a minibatch of all {batch} make no other")
+        rule = "follows the KL divergence, which is 0 at the first gradient step of a rollout"
+        raise OptionError(f"{by_kl[0]} {rule}; epochs 1 and a minibatch of all {batch} take no other step")

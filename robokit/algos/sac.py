@@ -3,8 +3,8 @@
     learner = Learner(robokit.make("hopper"), Config())
     while ...: print(learner.iterate()["episode/return"])
 
-A Gaussian squashed by tanh ascends the lower of two Q and its own entropy. Windows, beliefs and limits are
-those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
+A tanh-squashed Gaussian policy maximises the smaller of two Q plus its entropy. Windows, beliefs and limits:
+see robokit.learning.offpolicy (agent.py, loop.py, options.py).
 """
 
 from dataclasses import dataclass
@@ -30,27 +30,26 @@ from robokit.networks.policy import SquashedGaussian
 
 @dataclass(frozen=True)
 class Config(OffPolicyOptions):
-    """Options of SAC; the defaults are those of the paper's table 1."""
+    """Options of SAC; defaults from the paper's table 1."""
 
-    temperature: float | None = None  # alpha; None: learned, so that the entropy comes to target_entropy
+    temperature: float | None = None  # alpha; None: learned, with the entropy as target_entropy
     target_entropy: float | None = None  # nats; None: minus the number of actions
-    init_temperature: float = 1.0  # alpha of a learned temperature, at first
+    init_temperature: float = 1.0  # initial alpha of a learned temperature
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
 
 
 def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
-    """V(s), eq. 3, of an action drawn from the policy: Q(s, a) - alpha log pi(a|s).
+    """V(s), eq. 3, from one action of the policy: Q(s, a) - alpha log pi(a|s).
 
-    Of the next state it is what the critics' target bootstraps from (eq. 5); of this one its mean is what the
-    policy ascends (eq. 9).
+    The critics' target bootstraps from it at the next state (eq. 5); the policy maximises its mean (eq. 9).
     """
     return q - alpha * log_prob
 
 
 def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """J(alpha), eq. 18, in log alpha: - log alpha (log pi + H), log_prob the mean over a batch."""
+    """J(alpha), eq. 18, with log alpha for alpha: -log alpha (log pi + H); log_prob: a batch's mean."""
     return -log_alpha * (log_prob + target_entropy)
 
 
@@ -58,12 +57,12 @@ def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float)
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> SquashedGaussian:
-    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    """A policy with random weights from torch's global generator; belief None: a new one."""
     return make_policy(SquashedGaussian, env, config, belief)
 
 
 class Temperature(nn.Module):
-    """alpha > 0, by its logarithm."""
+    """log alpha as a parameter, so that alpha > 0."""
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ class Temperature(nn.Module):
 
 
 class SAC(Agent):
-    """Algorithm 1 of the paper, one gradient step of it."""
+    """Networks and one gradient step of the paper's algorithm 1."""
 
     critic_coef = 0.5  # eq. 5
     policy: SquashedGaussian
@@ -131,7 +130,7 @@ class SAC(Agent):
 
 
 class Learner(OffPolicy):
-    """SAC on one Env; `policy` is what gets exported."""
+    """SAC on one Env; `policy` is exported."""
 
     kind = SAC
 
@@ -142,19 +141,15 @@ class Learner(OffPolicy):
 
 
 def check(config: Config) -> None:
-    """Raise OptionError for a value that cannot work."""
+    """Raise OptionError for an invalid option or combination of options."""
     check_off_policy(config)
     check_not_negative(config, "temperature")
     check_positive(config, "init_temperature")
     if config.temperature is not None and config.init_temperature != Config.init_temperature:
         got = f"temperature {config.temperature} and init_temperature {config.init_temperature}"
-        raise OptionError(
-            f"init_temperature is where a learned temperature begins, not a fixed one; got {got}"
-        )
+        raise OptionError(f"init_temperature is for a learned temperature, not for a fixed one; got {got}")
     if config.target_entropy is not None and not abs(config.target_entropy) < torch.inf:
         raise OptionError(f"target_entropy must be finite, got {config.target_entropy}")
     if config.target_entropy is not None and config.temperature is not None:
         got = f"target_entropy {config.target_entropy} and temperature {config.temperature}"
-        raise OptionError(
-            f"a target_entropy is what a learned temperature comes to, not a fixed one; got {got}"
-        )
+        raise OptionError(f"target_entropy is for a learned temperature, not for a fixed one; got {got}")

@@ -3,9 +3,10 @@
     learner = Learner(robokit.make("hopper"), Config())
     while ...: print(learner.iterate()["episode/return"])
 
-A deterministic policy ascends the first of two Q; what keeps these low are the paper's three additions to
-DDPG (Lillicrap et al. 2016, arXiv:1509.02971), which is `--critics 1 --delay 1 --smoothing 0`. Windows,
-beliefs and limits are those of robokit.learning.offpolicy: agent.py, loop.py, options.py.
+A deterministic policy maximises the first of two Q. Against overestimation the paper adds to DDPG (Lillicrap
+et al. 2016, arXiv:1509.02971) a second critic, delayed policy updates and target policy smoothing; DDPG is
+`--critics 1 --delay 1 --smoothing 0`. Windows, beliefs and limits: see robokit.learning.offpolicy (agent.py,
+loop.py, options.py).
 """
 
 from dataclasses import dataclass
@@ -29,19 +30,19 @@ from robokit.networks.policy import Deterministic
 
 @dataclass(frozen=True)
 class Config(OffPolicyOptions):
-    """Options of TD3; the defaults are the paper's own code's, but for when it learns and first weights."""
+    """Options of TD3; defaults of the authors' code, except learning_starts and the initial weights."""
 
-    delay: int = 2  # d, gradient steps of the critics for one of the policy and of the target networks
-    smoothing: float = 0.2  # sigma~, deviation of the noise on the target policy's action
-    smoothing_clip: float = 0.5  # c, where that noise is cut off
-    exploration: float = 0.1  # sigma, deviation of the noise on the actions that are done
+    delay: int = 2  # d, updates of the critics per update of the policy and the target networks
+    smoothing: float = 0.2  # sigma~, standard deviation of the noise on the target policy's action
+    smoothing_clip: float = 0.5  # c, bound of that noise
+    exploration: float = 0.1  # sigma, standard deviation of the exploration noise
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
 
 
 def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tensor:
-    """a~, eq. 14: the target policy's action and clipped noise, within [-1, 1]."""
+    """Target policy smoothing, eq. 14: the action plus clipped noise, clipped to [-1, 1]."""
     return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
@@ -49,12 +50,12 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Deterministic:
-    """The policy alone, with weights from torch's global generator; `belief` None makes one."""
+    """A policy with random weights from torch's global generator; belief None: a new one."""
     return make_policy(Deterministic, env, config, belief, noise=config.exploration)
 
 
 class TD3(Agent):
-    """Algorithm 1 of the paper, one gradient step of it."""
+    """Networks and one gradient step of the paper's algorithm 1."""
 
     critic_coef = 1.0
     policy: Deterministic
@@ -86,12 +87,12 @@ class TD3(Agent):
         action = policy.mode(self.policy_now(policy, batch))
         critic = self.critics.bound(self.graph)
         q = critic.decode(self.critic_now(critic, batch).detach(), action, None if self.limits else 1)
-        loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), share)  # of the first critic alone
+        loss = -average(self.lagrangian(q[0, ..., 0], q, price, weight), share)  # first critic only
         return loss, {"policy": loss.detach()}
 
 
 class Learner(OffPolicy):
-    """TD3 on one Env; `policy` is what gets exported."""
+    """TD3 on one Env; `policy` is exported."""
 
     kind = TD3
 
@@ -103,7 +104,7 @@ class Learner(OffPolicy):
 
 
 def check(config: Config) -> None:
-    """Raise OptionError for a value that cannot work."""
+    """Raise OptionError for an invalid option."""
     check_off_policy(config)
     check_positive(config, "delay", "smoothing_clip")
     check_not_negative(config, "smoothing", "exploration")

@@ -1,4 +1,4 @@
-"""The commands, one dataclass each: its fields are the options, their comments the help, a call runs it."""
+"""The command `train`, for a new run and for a resumed one: dataclasses whose fields are the options."""
 
 import contextlib
 import json
@@ -39,18 +39,18 @@ Limits = TypeVar("Limits")
 
 @dataclass(frozen=True)
 class Train(Generic[Config, Limits]):
-    """Train a policy on a task, or go on with a run; the exported policy lies in the run folder.
+    """Train a policy on a task, or resume a run; the policy is exported to the run folder.
 
-    An option is the algorithm's default, else the task's recipe for it, else what is given here.
+    Options given here override the task's recipe, which overrides the algorithm's defaults.
     """
 
     algorithm: OmitArgPrefixes[Config]
     setup: OmitArgPrefixes[Setup]
-    limits: Limits  # other values of the task's limits
+    limits: Limits  # values for the task's limits
     # a name (see robokit tasks), or file.py, or file.py:Class
     task: Positional[Annotated[str | None, arg(metavar="TASK")]] = None
     runs: Path = Path("runs")  # folder of all runs
-    # go on with this run folder instead; beside it only --steps, --save-every and --json
+    # resume the run in this folder; allowed beside it: --steps, --save-every and --json
     resume: Path | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
@@ -69,7 +69,7 @@ class Train(Generic[Config, Limits]):
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
-    """An object with one number for each limit: `--limits.NAME VALUE`."""
+    """A dataclass instance with a field for each limit: `--limits.NAME VALUE`."""
     rows = [
         (n, Annotated[float, arg(help=f"cost {n}: {MEASURES[x.measure].words}")], x.value)
         for n, x in limits.items()
@@ -79,10 +79,10 @@ def limit_options(limits: Mapping[str, Limit]) -> Any:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a run from its newest good checkpoint; on the CPU bit for bit."""
+    """Resume a run from its newest good checkpoint; on the CPU bit for bit."""
 
     resume: Path  # the run folder, or the link `latest` to it
-    steps: int | None = None  # environment steps in all, instead of those the run was begun with
+    steps: int | None = None  # environment steps in total; None: as the run was started with
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
 
@@ -91,7 +91,7 @@ class Resume:
         run = Run.open(self.resume)
         run = run if self.steps is None else replace(run, steps=self.steps)
         if differ := changed(run, task_of(run)):
-            raise RunError(f"{run.path} cannot go on: changed since it began: {', '.join(differ)}")
+            raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
         learner = rebuild(run)
         now, then = versions(), run.about["versions"]
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
@@ -105,13 +105,13 @@ def _check_seconds(save_every: float) -> None:
 
 
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
-    """Train to the end or to a signal, and export what has come of it."""
+    """Train to the end and export the policy, or stop at a signal; return the exit code."""
     rule = learner.config.limit_rule
     times = validations(run, rule)
     validate = Selection(run, learner, times) if times else (lambda done: {})
     outcome = train(learner, run, run.steps, save_seconds=save_every, validate=validate)
     stopped = outcome.signal
-    if processes.rank():  # the first one exports and says what came of it
+    if processes.rank():  # the first process exports and prints the result
         return 128 + stopped if stopped else 0
     policy, error = None, None
     if stopped is None:
@@ -124,7 +124,7 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
         except ExportError as refused:
             error = f"trained and saved, but not exported: {refused}"
             say(error)
-        except KeyboardInterrupt as interrupt:  # cli raises it with a number for SIGTERM
+        except KeyboardInterrupt as interrupt:  # cli/command.py passes SIGTERM's number as an argument
             stopped = signal.SIGTERM if interrupt.args else signal.SIGINT
             say(f"trained and saved, but not exported; later: robokit export {run.path}")
     else:
@@ -138,6 +138,6 @@ def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
         "signal": stopped,
         "error": error,
     }
-    with contextlib.suppress(BrokenPipeError):  # a stop is none the less one where nobody reads this any more
+    with contextlib.suppress(BrokenPipeError):  # a closed output does not change the exit code
         print(json.dumps(result) if as_json else run.path)
     return 128 + stopped if stopped else 1 if error else 0

@@ -18,7 +18,7 @@ class Verb(NamedTuple):
 VERBS = {
     "tasks": Verb("List the known tasks: shipped ones, and those in ./tasks.", "tasks:Tasks"),
     "train": Verb(
-        "Train a policy on a task, or go on with a run; the exported policy lies in the run folder.",
+        "Train a policy on a task, or resume a run; the policy is exported to the run folder.",
         "train:Train",
     ),
     "evaluate": Verb(

@@ -18,7 +18,7 @@ import torch
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
-CAPABILITY = (7, 0)  # of the oldest GPU that torch's compiler writes kernels for
+CAPABILITY = (7, 0)  # compute capability of the oldest GPU that torch.compile supports
 # constants of `choose`, measured with benchmarks/compile.py
 COMPILING = 30.0  # s to compile, with an empty cache
 COMPILING_UNROLLED = 2.0  # s more for each further control step that a recurrent belief is unrolled over
@@ -47,10 +47,10 @@ def choose(sizes: Sizes, weights: int, cores: int, device: str) -> tuple[bool, i
         updates (SAVED + SAVED_UNROLLED (unrolled - 1) + SAVED_PRODUCT products)
             > COMPILING + COMPILING_UNROLLED (unrolled - 1)
 
-    An eager step of a small network takes .6 to 1 ms on one core, most of it in calls of kernels: compiled it
-    saves about .8 of that, and .3 of a large one. Threads share the products: one thread for each
-    PRODUCTS_PER_THREAD of them, at least one, at most `cores`. With fewer products they wait for one another
-    longer than they compute. A GPU's gradient step has no use for a second thread.
+    An eager step of a small network takes 0.6 to 1 ms on one core, mostly in kernel calls; compiling saves
+    about 80 % of it, and 30 % for a large network. Threads: one per PRODUCTS_PER_THREAD products of one
+    control step (products / unrolled), from 1 to `cores`; with fewer products per thread, waiting takes
+    longer than computing. On a GPU always one.
     """
     products, further = weights * sizes.rows, sizes.unrolled - 1
     saved = SAVED + SAVED_UNROLLED * further + SAVED_PRODUCT * products
@@ -61,10 +61,10 @@ def choose(sizes: Sizes, weights: int, cores: int, device: str) -> tuple[bool, i
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """`function` as one graph, called with the least overhead: nothing is checked after its first call.
+    """`function` compiled to one graph without guards: nothing is checked after its first call.
 
-    So it must go on being called with tensors of the same shapes, under the same thread count and grad mode.
-    On CUDA the kernels are captured too, and replayed with a single launch: see cuda_graph.py.
+    Every call must have the shapes, thread count and grad mode of the first. On CUDA the kernels are captured
+    in a CUDA graph, and replayed with a single launch: see cuda_graph.py.
     """
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     if device.type == "cpu":
@@ -74,7 +74,7 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function or method with a code object of its own: torch keeps its graphs there, eight at most."""
+    """A copy of a function or method with its own code object: torch keeps at most 8 graphs for each."""
     plain = getattr(function, "__func__", function)
     code = plain.__code__.replace()
     own = FunctionType(code, plain.__globals__, None, plain.__defaults__, plain.__closure__)
@@ -83,7 +83,7 @@ def alone(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Inside, torch computes with `count` threads."""
+    """A context in which torch uses `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -93,9 +93,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def lacks(device: torch.device, engine: str) -> str:
-    """What torch.compile needs and does not find, in words; "" where it has all.
+    """The missing requirements of torch.compile, in words; "" if there are none.
 
-    Beside MuJoCo's physics the task's functions are compiled for the CPU.
+    With engine "mujoco" the task's functions are always compiled for the CPU.
     """
     found = _lacks_cuda(device) if device.type == "cuda" else []
     if (device.type == "cpu" or engine == "mujoco") and not compiler_works("c++"):
@@ -115,9 +115,9 @@ def _lacks_cuda(device: torch.device) -> list[str]:
 
 
 def compiler_works(language: Literal["c", "c++"]) -> bool:
-    """Whether the compiler that torch ($CXX, else g++) or triton ($CC, else gcc or clang) calls is there.
+    """Whether torch's compiler ($CXX, else g++) or triton's ($CC, else gcc or clang) works.
 
-    It must find Python's headers, and torch's one OpenMP's.
+    It must find Python's headers; torch's must also find OpenMP's.
     """
     source = f'#include "{sysconfig.get_path("include")}/Python.h"\n'
     if language == "c++":

@@ -1,4 +1,4 @@
-"""Where a training computes: the torch device of a name, and the physics threads of one process."""
+"""The torch device for a name, and the number of physics threads of a process."""
 
 import os
 
@@ -8,7 +8,7 @@ from robokit.compute import processes
 from robokit.errors import OptionError
 
 INSTALL = "install a torch built for CUDA (https://pytorch.org/get-started/locally)"
-REMEDIES = {  # what torch says of a device -> what to do
+REMEDIES = {  # part of torch's error message -> remedy
     "not compiled with CUDA": INSTALL,
     "no NVIDIA driver": "install NVIDIA's driver",
     "driver on your system is too old": f"update NVIDIA's driver to one for CUDA {torch.version.cuda}, "
@@ -20,9 +20,9 @@ REMEDIES = {  # what torch says of a device -> what to do
 
 
 def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch.device:
-    """The device of that name; "cuda" is another GPU in each of several processes.
+    """The torch device of a name; with several processes "cuda" is a different GPU for each.
 
-    Raises OptionError for one that cannot be used, see `usable`.
+    Raises OptionError for a device that cannot be used, see `usable`.
     """
     if name.startswith("cuda:") and processes.world() > 1:
         rule = (
@@ -37,13 +37,13 @@ def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch
 
 
 def usable(name: str, instead: str) -> torch.device:
-    """The torch device of that name, after one kernel has run on it.
+    """The torch device of a name, tested by running a kernel.
 
-    Raises OptionError with torch's reason, what to do about it, and what to choose `instead`.
+    Raises OptionError with torch's reason, a remedy and the alternative `instead`.
     """
     try:
         device = torch.device(name)
-        # a kernel, for a GPU may be too old for those of this torch
+        # a GPU may be too old for this torch's kernels
         (torch.ones(1, device=device) + 1).item()
     except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
@@ -54,6 +54,6 @@ def usable(name: str, instead: str) -> torch.device:
 
 
 def cores() -> int:
-    """Physics threads of each of several processes on one machine; 0: all there are."""
+    """Number of physics threads of each process on this machine; 0, meaning all cores, for one process."""
     sharing = processes.here()[1]
     return 0 if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)

@@ -1,4 +1,4 @@
-"""What every learning algorithm shares: returns, rollouts, optimiser, options.
+"""Shared by all learning algorithms: returns, rollouts, optimiser, options.
 
 May import: env and below.
 """

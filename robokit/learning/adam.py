@@ -1,9 +1,9 @@
-"""Gradients, clipping and Adam on the parameters of a module, laid out as one vector that the module aliases.
+"""Gradient, clipping and Adam on a module whose parameters are views of one flat vector.
 
     update = make_update(loss, Adam(net))            # loss(net, *batch) -> (0-d tensor, {name: 0-d tensor})
-    parts = update(lr, *batch)                       # lr is a 0-d tensor, so that no schedule recompiles
+    parts = update(lr, *batch)                       # lr: a 0-d tensor; a new value needs no new compilation
 
-Eager, the gradient is ordinary autograd; compiled, loss, gradient, clipping and Adam are one graph.
+Eager mode uses ordinary autograd. Compiled mode has loss, gradient, clipping and Adam in one graph.
 """
 
 import math
@@ -20,11 +20,11 @@ Params = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Loss = Callable[..., tuple[Tensor, Losses]]
 BETA1, BETA2 = 0.9, 0.999
-TINY = 1e-30  # a moment below it is 0: it moves nothing, and further down each costs a processor 100 cycles
+TINY = 1e-30  # smaller moments are set to 0, before they become denormal numbers, which are slow on CPUs
 
 
 class Flat:
-    """The parameters of a module, laid out as one vector that the module aliases."""
+    """A module's parameters as views of one flat vector."""
 
     def __init__(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
@@ -35,17 +35,17 @@ class Flat:
             named[name].data = view  # the module sees every update
 
     def views(self, flat: Tensor) -> Params:
-        """A vector as long as all parameters together, cut up into their names and shapes."""
+        """Views of a flat vector, one per parameter, by name and in the parameter's shape."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()])
         return {k: part.view(shape) for (k, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def bound(self, graph: bool) -> Any:
-        """The module, for its methods to be called; in a graph over the vector, which alone is written."""
+        """The module; for a graph, its methods as functions of the flat vector, the only tensor written."""
         return Bound(self.methods, self.views(self.flat)) if graph else self.module
 
 
 class Bound:
-    """A module's methods with other parameters: `bound.method(*inputs)`."""
+    """A module's methods, evaluated with the given parameters: `bound.method(*inputs)`."""
 
     def __init__(self, methods: "Methods", params: Params) -> None:
         self._methods = methods
@@ -59,7 +59,7 @@ class Bound:
 
 
 class Methods(nn.Module):
-    """All methods of a module behind `forward`, which is the only one that functional_call calls."""
+    """A module's methods by name through `forward`, since functional_call calls only `forward`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Methods(nn.Module):
 
 
 class Adam(Flat):
-    """Adam (Kingma & Ba 2015, algorithm 1) behind a clip of the global gradient norm.
+    """Adam (Kingma & Ba 2015, algorithm 1) after clipping of the global gradient norm.
 
-    rates: the share of the learning rate that each parameter learns with, by its name.
+    rates: parameter name -> factor on the learning rate.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Adam(Flat):
     ) -> None:
         super().__init__(module)
         self.first, self.second = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        # b1^t and b2^t: a graph that took powers would take them anew for every parameter
+        # b1^t and b2^t: a compiled power would be computed again for every parameter
         self.powers = torch.ones(2, device=self.flat.device)
         self.betas = self.powers.new_tensor([BETA1, BETA2])
         self.eps, self.max_grad_norm = eps, max_grad_norm
@@ -93,26 +93,26 @@ class Adam(Flat):
         self.rates = torch.cat(parts) if set(own.values()) - {1.0} else None
 
     def apply(self, grads: list[Tensor], lr: Tensor) -> Tensor:
-        """One step in place; grads in the order of the parameters. Returns their norm before the clip.
+        """Apply one step in place and return the gradient's norm before clipping.
 
-        Of several processes it is the mean of their gradients that each of them steps by.
+        grads: in the order of the parameters; averaged over all processes first.
 
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - (lr r / (1 - b1^t)) m / (sqrt(v) + eps r),  r = sqrt(1 - b2^t)
 
-        which is the algorithm's last line times r / r: one division for each parameter, not three.
+        The algorithm's last line, expanded by r / r: one division per parameter instead of three.
         """
         grad = mean(torch.cat([g.flatten() for g in grads]))
         norm = grad.square().sum().sqrt()
         if self.max_grad_norm < math.inf:
             grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         self.powers.mul_(self.betas)
-        left1, left2 = (1 - self.powers).unbind()
-        root = left2.sqrt()
-        rate, eps = torch.stack((lr * root / left1, self.eps * root)).unbind()
+        bias1, bias2 = (1 - self.powers).unbind()
+        root = bias2.sqrt()
+        rate, eps = torch.stack((lr * root / bias1, self.eps * root)).unbind()
         self.first.lerp_(grad, 1 - BETA1)
         self.second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-        for moment in (self.first, self.second):  # of a dead unit they would end below the normal numbers
+        for moment in (self.first, self.second):  # those of a dead unit decay to denormal numbers
             moment.copy_(nn.functional.hardshrink(moment, TINY))
         step = self.first / (self.second.sqrt() + eps)
         self.flat.sub_((rate if self.rates is None else rate * self.rates) * step)
@@ -136,10 +136,10 @@ def make_update(
     compile: bool = False,
     schedule: Callable[[Tensor, Losses], Tensor] | None = None,
 ) -> Callable[..., Losses]:
-    """update(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
+    """update(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
 
-    `schedule(lr, parts)` is the learning rate after the step, written into `lr`. Compiled, every batch must
-    have the shapes of the first.
+    schedule: (lr, parts) -> the next learning rate, written into `lr`. compile: every batch must then have
+    the same shapes.
     """
     step = make_step(loss, adam, compile)
 
@@ -153,9 +153,9 @@ def make_update(
 
 
 def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Losses]:
-    """step(lr, *batch) -> parts: one Adam step on `loss(module, *batch)`, of adam's own module.
+    """step(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
 
-    graph: so written that it can be compiled as a part of something larger; slower, where it is not.
+    graph: traceable by torch.compile as part of a larger function, and slower without compilation.
     """
     parameters = list(adam.module.parameters())
 

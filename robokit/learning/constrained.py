@@ -1,4 +1,4 @@
-"""What all learners share under limits: which are in force, what they charge, measure and weigh."""
+"""A learner's limits: charged costs, measured values, multipliers, and the critics' input."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from robokit.limits.multipliers import Multipliers
 
 
 class Constrained:
-    """The K limits in force on one Env, none with the limit rule off, and what the critics see."""
+    """The K limits in force on one Env, none with `limit_rule` off, and the critics' input (N, S)."""
 
     def __init__(self, env: Env, config: Options) -> None:
         device, self.gamma = env.device, config.gamma
@@ -26,27 +26,22 @@ class Constrained:
         moves = config.limit_rule, config.margin, config.gains, config.dual_lr, config.penalty
         self.multipliers = Multipliers(self.limits, env.max_age, config.gamma, *moves, device)
         self.maxima = Maxima(self.limits, env.num_envs, device)
-        self.extra = len(
-            self.maxima.widths
-        )  # columns that the limits' own state adds to what the critics see
+        self.extra = len(self.maxima.widths)  # columns of the critics' input that Env does not have
         same = env.names.state == env.names.obs and not env.task.sensing
-        self.sees = "obs" if config.critic == "obs" or same else "state"  # of Env, by the critics
-        self.widths = {
-            **getattr(env.names, self.sees),
-            **self.maxima.widths,
-        }  # of the terms that the critics see, S in all
-        self.outputs = [1, len(self.limits)] if self.limits else [1]  # of the critic's networks
+        self.sees = "obs" if config.critic == "obs" or same else "state"  # the critics' input from Env
+        self.widths = {**getattr(env.names, self.sees), **self.maxima.widths}  # critics' terms, S in all
+        self.outputs = [1, len(self.limits)] if self.limits else [1]  # of each of the critic's networks
 
     # -- at every control step -----------------------------------------------------------------------
 
     def state(self, state: Tensor) -> Tensor:
-        """What the critics see, (N, S), where Env gives them `state`, before an action."""
+        """The critics' input (N, S) before an action, from Env's `state` or `obs`."""
         return self.maxima.append(state)
 
     def step(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Costs (N, K) of a control step, of a `peak` limit as its rise, and what the critics see after it.
+        """Costs (N, K) of a control step and the critics' input (N, S) after it, before any restart.
 
-        The latter is (N, S), from before any restart. Once for each control step: the maxima move on.
+        A `peak` limit's cost is the rise of its maximum. Call once per control step: it updates the maxima.
         """
         cost = step.cost[:, : len(self.limits)]
         return self.maxima.step(cost, step.done, getattr(step, f"final_{self.sees}"))
@@ -54,25 +49,25 @@ class Constrained:
     # -- once an iteration ---------------------------------------------------------------------------
 
     def update(self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor) -> None:
-        """Move the multipliers by the costs (T, N, K) of T control steps."""
+        """Update the multipliers from the costs (T, N, K) of T control steps; the rest is (T, N)."""
         if self.limits:
             self.multipliers.update(*self.meter.measure(cost, terminated, done, steps_left))
 
-    # -- where a critic learns -----------------------------------------------------------------------
+    # -- at every update of critics and policy -------------------------------------------------------
 
     def charged(self, cost: Tensor, terminated: Tensor, steps_left: Tensor) -> tuple[Tensor, Tensor]:
-        """Costs (..., K) as a critic learns them, and where nothing comes after, (..., K) bool."""
+        """Costs (..., K) for the critics, and (..., K) bool: no further cost follows, do not bootstrap."""
         return self.charges.learned(cost, terminated, steps_left, self.gamma)
 
     def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
-        """(T, N) that a policy ascends, from those of reward and costs (T, N, 1 + K) in their own units."""
+        """The policy's advantage (T, N) from those of reward and costs (T, N, 1 + K), in their own units."""
         return self.multipliers.advantage(advantages, valid) if self.limits else advantages[..., 0]
 
     @property
     def metrics(self) -> Mapping[str, Tensor]:
-        """What to log of each limit."""
+        """Measured value and lambda of each limit, 0-d, by their names in the log."""
         return self.multipliers.metrics
 
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The parts of a checkpoint."""
         return {"meter": self.meter, "multipliers": self.multipliers, "maxima": self.maxima}

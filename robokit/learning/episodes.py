@@ -25,7 +25,7 @@ class EpisodeTotals:
         self._running.mul_(~done)
 
     def summary(self) -> dict[str, float]:
-        """Means over the episodes finished since the last call, in all processes; empty when none has."""
+        """Means over the episodes finished since the last call, in all processes; empty if there are none."""
         returns, length, count = processes.total(self._finished).tolist()
         self._finished.zero_()
         if not count:
@@ -46,15 +46,15 @@ def iteration_metrics(
     terms: Mapping[str, Tensor],
     more: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """The metrics of one iteration: its episodes, losses, and the means of rewards, costs and metrics."""
+    """The metrics of one iteration: finished episodes, losses, the means of `Env.labels`, and `more`."""
     named = {f"loss/{name}": value for name, value in losses.items()}
     return {**episodes.summary(), **numbers({**named, **terms, **more})}
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
-    """0-d tensors as numbers, in one transfer; of several processes the mean of those of each.
+    """0-d tensors as numbers, in one transfer; the mean over the processes where they are not NaN.
 
-    Without a metric or limit that is NaN: it was not counted.
+    A metric or limit that is NaN in every process was not counted and is left out.
     """
     values = torch.stack([value.detach().double() for value in logged.values()])
     known = ~values.isnan()

@@ -1,4 +1,4 @@
-"""The networks that an algorithm's options ask for."""
+"""Construction of policies and beliefs from an algorithm's options."""
 
 from typing import Any, TypeVar
 
@@ -17,16 +17,16 @@ def make_actor_belief(env: Env, config: Options) -> Belief:
 
 
 def make_critic_beliefs(env: Env, config: Options, constrained: Constrained) -> list[Belief]:
-    """One for each of the critic's networks: of the reward, and of all costs together."""
+    """One belief for each of the critic's networks: the reward's, and under limits that of all costs."""
     memory = env.task.history, config.belief_size
     return [make_belief(config.critic_belief, constrained.widths, *memory) for _ in constrained.outputs]
 
 
 def make_policy(kind: type[P], env: Env, config: Options, belief: Belief | None, **own: Any) -> P:
-    """A policy of this kind on the CPU; `own` are the kind's options, `belief` None makes one.
+    """A policy of class `kind` on the CPU, with random weights from torch's global generator.
 
-    Weights come from torch's global generator. Raises OptionError where config.mirror needs a mirror that the
-    task does not have.
+    belief None: a new one. own: further arguments of the class. Raises OptionError if config.mirror is set
+    and the task has no mirror.
     """
     belief = make_actor_belief(env, config) if belief is None else belief
     mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None

@@ -1,7 +1,7 @@
-"""The options that all algorithms have, and rules for options.
+"""Options of all algorithms, and checks of options.
 
-Each rule raises OptionError that names the option, the rule and the value. `--help` prints the comment beside
-or above a field.
+Each check raises OptionError with the option, the rule and the value. `--help` prints the comment beside or
+above a field.
 """
 
 import math
@@ -18,43 +18,41 @@ from robokit.networks.belief import RECURRENT, Kind
 
 @dataclass(frozen=True)
 class Options:
-    """Options of every algorithm; each has its own defaults for some of them."""
+    """Options of every algorithm; algorithms override some defaults."""
 
-    usual_num_envs: ClassVar[int]  # of a training that says no number
+    usual_num_envs: ClassVar[int]  # number of simulations for num_envs None
 
-    steps: int = (
-        300_000  # environment steps to train for, over all simulations; the last iteration is finished
-    )
-    num_envs: int | None = None  # N, simulations stepped together; None: as many as is usual
+    steps: int = 300_000  # environment steps, over all simulations; the last iteration is completed
+    num_envs: int | None = None  # N, simulations stepped together; None: the algorithm's usual number
     gamma: float = 0.99  # discount per control step
     lr: float = 3e-4  # learning rate of Adam
     hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
     activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
-    normalize_obs: bool = False  # by running mean and deviation
-    max_grad_norm: float | None = None  # global norm that gradients are clipped to
-    mirror: bool = False  # average the policy with its mirror image, as the task's `mirror` says
-    belief: Kind = "memoryless"  # what the policy remembers
+    normalize_obs: bool = False  # by running mean and standard deviation
+    max_grad_norm: float | None = None  # clip gradients to this global norm; None: no clipping
+    mirror: bool = False  # average the policy with its mirror image, given by the task's `mirror`
+    belief: Kind = "memoryless"  # the policy's memory
     belief_size: int = 64  # units of a recurrent belief
-    critic: Literal["state", "obs"] = "state"  # sees all that the simulator tells, or what the policy sees
-    critic_belief: Kind = "memoryless"  # what the critics remember
-    # how the multipliers of the task's limits move; fixed: they do not; off: as if there were no limits
+    critic: Literal["state", "obs"] = "state"  # critics' input: exact and privileged values, or the policy's
+    critic_belief: Kind = "memoryless"  # the critics' memory
+    # update rule of the limits' Lagrange multipliers; fixed: constant; off: train without limits
     limit_rule: Rule = "pid"
-    margin: float = 0.1  # of the limits that training leaves unused: it aims at (1 - margin) of each
+    margin: float = 0.1  # safety margin: training aims at (1 - margin) of each limit
     gains: tuple[float, float, float] = (0.5, 0.02, 0.0)  # Kp, Ki, Kd of the rule pid
-    dual_lr: float = 0.01  # of the rule dual: lambda per unit of cost and iteration
-    penalty: float = 0.0  # of the rule fixed: lambda, reward per unit of cost
-    # compiled graphs: slow to start, fast to step; None: by the training's sizes, where there is a compiler
+    dual_lr: float = 0.01  # step of the rule dual: lambda per unit of cost and iteration
+    penalty: float = 0.0  # lambda of the rule fixed: reward per unit of cost
+    # torch.compile: slow to start, fast to step; None: by the training's sizes, if a compiler is there
     compile: bool | None = None
 
     @property
     def simulations(self) -> int:
-        """N of a training with these options, all processes together."""
+        """Number of simulations of a training, over all processes."""
         return self.usual_num_envs if self.num_envs is None else self.num_envs
 
     def on(self, num_envs: int) -> Self:
-        """These options for an Env of `num_envs` simulations in each process.
+        """These options, with num_envs set for an Env of `num_envs` simulations in each process.
 
-        Raises OptionError where they name another number.
+        Raises OptionError if they already have another number.
         """
         number = num_envs * world()
         if self.num_envs not in (None, number):
@@ -70,9 +68,10 @@ def check_options(
     unit: Sequence[str] = (),
     **shared: int,
 ) -> None:
-    """The rules for the options of all algorithms, and for an algorithm's own by their names.
+    """Check the options of all algorithms, and an algorithm's own options.
 
-    shared: numbers that are divided among the processes.
+    positive, not_negative, unit: names of options > 0, >= 0 and in [0, 1]. shared: numbers divided among
+    the processes.
     """
     check_choices(config)
     check_positive(config, "steps", "num_envs", "lr", "hidden", "max_grad_norm", "belief_size", "dual_lr")
@@ -88,7 +87,7 @@ def check_options(
 
 
 def check_choices(config: Any) -> None:
-    """A field that is a Literal must be one of its words."""
+    """A field of type Literal must have one of its values."""
     for field in fields(config):
         name, known = field.name, get_args(field.type)
         if get_origin(field.type) is Literal and getattr(config, name) not in known:
@@ -96,7 +95,7 @@ def check_choices(config: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an option's annotated type; a whole number is a float as well, a bool neither."""
+    """Whether a value has an option's annotated type; an int is also a float, a bool is neither."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return any(fits(value, one) for one in args)
@@ -117,7 +116,7 @@ def named(kind: Any) -> str:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each must be > 0 and finite, as must all numbers of a tuple; None is left open."""
+    """Each option, or each number of its tuple, must be > 0 and finite; None is allowed."""
     for name in names:
         for number in _numbers(config, name):
             if not 0 < number < math.inf:
@@ -126,21 +125,21 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Each must be >= 0 and finite, as must all numbers of a tuple; None is left open."""
+    """Each option, or each number of its tuple, must be >= 0 and finite; None is allowed."""
     for name in names:
         if not all(0 <= number < math.inf for number in _numbers(config, name)):
             raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
 
 
 def check_unit(config: Any, *names: str) -> None:
-    """Each must lie in [0, 1]."""
+    """Each option must be in [0, 1]."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
 
 
 def check_shared(**numbers: int) -> None:
-    """Each is divided among the processes, and so must be a multiple of their number."""
+    """Each number is divided among the processes and must be a multiple of their number."""
     for name, value in numbers.items():
         if value % world():
             raise OptionError(
@@ -149,19 +148,19 @@ def check_shared(**numbers: int) -> None:
 
 
 def recurrent(config: Options) -> bool:
-    """Whether a belief is trained through time."""
+    """Whether the policy's or the critics' belief is recurrent."""
     return bool({config.belief, config.critic_belief} & set(RECURRENT))
 
 
 def check_chunk(config: Options, name: str, number: int, words: str) -> None:
-    """The option `name`, a length that a recurrent belief is trained through, must divide `number`."""
+    """With a recurrent belief, the option `name`, a length in control steps, must divide `number`."""
     if recurrent(config) and number % getattr(config, name):
         what = "the control steps that a recurrent belief is trained through"
         raise OptionError(f"{name} ({getattr(config, name)}), {what}, must divide {words}")
 
 
 def each_of(name: str, number: int) -> str:
-    """What of an option falls to each process, for an error: `batch (256)`."""
+    """An option's share per process, for an error: `batch (256)`, `batch / processes (256 / 2)`."""
     return f"{name} ({number})" if world() == 1 else f"{name} / processes ({number} / {world()})"
 
 

@@ -1,7 +1,7 @@
-"""What training, evaluation and export ask of an algorithm.
+"""Interfaces of an algorithm to training, evaluation and export.
 
-Each file of robokit.algos has a `Config` with its `sizes`, a class `Learner`, `check(config)`, and
-`make_actor(env, config)`, the policy alone, for evaluation and export.
+Each file of robokit.algos defines `Config` with `sizes`, `Learner`, `check(config)`, and
+`make_actor(env, config)`, which builds the policy alone, for evaluation and export.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from robokit.networks.policy import Policy
 
 
 class Actor(Protocol):
-    """A policy that acts: observations (N, O) and its belief (N, B) to actions in [-1, 1], (N, A)."""
+    """A policy: observations (N, O) and beliefs (N, B) -> actions (N, A) in [-1, 1] and next beliefs."""
 
     act_dim: int  # A
 
@@ -23,16 +23,16 @@ class Actor(Protocol):
     def belief_size(self) -> int: ...  # B
 
     def __call__(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """The deterministic action and the next belief; is_first (N,) bool begins an episode."""
+        """The deterministic action and the next belief; is_first (N,) bool: an episode begins."""
         ...
 
     def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """An action as training draws it, from normal noise (N, A), and the next belief."""
+        """A random action, as in training, from standard normal noise (N, A), and the next belief."""
         ...
 
 
 class Learner(Protocol):
-    """An algorithm at work on its Env: what the loop of a training calls, saves and validates."""
+    """An algorithm training on its Env: the interface to the training loop."""
 
     env: Env
     config: Any  # of the algorithm's Config
@@ -41,17 +41,17 @@ class Learner(Protocol):
     def steps_per_iteration(self) -> int: ...  # environment steps, over all processes
 
     @property
-    def policy(self) -> Policy: ...  # what is validated and exported
+    def policy(self) -> Policy: ...  # validated and exported
 
     @property
-    def replay(self) -> Segmented | None: ...  # saved in segments, but for what `state_dict` has of it
+    def replay(self) -> Segmented | None: ...  # whole segments, not in state_dict
 
     def iterate(self) -> dict[str, float]:
-        """Collect, learn, and return the metrics to log."""
+        """Collect data, learn from it, and return the metrics to log."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything a bit-equal continuation needs."""
+        """Copies of the training state, enough to resume bit for bit."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...

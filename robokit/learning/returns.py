@@ -1,4 +1,4 @@
-"""Returns and advantages: pure functions of tensors, and means over the batch that all processes share."""
+"""Returns, advantages, and means over the joint batch of all processes, as pure functions of tensors."""
 
 from collections.abc import Sequence
 
@@ -22,8 +22,8 @@ def gae(
         d_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t = d_t + gamma lam (1 - done_t) A_{t+1},    A_T = 0
 
-    s'_t is the state the action led to, before any reset: a truncated episode still has value after it, a
-    terminated one does not. lam = 1 gives the Monte-Carlo advantage, bootstrapped where an episode goes on.
+    s'_t is the next state before any reset: a truncated episode bootstraps from its value, a terminated one
+    does not. lam = 1 gives Monte-Carlo advantages, bootstrapped at truncations and at the rollout's end.
     """
     delta = reward + gamma * next_value * ~terminated - value
     advantage, tail = torch.empty_like(delta), torch.zeros_like(delta[0])
@@ -36,7 +36,7 @@ def gae(
 def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     """Forward running sums R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}, (T, N), and the carry (N,).
 
-    `start` (N,) is the carry of the rollout before; it is zero where an episode just ended.
+    start (N,): the previous rollout's carry. The carry is 0 where an episode has ended.
     """
     sums, running = torch.empty_like(reward), start
     for t in range(len(reward)):
@@ -46,9 +46,9 @@ def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -
 
 
 def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
-    """What each of valid (M, ...) bool counts in a mean over the dimensions `batch`, or all; others 0.
+    """Weights of the valid (M, ...) bool entries in a mean over the dimensions `batch`, or all; others 0.
 
-    They sum to 1, over P processes to P: the mean of the processes' gradients is that of their joint batch.
+    Summed over P processes they are P, so that the mean of the processes' gradients is their joint batch's.
     """
     dims = tuple(range(valid.ndim)) if batch is None else tuple(batch)
     weight = valid.float()
@@ -56,12 +56,12 @@ def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
 
 
 def average(x: Tensor, share: Tensor) -> Tensor:
-    """Mean of x (M, ...) by `shares`; what has none may be anything."""
+    """Mean of x (M, ...) with weights from `shares`. Entries with weight 0 are ignored, even if NaN."""
     return (torch.where(share > 0, x, 0.0) * share).sum()
 
 
 def standardize(x: Tensor, valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
-    """x (M, ...) to mean 0 and deviation 1 over the dimensions `batch`, or all, where valid (M, ...) bool."""
+    """x (M, ...) to mean 0 and deviation 1 of the valid (M, ...) entries, over dimensions `batch`, or all."""
     dims = tuple(range(x.ndim)) if batch is None else tuple(batch)
 
     def summed(y: Tensor) -> Tensor:
@@ -74,13 +74,13 @@ def standardize(x: Tensor, valid: Tensor, batch: Sequence[int] | None = None) ->
 
 
 def n_step(reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of the next n rewards, what the value after them counts, and the last step each took in.
+    """n-step returns (Sutton & Barto 2018, eq. 7.1): sums, discounts of the value after them, last steps.
 
-        G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer where the episode ends before
-        Q_target = G_t + discount_t V(s'_{t+m-1}),   discount_t = gamma^m, 0 where nothing comes after
+        G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer if the episode ends first
+        Q_target = G_t + discount_t V(s'_{t+m-1}),   discount_t = gamma^m, 0 if any of the m steps is `over`
 
-    reward, over (L + n - 1, M, C), over bool: no more of this column comes; done (L + n - 1, M) bool ends an
-    episode. Returns G and discount (L, M, C), and t + m - 1 (L, M). Sutton & Barto 2018, eq. 7.1.
+    reward, over (L + n - 1, M, C); over bool: no bootstrap of this column. done (L + n - 1, M) bool: an
+    episode ends. Returns G and discount (L, M, C), and t + m - 1 (L, M).
     """
     length = len(reward) - n + 1
     start = torch.arange(length, device=reward.device)[:, None]

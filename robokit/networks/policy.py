@@ -13,7 +13,7 @@ from robokit.networks.mirror import Reflections
 from robokit.networks.mlp import mlp
 from robokit.networks.normalizer import Normalizer
 
-LOG_STD = (-20.0, 2.0)  # of a squashed Gaussian, before the squashing
+LOG_STD = (-20.0, 2.0)  # bounds for SquashedGaussian, before tanh
 
 
 class Policy(nn.Module, ABC):
@@ -47,11 +47,11 @@ class Policy(nn.Module, ABC):
 
     @property
     def belief_size(self) -> int:
-        """B."""
+        """B, doubled by a mirror."""
         return self.belief.size * (1 if self.mirror is None else 2)
 
     def encode(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and the next belief (N, B), from a raw obs (N, O); is_first (N,) bool."""
+        """Features (N, F) and the next belief (N, B) from a raw obs (N, O); is_first (N,) bool."""
         return self._encode(self.belief, obs, belief, is_first)
 
     def unroll(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,24 +59,24 @@ class Policy(nn.Module, ABC):
         return self._encode(self.belief.unroll, obs, belief, is_first)
 
     def _encode(
-        self, remember: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, is_first: Tensor
+        self, step: Callable[..., tuple[Tensor, Tensor]], obs: Tensor, belief: Tensor, is_first: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.mirror is None:
-            return remember(obs, belief, is_first, self.normalizer)
+            return step(obs, belief, is_first, self.normalizer)
         half = self.belief_size // 2
-        ours, left = remember(obs, belief[:, :half], is_first, self.normalizer)
-        theirs, right = remember(self.mirror[0](obs), belief[:, half:], is_first, self.normalizer)
-        return torch.cat((ours, theirs), -1), torch.cat((left, right), -1)
+        plain, ours = step(obs, belief[:, :half], is_first, self.normalizer)
+        mirrored, theirs = step(self.mirror[0](obs), belief[:, half:], is_first, self.normalizer)
+        return torch.cat((plain, mirrored), -1), torch.cat((ours, theirs), -1)
 
     def decode(self, features: Tensor) -> Tensor:
-        """Parameters of the distribution, (..., A), or (..., 2 A) with a log std each."""
+        """Distribution parameters from features (..., F): means (..., A), or [means, log stds] (..., 2 A)."""
         if self.mirror is None:
             return self.head(features)
-        ours, theirs = (self.head(half) for half in features.chunk(2, -1))
-        mean, *log_stds = theirs.split(self.act_dim, -1)
-        of_action = self.mirror[1]
-        back = [of_action(mean), *(log_std.index_select(-1, of_action.order) for log_std in log_stds)]
-        return (ours + torch.cat(back, -1)) / 2
+        plain, mirrored = (self.head(half) for half in features.chunk(2, -1))
+        mean, *log_stds = mirrored.split(self.act_dim, -1)
+        reflect = self.mirror[1]
+        back = [reflect(mean), *(log_std.index_select(-1, reflect.order) for log_std in log_stds)]
+        return (plain + torch.cat(back, -1)) / 2
 
     def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """The deterministic action in [-1, 1], (N, A), and the next belief (N, B)."""
@@ -84,17 +84,17 @@ class Policy(nn.Module, ABC):
         return self.mode(self.decode(features)), belief
 
     def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """An exploring action (N, A) from standard normal noise (N, A), and the next belief (N, B)."""
+        """A random action (N, A) from standard normal noise (N, A), and the next belief (N, B)."""
         features, belief = self.encode(obs, belief, is_first)
         return self.sample_from(self.decode(features), noise), belief
 
     @abstractmethod
     def mode(self, params: Tensor) -> Tensor:
-        """The deterministic action in [-1, 1], (..., A), of the head's parameters."""
+        """The deterministic action (..., A) in [-1, 1] for distribution parameters from `decode`."""
 
     @abstractmethod
     def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
-        """An action (..., A) drawn around it."""
+        """A random action (..., A) for distribution parameters, from standard normal noise (..., A)."""
 
 
 class Gaussian(Policy):
@@ -119,7 +119,7 @@ class Gaussian(Policy):
     def act(
         self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`sample` with the mean (N, A) between: action, mean, next belief."""
+        """As `sample`, with the mean: action (N, A), mean (N, A) and the next belief (N, B)."""
         features, belief = self.encode(obs, belief, is_first)
         mean = self.decode(features)
         return self.sample_from(mean, noise), mean, belief
@@ -143,7 +143,7 @@ class SquashedGaussian(Policy):
         return self.draw(params, noise)[0]
 
     def draw(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The action (..., A) that normal noise leads to, and its log-probability (...)."""
+        """A random action (..., A) from standard normal noise, and its log-probability (...)."""
         mean, log_std = params.chunk(2, -1)
         log_std = log_std.clamp(*LOG_STD)
         u = mean + log_std.exp() * noise

@@ -1,4 +1,4 @@
-"""The engines by name."""
+"""Physics engines by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from robokit.sim.base import Sim
 
 
 def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
-    """A Sim on engine `kind`: "mujoco" (mujoco.batch) or "warp" (mujoco_warp, on CUDA or the CPU)."""
+    """A Sim on engine "mujoco" (mujoco.batch) or "warp" (mujoco_warp); ModelError for another name."""
     if kind == "mujoco":
         from robokit.sim.cpu import MujocoSim
 

@@ -10,7 +10,7 @@ CARRIED = {"action": "the previous action", "clock": "the task's clock"}  # name
 
 @dataclass(frozen=True)
 class Column:
-    """One observation term. The robot supplies sensed terms and commands; the file carries the others."""
+    """One observation term. The robot supplies sensed terms and commands; the exported file the others."""
 
     name: str
     width: int

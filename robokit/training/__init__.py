@@ -1,4 +1,4 @@
-"""One training: its folder, its loop, its learner, and which policy is kept.
+"""A training: its folder, loop and learner, and the selection of the exported policy.
 
 May import: evaluation and below.
 """

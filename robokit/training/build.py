@@ -1,4 +1,4 @@
-"""From options to a learner at its start.
+"""Construction of a learner from options.
 
 learner = build_learner(task, Setup(seed=3), options(task, "ppo"))
 """
@@ -25,32 +25,32 @@ from robokit.learning.protocols import Learner
 from robokit.seeds import seed
 from robokit.task.task import Task
 
-BEGUN = "a training goes on where it was begun; evaluate, play and export need no such device"
+BEGUN = "a run resumes on the device it started on; evaluate, play and export do not need that device"
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What decides a training's results beside its task and the algorithm's own options."""
+    """Options of a training beside those of its algorithm."""
 
-    algo: str = "ppo"  # the algorithm; its own options stand above
-    seed: int = 0  # of everything random, from 0 on; evaluation has other seeds
+    algo: str = "ppo"  # the algorithm; its options are listed above
+    seed: int = 0  # seed of all random numbers, >= 0; evaluation draws from other seeds
     sim: Literal["mujoco", "warp"] = "mujoco"  # engine: MuJoCo on CPU threads, or MuJoCo Warp
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
-    threads: int = 0  # threads of the physics; 0: one for each core
-    torch_threads: int = 0  # threads of gradient steps; 0: by the training's sizes
-    # times that the policy is validated, to export the best one, of those that hold the limits; None: 20 if
-    # there are limits, else the last one is exported
+    threads: int = 0  # physics threads; 0: one per core
+    torch_threads: int = 0  # torch threads of gradient steps; 0: chosen by the training's sizes
+    # number of validations; the best policy within the limits is exported. 0: the last policy is exported.
+    # None: 20 if there are limits, else 0
     validations: int | None = None
 
 
 class Built(Learner, Protocol):
-    """A learner as `build_learner` makes it."""
+    """A learner from `build_learner`."""
 
-    threads: int  # of torch, in gradient steps
+    threads: int  # torch threads of gradient steps
 
 
 def algorithms() -> list[str]:
-    """The names of all."""
+    """The names of all algorithms."""
     return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "algos")])]
 
 
@@ -62,7 +62,7 @@ def algorithm(name: str) -> ModuleType:
 
 
 def options(task: Task, algo: str) -> Any:
-    """The algorithm's Config with the task's recipe. Raises OptionError for a wrong name or type in it."""
+    """The algorithm's Config with the task's recipe. Raises OptionError for an unknown name or wrong type."""
     config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
     known = {f.name: f.type for f in fields(config)}
     for name, value in recipe.items():
@@ -76,9 +76,9 @@ def options(task: Task, algo: str) -> Any:
 
 
 def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
-    """A Learner at its start. Raises OptionError for a value that cannot work, before anything runs.
+    """A Learner before its first iteration. Raises OptionError for an invalid option.
 
-    The costs of the task are tried out first, except for a run that was `begun`: there they have been.
+    begun: the run exists, so the task's costs have been checked; otherwise `laws.check_costs` checks them.
     `config.compile` None and `setup.torch_threads` 0 are replaced by the choice of `computing`.
     """
     _check(setup)
@@ -86,7 +86,7 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
     device = find_device(setup.device, BEGUN) if begun else find_device(setup.device)
     config = replace(config, num_envs=config.simulations)
     module.check(config)
-    torch.set_num_threads(1)  # outside of gradient steps: the cores are the physics'
+    torch.set_num_threads(1)  # outside of gradient steps, to leave the cores to the physics
     if config.penalty and not task.limits:
         raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
     if task.limits and not begun:
@@ -128,7 +128,7 @@ def computing(task: Task, setup: Setup, config: Any, device: torch.device) -> tu
 
 
 def _weights(task: Task, setup: Setup, config: Any) -> int:
-    """Number of weights of the policy that will be trained."""
+    """Number of weights of the policy."""
     env = Env(task, threads=1, nominal=True)
     with torch.random.fork_rng(devices=[]):
         actor = algorithm(setup.algo).make_actor(env, config)

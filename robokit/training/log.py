@@ -1,7 +1,7 @@
 """metrics.jsonl and TensorBoard's events: the metrics of each iteration.
 
-metrics.jsonl is the record: a line is on its way to the disk when `add` returns. TensorBoard's SummaryWriter
-writes in a thread, so a killed process may have lost its last events.
+metrics.jsonl is the record: `add` writes without a buffer. TensorBoard's SummaryWriter writes in a thread, so
+a killed process may lose its last events.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ from pathlib import Path
 from robokit.errors import RunError
 
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
-WALL_CLOCK = ("seconds", "steps_per_second")  # keys of a metrics line that no two runs share
+WALL_CLOCK = ("seconds", "steps_per_second")  # metrics that differ between equal runs
 
 
 class Log:
-    """metrics.jsonl and TensorBoard's events from `steps` on; later lines of a lost process are dropped.
+    """Writer of metrics.jsonl and TensorBoard's events after step `steps`; existing later lines are dropped.
 
-    Raises RunError when they cannot be written.
+    Raises RunError if they cannot be written.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here: only a training needs it
+        from torch.utils.tensorboard import SummaryWriter  # slow, and only a training needs it
 
         self._folder = folder
         with contextlib.ExitStack() as opened, self._disk():
             _cut(folder / METRICS, steps)
             self._metrics = opened.enter_context((folder / METRICS).open("ab", buffering=0))
             opened.enter_context(_raised_once())
-            purge = steps + 1 if steps else None  # hides the events of a lost process from here on
+            purge = steps + 1 if steps else None  # hides a killed process's events after `steps`
             self._board = SummaryWriter(str(folder / BOARD), purge_step=purge)
             opened.callback(self._close_board)
             self._opened = opened.pop_all()
@@ -45,14 +45,14 @@ class Log:
         self._opened.close()
 
     def add(self, metrics: dict[str, float]) -> None:
-        """One line; `steps` is among them."""
+        """Write one line of metrics; `steps` must be among them."""
         with self._disk():
             _write(self._metrics, json.dumps(metrics, allow_nan=False).encode() + b"\n")
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, int(metrics["steps"]))
 
     def sync(self) -> None:
-        """All lines and events so far are on the disk when this returns."""
+        """Sync all lines to the disk, and flush the events to the operating system."""
         with self._disk():
             os.fsync(self._metrics.fileno())
             self._board.flush()
@@ -71,7 +71,7 @@ class Log:
 
 @contextlib.contextmanager
 def _raised_once() -> Iterator[None]:
-    """Inside, an OSError that ends a thread is not printed: SummaryWriter's next call raises it again."""
+    """Do not print an OSError that ends a thread: SummaryWriter's next call raises it again."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
@@ -86,12 +86,12 @@ def _raised_once() -> Iterator[None]:
 
 
 def _write(file: io.FileIO, content: bytes) -> None:
-    if file.write(content) != len(content):  # as much as the disk still held
+    if file.write(content) != len(content):  # a short write: the disk is full
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _cut(path: Path, steps: int) -> None:
-    """Drop the lines of metrics after `steps`, and one that a kill left unfinished."""
+    """Drop the lines of metrics after `steps`, and an unfinished last line."""
     size = 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
         if not line.endswith(b"\n"):

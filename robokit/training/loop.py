@@ -1,4 +1,4 @@
-"""The one loop around every learner: progress, metrics, checkpoints, signals, and a guard against NaN.
+"""The training loop of every learner: progress, metrics, checkpoints, signals, and a check for NaN.
 
     outcome = train(learner, run, run.steps)  # again after a kill: continues from the newest good checkpoint
 
@@ -29,9 +29,9 @@ from robokit.learning.protocols import Learner
 from robokit.training.log import WALL_CLOCK, Log
 from robokit.training.run import BEST, Done, Run
 
-SAVE_SECONDS = 300.0  # between two checkpoints
-PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
-SLOW, LEAST_SLOW = 5.0, 1.0  # times the fastest iteration, and s: a longer iteration is noted
+SAVE_SECONDS = 300.0  # between checkpoints
+PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
+SLOW, LEAST_SLOW = 5.0, 1.0  # a slow iteration takes at least SLOW times the fastest, and LEAST_SLOW s
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Outcome:
 
     done: Done
     checkpoint: Path
-    signal: int | None  # that asked it to stop early
+    signal: int | None  # number of the signal that stopped it early
 
 
 def train(
@@ -52,21 +52,21 @@ def train(
     save_steps: float = math.inf,
     validate: "Validate" = lambda done: {},
 ) -> Outcome:
-    """Iterate until `steps` environment steps are done, from wherever the run stands.
+    """Train up to `steps` environment steps, from the newest good checkpoint of the run.
 
-    What `validate` says after an iteration is logged with it; its time is not counted as training.
-    Of several processes each trains and saves its own share; the first one also validates, logs and shows.
+    validate: called after each iteration; its metrics are logged, its time does not count as training. Each
+    process trains and saves its own simulations; the first one also validates, logs and displays.
     A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
-    SIGTERM end the loop after the running iteration.
+    SIGTERM end the loop after the current iteration.
 
-    Raises RunError when another process trains here, the folder cannot be written, or a metric or parameter
-    is no longer finite; the last good checkpoint is then untouched.
+    Raises RunError if another process trains in this folder, if it cannot be written, or if a metric or
+    parameter is not finite; the last good checkpoint stays.
     """
     with run.locked(), _stop_requests() as requests:
         for folder in (run.checkpoints, *([] if rank() else [run.path / BEST])):
             sweep(folder)
         saved = done = run.resume(learner)
-        run.keep_steps()  # not before it is sure that this training goes on
+        run.keep_steps()  # only after a successful resume
         with _record(run, steps, done) as record:
             slow = SlowIteration()
 
@@ -77,7 +77,7 @@ def train(
                 return done
 
             if not done.steps:
-                keep()  # finds out now, not in an hour, that nothing can be saved here
+                keep()  # a folder that cannot be written fails now, not in an hour
             stop = None
             while done.steps < steps and stop is None:
                 before = done
@@ -86,15 +86,15 @@ def train(
                 except Exception:
                     if not requests:
                         raise
-                    # a signal to the whole group also ends what computes for us, a compiler for one
+                    # a signal to the process group also ends subprocesses, such as a compiler
                     return Outcome(saved, run.checkpoint(saved.steps), requests[0])
                 if note := slow(done.seconds - before.seconds, any(n.startswith("loss/") for n in metrics)):
                     say(note)
                 record.add(done, metrics, validate)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
-                asked, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
-                stop = next((number for number in asked if number is not None), None)
-                if dues[0]:  # by the clock of the first
+                signals, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
+                stop = next((number for number in signals if number is not None), None)
+                if dues[0]:  # by the first process's clock
                     saved = keep()
             if saved != done:
                 keep()
@@ -102,7 +102,7 @@ def train(
 
 
 class SlowIteration:
-    """Notes once that an iteration took SLOW times as long as the fastest one before it, and LEAST_SLOW s.
+    """Finds the first slow iteration: at least SLOW times the fastest one before it, and LEAST_SLOW s.
 
     Iterations without a gradient step do not count, nor does the first one with any: it may compile.
     """
@@ -112,7 +112,7 @@ class SlowIteration:
         self._noted = False
 
     def __call__(self, seconds: float, learned: bool) -> str:
-        """The note on an iteration of so many seconds, with gradient steps or without; "" for none."""
+        """A note if an iteration of `seconds` is slow, else ""; learned: whether it had gradient steps."""
         if not learned:
             return ""
         fastest, first = self._fastest or math.inf, self._fastest is None
@@ -127,7 +127,7 @@ class SlowIteration:
 
 
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
-    """One iteration and its line of metrics."""
+    """Run one iteration; return the progress and its line of metrics."""
     began, steps = time.perf_counter(), learner.steps_per_iteration
     metrics = learner.iterate()
     duration = time.perf_counter() - began
@@ -139,9 +139,9 @@ def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str,
 
 
 def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None:
-    """Raise RunError that names what is not; an environment mends its own simulations."""
+    """Raise RunError with the names that are not finite; not for `env.*`: Env resets broken simulations."""
     mine = {name: t for name, t in tensors.items() if not name.startswith("env.")}
-    finite: dict[torch.device, dict[str, Tensor]] = {}  # one question for each device
+    finite: dict[torch.device, dict[str, Tensor]] = {}  # one transfer per device
     for name, t in mine.items():
         finite.setdefault(t.device, {})[name] = torch.isfinite(t).all()
     each = [zip(flags, torch.stack([*flags.values()]).tolist(), strict=True) for flags in finite.values()]
@@ -155,16 +155,16 @@ def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, as many as come, only put their number into this list; the loop looks at it."""
+    """SIGINT and SIGTERM append their number to this list, which the loop reads after each iteration."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         requests.append(number)
         if not rank():
-            with contextlib.suppress(OSError):  # of `| tee log` the same Ctrl-C has ended the reader
-                os.write(2, b"stopping after this iteration\n")  # print may be what it came upon
+            with contextlib.suppress(OSError):  # the same Ctrl-C ends the reader in `| tee log`
+                os.write(2, b"stopping after this iteration\n")  # the signal may interrupt a print
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
         yield requests
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -180,7 +180,7 @@ Validate = Callable[[Done], dict[str, float]]
 
 
 class Record:
-    """What the first process writes and shows of each iteration; the others nothing."""
+    """Log and display of the iterations: in the first process; in the others both do nothing."""
 
     def __init__(self, log: Log | None = None, show: Show = lambda done, metrics: None) -> None:
         self._log, self._show = log, show
@@ -206,7 +206,7 @@ def _record(run: Run, steps: int, start: Done) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
-    """A live bar on a terminal, and a line now and then elsewhere, both on standard error."""
+    """A live bar on a terminal, else a line every PLAIN_SECONDS, on standard error."""
     console = Console(stderr=True)
     bar = Progress(
         BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
@@ -218,7 +218,7 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         nonlocal latest, shown, warm
         latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
         text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}"
-        warm = warm or done  # the first iteration compiles: it says nothing of those to come
+        warm = warm or done  # the rate leaves out the first iteration, which compiles
         if done != warm:
             rate = (done.steps - warm.steps) / max(done.seconds - warm.seconds, 1e-9)
             left = int(max(steps - done.steps, 0) / rate)
@@ -232,5 +232,5 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
     try:
         yield show
     finally:
-        with contextlib.suppress(OSError):  # of a terminal that is gone
+        with contextlib.suppress(OSError):  # the terminal may be gone
             bar.stop()

@@ -1,4 +1,4 @@
-"""Where a run comes from: its options, versions, commits and hashes, written when its folder is made."""
+"""Provenance of a run: options, versions, commits and hashes, written when its folder is made."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ from robokit.training.run import Run
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
-    """A new run folder for a learner at its start."""
+    """Create the run folder of a new learner."""
     task, file = learner.env.task, task_file(learner.env.task)
     threads = getattr(learner.env.sim, "threads", setup.threads)
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
@@ -46,9 +46,9 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
 
 
 def unfinished(root: Path, task: Task) -> Path | None:
-    """The run that this call of torchrun began, where it has started its processes again."""
+    """The folder of the run that this call of torchrun began before it restarted its processes, or None."""
     found = None
-    if processes.restarted() and not processes.rank():  # the first one knows: it made the folder
+    if processes.restarted() and not processes.rank():  # process 0 made the folder
         began = {"launch": processes.launch(), "command": sys.argv}
         for folder in sorted((root / file_name(title(task))).glob("*/")):
             with contextlib.suppress(RunError):
@@ -64,13 +64,13 @@ def file_name(title: str) -> str:
 
 
 def changed(run: Run, task: Task) -> list[str]:
-    """Which files of the task are not what they were when the run began."""
+    """Names of the task's and model's files that have changed since the run began."""
     now, then = task_hashes(task), run.config["hashes"]
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
 def commit(file: Path) -> str | None:
-    """The git commit that `file` is tracked in, with "-dirty" where its work tree differs; else None."""
+    """The git commit of a tracked `file`, with "-dirty" if the work tree has changes; else None."""
     git = ["git", "-C", str(file.parent)]
     try:
         for command in (

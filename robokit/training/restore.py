@@ -1,10 +1,10 @@
-"""From a run folder back to its learner, to go on, or to its policy alone and the exported file.
+"""Restoring from a run folder: the learner, to resume it, the policy alone, or the exported file.
 
     learner = rebuild(Run.open("runs/hopper/latest"))
     restored = restore_policy(Run.open("runs/hopper/latest"))
     path, restored = exported(Run.open("runs/hopper/latest"))
 
-A run is trained, evaluated and exported from its config.json alone; changes of its files since then are told.
+All options come from the run's config.json; changes of the task's files since then are reported.
 """
 
 import hashlib
@@ -30,21 +30,21 @@ from robokit.training.run import Run
 from robokit.training.selection import load_best, validations
 
 POLICY = "policy.onnx"  # in the run folder
-EXPORT_ENVS = 64  # simulations the gate replays
-ENGINES = {"cpu": "mujoco", "gpu": "warp"}  # their names in runs of robokit 0.1
+EXPORT_ENVS = 64  # simulations of the export's gate
+ENGINES = {"cpu": "mujoco", "gpu": "warp"}  # names in runs of robokit 0.1 -> names now
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A run's policy, and the step of the training that it is of."""
+    """A run's policy, its step in the training, and the simulations for its export."""
 
     policy: Policy
     steps: int
-    env: Env  # nominal, of EXPORT_ENVS simulations on MuJoCo, whichever engine trained
+    env: Env  # see export_env
 
 
 def task_of(run: Run) -> Task:
-    """The task that a run was trained on, with its limits: the file it had, or else one of that name."""
+    """A run's task with the run's limits: from the original file, else from a known task of that name."""
     stem, _, cls = str(run.config["task"]).partition(":")
     file = Path(str(run.about.get("file", "")))
     if not file.is_file():
@@ -55,29 +55,29 @@ def task_of(run: Run) -> Task:
 
 
 def going_on(run: Run) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     shared = run.config.get("processes", 1)
     launcher = f"torchrun --nproc-per-node {shared} -m " if shared > 1 else ""
     return f"{launcher}robokit train --resume {run.path}"
 
 
 def rebuild(run: Run) -> Built:
-    """The learner of a run, at its start.
+    """A learner with a run's options, before its first iteration.
 
-    Raises RunError for a run of another version, and where another number of processes began it.
+    Raises RunError for a run of another version of robokit or of another number of processes.
     """
     task = task_of(run)
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
-    return build_learner(task, *_asked(run), begun=True)
+    return build_learner(task, *_options(run), begun=True)
 
 
-def _asked(run: Run) -> tuple[Setup, Any]:
+def _options(run: Run) -> tuple[Setup, Any]:
     """Setup and the algorithm's Config of a run. Raises RunError for a run of another version of robokit."""
     stored = run.config
     if missing := [f.name for f in fields(Setup) if f.name not in stored]:
-        raise RunError(f"{run.path} was made by another version of robokit: it does not say {missing}")
+        raise RunError(f"{run.path} was made by another version of robokit: its config.json lacks {missing}")
     setup = Setup(**{f.name: stored[f.name] for f in fields(Setup)})
     setup = replace(setup, sim=ENGINES.get(setup.sim, setup.sim))
     own = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["options"].items()}
@@ -88,12 +88,12 @@ def _asked(run: Run) -> tuple[Setup, Any]:
 
 
 def restore_policy(run: Run, last: bool = False) -> Restored:
-    """The policy of a run, on the CPU: the best one that held the limits in validation, else the last.
+    """A run's policy on the CPU: the best of those within the limits in validation, else the last.
 
-    The last one too where `last` is true. Raises RunError where nothing has been learned yet.
+    last: take the last in any case. Raises RunError if there is no checkpoint after the start.
     """
     task = task_of(run)
-    setup, config = _asked(run)
+    setup, config = _options(run)
     module = algorithm(setup.algo)
     module.check(config)
     if differ := changed(run, task):
@@ -107,9 +107,9 @@ def restore_policy(run: Run, last: bool = False) -> Restored:
 
 
 def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:
-    """Load the best policy of a run into `policy`, which is of step `steps`; the step that it is then of.
+    """Load a run's best policy into `policy`, if there is one; return its step, else the given `steps`.
 
-    rule: how the run's training counted its limits; "off": not at all.
+    rule: the run's limit_rule.
     """
     score = load_best(run, policy)
     judged = run.config["limits"] and rule != "off"
@@ -122,19 +122,19 @@ def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:
 
 
 def export_env(run: Run, task: Task) -> Env:
-    """Simulations for the gate, always on MuJoCo; nominal: an observation is then what a sensor says."""
+    """EXPORT_ENVS simulations for the gate, always on MuJoCo; nominal: without delays or sensor errors."""
     return Env(task, EXPORT_ENVS, seed=run.config["seed"], threads=run.config["threads"], nominal=True)
 
 
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:
-    """Write a policy of a run through the gate, its sha256 and its card. Raises ExportError."""
+    """Export a run's policy with its card. Raises ExportError if the gate refuses it."""
     written = export(restored.policy, restored.env, path, commit=run.about["commit"]["robokit"])
     write_card(Exported.open(path), {"run": run.path.name, "steps": restored.steps})
     return written
 
 
 def exported(run: Run) -> tuple[Path, Restored]:
-    """The run's policy.onnx of its newest checkpoint, exported now if need be; and the policy."""
+    """The path of a run's policy.onnx, exported first if it is missing or outdated, and the policy."""
     restored = restore_policy(run)
     path = run.path / POLICY
     if _card_steps(path) != restored.steps:
@@ -144,7 +144,7 @@ def exported(run: Run) -> tuple[Path, Restored]:
 
 
 def _card_steps(path: Path) -> int | None:
-    """Of a whole export; None where a kill came between."""
+    """The training step on an exported file's card; None unless file and card belong together."""
     try:
         card = json.loads(path.with_suffix(".json").read_bytes())
         whole = hashlib.sha256(path.read_bytes()).hexdigest() == card["sha256"]

@@ -1,15 +1,15 @@
-"""The run folder: what was asked for, what came of it, and where to go on.
+"""The run folder: configuration, metrics and checkpoints of one training.
 
     run = Run.create("runs", "hopper", steps=500_000, config={...}, about={...})
     run = Run.open("runs/hopper/latest")
 
-What is inside:
+Contents:
 
-    config.json        everything that was asked for, versions, commit
-    metrics.jsonl      one line an iteration; tensorboard/ holds the same
-    checkpoints/       see robokit.disk.checkpoint; segments/ in it is an off-policy learner's replay, rank1/
-                       what the second of several processes has of its own
-    best/              the policy to export, where one was chosen: see robokit.training.selection
+    config.json        all options, versions, commits
+    metrics.jsonl      one line per iteration; tensorboard/ has the same numbers
+    checkpoints/       see robokit.disk.checkpoint; segments/ inside is an off-policy learner's replay, rank1/
+                       the folder of the second process's checkpoints
+    best/              the best policy in validation, if any: see robokit.training.selection
 """
 
 import contextlib
@@ -36,24 +36,24 @@ from robokit.learning.protocols import Learner
 
 CONFIG, CHECKPOINTS, BEST, LATEST = "config.json", "checkpoints", "best", "latest"
 SCHEMA = 1  # of config.json
-POLICY = "policy."  # what the names of a policy's tensors begin with in a learner's state
+POLICY = "policy."  # prefix of the policy's tensors in a learner's state
 
 
 @dataclass(frozen=True)
 class Done:
-    """How far a run is."""
+    """Progress of a run."""
 
     steps: int = 0  # environment steps, over all simulations
     iterations: int = 0
-    seconds: float = 0.0  # of training, over all its processes
+    seconds: float = 0.0  # of training, summed over restarts
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training on disk. `config` decides its results and is checked on resuming; `about` describes it."""
+    """One training on disk. A checkpoint must have the same `config`; `about` is for information only."""
 
     path: Path
-    steps: int  # environment steps asked for
+    steps: int  # environment steps to train for
     config: dict[str, Any]
     about: dict[str, Any]
 
@@ -61,10 +61,10 @@ class Run:
     def create(
         cls, root: str | Path, name: str, steps: int, config: dict[str, Any], about: dict[str, Any]
     ) -> "Run":
-        """`root/name/<date>/`, and `root/name/latest` pointing to it; values as JSON has them."""
+        """Create `root/name/<date>/`, and `root/name/latest` as a link to it. Raises RunError."""
         check_place(Path(root) / name)
         try:
-            config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as they will be read
+            config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as `open` reads them
             run = cls(_new_folder(Path(root) / name), steps, config, about)
             run._write_config()
             _point(run.path.parent / LATEST, run.path.name)
@@ -74,7 +74,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """An existing run: its folder, or a link to it. Raises RunError for anything else."""
+        """The run in a folder, or in the folder of a link. Raises RunError for anything else."""
         path = Path(folder).resolve()
         try:
             text = json.loads((path / CONFIG).read_bytes())
@@ -89,7 +89,7 @@ class Run:
         return run
 
     def keep_steps(self) -> None:
-        """Write down the steps asked for, where the disk says another number; only for who trains here."""
+        """Write `steps` to config.json if it differs; only the process that trains may do so."""
         if not rank() and Run.open(self.path).steps != self.steps:
             self._write_config()
 
@@ -99,14 +99,14 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of this process's checkpoints: its own simulations, and the learner that all share."""
+        """The folder of this process's checkpoints: its own simulations and its copy of the learner."""
         own = self.path / CHECKPOINTS
         return own / f"rank{rank()}" if rank() else own
 
     def newest(self, shared: bool = True) -> tuple[Checkpoint | None, list[str]]:
-        """The newest good checkpoint of this run, and why newer ones were skipped (see checkpoint.newest).
+        """The newest good checkpoint, and the reasons for skipping newer ones (see checkpoint.newest).
 
-        Of several processes it is the newest step that all of them have. Raises CheckpointError for none.
+        With several processes: of the newest step that all have. Raises CheckpointError if there is none.
         """
         most, reasons = math.inf, list[str]()
         while True:
@@ -116,7 +116,7 @@ class Run:
             reasons += skipped
             if checkpoint is not None and checkpoint.steps > least:
                 reasons.append(f"{checkpoint.path}: process {lacking} has only step {least}")
-            if least == max(steps) or max(steps) == 0:  # of step 0 nothing is lost that a start has not
+            if least == max(steps) or max(steps) == 0:  # without step 0 a run just starts again
                 whole = checkpoint if least >= 0 else None
                 return whole, [reason for theirs in everyone(reasons) for reason in theirs]
             if least < 0:
@@ -125,13 +125,13 @@ class Run:
             most = least
 
     def save(self, learner: Learner, done: Done) -> Path:
-        """Write a checkpoint. Raises CheckpointError; earlier ones stay."""
+        """Write a checkpoint. If that fails, raises CheckpointError; earlier checkpoints stay."""
         facts = {**asdict(done), "config": self.config}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
 
     def resume(self, learner: Learner) -> Done:
-        """Bring `learner` to the newest good checkpoint; the start where there is none yet."""
+        """Load the newest good checkpoint, if any, into `learner`; return its progress."""
 
         def load(checkpoint: Checkpoint) -> None:
             learner.load_state_dict(checkpoint.tensors)
@@ -143,18 +143,17 @@ class Run:
         return done
 
     def _check_shared(self, learner: Learner, done: Done) -> None:
-        """Raise RunError unless all processes hold one policy; forget what only some have after it."""
+        """Raise RunError unless all processes have the same policy; delete checkpoints after that step."""
         weights = learner.policy.state_dict().values()
         content = b"".join(x.detach().cpu().numpy().tobytes() for x in weights)
         if len({*everyone(hashlib.sha256(content).hexdigest())}) > 1:
             which = f"the checkpoints of step {done.steps} in {self.path}"
-            raise RunError(
-                f"{which} hold another policy for each process: delete those, to go on from earlier"
-            )
+            rule = "differ between the processes in their policy: delete them to resume from earlier ones"
+            raise RunError(f"{which} {rule}")
         prune(self.checkpoints, done.steps)
 
     def load_policy(self, policy: nn.Module) -> Done:
-        """Bring a learner's policy alone to the newest good checkpoint, whatever became of its replay."""
+        """Load the policy alone from the newest good checkpoint, even if its replay is damaged."""
 
         def load(checkpoint: Checkpoint) -> None:
             own = {k.removeprefix(POLICY): v for k, v in checkpoint.tensors.items() if k.startswith(POLICY)}
@@ -175,7 +174,7 @@ class Run:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error
 
     def keep_best(self, steps: int, policy: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write the best policy so far. Raises CheckpointError; the one before it stays then."""
+        """Write the best policy so far. If that fails, raises CheckpointError; the previous one stays."""
         save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
 
     def best(self) -> Checkpoint | None:
@@ -184,7 +183,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else trains in this folder meanwhile; a kill unlocks it. The first process asks for all."""
+        """Lock the folder against other trainings; a kill releases it. Raises RunError if it is locked."""
         descriptor, taken = os.open(self.path, os.O_RDONLY), True
         try:
             if not rank():
@@ -211,7 +210,7 @@ class Run:
 
 
 def check_place(folder: Path) -> None:
-    """Raise RunError where no folder can be made: of what is there, the last must be one to write into."""
+    """Raise RunError unless `folder` can be made: its nearest existing ancestor must be a writable folder."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not there.is_dir():
         what = "a link to nothing" if there.is_symlink() else "no folder"
@@ -233,7 +232,7 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _point(link: Path, target: str) -> None:
-    """Let `link` point to `target` beside it, in one step; what is no link stays."""
+    """Point `link` to `target` beside it, atomically; a file or folder of that name stays."""
     if link.exists() and not link.is_symlink():
         say(f"note: {link} is no link and stays as it is; it does not point to {target}")
         return

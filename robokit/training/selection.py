@@ -1,14 +1,14 @@
-"""Which policy of a training is exported: the best of those that held every limit on validation episodes.
+"""Selection of the policy to export: the one with the best return within every limit in validation.
 
-With the limit rule off they are measured and decide nothing. A policy with a cost that no limit can be judged
-by is never the best.
+With `--limit-rule off` limits are logged but ignored. A policy whose cost is negative, NaN or above
+`Limit.largest` is never kept.
 
     select = Selection(run, learner, times=20)
     train(learner, run, run.steps, validate=select)       # run.best() is the best one so far
     score = load_best(run, learner.policy)
 
-The deterministic policy is validated, in the same episodes each time; neither training nor evaluation sees
-them.
+Validation runs the deterministic policy, in the same episodes each time. Training and evaluation draw from
+other seeds.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -25,18 +25,18 @@ from robokit.learning.protocols import Learner
 from robokit.seeds import seed
 from robokit.training.run import Done, Run
 
-EPISODES = 32  # of one validation
+EPISODES = 32  # per validation
 TIMES = 20  # validations of a training under limits
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a policy came to in validation."""
+    """The result of a validation."""
 
     steps: int  # of training
-    returns: float  # mean
-    limits: dict[str, float]  # each by its own measure
-    feasible: bool
+    returns: float  # mean return
+    limits: dict[str, float]  # the measured value of each limit
+    feasible: bool  # within all limits, and no simulation broke
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -51,9 +51,9 @@ class Selection:
         self.run, self.learner, self.times = run, learner, times
 
     def __call__(self, done: Done) -> dict[str, float]:
-        """What to log after the iteration that led to `done`: nothing where no validation is due.
+        """Validate the policy if that is due at `done`; return the metrics to log, else {}.
 
-        Raises CheckpointError when the disk is full or may not be written.
+        Raises CheckpointError if the best policy cannot be written.
         """
         now, before = (
             min(steps, self.run.steps) * self.times // self.run.steps
@@ -63,7 +63,7 @@ class Selection:
             return {}
         try:
             score = validate(self.learner, done.steps)
-        except TaskError as error:  # a cost that breaks its contract: that is no reason to lose a training
+        except TaskError as error:  # an invalid cost must not end a training
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
         kept = self._kept()
@@ -80,14 +80,14 @@ class Selection:
 
 
 def validations(run: Run, rule: str) -> int:
-    """Times that a run's policy is validated; rule: how its training counts limits, "off": not at all."""
+    """Number of validations of a run; rule: its limit_rule."""
     times: int | None = run.config["validations"]
     judged = run.config["limits"] and rule != "off"
     return (TIMES if judged else 0) if times is None else times
 
 
 def validate(learner: Learner, steps: int) -> Score:
-    """The deterministic policy in EPISODES episodes of the task as it is trained."""
+    """Score of the deterministic policy over EPISODES episodes, randomised as in training."""
     env, gamma = learner.env, float(learner.config.gamma)
     threads = getattr(env.sim, "threads", 0)
     options = {"sim": env.sim.engine, "device": env.device, "threads": threads}

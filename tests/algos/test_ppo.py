@@ -1,4 +1,4 @@
-"""PPO beside Stable-Baselines3, beside its limits A2C and REINFORCE, and beside sums worked out by hand."""
+"""PPO against Stable-Baselines3, its special cases A2C and REINFORCE, and values computed by hand."""
 
 import dataclasses
 import math
@@ -317,7 +317,7 @@ def test_the_compiled_update_is_the_eager_one():
         ({"steps": 0}, "steps"),
         (
             {"lr_schedule": "adaptive", "num_envs": 4, "horizon": 16, "minibatch": 64, "epochs": 1},
-            "adaptive follows the KL .* 0 at the first of a rollout; epochs 1 and a minibatch of all 64 make",
+            "adaptive follows the KL .* 0 at the first .*; epochs 1 and a minibatch of all 64 take",
         ),
         (
             {"objective": "penalty", "num_envs": 4, "horizon": 16, "minibatch": 64, "epochs": 1},

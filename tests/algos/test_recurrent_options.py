@@ -1,4 +1,4 @@
-"""What cannot be remembered or cut is refused before anything runs, with its name, the rule and the value."""
+"""Invalid options of recurrent training are refused before anything runs, with name, rule and value."""
 
 import dataclasses
 from pathlib import Path

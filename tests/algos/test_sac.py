@@ -1,4 +1,4 @@
-"""SAC beside Stable-Baselines3, and beside sums worked out by hand."""
+"""SAC against Stable-Baselines3 and values computed by hand."""
 
 import math
 from typing import Any, cast
@@ -300,14 +300,14 @@ def test_the_defaults_are_those_of_the_papers_table():
         ({"temperature": -0.1}, "temperature must be finite and at least 0, got -0.1"),
         (
             {"init_temperature": 0.5, "temperature": 0.1},
-            "not a fixed one; got temperature 0.1 and init_temperature 0.5",
+            "not for a fixed one; got temperature 0.1 and init_temperature 0.5",
         ),
         ({"init_temperature": 0.0}, "init_temperature must be > 0, got 0.0"),
         ({"temperature": math.nan}, "temperature must be finite and at least 0, got nan"),
         ({"target_entropy": math.inf}, "target_entropy must be finite, got inf"),
         (
             {"target_entropy": -1.0, "temperature": 0.2},
-            "not a fixed one; got target_entropy -1.0 and temperature 0.2",
+            "not for a fixed one; got target_entropy -1.0 and temperature 0.2",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""TD3 beside Stable-Baselines3, and beside sums worked out by hand."""
+"""TD3 against Stable-Baselines3 and values computed by hand."""
 
 from typing import Any
 

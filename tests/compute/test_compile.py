@@ -1,4 +1,4 @@
-"""Sizes decide how gradient steps are computed, and what a compiler lacks is named."""
+"""The choice of compilation and threads from a training's sizes; missing compilers are named."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Several processes of one training hold the same as one process with all simulations."""
+"""A training in several processes has the same state as one process with all simulations."""
 
 import json
 import os

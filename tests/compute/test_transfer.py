@@ -1,4 +1,4 @@
-"""Transfer packs a step's tensors into one copy and changes nothing else about them."""
+"""Transfer copies a step's tensors to another device in one copy, with equal values, shapes and types."""
 
 from itertools import pairwise
 

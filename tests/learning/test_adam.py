@@ -1,4 +1,4 @@
-"""One vector behind a module's parameters, one update in two forms, and thread counts that are measured."""
+"""Adam on one vector of a module's parameters: state, schedule, vanishing moments, compiled updates."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Options that all algorithms have: whose number of simulations counts."""
+"""Options of all algorithms: the number of simulations."""
 
 from types import ModuleType
 from typing import Any

@@ -1,4 +1,4 @@
-"""PPO with memories: what is learned from chunks is what happened, and nothing crosses an episode's end."""
+"""PPO with memories: chunks reproduce the rollout's beliefs; no memory crosses an episode's end."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Returns and advantages, by hand and against plain loops."""
+"""Returns and advantages against values computed by hand and plain loops."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The loop: it stops when asked, refuses what is not finite, and takes up where it stopped, bit for bit."""
+"""The training loop: stops at a signal, fails on NaN, and resumes bit for bit."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every file in policies/ is whole, passed the gate, and reaches the return on its card."""
+"""Every file in policies/ is complete, passed the gate, and reaches the return on its card."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From options to a learner and from a run folder back to it: nothing is lost on the way."""
+"""Building a learner from options and restoring it from a run folder."""
 
 import subprocess
 from dataclasses import replace
@@ -236,7 +236,7 @@ def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(t
     train(learner, run, 32)
     path, again = exported(Run.open(run.path))
     assert path.exists() and (again.env.device.type, again.env.sim.engine) == ("cpu", "mujoco")
-    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export need no"):
+    with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export do not"):
         rebuild(run)
 
 
@@ -299,7 +299,9 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
     with pytest.raises(RunError, match=r"another version of robokit.*\['momentum'\]"):
         rebuild(run)
     del run.config["validations"]
-    with pytest.raises(RunError, match=r"another version of robokit: it does not say \['validations'\]"):
+    with pytest.raises(
+        RunError, match=r"another version of robokit: its config.json lacks \['validations'\]"
+    ):
         rebuild(run)
 
 

@@ -1,4 +1,4 @@
-"""The run folder: made whole, found again, refused when it is something else."""
+"""The run folder: created atomically, opened again, other folders refused."""
 
 import json
 import os
@@ -180,7 +180,7 @@ def test_processes_that_loaded_different_policies_do_not_go_on(
     run = make(tmp_path)
     run.save(Toy(), Done(8, 1, 0.5))
     told(monkeypatch, 8, [], "the digest of another policy")
-    with pytest.raises(RunError, match=r"step 8 .* hold another policy for each process"):
+    with pytest.raises(RunError, match=r"step 8 .* differ between the processes in their policy"):
         run.resume(Toy())
     assert run.checkpoint(8).exists()
 

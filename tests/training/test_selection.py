@@ -1,4 +1,4 @@
-"""The policy that is exported: the best of those that held their limits, found again after a kill."""
+"""Selection of the best policy within the limits, also after a kill."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What SAC, TD3 and their kin share: replay, agent, loop, options.
+"""Shared by off-policy algorithms: replay, agent, loop, options.
 
 May import: robokit.learning.
 """

@@ -1,9 +1,9 @@
-"""The networks of an off-policy algorithm, and what a gradient step of them sees.
+"""The networks and the gradient step of an off-policy algorithm.
 
-A gradient step learns from windows of L consecutive control steps of one simulation, from the belief that
-was stored before them; L = 1 where nothing recurrent is trained.
+A gradient step learns from windows of consecutive control steps of one simulation, starting from the belief
+stored before them. L = 1 without a recurrent belief.
 
-    rows of a window:   burn_in | L that are learned from | n - 1 that only n-step sums reach into
+    rows of a window:   burn_in | L in the losses | n - 1 for n-step sums only;   R in all
 """
 
 import copy
@@ -27,31 +27,31 @@ from robokit.networks.critic import ActionCritic
 from robokit.networks.policy import Policy
 
 FLAGS = ("is_first", "done", "terminated", "bad")
-NUMBERS = (*FLAGS, "reward", "steps_left")  # one for each transition
+NUMBERS = (*FLAGS, "reward", "steps_left")  # one number per transition
 EPS = 1e-8  # of Adam
 MakeActor = Callable[[Env, Any, Belief], Policy]  # an algorithm's `make_actor`
 
 
 class Sums(NamedTuple):
-    """What n steps came to, of reward and costs; costs in units of the largest that one step can have."""
+    """n-step sums of reward and costs; costs in units of Limit.largest."""
 
     total: Tensor  # (L, M, 1 + K)
-    discount: Tensor  # (L, M, 1 + K) that the value after them counts; 0 where nothing comes after
-    last: Tensor  # (L, M) index of the last of them, from the first step that is learned from
-    share: Tensor  # (L, M) of each in a mean, see returns.shares: 0 with a broken simulation among them
+    discount: Tensor  # (L, M, 1 + K) of the value after the n steps; 0: no bootstrap
+    last: Tensor  # (L, M) index of the last of the n steps; 0: the first step in the losses
+    share: Tensor  # (L, M) weights from returns.shares; 0 if a simulation broke within the n steps
 
 
 class Agent(ABC):
-    """The networks of an algorithm and its gradient step; `graph`: so written that it can be compiled."""
+    """The networks of an algorithm and its gradient step; graph: traceable by torch.compile."""
 
-    critic_coef: float  # of the critics' squared errors
+    critic_coef: float  # factor on the critics' squared errors
 
     def __init__(
         self, env: Env, config: OffPolicyOptions, constrained: Constrained, make_actor: MakeActor, graph: bool
     ) -> None:
         self.config, self.constrained, self.graph, device = config, constrained, graph, env.device
         self.limits, self.largest = constrained.limits, constrained.largest
-        # where critics see nothing more than the policy, a replay need not keep it twice
+        # critics with exactly the policy's input share its columns in the replay
         self.sees = "obs" if constrained.sees == "obs" and not constrained.extra else "state"
         belief, beliefs = make_actor_belief(env, config), make_critic_beliefs(env, config, constrained)
         self.policy, width = make_actor(env, config, belief).to(device), sum(constrained.widths.values())
@@ -68,60 +68,59 @@ class Agent(ABC):
         self.actor = Adam(self.policy, EPS, clip, self._rate)
         self.critics = Adam(self.critic, EPS, clip, self._rate)
         self.critic_target = self._target(self.critic)
-        self.targets = [(self.critic_target, self.critics)]  # and what they follow
+        self.targets = [(self.critic_target, self.critics)]  # pairs (target, online)
         self.critic_step = make_step(self._critic_loss, self.critics, graph)
 
     @abstractmethod
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
     ) -> Losses:
-        """A gradient step of the critics and, to `act`, of the policy.
+        """One gradient step of the critics and, if `act`, of the policy; returns the metrics to log.
 
-        noise (2, L, M, A) normal, for the actions in the states that were seen and in those after them.
-        price (K,) of costs, in reward per unit; weight (K,) of each against the reward, see
-        constraint.combine.
+        noise (2, L, M, A): standard normal, for actions at the sampled states and at the states n steps
+        later. price (K,): lambda, reward per unit of cost. weight (K,): see multipliers.combine.
         """
 
-    # -- what a window holds -----------------------------------------------------------------------
+    # -- columns and features of a window ----------------------------------------------------------
 
     def batch(self, rows: Tensor, belief: Tensor) -> Batch:
-        """Columns (R, M, ...) of rows (R, M, C) by name, and the beliefs (M, B) before them."""
+        """Columns (R, M, ...) of rows (R, M, C) by name, and the beliefs (M, B) before the first row."""
         sizes = self.policy.belief_size, self.critic.belief_size
         named = columns(rows, self.widths, NUMBERS, FLAGS)
         return {**named, **dict(zip(("belief", "critic_belief"), belief.split(sizes, -1), strict=True))}
 
     def now(self, x: Tensor) -> Tensor:
-        """The L control steps that are learned from, of R."""
+        """The L control steps in the losses, of R."""
         return x[self.burn_in : self.burn_in + self.window]
 
     def policy_now(self, policy: Any, batch: Batch) -> Tensor:
-        """What the policy's head says of what it saw, (L, M, ...)."""
+        """Distribution parameters (L, M, ...) at the sampled states."""
         features = self._along(policy, batch["obs"], batch["belief"], batch)[0][: self.window]
         return policy.decode(features)
 
     def policy_next(self, policy: Any, batch: Batch, last: Tensor) -> Tensor:
-        """What it says of what n steps led to, (L, M, ...)."""
+        """Distribution parameters (L, M, ...) at the states n steps later."""
         return policy.decode(self._ahead(policy, "obs", "belief", batch, last))
 
     def critic_now(self, critic: Any, batch: Batch) -> Tensor:
-        """features (L, M, F) of what the critics saw."""
+        """Critic features (L, M, F) at the sampled states."""
         return self._along(critic, batch[self.sees], batch["critic_belief"], batch)[0][: self.window]
 
     def critic_next(self, critic: Any, batch: Batch, last: Tensor) -> Tensor:
-        """features (L, M, F) of what n steps led to."""
+        """Critic features (L, M, F) at the states n steps later."""
         return self._ahead(critic, self.sees, "critic_belief", batch, last)
 
     def _along(self, net: Any, frames: Tensor, belief: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """features and beliefs (R - burn_in, M, ...) after each of the steps that follow a burn-in."""
+        """Features and beliefs (R - burn_in, M, ...) after each step; no gradient through the burn-in."""
         is_first, start = batch["is_first"], self.burn_in
         if start:
             belief = net.unroll(frames[:start], belief, is_first[:start])[1][-1].detach()
         return net.unroll(frames[start:], belief, is_first[start:])
 
     def _ahead(self, net: Any, frames: str, belief: str, batch: Batch, last: Tensor) -> Tensor:
-        """features (L, M, F) of what was seen after the last of n steps, before any restart.
+        """Features (L, M, F) at the final observation of the last of n steps, before any restart.
 
-        From the belief after that step, which goes no further with it.
+        Computed from the belief after that step; the belief after the final observation is discarded.
         """
         after = self._along(net, batch[frames], batch[belief], batch)[1]
         final = batch[f"final_{frames}"][self.burn_in :]
@@ -129,14 +128,14 @@ class Agent(ABC):
             after, final = (
                 x.gather(0, last[..., None].expand(*last.shape, x.shape[-1])) for x in (after, final)
             )
-        going_on = torch.zeros(last.numel(), dtype=torch.bool, device=last.device)
-        features = net.encode(final.flatten(0, 1), after.flatten(0, 1), going_on)[0]
+        is_first = torch.zeros(last.numel(), dtype=torch.bool, device=last.device)
+        features = net.encode(final.flatten(0, 1), after.flatten(0, 1), is_first)[0]
         return features.unflatten(0, last.shape)
 
     # -- critics -----------------------------------------------------------------------------------
 
     def sums(self, batch: Batch) -> Sums:
-        """n-step sums of a window. What a broken simulation gave is no lesson, nor a sum that reaches it."""
+        """n-step sums of a window. Sums that include a step of a broken simulation have weight 0."""
         config, start = self.config, self.burn_in
         flags = batch["terminated"], batch["steps_left"]
         cost, over = self.constrained.charged(batch["cost"], *flags)
@@ -147,25 +146,25 @@ class Agent(ABC):
         return Sums(total[..., :-1], discount[..., :-1], last, shares(total[..., -1] == 0))
 
     def q_next(self, batch: Batch, sums: Sums, action: Tensor) -> Tensor:
-        """Q (E, L, M, 1 + K) of the target critics, with `action` (L, M, A) taken after n steps."""
+        """The target critics' Q (E, L, M, 1 + K) for `action` (L, M, A) at the states n steps later."""
         critic = self.critic_target.bound(self.graph)
         return critic.decode(self.critic_next(critic, batch, sums.last), action)
 
     def target(self, sums: Sums, value: Tensor, q: Tensor) -> Tensor:
-        """(E, L, M, 1 + K) that the critics learn, where n steps lead to Q (E, L, M, 1 + K).
+        """The critics' targets (E, L, M, 1 + K) from the target critics' q (E, L, M, 1 + K) n steps later.
 
-        Of the reward all learn the same, from its `value` (L, M); of costs each from its own, so that they
-        differ where little is known.
+        The reward's target is the same for all critics, from `value` (L, M). For costs each critic bootstraps
+        from its own q, so that the critics disagree where data are scarce.
         """
         ahead = torch.cat((value.expand(q.shape[:-1])[..., None], q[..., 1:]), -1)
         return sums.total + sums.discount * ahead
 
     def reduced(self, q: Tensor) -> Tensor:
-        """(L, M) of the reward's Q (E, L, M, 1 + K)."""
+        """The reward's Q (L, M): minimum or mean over the E critics of q (E, L, M, 1 + K)."""
         return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
 
     def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Losses:
-        """A gradient step of the critics towards target (E, L, M, 1 + K)."""
+        """One gradient step of the critics towards target (E, L, M, 1 + K); returns the metrics to log."""
         parts = self.critic_step(lr, batch, target, share)
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
@@ -175,9 +174,9 @@ class Agent(ABC):
         return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
 
     def slopes(self, batch: Batch) -> Tensor:
-        """(1 + K,) root mean squares of dQ/da of reward and costs at the actions that were done.
+        """RMS of dQ/da of reward and costs, (1 + K,), at the sampled actions, in the units of the task.
 
-        With units of these a cost weighs 1 where it pulls at the policy as hard as the reward does.
+        They scale the multipliers: a cost of weight 1 then has as large a gradient as the reward.
         """
         action, share = self.now(batch["action"]).detach(), self.sums(batch).share
         with torch.enable_grad():
@@ -191,9 +190,9 @@ class Agent(ABC):
     # -- policy ------------------------------------------------------------------------------------
 
     def lagrangian(self, gain: Tensor, q: Tensor, price: Tensor, weight: Tensor) -> Tensor:
-        """(L, M) that a policy ascends: gain less the price of the upper bounds of costs, Q (E, L, M, 1 + K).
+        """The policy's objective (L, M): gain - price * upper bound of the costs' q (E, L, M, 1 + K).
 
-        Divided as in constraint.combine, so that it is of one size whatever the multipliers are.
+        Divided by 1 + the sum of weights, as in multipliers.combine: its scale does not depend on them.
         """
         if not self.limits:
             return gain
@@ -203,7 +202,7 @@ class Agent(ABC):
     # -- after a gradient step ---------------------------------------------------------------------
 
     def move_targets(self) -> None:
-        """Target networks take on a share tau of those that they follow."""
+        """Polyak averaging: target <- (1 - tau) target + tau online."""
         for target, online in self.targets:
             target.flat.lerp_(online.flat, self.config.tau)
 
@@ -213,16 +212,16 @@ class Agent(ABC):
         return Flat(target)
 
     def _rate(self, name: str) -> float:
-        """The share of lr that a parameter learns with."""
+        """Factor on lr for a parameter, so that beliefs learn with belief_lr."""
         return self.config.belief_lr / self.config.lr if name.startswith("belief") else 1.0
 
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The parts of a checkpoint."""
         targets = {f"target{i}": target.module for i, (target, _) in enumerate(self.targets)}
         networks = {"policy": self.policy, "critic": self.critic, **targets}
         return {**networks, "actor_adam": self.actor, "critic_adam": self.critics}
 
 
 def upper(q: Tensor, k: float) -> Tensor:
-    """An upper bound of costs q (E, ...): the mean of the E estimates and k of their deviations."""
+    """Upper bound of costs q (E, ...): mean + k standard deviations over the E critics."""
     return q.mean(0) + k * q.var(0, correction=0).clamp(min=1e-12).sqrt()

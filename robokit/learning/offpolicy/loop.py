@@ -1,7 +1,7 @@
-"""Off-policy learning: the loop that SAC, TD3 and their kin share, from a control step to a gradient step.
+"""The loop of off-policy algorithms: control steps into the replay, gradient steps from it.
 
-An algorithm is a file of robokit.algos with a Config (pace.Options and its own), an Agent (what a next state
-is worth, what the policy ascends: see robokit.learning.offpolicy.agent) and an OffPolicy that names it.
+An algorithm is a file of robokit.algos with a Config (a subclass of OffPolicyOptions), an Agent (the critics'
+targets and the policy's objective, see agent.py) and an OffPolicy whose `kind` is that Agent.
 """
 
 from abc import ABC
@@ -28,10 +28,10 @@ from robokit.state import gather, scatter
 
 
 class OffPolicy(ABC):
-    """An off-policy algorithm on one Env; `policy` is what gets exported. Networks live on `env.device`."""
+    """An off-policy algorithm on one Env, with networks on `env.device`; `policy` is exported."""
 
     kind: Callable[..., Agent]
-    delay: int = 1  # gradient steps of the critics for one of the policy
+    delay: int = 1  # gradient steps of the critics per gradient step of the policy
 
     def __init__(self, env: Env, config: Any, seed: int = 0) -> None:
         self.env, self.config, self.seed, device = env, config, seed, env.device
@@ -45,38 +45,38 @@ class OffPolicy(ABC):
         beliefs = self.policy.belief_size, self.critic.belief_size
         own, batch = (number // processes.world() for number in (config.replay, self.pace.batch))
         self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, own, device)
-        self.windows = batch // self.agent.window  # of a batch, in this process
+        self.windows = batch // self.agent.window  # per batch in this process
         self._check_length()
         wrap = (lambda f: compiled(f, device)) if config.compile else (lambda f: f)
         self.act = wrap(_make_act(self.agent))
-        # with a step of the policy, and without where it is delayed
+        # True: a step of critics and policy; False, only with a delay: of the critics alone
         self.update = {act: wrap(_make_update(self.agent, act)) for act in {True, self.delay == 1}}
-        self.threads = torch.get_num_threads()  # of torch
+        self.threads = torch.get_num_threads()  # torch threads of gradient steps
         self.horizon = max(1, round(self.pace.transitions / self._all))
         self.steps_per_iteration = self._all * self.horizon
         self.episodes = EpisodeTotals(env.num_envs, device)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.lr = torch.tensor(config.lr, device=device)
-        self.gradients = 0  # steps so far
+        self.gradients = 0  # gradient steps so far
         env.reset(stagger=self._all > 1)
 
     def iterate(self) -> dict[str, float]:
-        """Control steps with the gradient steps due after each; the metrics to log."""
-        noise = torch.randn(
-            self.horizon, self.env.num_envs, self.env.act_dim, generator=self.rng, device=self.env.device
-        )
+        """Take `horizon` control steps, each with the gradient steps due after it; return the metrics."""
+        shape = self.horizon, self.env.num_envs, self.env.act_dim
+        noise = torch.randn(shape, generator=self.rng, device=self.env.device)
         rows, history = list[dict[str, Tensor]](), list[Losses]()
         with torch_threads(self.threads), torch.no_grad():
             self._price()
             for z in noise:
                 rows.append(self._collect(z))
-                history += [self.learn() for _ in range(self._due())]
+                due = self.pace.gradients(self._transitions) - self.gradients
+                history += [self.learn() for _ in range(due)]
             self._move_multipliers(rows, len(history))
             if self.config.normalize_obs:
                 self._normalize(rows)
-        known = dict.fromkeys(name for parts in history for name in parts)  # a delayed step has more
-        means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in known}
+        names = dict.fromkeys(name for parts in history for name in parts)  # not every step has all
+        means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in names}
         logged = _column(rows, "logged").nanmean((0, 1))
         terms = dict(zip(self.env.labels, logged.unbind(), strict=True))
         return iteration_metrics(self.episodes, means, terms, self.constrained.metrics)
@@ -84,7 +84,7 @@ class OffPolicy(ABC):
     # -- one control step --------------------------------------------------------------------------
 
     def _collect(self, noise: Tensor) -> dict[str, Tensor]:
-        """One control step into the replay; its columns (N, ...)."""
+        """Take one control step and add it to the replay; return its columns (N, ...)."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
         row = {"obs": env.obs, "state": state, "is_first": self.is_first}
@@ -105,22 +105,19 @@ class OffPolicy(ABC):
 
     @property
     def _all(self) -> int:
-        """Simulations of all processes."""
+        """Number of simulations, over all processes."""
         return processes.world() * self.env.num_envs
 
     @property
     def _transitions(self) -> int:
-        """Collected so far, by all processes."""
+        """Number of transitions so far, over all processes."""
         return self.replay.position * self._all
-
-    def _due(self) -> int:
-        return self.pace.gradients(self._transitions) - self.gradients
 
     # -- one gradient step -------------------------------------------------------------------------
 
     @torch.no_grad()
     def learn(self) -> Losses:
-        """One gradient step from what is remembered."""
+        """One gradient step on a batch from the replay; returns the metrics to log."""
         rows, belief = self.replay.sample(self.windows, self.length, self.rng)
         shape = 2, self.agent.window, self.windows, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
@@ -128,38 +125,32 @@ class OffPolicy(ABC):
         update = self.update[self.gradients % self.delay == 0]
         parts = update(self.lr, rows, belief, noise, self.price, self.weight)
         if self.limits and self.gradients == 1:
-            self.constrained.multipliers.follow(
-                self._slopes()
-            )  # so that a limit counts from the next step on
+            self.constrained.multipliers.follow(self._slopes())  # limits count from the next step on
             self._price()
         return parts
 
     def _price(self) -> None:
-        """What costs weigh, until the multipliers move again."""
-        lambdas, weights = (
-            self.constrained.multipliers.lambdas,
-            self.constrained.multipliers.weights(self.constrained.multipliers.units),
-        )
-        self.price, self.weight = lambdas.float(), weights.float()
+        """Set the costs' prices and weights, constant until the multipliers are updated."""
+        multipliers = self.constrained.multipliers
+        self.price = multipliers.lambdas.float()
+        self.weight = multipliers.weights(multipliers.units).float()
 
     def _move_multipliers(self, rows: list[dict[str, Tensor]], gradients: int) -> None:
-        """By what the costs came to; their units by how much the critics say that an action matters.
+        """Update the multipliers from the iteration's costs, and their units from the critics' slopes.
 
-        At first those are the mean over all gradient steps so far, of which each iteration is a large part:
-        critics that have learned little shall not be remembered.
+        At first the units are the mean over all gradient steps so far: each iteration has a large weight, so
+        that the slopes of untrained critics are soon forgotten.
         """
         if not self.limits:
             return
-        self.constrained.update(
-            *(_column(rows, name) for name in ("cost", "terminated", "done", "steps_left"))
-        )
+        names = "cost", "terminated", "done", "steps_left"
+        self.constrained.update(*(_column(rows, name) for name in names))
         if gradients:
-            self.constrained.multipliers.follow(
-                self._slopes(), slow=min(SLOW, 1 - gradients / self.gradients)
-            )
+            slow = min(SLOW, 1 - gradients / self.gradients)
+            self.constrained.multipliers.follow(self._slopes(), slow)
 
     def _slopes(self) -> Tensor:
-        """(1 + K,) of a batch of what is remembered, see Agent.slopes."""
+        """`Agent.slopes` (1 + K,) on a batch from the replay."""
         rows, belief = self.replay.sample(self.windows, self.length, self.rng)
         return self.agent.slopes(self.agent.batch(rows, belief)).double()
 
@@ -176,7 +167,7 @@ class OffPolicy(ABC):
         return {**self.agent.parts(), **own, **running, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of all that a bit-equal continuation needs, but for the whole segments of the replay."""
+        """Copies of the training state, enough to resume bit for bit with the replay's whole segments."""
         return {**gather(self._parts()), "gradients": torch.tensor(self.gradients)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -190,7 +181,7 @@ class OffPolicy(ABC):
             return self.kind(self.env, self.config, self.constrained, graph)
 
     def _check_length(self) -> None:
-        """Raise OptionError for windows longer than an episode, or than what is stored."""
+        """Raise OptionError for windows longer than an episode or than the steps in the replay."""
         config = self.config
         what = f"burn_in ({config.burn_in}) + window ({config.window}) + n_step ({config.n_step}) - 1"
         if self.chunk == 1:

@@ -1,4 +1,4 @@
-"""What off-policy algorithms can be told, and how fast they learn where nothing is said."""
+"""Options of off-policy algorithms, with defaults that depend on the number of simulations."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -19,38 +19,38 @@ class OffPolicyOptions(Options):
     usual_num_envs = 1
 
     num_envs: int | None = None  # N, simulations stepped together; None: 1, the papers' setting
-    replay: int = 1_000_000  # transitions that are remembered
+    replay: int = 1_000_000  # transitions kept in the replay
     # transitions of random actions before the first gradient step; None: 5000, or 10 control steps if more
     learning_starts: int | None = None
-    # transitions per gradient step; None: 8 num_envs, from 256 to 8192, less what is over whole windows
+    # transitions per gradient step; None: 8 num_envs, from 256 to 8192, rounded down to whole windows
     batch: int | None = None
     # gradient steps per transition (update to data); None: 1, but at most 8 in a control step
     utd: float | None = None
-    n_step: int = 1  # n, rewards that a target sums before it bootstraps
-    tau: float = 0.005  # share of the networks that their targets take on with each step
+    n_step: int = 1  # n, rewards summed in a critic target before it bootstraps
+    tau: float = 0.005  # step of the target networks towards the online networks (Polyak averaging)
     critics: int = 2  # E, Q networks
-    reduce: Literal["min", "mean"] = "min"  # of the E values of a next state; SAC's policy ascends it too
+    reduce: Literal["min", "mean"] = "min"  # over the E critics, in targets and in SAC's policy objective
     layer_norm: bool = False  # in the hidden layers of the critics
-    window: int = 16  # L, control steps that a recurrent belief is trained through; must divide batch
-    burn_in: int = 0  # control steps before them that only bring a stored belief up to date
-    belief_lr: float = 1e-4  # learning rate of recurrent beliefs, below that of the heads
-    pessimism: float = 1.0  # k of a cost's upper bound: mean + k deviations over the critics
-    bf16: bool = False  # products between the critics' hidden layers in bfloat16
+    window: int = 16  # L, control steps of backpropagation through a recurrent belief; must divide batch
+    burn_in: int = 0  # control steps before the window, to update the stored belief without a gradient
+    belief_lr: float = 1e-4  # learning rate of recurrent beliefs
+    pessimism: float = 1.0  # k of a cost's upper bound: mean + k standard deviations over the critics
+    bf16: bool = False  # matrix products between the critics' hidden layers in bfloat16
 
     @property
     def sizes(self) -> Sizes:
-        """Sizes that decide how gradient steps are computed."""
+        """Number and size of gradient steps, for `compute.compile.choose`."""
         pace = Pace.of(self)
         unrolled = self.burn_in + self.window if recurrent(self) else 1
         return Sizes(pace.gradients(self.steps), pace.batch // world(), unrolled)
 
 
 class Pace(NamedTuple):
-    """How fast is learned from what: of one simulation as the papers do it, of N as FastSAC and FastTD3 do.
+    """learning_starts, batch and utd; defaults as in the papers for one simulation, as in FastSAC for many.
 
-    Where an option says nothing: 5000 transitions or 10 control steps, whichever is more, before learning
-    starts; batches of 8 N, but from 256 to 8192; one gradient step per transition, up to 8 in a control step
-    (batches of 8192 and 8 gradient steps in a control step: Seo et al. 2025, FastTD3 and FastSAC).
+    starts: 5000 transitions or 10 control steps, whichever is more. batch: 8 N, from 256 to 8192. utd: 1
+    gradient step per transition, at most 8 in a control step. (Seo et al. 2025, FastTD3 and FastSAC: batches
+    of 8192 and 8 gradient steps in a control step.)
     """
 
     starts: int
@@ -62,7 +62,7 @@ class Pace(NamedTuple):
         starts, batch, utd = config.learning_starts, config.batch, config.utd
         num_envs = config.simulations
         whole = min(max(256, 8 * num_envs), 8192)
-        unit = world() * (config.window if recurrent(config) else 1)  # what a batch is shared out in
+        unit = world() * (config.window if recurrent(config) else 1)  # a batch is a multiple of it
         whole = max(whole - whole % unit, unit)
         return cls(
             max(5_000, 10 * num_envs) if starts is None else starts,
@@ -71,21 +71,21 @@ class Pace(NamedTuple):
         )
 
     def gradients(self, transitions: int) -> int:
-        """Gradient steps that are due once there are so many transitions."""
+        """Number of gradient steps due after so many transitions."""
         return int(max(0, transitions - self.starts) * self.utd)
 
     @property
     def transitions(self) -> float:
-        """In an iteration, after which multipliers move and metrics are written.
+        """Transitions per iteration; multipliers are updated and metrics logged once per iteration.
 
-        ITERATION, or as many gradient steps where those are more; at least what LEAST gradient steps take, as
-        long as that is not above MOST: a multiplier must not outrun the policy that it prices.
+        ITERATION transitions, or ITERATION gradient steps if utd > 1. With a small utd as many as LEAST
+        gradient steps take, but at most MOST: the policy must be able to follow the multipliers.
         """
         return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
 
 
 def check_off_policy(config: OffPolicyOptions) -> None:
-    """Raise OptionError for a value that cannot work."""
+    """Raise OptionError for an invalid option or combination of options."""
     positive = "replay", "learning_starts", "batch", "utd", "n_step", "critics", "tau", "belief_lr", "window"
     check_options(config, positive, ("burn_in", "pessimism"), ("tau",))
     pace = Pace.of(config)
@@ -98,10 +98,10 @@ def check_off_policy(config: OffPolicyOptions) -> None:
 def _check_pace(config: OffPolicyOptions, pace: Pace) -> None:
     window = config.window if recurrent(config) else 1
     for name, value, most, bound, rule in (
-        ("window", window, "learning_starts", pace.starts, "what is stored when learning starts"),
-        ("batch", pace.batch, "learning_starts", pace.starts, "what is stored when learning starts"),
-        ("learning_starts", pace.starts, "replay", config.replay, "what is remembered"),
-        ("learning_starts", pace.starts, "steps", config.steps, "all that there will be"),
+        ("window", window, "learning_starts", pace.starts, "the transitions stored when learning starts"),
+        ("batch", pace.batch, "learning_starts", pace.starts, "the transitions stored when learning starts"),
+        ("learning_starts", pace.starts, "replay", config.replay, "the transitions kept"),
+        ("learning_starts", pace.starts, "steps", config.steps, "the transitions of the training"),
     ):
         if value > bound:
             raise OptionError(f"{name} ({value}) must be at most {most} ({bound}), {rule}")
@@ -122,12 +122,12 @@ def _check_memory(config: OffPolicyOptions, batch: int) -> None:
 
 
 def _check_critics(config: OffPolicyOptions) -> None:
-    """Raise OptionError for what asks for critics or layers that there are not."""
+    """Raise OptionError for options of critics or layers that do not exist."""
     if config.critics == 1 and config.pessimism not in (0, OffPolicyOptions.pessimism):
         rule = "counts deviations over the critics, of which there is one"
         raise OptionError(f"pessimism ({config.pessimism}) {rule}")
     if config.layer_norm and not config.hidden:
-        raise OptionError("layer_norm is of hidden layers of the critics; hidden is ()")
+        raise OptionError("layer_norm needs hidden layers of the critics; hidden is ()")
     if config.bf16 and len(config.hidden) < 2:
-        rule = "bf16 rounds products between hidden layers of the critics, which takes two; hidden is"
+        rule = "bf16 rounds products between hidden layers of the critics, so it needs two; hidden is"
         raise OptionError(f"{rule} {config.hidden}")

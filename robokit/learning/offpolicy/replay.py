@@ -1,11 +1,11 @@
-"""The off-policy memory: the last control steps of N simulations, sampled as windows of consecutive ones.
+"""The replay buffer: the last control steps of N simulations, sampled as windows of consecutive steps.
 
     replay = Replay({"obs": 17, "action": 6, "reward": 1}, belief_size=0, num_envs=1, capacity=1_000_000)
     replay.add({"obs": obs, "action": action, "reward": reward}, belief)
     rows, belief = replay.sample(windows=256, length=1, rng=rng)
 
-Its past is kept, written and forgotten in segments of S control steps, which never change once they are
-whole: a checkpoint writes each of them once.
+Steps are kept, saved and dropped in segments of S control steps. A whole segment never changes, so each is
+written to disk once.
 """
 
 from collections.abc import Mapping
@@ -17,24 +17,24 @@ from torch import Tensor
 from robokit.compute.processes import here, world
 from robokit.errors import OptionError
 
-SEGMENTS = 64  # that a full ring is cut into at least: from 64 to 127, fewer only where t < 64
-MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # a container may have less
+SEGMENTS = 64  # least number of segments of a full ring (64 to 127); fewer only if t < 64
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # cgroup: a container's limit
 
 
 class Replay:
-    """A ring of the last control steps of N simulations, all float32, on the learner's device.
+    """A ring buffer of the last control steps of N simulations, float32, on the learner's device.
 
-    With t = ceil(capacity / N) steps asked for, S = max(1, t // 64) and T is t rounded up to a multiple of S.
-    When a step enters a segment of a full ring, the S steps that were there are forgotten together: once
-    full, from T - S + 1 to T steps of each simulation are kept, and exactly t of them where t < 128.
+    For t = ceil(capacity / N) steps, S = max(1, t // 64) and T is t rounded up to a multiple of S. In a full
+    ring the first step of a new segment drops the S oldest steps together: it keeps from T - S + 1 to T steps
+    of each simulation, and exactly t if t < 128.
 
-    Memory is taken as it is filled, T * N * bytes_per_transition in the end; on CUDA at once.
+    It takes T * N * bytes_per_transition of memory: on CUDA at once, on the CPU as it fills.
     """
 
     rows: Tensor  # (T, N, C) columns side by side, in the order of `widths`
     beliefs: Tensor  # (T, N, B) before each step
     position: int  # control steps ever added
-    digests: dict[int, str]  # sha256 of the file of each segment that has one: the checkpoints' to keep
+    digests: dict[int, str]  # sha256 of each saved segment's file; kept by disk/checkpoint.py
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class Replay:
 
     @property
     def oldest(self) -> int:
-        """The first control step that is still kept, counted as `position` is: always a segment's first."""
+        """Number of the oldest control step kept, as `position` counts; always the first of a segment."""
         return max(0, -(-self.position // self.segment) * self.segment - self.steps)
 
     def __len__(self) -> int:
-        """Control steps kept, of each simulation."""
+        """Number of control steps kept of each simulation."""
         return self.position - self.oldest
 
     @property
@@ -67,7 +67,7 @@ class Replay:
         return _bytes(self.widths, self.beliefs.shape[-1])
 
     def add(self, columns: Mapping[str, Tensor], belief: Tensor) -> None:
-        """One control step: each column (N, width), or (N,) where that is 1, bool or float; belief (N, B)."""
+        """Add a control step: columns (N, width), or (N,) for width 1, bool or float; belief (N, B)."""
         assert columns.keys() == self.widths.keys()
         slot, num_envs = self.position % self.steps, self.rows.shape[1]
         parts = [columns[name].reshape(num_envs, width) for name, width in self.widths.items()]
@@ -76,16 +76,16 @@ class Replay:
         self.position += 1
 
     def sample(self, windows: int, length: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """M windows of L consecutive control steps of one simulation, with the belief before the first.
+        """M windows of L consecutive control steps: rows (L, M, C), and the belief (M, B) before each window.
 
-        Rows (L, M, C) and belief (M, B): uniform, with replacement, over all windows whose L steps are kept.
-        They may go across the end of an episode; the rows' own flags say where.
+        Uniform, with replacement, over the windows of L kept steps of one simulation. Windows may contain
+        ends of episodes. Raises ValueError unless 1 <= L <= len(self).
         """
         starts = len(self) - length + 1
         if not 1 <= starts <= len(self):
             raise ValueError(f"a window must have from 1 to the {len(self)} control steps kept, got {length}")
         steps, num_envs, columns = self.rows.shape
-        # step t of simulation n is number t N + n: one draw picks both, and the next step lies N further
+        # step t of simulation n has index t N + n: one draw picks both, and the next step is N further
         first, device = self.oldest * num_envs, self.rows.device
         bounds = first, first + starts * num_envs
         picked = torch.randint(*bounds, (windows,), generator=rng, device=device)
@@ -95,16 +95,16 @@ class Replay:
         return rows, self.beliefs.flatten(0, 1).index_select(0, index[0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`position`, and views of what was added since the last whole segment; the others: `segments`."""
+        """`position`, and views of the steps after the last whole segment; for the rest see `segments`."""
         begin = self.position // self.segment * self.segment
         tail = {"tail": self.rows, "tail_belief": self.beliefs}
         views = {name: self._view(kept, begin, self.position) for name, kept in tail.items()}
         return {"position": torch.tensor(self.position), **views}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go to a saved position; then `load_segment` for each of the `segments` that are kept there.
+        """Restore a `state_dict`; afterwards call `load_segment` for each of `segments`.
 
-        Raises ValueError for what a replay of this size cannot have saved.
+        Raises ValueError for the state of a replay of another size.
         """
         position = int(state["position"])
         begin = position // self.segment * self.segment
@@ -113,15 +113,15 @@ class Replay:
         self.position, self.digests = position, {}
 
     def segments(self) -> dict[int, dict[str, Tensor]]:
-        """Views of the whole segments that are kept: number k holds the control steps from kS up to (k + 1)S.
+        """Views of the whole segments, by number: `rows` (S, N, C) and `belief` (S, N, B).
 
-        `rows` (S, N, C) and `belief` (S, N, B); what a number holds never changes.
+        Number k has the control steps kS to (k + 1)S - 1 and never changes.
         """
         kept = range(self.oldest // self.segment, self.position // self.segment)
         return {number: self._segment(number) for number in kept}
 
     def load_segment(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Fill one of `segments`. Raises ValueError for one that is not kept, or of another size."""
+        """Restore one of `segments`. Raises ValueError for another number or size."""
         kept = self.segments()
         if number not in kept:
             raise ValueError(
@@ -135,7 +135,7 @@ class Replay:
         return {"rows": self._view(self.rows, begin, end), "belief": self._view(self.beliefs, begin, end)}
 
     def _view(self, kept: Tensor, begin: int, end: int) -> Tensor:
-        """Control steps of one segment: they lie in one piece, as T is a multiple of S."""
+        """View of control steps within one segment; contiguous, as T is a multiple of S."""
         slot = begin % self.steps
         return kept[slot : slot + end - begin]
 
@@ -147,13 +147,13 @@ def check_fits(
     capacity: int,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Raise OptionError for a replay that holds no step of each simulation, or more than memory is free."""
+    """Raise OptionError for a capacity below one step of each simulation, or above the free memory."""
     among = "" if world() == 1 else f" in each of {world()} processes"
     if capacity < max(1, num_envs):
         rule = f"replay must hold at least one control step of each simulation ({num_envs}{among})"
         raise OptionError(f"{rule}, got {capacity} transitions{among}")
     each, (steps, _) = _bytes(widths, belief_size), _layout(num_envs, capacity)
-    # other processes on this machine have as much
+    # each process on this machine has a replay
     sharing = here()[1] if torch.device(device).type == "cpu" else 1
     total, free = each * steps * num_envs * sharing, free_memory(torch.device(device))
     if free is not None and total > free:
@@ -162,7 +162,7 @@ def check_fits(
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a program may still take on a device; None where nobody can tell."""
+    """Free memory of a device in bytes, within a container's limit; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu" or not MEMINFO.exists():
@@ -177,12 +177,12 @@ def free_memory(device: torch.device) -> int | None:
     most, used, stat = (file.read_text().split() for file in files)
     if most == ["max"]:
         return free
-    cached = dict(zip(stat[::2], stat[1::2], strict=True)).get("inactive_file", 0)  # given up on demand
+    cached = dict(zip(stat[::2], stat[1::2], strict=True)).get("inactive_file", 0)  # reclaimable
     return min(free, max(0, int(most[0]) - int(used[0]) + int(cached)))
 
 
 def _layout(num_envs: int, capacity: int) -> tuple[int, int]:
-    """T and S of a ring for `capacity` transitions."""
+    """T and S of a ring of `capacity` transitions."""
     asked = -(-capacity // num_envs)
     segment = max(1, asked // SEGMENTS)
     return -(-asked // segment) * segment, segment

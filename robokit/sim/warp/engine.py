@@ -1,18 +1,18 @@
-"""N simulations on Warp: `mujoco_warp` behind the tensors of `robokit.sim.base`, in float32.
+"""N simulations on MuJoCo Warp in float32, with the interface of `robokit.sim.base`.
 
-Runs on CUDA, or on one CPU core as a check. Kernels are compiled when first needed, for about a minute, and
-cached by Warp; from the second time on a step and a masked reset are a recording, replayed (see `graph.py`).
-`step`, `bad` and a masked `reset` never wait for a value.
+Runs on CUDA, or on one CPU core for tests. Warp compiles kernels at their first use, in about a minute, and
+caches them; from the second call on `step` and a masked `reset` replay recorded kernels (see graph.py). These
+two and `bad` never wait for the device.
 
-What differs from MuJoCo: a simulation that is no longer finite stays so, until it is restarted; fields that
-need mj_setConst change only when all restart; geoms fixed to the world stay where the model has them. A
-capsule steeper than 60 degrees on a plane has other tangents, which a pyramidal cone feels: the ant's feet.
-<size nconmax> is how many contacts there is room for in the mean of the batch, <size njmax> how many
-constraint rows in each simulation.
+Differences from MuJoCo: a simulation that is not finite stays so until it is reset; fields that need
+mj_setConst change only in a reset of all simulations; geoms fixed to the world cannot be moved. A capsule
+steeper than 60 degrees on a plane has other contact tangents, which matters with a pyramidal friction cone
+(the ant's feet). <size nconmax> limits contacts per simulation, in the mean over the batch; <size njmax>
+limits constraint rows in each simulation.
 
-Confirmed on Warp's CPU device: every shipped task beside `mujoco.batch`, replays bit for bit equal to plain
-calls, one seed gives one rollout, a saved one continues bit for bit. Not yet confirmed by a GPU: CUDA, which
-adds in any order; `tests/sim/test_warp_cuda.py` is to do it.
+Tested on Warp's CPU device: agreement with `mujoco.batch` on every shipped task; replays equal plain calls, a
+seed repeats its rollout and a saved state continues, all bit for bit. Not yet tested on CUDA, where sums have
+no fixed order: see tests/sim/test_warp_cuda.py.
 """
 
 import importlib
@@ -31,7 +31,7 @@ from robokit.sim.model import compile_model, nominal
 
 try:
     wp: Any = importlib.import_module("warp")
-    wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts it: no banner, no line for every kernel
+    wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp initialises it: no banner, no kernel messages
     mjw: Any = importlib.import_module("mujoco_warp")
     from robokit.sim.warp.graph import Graphs
     from robokit.sim.warp.support import check_model, check_unmoved, warp_device
@@ -39,27 +39,27 @@ except ImportError as error:
     how = "pip install 'robokit[gpu]', in a checkout pip install -c constraints.txt -e '.[gpu]'"
     raise ModelError(f"sim='warp' needs mujoco_warp: {how} ({error})") from error
 
-MAX_STATE = mujoco.mjMAXVAL  # beyond it MuJoCo calls a simulation bad
-MOST_CONTACTS = 64  # in the mean, where a model's geoms could have more and it says no nconmax
-ROUND = {  # contacts that a pair with such a geom has at most; other pairs have 8
+MAX_STATE = mujoco.mjMAXVAL  # a larger value is bad, as in MuJoCo
+MOST_CONTACTS = 64  # per simulation, in the mean: upper bound of nconmax for models without it
+ROUND = {  # largest number of contacts of a pair with such a geom; 8 for other pairs
     mujoco.mjtGeom.mjGEOM_SPHERE: 1,
     mujoco.mjtGeom.mjGEOM_ELLIPSOID: 1,
     mujoco.mjtGeom.mjGEOM_CAPSULE: 2,
 }
 ROUGH = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)  # such pairs have mjMAXCONPAIR
-NO_ROOM = {  # option of <size> -> the overflows that a larger value mends
+NO_ROOM = {  # option of <size> -> overflow flags; a larger value avoids them
     "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
     "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
 }
-CUT = {  # what else may have no room, and what is lost then
+CUT = {  # what is lost in other overflows -> their flag
     "contacts with a height field": int(mjw.OverflowType.HFIELD),
     "contacts that a contact sensor reports": int(mjw.OverflowType.CONTACT_MATCH),
     "contacts that a tactile sensor feels": int(mjw.OverflowType.TACTILE),
 }
 SET_CONST = model_field_names()
-WRITTEN = (*STATE, "memory")  # the rest follows from it
+WRITTEN = (*STATE, "memory")  # all other fields are computed from these
 SIGNATURE = int(mjw.State.INTEGRATION)
-CONSTANTS = (  # what set_const computes, and so needs a row for every simulation
+CONSTANTS = (  # fields that set_const computes: one row per simulation
     *("body_subtreemass", "geom_size", "geom_aabb", "geom_rbound", "tendon_length0", "eq_data"),
     *("cam_pos0", "cam_poscom0", "cam_mat0", "light_pos0", "light_poscom0", "light_dir0"),
     *("dof_invweight0", "body_invweight0", "tendon_invweight0", "actuator_acc0"),
@@ -67,9 +67,9 @@ CONSTANTS = (  # what set_const computes, and so needs a row for every simulatio
 
 
 class WarpSim(Sim):
-    """See `Sim`. `device` is "cuda", "cuda:1"... or "cpu"; `threads` does not matter here.
+    """A `Sim` on MuJoCo Warp. device: "cuda", "cuda:1"... or "cpu"; threads: ignored.
 
-    Raises OptionError for a device that is not there, ModelError for what mujoco_warp does not simulate.
+    Raises OptionError for an unusable device, ModelError for a feature that mujoco_warp does not simulate.
     """
 
     engine = "warp"
@@ -85,7 +85,7 @@ class WarpSim(Sim):
     ) -> None:
         self.device = warp_device(device)
         model = compile_model(spec)
-        model.opt.jacobian = spec.option.jacobian  # what MuJoCo's own solver needs does not matter here
+        model.opt.jacobian = spec.option.jacobian  # undo compile_model's choice for MuJoCo's solver
         check_model(model)
         self._graphs = Graphs(self.device)
         with self._graphs.scope():
@@ -96,10 +96,10 @@ class WarpSim(Sim):
             self._state = wp.zeros((num_envs, mujoco.mj_stateSize(model, SIGNATURE)))
         self._lag = lag
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), device=self.device)}
-        self._fields: dict[str, Tensor] = {}  # model fields with a value for every simulation
+        self._fields: dict[str, Tensor] = {}  # model fields with a row per simulation
         self._overflow = wp.to_torch(self._data.overflow)
-        self._chosen = torch.ones(num_envs, dtype=torch.bool, device=self.device)  # who restarts
-        self._found = torch.zeros(1, dtype=torch.int32, device=self.device)  # all overflows so far
+        self._chosen = torch.ones(num_envs, dtype=torch.bool, device=self.device)  # simulations to reset
+        self._found = torch.zeros(1, dtype=torch.int32, device=self.device)  # overflow flags so far
         self._mail = Mail(self._found)
         self._warned = 0
         super().__init__(model, num_envs, memory, self.device)
@@ -137,7 +137,7 @@ class WarpSim(Sim):
     def bad(self) -> Tensor:
         bad = self._overflow.bitwise_and(sum(NO_ROOM.values())) != 0
         for value in (self.qpos, self.qvel, self.ctrl):
-            bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # NaN is not below either
+            bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # also true for NaN
         return bad
 
     def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
@@ -154,11 +154,11 @@ class WarpSim(Sim):
         for name, target in targets.items():
             _write(target, values[name], chosen)
         self._forward(any(map(self._is_constant, targets)))
-        for name, value in before.items():  # forward has no mask: the others keep their last step's forces
+        for name, value in before.items():  # forward has no mask: restore the others
             _write(derived[name], value, ~chosen)
 
     def _forward(self, changed: bool) -> None:
-        """`changed`: some field that constants of the model follow from."""
+        """Compute all fields from the state; changed: first recompute the model's constants."""
         if changed:
             with self._graphs.scope():
                 mjw.set_const(self._model, self._data, restore=False)
@@ -192,7 +192,7 @@ class WarpSim(Sim):
         return (self._model.opt, name[4:]) if name.startswith("opt.") else (self._model, name)
 
     def _expand(self, name: str) -> Tensor:
-        """Put an array with a row for every simulation in place of a model field's array with one."""
+        """Replace a model field's array of one row by one with a row per simulation, and return that."""
         array, rows = getattr(*self._place(name)), self._rows(name)
         assert rows is not None
         if rows.shape[0] != self.num_envs and rows.numel():
@@ -202,7 +202,7 @@ class WarpSim(Sim):
         return rows
 
     def _report(self) -> None:
-        """Say what had no room in the steps that have been heard of so far."""
+        """Raise ModelError for too many contacts, and warn of other overflows; may lag some steps behind."""
         found = self._mail.read()
         if found & NO_ROOM["nconmax"]:
             have = f"{self.nconmax} contacts a simulation on average"
@@ -235,7 +235,7 @@ class WarpSim(Sim):
 
 
 class Mail:
-    """One number on its way from the device to Python, which never waits for it nor reads half of it."""
+    """Copies of one number from the device to Python, without waiting and without partial reads."""
 
     def __init__(self, number: Tensor) -> None:
         on_cuda = number.device.type == "cuda"
@@ -247,14 +247,14 @@ class Mail:
         return self._sent is None or self._sent.query()
 
     def send(self) -> None:
-        """After what is queued now; not while an earlier one is under way: that would be overwritten."""
+        """Queue a copy, unless an earlier one is still pending and would be overwritten."""
         if self._arrived():
             self._here.copy_(self._number, non_blocking=True)
             if self._sent is not None:
                 self._sent.record(torch.cuda.current_stream(self._number.device))
 
     def read(self) -> int:
-        """The last number that has arrived, 0 while the next one is under way."""
+        """The last number received; 0 while a copy is pending."""
         return int(self._here) if self._arrived() else 0
 
 
@@ -270,12 +270,12 @@ def _put(model: mujoco.MjModel) -> Any:
     except (NotImplementedError, ValueError) as error:
         feature = str(error).rstrip(".")
         raise ModelError(f"mujoco_warp: {feature}: change the model, or take sim='mujoco'") from error
-    put.opt.warn_overflow = 0  # it would print from the kernel; _report tells
+    put.opt.warn_overflow = 0  # no prints from kernels: see _report
     return put
 
 
 def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """(nconmax, njmax): what <size> says, else what the geom `pairs` that may touch need at worst."""
+    """(nconmax, njmax) from <size>, else from the worst case of the geom `pairs` that may touch."""
     kinds = [mujoco.mjtGeom(int(kind)) for kind in model.geom_type]
     worst = MOST_CONTACTS if model.nflex else sum(_contacts(kinds[a], kinds[b]) for a, b in pairs)
     contacts = model.nconmax if model.nconmax > 0 else max(1, min(worst, MOST_CONTACTS))
@@ -291,6 +291,6 @@ def _contacts(*pair: mujoco.mjtGeom) -> int:
 
 
 def _write(target: Tensor, value: Tensor, mask: Tensor) -> None:
-    """target[mask] = value[mask], without asking how many they are."""
+    """target[mask] = value[mask], without a synchronisation with the device."""
     wide = mask.view(-1, *[1] * (target.ndim - 1))
     target.copy_(torch.where(wide, value.to(target.dtype), target))

@@ -3,8 +3,8 @@
     graphs = Graphs(device)
     graphs.run("forward", lambda: mjw.forward(model, data))
 
-Python takes longer to launch a kernel than many a kernel takes to run, and a step of mujoco_warp has many.
-On the CPU device a replay equals the calls bit for bit; what is here for CUDA no GPU has run yet.
+Launching a kernel from Python often takes longer than running it, and a step of mujoco_warp has many kernels.
+On the CPU device a replay equals the calls bit for bit; the CUDA part has not run on a GPU yet.
 """
 
 import importlib
@@ -18,11 +18,10 @@ wp: Any = importlib.import_module("warp")
 
 
 class Graphs:
-    """Calls, each under a key of its own: plain the first time, recorded the second, replayed from then on.
+    """Runs calls by key: plain the first time, which loads the kernels; then recorded; from then on replayed.
 
-    A call launches kernels of Warp on the current device and stream, and nothing else: no torch, no value
-    read. The first time loads the kernels. `drop` forgets all that was recorded: a recording holds the
-    addresses of the arrays it saw, and the kernels that were chosen by their shapes.
+    A call must only launch Warp kernels on the current device and stream: no torch, no reading of values.
+    `drop` discards all recordings. They contain the addresses of arrays, and kernels chosen by their shapes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,12 +45,12 @@ class Graphs:
             self._seen.add(key)
 
     def drop(self) -> None:
-        wp.synchronize_device(str(self.device))  # what is under way still reads what is about to go
+        wp.synchronize_device(str(self.device))  # running kernels still read the recordings
         self._recorded.clear()
         self._seen.clear()
 
     def scope(self) -> Any:
-        """Warp works on the device, in torch's order, within this context."""
+        """A context in which Warp uses the device and torch's current stream."""
         if self.device.type == "cpu":
             return wp.ScopedDevice("cpu")
         stream = torch.cuda.current_stream(self.device)
@@ -66,7 +65,7 @@ class Graphs:
             self._give_up(str(error))
 
     def _capture(self, call: Callable[[], None]) -> Any:
-        """The recording; nothing of it is executed meanwhile."""
+        """Record a call without executing it."""
         if self.device.type == "cpu":
             with wp.ScopedCapture(device="cpu") as capture:
                 call()

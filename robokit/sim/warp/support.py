@@ -1,4 +1,4 @@
-"""What Warp can simulate, and where, asked before anything runs."""
+"""Checks of a model's features and of the device before a simulation on Warp."""
 
 import importlib
 import operator
@@ -19,27 +19,27 @@ from robokit.sim.warp.graph import version
 wp: Any = importlib.import_module("warp")
 mjw: Any = importlib.import_module("mujoco_warp")
 
-ACTUATORS = {  # field of an actuator -> its kinds in MuJoCo, and on Warp
+ACTUATORS = {  # field of an actuator -> enum in MuJoCo, enum in mujoco_warp
     "trntype": (mujoco.mjtTrn, mjw.TrnType),
     "dyntype": (mujoco.mjtDyn, mjw.DynType),
     "gaintype": (mujoco.mjtGain, mjw.GainType),
     "biastype": (mujoco.mjtBias, mjw.BiasType),
 }
 CALLBACKS = ("control", "passive", "contactfilter", "sensor", "act_dyn", "act_gain", "act_bias")
-ROUNDING = 1e-5  # m, or of a unit quaternion
+ROUNDING = 1e-5  # tolerance in m, or of a quaternion's components
 NEWTON = 'put <option solver="Newton"/> into the model'
 OUT = "take it out of the model"
 ANYWHERE = "sim='mujoco' and device='cpu' run anywhere"
 
 
 def check_model(model: mujoco.MjModel) -> None:
-    """Raises ModelError for the first thing that mujoco_warp refuses, or would leave out without a word."""
+    """Raise ModelError for the first feature that mujoco_warp refuses or silently ignores."""
     for feature, remedy in _unfit(model):
         raise ModelError(f"mujoco_warp does not simulate {feature}: {remedy}, or take sim='mujoco'")
 
 
 def _unfit(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
-    """(feature, what to change) each."""
+    """Pairs (feature, remedy)."""
     if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
         yield "the PGS solver", NEWTON
     for kind in ("body", "geom", "actuator", "sensor"):
@@ -83,7 +83,7 @@ def _called(model: mujoco.MjModel, kind: str, i: int) -> str:
 
 
 def warp_device(name: str) -> torch.device:
-    """The device of that name, where both torch and Warp can use it. Raises OptionError with the remedy."""
+    """The torch device of a name, usable by torch and Warp. Raises OptionError with a remedy."""
     device = usable(name, ANYWHERE)
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"sim='warp' computes on 'cuda' or 'cpu', not on {name!r}")
@@ -95,14 +95,14 @@ def warp_device(name: str) -> torch.device:
 
 
 def cuda_fault(driver: tuple[int, int] | None, toolkit: tuple[int, int] | None) -> str | None:
-    """Why Warp cannot use a GPU that torch can; None if it can.
+    """Why Warp cannot use a GPU that torch can use; None if it can.
 
-    A driver must be of the major version of Warp's CUDA toolkit, or newer.
+    The driver's CUDA version must be at least the major version of Warp's toolkit.
     """
     if toolkit is None:
         return "this build of warp-lang has no CUDA: install warp-lang from PyPI"
     if driver is None:
-        return "Warp finds no NVIDIA driver: look at what nvidia-smi says"
+        return "Warp finds no NVIDIA driver: look at the output of nvidia-smi"
     if driver < (toolkit[0], 0):
         needs = f"warp-lang is built with CUDA {version(toolkit)} and needs {toolkit[0]}.0 or newer"
         return f"the NVIDIA driver is too old: it runs CUDA {version(driver)}, {needs}; update the driver"
@@ -110,7 +110,7 @@ def cuda_fault(driver: tuple[int, int] | None, toolkit: tuple[int, int] | None) 
 
 
 def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
-    """Raises ModelError if a field (N, ...) would move geoms fixed to the world: Warp leaves them there."""
+    """Raise ModelError if a field (N, ...) would move geoms fixed to the world: mujoco_warp cannot."""
     kind, _, what = name.partition("_")
     if kind not in ("geom", "body") or what not in ("pos", "quat"):
         return
@@ -131,7 +131,7 @@ def _fixed_geoms(model: mujoco.MjModel) -> np.ndarray:
 
 
 def _fixed_bodies(model: mujoco.MjModel) -> np.ndarray:
-    """Those that a fixed geom hangs on, but for the world."""
+    """Ids of the bodies of fixed geoms and of these bodies' ancestors, except the world."""
     found = set[int]()
     for body in model.geom_bodyid[_fixed_geoms(model)].tolist():
         while body:

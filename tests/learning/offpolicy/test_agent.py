@@ -1,4 +1,4 @@
-"""What a gradient step of SAC and TD3 is made of: targets, costs at their price, what the critics see."""
+"""Parts of a gradient step of SAC and TD3: targets, prices of costs, the critics' input."""
 
 from itertools import pairwise
 

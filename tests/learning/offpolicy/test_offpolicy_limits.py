@@ -1,6 +1,6 @@
-"""SAC and TD3 on constrained problems whose answers are known on paper; judged by what they do in training.
+"""SAC and TD3 on constrained problems with known solutions, judged by their actions in training.
 
-A deterministic policy cannot draw among arms, so TD3's actions are the chances themselves.
+A deterministic policy cannot choose arms at random, so TD3's actions are the arms' probabilities.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The loop that SAC and TD3 share: gradient steps that are due, limits, bit-equal resuming, compiling."""
+"""The loop of SAC and TD3: number of gradient steps, limits, resuming bit for bit, compiling."""
 
 from collections.abc import Callable
 from itertools import pairwise

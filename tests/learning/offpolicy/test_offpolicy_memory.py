@@ -1,4 +1,4 @@
-"""SAC and TD3 with memories: what is learned from windows is what happened, and nothing crosses an end."""
+"""SAC and TD3 with memories: windows reproduce the rollout's beliefs; no memory crosses an episode's end."""
 
 from pathlib import Path
 from typing import Any

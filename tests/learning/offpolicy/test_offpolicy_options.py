@@ -1,4 +1,4 @@
-"""How often is learned from what, and what is refused: the pace of off-policy learners."""
+"""Options of off-policy learners: defaults by number of simulations, iterations, refused values."""
 
 from dataclasses import replace
 from typing import Any
@@ -67,11 +67,14 @@ def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any])
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch": 32}, r"batch \(32\) must be at most learning_starts \(24\), what is stored when"),
+        ({"batch": 32}, r"batch \(32\) must be at most learning_starts \(24\), the transitions stored"),
         ({"belief": "gru", "window": 25, "batch": None}, r"window \(25\) must be at most learning_starts"),
         ({"penalty": 2.0}, r"penalty \(2.0\) is the multiplier of limit_rule 'fixed'; .* is 'pid'"),
-        ({"learning_starts": 301}, r"learning_starts \(301\) must be at most replay \(300\), what is"),
-        ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), all that there"),
+        (
+            {"learning_starts": 301},
+            r"learning_starts \(301\) must be at most replay \(300\), the transitions kept",
+        ),
+        ({"steps": 23}, r"learning_starts \(24\) must be at most steps \(23\), the transitions of"),
         ({"utd": 0.0}, "utd must be > 0, got 0.0"),
         ({"hidden": (8, 0)}, r"hidden must be > 0, got \(8, 0\)"),
         ({"utd": -1.0}, "utd must be > 0, got -1.0"),
@@ -88,9 +91,9 @@ def test_a_learner_checks_its_options_itself(module: Any, wrong: dict[str, Any])
         ({"pessimism": 2.0, "critics": 1}, r"pessimism \(2.0\) counts deviations over the critics, of which"),
         (
             {"layer_norm": True, "hidden": ()},
-            r"layer_norm is of hidden layers .* hidden is \(\)",
+            r"layer_norm needs hidden layers .* hidden is \(\)",
         ),
-        ({"bf16": True}, r"bf16 rounds products between hidden layers .* takes two; hidden is \(8,\)"),
+        ({"bf16": True}, r"bf16 rounds products between hidden layers .* needs two; hidden is \(8,\)"),
         ({"margin": 1.0}, r"margin must be in \[0, 1\), got 1.0"),
         ({"reduce": "max"}, r"reduce must be one of \['min', 'mean'\], got 'max'"),
         ({"belief": "gru", "window": 3}, r"window \(3\), the control steps .* must divide batch \(8\)"),

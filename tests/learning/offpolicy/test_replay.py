@@ -1,4 +1,4 @@
-"""The off-policy memory: what is kept, which windows can come and how often, and what a checkpoint holds."""
+"""The replay buffer: steps kept, the distribution of sampled windows, checkpoints, memory limits."""
 
 import math
 import random
