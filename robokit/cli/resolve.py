@@ -58,8 +58,8 @@ def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None
     if path.suffix != ".onnx":
         if task is not None:
             raise OptionError(f"--task goes with an exported file; {what} is a run, with a task of its own")
-        path, restored = exported(Run.open(path))
-        return Exported.open(path), restored.env.task, restored.policy
+        file, restored = exported(Run.open(path))
+        return file, restored.env.task, restored.policy
     file = exported_at(path)
     if task is None and (run := run_of(path)):
         return file, task_of(run), None

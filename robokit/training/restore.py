@@ -2,12 +2,11 @@
 
     learner = rebuild(Run.open("runs/hopper/latest"))
     restored = restore_policy(Run.open("runs/hopper/latest"))
-    path, restored = exported(Run.open("runs/hopper/latest"))
+    file, restored = exported(Run.open("runs/hopper/latest"))
 
 All options come from the run's config.json; changes of the task's files since then are reported.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -133,21 +132,21 @@ def export_policy(run: Run, restored: Restored, path: Path) -> Written:
     return written
 
 
-def exported(run: Run) -> tuple[Path, Restored]:
-    """The path of a run's policy.onnx, exported first if it is missing or outdated, and the policy."""
+def exported(run: Run) -> tuple[Exported, Restored]:
+    """A run's policy.onnx, exported first if it is missing, damaged or of another step, and the policy."""
     restored = restore_policy(run)
     path = run.path / POLICY
-    if _card_steps(path) != restored.steps:
+    file = _of_step(path, restored.steps)
+    if file is None:
         say(f"exporting the policy of step {restored.steps} to {path}")
         export_policy(run, restored, path)
-    return path, restored
+    return file or Exported.open(path), restored
 
 
-def _card_steps(path: Path) -> int | None:
-    """The training step on an exported file's card; None unless file and card belong together."""
+def _of_step(path: Path, steps: int) -> Exported | None:
+    """The exported file, if its card is its own and names this step of the training."""
     try:
-        card = json.loads(path.with_suffix(".json").read_bytes())
-        whole = hashlib.sha256(path.read_bytes()).hexdigest() == card["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        file, card = Exported.open(path), json.loads(path.with_suffix(".json").read_bytes())
+        return file if (card["sha256"], card.get("steps")) == (file.sha256, steps) else None
+    except (OSError, ValueError, KeyError, TypeError):  # ContractError is a ValueError
         return None
-    return card.get("steps") if whole else None

@@ -234,8 +234,8 @@ def test_a_run_of_another_device_is_exported_on_the_cpu_and_goes_on_only_there(t
     learner = build_learner(load_task(file), SETUP, SMALL)
     run = create(tmp_path / "runs", learner, replace(SETUP, device="cuda:99", sim="warp"))
     train(learner, run, 32)
-    path, again = exported(Run.open(run.path))
-    assert path.exists() and (again.env.device.type, again.env.sim.engine) == ("cpu", "mujoco")
+    written, again = exported(Run.open(run.path))
+    assert written.path.exists() and (again.env.device.type, again.env.sim.engine) == ("cpu", "mujoco")
     with pytest.raises(OptionError, match=r"'cuda:99' cannot be used: .*; evaluate, play and export do not"):
         rebuild(run)
 
@@ -310,11 +310,11 @@ def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, fi
     learner = build_learner(load_task(file), SETUP, SMALL)
     run = create(tmp_path / "runs", learner, SETUP)
     train(learner, run, 32)
-    path, _ = exported(run)
+    path = exported(run)[0].path
     first = path.stat().st_mtime_ns
-    assert exported(run)[0].stat().st_mtime_ns == first
+    assert exported(run)[0].path.stat().st_mtime_ns == first
     train(learner, run, 64)
-    assert exported(run)[0].stat().st_mtime_ns > first
+    assert exported(run)[0].path.stat().st_mtime_ns > first
 
 
 def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):
