@@ -133,9 +133,9 @@ class Controller:
         """Actuator targets, (A,), in the contract's units and order.
 
         obs: name -> (size,), for exactly the names in `inputs`. stamps: name -> time of measurement (s), for
-        some or all of them. now: the current time (s) on the same clock.
+        some or all of them, to refuse old ones. now: the same clock's time (s), default time.monotonic().
 
-        Raises ObservationError; the policy's memory is then as it was before the call.
+        Raises ObservationError for an invalid or stale one; the policy's memory is then as before the call.
         """
         start = time.perf_counter()
         if stamps is not None:
@@ -150,7 +150,7 @@ class Controller:
 
     @property
     def action(self) -> Array:
-        """The policy's last action (A,) in [-1, 1], before ctrl was clipped; zeros after a reset."""
+        """The policy's last action (A,) in [-1, 1], not mapped to ctrl and clipped; zeros after a reset."""
         return self._carry[0, : self.contract["carry"]["action"]].copy()
 
     def timing(self) -> Timing:

@@ -65,7 +65,7 @@ Obs = Mapping[str, npt.ArrayLike]
 
 
 class FilterError(ValueError):
-    """An unusable filter: an impossible number, an unknown name, a missing fact, or another file's filter."""
+    """Unusable filter: an impossible number, an unknown name, a fact that is not given, or another file's."""
 
 
 @dataclass(frozen=True)
@@ -342,9 +342,9 @@ class Steppable(Protocol):
 class Filtered:
     """A Controller behind a Filter: `step` returns a safe target even for a bad observation.
 
-    Before the first good observation after a reset there is no safe target, and `step` raises like the
-    Controller. Later a bad one (missing, NaN, stale) gives the last target, with `state` "held". More than
-    `grace` bad or late steps in a row latch the fallback until `rearm()`.
+    Before the first good observation after a reset, `step` raises like the Controller. Later a bad one
+    (missing, NaN, stale) gives the last target, with `state` "held". A step is late by the filter's
+    `deadline`, if any. More than `grace` bad or late steps in a row latch its `fallback` until `rearm()`.
 
     Raises FilterError for a filter of another file.
     """
@@ -370,7 +370,7 @@ class Filtered:
             self._armed = False
 
     def rearm(self) -> None:
-        """Leave the fallback: reset the policy, and start softly from the last target."""
+        """Leave the fallback, if latched. Always reset the policy, and soft-start from the last target."""
         self.reason = None  # first, so that a trip from now on is kept
         self.policy.reset()
         self.guard.rearm()

@@ -23,7 +23,7 @@ def gather(parts: Parts) -> State:
 
 
 def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
-    """Write a state from `gather` back into the same parts, in place."""
+    """Write a state from `gather` back into the same parts, in place; names and shapes go unchecked."""
     for name, part in parts.items():
         if isinstance(part, Tensor):
             part.copy_(state[name])

@@ -320,7 +320,7 @@ class Learner:
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of a Learner with the same task and config."""
+        """Continue from `state_dict()` of a Learner with the same task and config; the caller checks that."""
         scatter(self._parts(), state)
 
 

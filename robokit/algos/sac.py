@@ -62,7 +62,7 @@ def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Squash
 
 
 class Temperature(nn.Module):
-    """log alpha as a parameter, so that alpha > 0."""
+    """log alpha as a scalar parameter, so that alpha > 0; `forward` returns log alpha."""
 
     def __init__(self, alpha: float) -> None:
         super().__init__()

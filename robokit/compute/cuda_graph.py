@@ -67,7 +67,7 @@ class Graphed(Generic[Outputs]):
 
     @torch.no_grad()
     def _take(self, inputs: tuple[Tensor, ...]) -> None:
-        """Copy the inputs into the buffers."""
+        """Copy inputs into the buffers. Raises ValueError for another shape, dtype, device or 0-d tensor."""
         if len(inputs) != len(self._inputs):
             raise ValueError(f"a graph of {len(self._inputs)} inputs was given {len(inputs)}")
         for number, (ours, given) in enumerate(zip(self._inputs, inputs, strict=True)):

@@ -61,7 +61,7 @@ class Checkpoint:
     def load_segments(self, replay: Segmented | None) -> None:
         """Load the segments of `replay`, whose other state is already loaded, one at a time.
 
-        Raises ValueError if `replay` expects other segments, CheckpointError for a damaged one.
+        Raises ValueError if `replay` expects others (None expects none), CheckpointError for a damaged one.
         """
         kept = [] if replay is None else [*replay.segments()]
         if {*kept} != {*self.segments}:
@@ -180,7 +180,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
-    """Write the segments that are not on disk yet, and sync them; returns the sha256 of each segment."""
+    """Write and sync the segments that are not on disk yet; returns the sha256 of every one, new or old."""
     (parent / SEGMENTS).mkdir(exist_ok=True)
     digests: dict[int, str] = {}
     for number, tensors in replay.segments().items():

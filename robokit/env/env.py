@@ -165,7 +165,7 @@ class Env:
         return step
 
     def reset(self, stagger: bool = False) -> Tensor:
-        """Restart every simulation and return obs (N, O). stagger: random ages, to spread the time-outs."""
+        """Restart all simulations, return obs (N, O). stagger: random step counts, to spread time-outs."""
         age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
         self._restart(None)
         if stagger:

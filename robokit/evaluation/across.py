@@ -17,7 +17,7 @@ from robokit.limits.measures import MEASURES, EpisodeCosts
 
 @dataclass(frozen=True)
 class Across:
-    """Pooled statistics of several runs of one algorithm on one task."""
+    """Statistics of several runs of one algorithm on one task; intervals resample episodes, not runs."""
 
     runs: list[str]
     means: list[float]  # mean return of each run
@@ -45,7 +45,7 @@ def across(
     verdicts: Sequence[Mapping[str, Verdict]],
     paired: bool = False,
 ) -> Across:
-    """Pool several runs, one entry per run in each argument. paired: episode i starts alike in all runs."""
+    """Pool runs, one entry each per argument. paired: episode i starts alike, so all resample the same."""
     limits, counts = {}, {}
     for name, verdict in verdicts[0].items():
         x, weight = zip(*(weighted(verdict.measure, of_run[name]) for of_run in costs), strict=True)
@@ -57,7 +57,7 @@ def across(
 
 
 def pool(reports: Mapping[str, Report]) -> Across:
-    """Pool reports by run name. Raises OptionError if task, episodes, gamma or limits differ."""
+    """Pool reports by run name. Raises OptionError if task, number of episodes, gamma or limits differ."""
     (first, one), *others = reports.items()
     for name, other in others:
         for what in ("task", "episodes", "gamma"):

@@ -27,16 +27,16 @@ def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESA
 
         CVaR = min_q F(q),   F(q) = q + E[max(x - q, 0)] / worst    (Rockafellar & Uryasev 2000, theorem 1)
 
-    For a fixed q, `estimate` bounds F(q), with rare or unseen costs above q. But the sample's quantile is
-    fitted to the sample. Let m be the smallest number of episodes whose share of all E has a
-    Clopper-Pearson lower bound of at least `worst`:
+    For a fixed q, `estimate` with `resamples` bounds F(q), also for rare or unseen costs above q. But the
+    sample's quantile is fitted to the sample. Let m be the smallest number of episodes whose share of all E
+    has a Clopper-Pearson lower bound of at least `worst`:
 
     - The upper bound is that of F(q) for the q exceeded by m episodes; F(q) is at least F's minimum. With
       fewer than FEW episodes in the worst share, q is the sample's quantile, and `estimate` assumes the
-      largest cost for an unseen episode: hardly any limit passes.
-    - The lower bound is that of F at the sample's quantile, and at most the mean of the worst m.
+      largest cost for an unseen episode: such a bound is hardly ever below a limit.
+    - The lower bound is that of F at the sample's quantile, at most the mean of the worst m, a larger share.
     - Each distance from the estimate is multiplied by t / z: the quantiles of Student's t, with one degree of
-      freedom less than episodes in the worst share, and of the normal distribution.
+      freedom less than episodes in the worst share but at least 1, and of the normal distribution.
     """
     bounds = [_bound(x, worst, largest, i, resamples) for i in range(len(SIDES))]
     return Estimate(cvar(x, 1 - worst), *bounds)
@@ -55,7 +55,7 @@ def _bound(x: Array, worst: float, largest: float, i: int, resamples: int) -> fl
 
 
 def _excess(x: Array, share: float) -> tuple[float, Array]:
-    """The q exceeded by `share` of x (E,), and max(x - q, 0); the CVaR is q + mean(excess) / share."""
+    """q, the least x (E,) exceeded by at most `share`, and max(x - q, 0); CVaR: q + mean(excess) / share."""
     q = float(np.sort(x)[max(math.ceil((1 - share) * len(x) - 1e-9), 1) - 1])
     return q, np.maximum(x - q, 0.0)
 

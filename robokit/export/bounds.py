@@ -121,7 +121,7 @@ def _row(fact: Mapping[str, Any], values: Values, contract: Mapping[str, Any]) -
 
 
 def _kind(fact: Mapping[str, Any]) -> str | None:
-    """The kind that follows from the unit of ctrl; None if unknown, as for a geared servo."""
+    """Kind of a Bound: "servo" for ctrl in rad or m with a kp, "motor" for a force; None for neither."""
     if fact.get("kp") is not None and fact.get("unit") in PLACES:
         return "servo"
     return "motor" if _force(fact.get("unit")) is not None else None

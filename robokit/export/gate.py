@@ -50,10 +50,10 @@ class Parity:
 
 @torch.no_grad()
 def record(policy: Actor, env: Env) -> Recording:
-    """Record STEPS control periods of the deterministic policy in at most 64 of env's simulations.
+    """Record what the deterministic policy observes in STEPS control periods, in at most 64 simulations.
 
-    Begins with a reset. Raises ExportError if the observed "action" is not the previous action (zero after a
-    restart), or "clock" not the task's clock.
+    Begins with a reset of all, and steps all. Raises ExportError if the observed "action" is not the previous
+    action (zero after a restart), or "clock" not the task's clock.
     """
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)

@@ -72,7 +72,7 @@ class Methods(nn.Module):
 class Adam(Flat):
     """Adam (Kingma & Ba 2015, algorithm 1) after clipping of the global gradient norm.
 
-    rates: parameter name -> factor on the learning rate.
+    rates: function from the name of a parameter to the factor on its learning rate.
     """
 
     def __init__(

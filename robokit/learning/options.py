@@ -87,7 +87,7 @@ def check_options(
 
 
 def check_choices(config: Any) -> None:
-    """A field of type Literal must have one of its values."""
+    """A field of type Literal must have one of its values, else OptionError."""
     for field in fields(config):
         name, known = field.name, get_args(field.type)
         if get_origin(field.type) is Literal and getattr(config, name) not in known:

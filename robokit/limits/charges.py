@@ -79,9 +79,9 @@ class Maxima:
         return torch.cat((state, self.largest / self.unit), -1) if self.columns else state
 
     def step(self, cost: Tensor, done: Tensor, final_state: Tensor) -> tuple[Tensor, Tensor]:
-        """The costs (N, K), with the rise max(c - m, 0) for `peak` limits, and the final state (N, S + P).
+        """The costs (N, K), c of `peak` limits replaced by max(c - m, 0), and the final state (N, S + P).
 
-        m: the largest cost so far in the episode; it returns to 0 where done (N,).
+        m: the largest cost so far in the episode; final_state gets it with c, then it is 0 where done (N,).
         """
         if not self.columns:
             return cost, final_state

@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
     def forward(
         self, obs: Tensor, state: Tensor, is_first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (L, M, A), log_std (A,) and values (L, M, 1 + K), from the belief [policy | critic] (M, B)."""
+        """Unclipped mean (L, M, A), log_std (A,), values (L, M, 1 + K); belief (M, B): [policy | critic]."""
         ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
         mean = self.policy.decode(self.policy.unroll(obs, ours, is_first)[0])
         values = self.critic.decode(self.critic.unroll(state, theirs, is_first)[0])

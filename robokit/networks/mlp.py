@@ -31,8 +31,8 @@ class Ensemble(nn.Module):
     """E networks of one shape, computed as one: (M, I) or (E, M, I) -> (E, M, O).
 
     Each is initialised independently, like an `mlp`. layer_norm: normalise each hidden layer to mean 0 and
-    deviation 1 before its activation (Ba et al. 2016, arXiv:1607.06450). bf16: products between hidden layers
-    in bfloat16, all else in float32.
+    deviation 1 before its activation, without gain or bias (Ba et al. 2016, arXiv:1607.06450). bf16: products
+    of a hidden layer with the weights to the next hidden layer in bfloat16, all else in float32.
     """
 
     def __init__(

@@ -51,11 +51,11 @@ class Policy(nn.Module, ABC):
         return self.belief.size * (1 if self.mirror is None else 2)
 
     def encode(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and the next belief (N, B) from a raw obs (N, O); is_first (N,) bool."""
+        """Features (N, F), next belief (N, B) from raw obs (N, O); belief is cleared where is_first (N,)."""
         return self._encode(self.belief, obs, belief, is_first)
 
     def unroll(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """L steps of `encode`, from belief (M, B): features (L, M, F) and the belief (L, M, B) after each."""
+        """L steps of `encode`, obs (L, M, O), belief (M, B) before: features (L, M, F), beliefs (L, M, B)."""
         return self._encode(self.belief.unroll, obs, belief, is_first)
 
     def _encode(

@@ -35,7 +35,7 @@ SECONDS = 20.0  # longest film without a given length
 
 
 def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
-    """Run the file in `env`'s one simulation, episode after episode, without end; yields each Step."""
+    """Run an exported file in `env`'s one simulation, over endless episodes; yields what env.step returns."""
     env.reset()
     controller.reset()
     while True:

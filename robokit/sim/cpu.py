@@ -21,7 +21,7 @@ PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much
 
 
 class MujocoSim(Sim):
-    """See `Sim`. `lag=True` leaves derived fields one substep old after a step, as `mj_step` does."""
+    """See `Sim`. After a step accelerations are one substep old; with `lag` all derived fields (mj_step)."""
 
     engine = "mujoco"
 

@@ -123,7 +123,7 @@ def _joint_unit(model: mujoco.MjModel, joint: int, what: str) -> str | None:
 
 
 def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
-    """Channels of one joint in qpos or qvel; a free joint moves in the world frame and turns in its own."""
+    """Channels of a joint in qpos ("pos") or qvel ("vel"); a free one moves in world, turns in body axes."""
     name, kind = names(model, "joint")[joint] or f"joint {joint}", int(model.jnt_type[joint])
     if unit := _joint_unit(model, joint, what):
         return [Channel(name if what == "pos" else f"{name} velocity", unit, "joint axis")]

@@ -79,7 +79,7 @@ def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """Compile and check a model.
 
     Raises ModelError if MuJoCo refuses it, and for faults that MuJoCo loads without an error: a timestep
-    outside (0, MAX_TIMESTEP] s, or a mass, inertia or position that is not finite.
+    outside (0, MAX_TIMESTEP] s, or a number in FINITE (masses, positions, sizes, ...) that is not finite.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", DEPRECATED, UserWarning)

@@ -128,7 +128,7 @@ def computing(task: Task, setup: Setup, config: Any, device: torch.device) -> tu
 
 
 def _weights(task: Task, setup: Setup, config: Any) -> int:
-    """Number of weights of the policy."""
+    """Number of weights of the policy alone, its belief included, without the critics."""
     env = Env(task, threads=1, nominal=True)
     with torch.random.fork_rng(devices=[]):
         actor = algorithm(setup.algo).make_actor(env, config)

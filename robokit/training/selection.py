@@ -51,7 +51,7 @@ class Selection:
         self.run, self.learner, self.times = run, learner, times
 
     def __call__(self, done: Done) -> dict[str, float]:
-        """Validate the policy if that is due at `done`; return the metrics to log, else {}.
+        """Validate the policy if due at `done`, the run's progress; return the metrics to log, else {}.
 
         Raises CheckpointError if the best policy cannot be written.
         """

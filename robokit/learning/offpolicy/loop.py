@@ -62,7 +62,7 @@ class OffPolicy(ABC):
         env.reset(stagger=self._all > 1)
 
     def iterate(self) -> dict[str, float]:
-        """Take `horizon` control steps, each with the gradient steps due after it; return the metrics."""
+        """Take `horizon` control steps, each with the gradient steps due by `Pace`; return mean metrics."""
         shape = self.horizon, self.env.num_envs, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
         rows, history = list[dict[str, Tensor]](), list[Losses]()
@@ -130,7 +130,7 @@ class OffPolicy(ABC):
         return parts
 
     def _price(self) -> None:
-        """Set the costs' prices and weights, constant until the multipliers are updated."""
+        """Set `price` (K,), lambda, and `weight` (K,), as in (gain - price cost) / (1 + sum of weight)."""
         multipliers = self.constrained.multipliers
         self.price = multipliers.lambdas.float()
         self.weight = multipliers.weights(multipliers.units).float()
@@ -167,7 +167,7 @@ class OffPolicy(ABC):
         return {**self.agent.parts(), **own, **running, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the training state, enough to resume bit for bit with the replay's whole segments."""
+        """Copies of the training and Env states: with the replay's whole segments they resume bit for bit."""
         return {**gather(self._parts()), "gradients": torch.tensor(self.gradients)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -95,7 +95,7 @@ class Replay:
         return rows, self.beliefs.flatten(0, 1).index_select(0, index[0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`position`, and views of the steps after the last whole segment; for the rest see `segments`."""
+        """`position` (steps ever added) and views of those after the last whole segment; rest: `segments`."""
         begin = self.position // self.segment * self.segment
         tail = {"tail": self.rows, "tail_belief": self.beliefs}
         views = {name: self._view(kept, begin, self.position) for name, kept in tail.items()}
@@ -121,7 +121,7 @@ class Replay:
         return {number: self._segment(number) for number in kept}
 
     def load_segment(self, number: int, tensors: Mapping[str, Tensor]) -> None:
-        """Restore one of `segments`. Raises ValueError for another number or size."""
+        """Restore one of `segments`. Raises ValueError for a number not among them, or for other shapes."""
         kept = self.segments()
         if number not in kept:
             raise ValueError(
