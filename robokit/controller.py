@@ -64,7 +64,7 @@ class ObservationError(ValueError):
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of `step` in seconds; the percentiles cover the last 65536 steps."""
+    """Durations of successful steps in seconds; p50 and p99 of the last 65536, the others of all."""
 
     count: int
     p50: float
@@ -86,8 +86,8 @@ class Controller:
     """A policy on a robot: named observations in, actuator targets out, once a control period.
 
     `file` is a path, or what `load` returned. `robot` and `control_dt` (s), where given, must be those of the
-    contract. A step that takes longer than `deadline` (s, at first a control period) counts as missed in
-    `timing()`.
+    contract. A step that takes longer than the attribute `deadline` (s, at first a control period) still
+    returns, and counts as missed in `timing()`.
 
     Raises ContractError for a damaged, foreign or unsuitable file.
     """
@@ -133,7 +133,8 @@ class Controller:
         """Actuator targets, (A,), in the contract's units and order.
 
         obs: name -> (size,), for exactly the names in `inputs`. stamps: name -> time of measurement (s), for
-        some or all of them, to refuse old ones. now: the same clock's time (s), default time.monotonic().
+        some or all of them; more than `max_age` from now, past or future, is refused. now: the same clock's
+        time (s), default time.monotonic().
 
         Raises ObservationError for an invalid or stale one; the policy's memory is then as before the call.
         """
@@ -150,7 +151,7 @@ class Controller:
 
     @property
     def action(self) -> Array:
-        """The policy's last action (A,) in [-1, 1], not mapped to ctrl and clipped; zeros after a reset."""
+        """The policy's last action (A,) in [-1, 1], before it is mapped to ctrl; zeros after a reset."""
         return self._carry[0, : self.contract["carry"]["action"]].copy()
 
     def timing(self) -> Timing:
@@ -209,7 +210,7 @@ class Controller:
 
 
 def load(path: str | Path) -> Loaded:
-    """An exported policy whose sha256, contract and graph agree.
+    """Open an exported policy. `<path>.sha256` must list its sha256, and its contract must fit its graph.
 
     For a batch, session.run(OUTPUTS, {name: (B, size), ..., "carry": (B, S), "reset": (B,)}), reset bool, the
     others float32, returns ctrl (B, A) and carry_next (B, S).
@@ -250,7 +251,7 @@ def describe(contract: Contract) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """`python controller.py FILE.onnx`: verify the file and print its inputs and actuators."""
+    """Verify FILE.onnx, the one argument, and print `describe`. Returns 0; 1: refused, 2: other arguments."""
     if len(arguments) != 1:
         print("usage: controller.py FILE.onnx", file=sys.stderr)
         return 2
@@ -263,7 +264,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _verified(path: Path) -> tuple[bytes, str]:
-    """The file and its sha256, which stands in the listing beside it."""
+    """The file's bytes and sha256 (hex). Raises ContractError unless `<path>.sha256` lists that sha256."""
     listing = Path(f"{path}.sha256")
     try:
         data, listed = path.read_bytes(), listing.read_text("ascii").split()
@@ -277,7 +278,7 @@ def _verified(path: Path) -> tuple[bytes, str]:
 
 
 def open_session(data: bytes, name: str) -> ort.InferenceSession:
-    """A session on one CPU thread, without spinning. Raises ContractError if `data` is not a graph."""
+    """A session on one CPU thread. Raises ContractError, with `name`, if onnxruntime cannot run `data`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     for pool in ("intra", "inter"):  # a spinning thread keeps its core busy between steps

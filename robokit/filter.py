@@ -70,7 +70,7 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True)
 class Bound:
-    """The numbers of one actuator. None: no such bound, or an unknown number."""
+    """The numbers of one actuator; None: no bound, or unknown. Raises FilterError for impossible numbers."""
 
     name: str
     kind: str  # "servo": ctrl is its joint's position; "motor": ctrl is a force
@@ -122,7 +122,7 @@ class Bound:
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
     def need(self, rule: str) -> None:
-        """Raise FilterError if a number that the rule is computed from is missing."""
+        """Raise FilterError if a number in NEEDS[kind][rule] is None, or if `force` in it is 0."""
         for key in NEEDS[self.kind][rule]:
             if getattr(self, key) is None or (key == "force" and self.force == 0):
                 raise FilterError(f"{rule} of {self.name!r} needs {LACKS[key]}")
@@ -134,7 +134,7 @@ class Filter:
 
     `robokit filter` writes it from a person's numbers. On the robot it can be tightened, never widened.
 
-    Raises FilterError for an impossible number.
+    Raises FilterError for an impossible number or fallback, and for a fallback without its numbers.
     """
 
     sha256: str  # of the exported file
@@ -176,7 +176,7 @@ class Filter:
 
     @classmethod
     def open(cls, path: str | Path) -> "Filter":
-        """Read a table. Raises FilterError for a file not from `robokit filter`, or changed since."""
+        """Read a table (JSON). Raises FilterError for a file not from `robokit filter`, or changed since."""
         try:
             table = json.loads(Path(path).read_text("utf-8"))
             if not isinstance(table, dict) or table.pop("digest", None) != digest(table):
@@ -187,7 +187,7 @@ class Filter:
             raise FilterError(f"no filter in {path}: {error}") from error
 
     def tightened(self, **factors: float) -> "Filter":
-        """This filter with every bound of `slew`, `velocity` or `torque` times a factor in (0, 1].
+        """A copy in which every bound of `slew`, `velocity` or `torque` is multiplied by a factor in (0, 1].
 
         Raises FilterError for another rule or factor, and for a rule without a bound on any actuator.
         """
@@ -228,20 +228,23 @@ class Guard:
         self._terms = _by_term(self.bounds.q_from), _by_term(self.bounds.dq_from)
 
     def begin(self, rows: Rows | None = None) -> None:
-        """Restart rows (B,) or all: unlatched, and starting at the pose measured in the next step."""
+        """Restart rows (B,) bool, None: all. They are unlatched; their counts of steps go on.
+
+        Each starts at the next step's q, or at `default` if q is NaN; a motor starts at 0.
+        """
         rows = np.ones_like(self._pending) if rows is None else rows
         self._pending |= rows
         for state in (self.why, self._age, self._faults):
             state[rows] = 0
 
     def rearm(self) -> None:
-        """Leave the fallback: a soft start from the last target."""
+        """Leave the fallback in all rows: a soft start from the last target."""
         self._start = self.last.astype(np.float64)
         for state in (self.why, self._age, self._faults):
             state[:] = 0
 
     def measure(self, obs: Obs) -> tuple[Reals, Reals]:
-        """Joint positions and velocities, (B, A) each, from named terms (B, size); NaN: not observed."""
+        """Joint positions and velocities, (B, A) each, from named terms (B, size) or (size,); NaN: absent."""
         found = np.full((2, *self.last.shape), math.nan)
         for values, terms in zip(found, self._terms, strict=True):
             for name, (i, columns) in terms.items():
@@ -260,8 +263,9 @@ class Guard:
     ) -> Floats:
         """The target to send, float32, in the shape of `target`: (A,) or (B, A).
 
-        q, dq: of the actuators' joints. good (B,): the observations are valid; a target, or a needed q or dq,
-        that is not finite in float32 is bad as well. late (B,): the deadline was missed.
+        q, dq: of the actuators' joints, shaped like `target`, or one number. good (B,): the observations are
+        valid; a target, or a needed q or dq, that is not finite in float32 is bad as well. late (B,): the
+        deadline was missed. A bad row gets its last target, a latched one the fallback's, within the bounds.
         """
         b, shape = self.bounds, self.last.shape
         with np.errstate(over="ignore", invalid="ignore"):
@@ -300,7 +304,7 @@ class Guard:
         self.acted["fallback"] += self.why > 0
 
     def _unbounded(self, x: Reals, q: Reals, good: Rows) -> Reals:
-        """Target (B, A) before the bounds: the policy's after the soft start, the last, or the fallback's."""
+        """Target (B, A) before the bounds: x with its soft start, the last if not good, or the fallback's."""
         latched = self.why > 0
         follows = good & ~latched
         if self.filter.soft_start > 0:
@@ -343,8 +347,9 @@ class Filtered:
     """A Controller behind a Filter: `step` returns a safe target even for a bad observation.
 
     Before the first good observation after a reset, `step` raises like the Controller. Later a bad one
-    (missing, NaN, stale) gives the last target, with `state` "held". A step is late by the filter's
-    `deadline`, if any. More than `grace` bad or late steps in a row latch its `fallback` until `rearm()`.
+    (missing, NaN, stale) gives the last target, with `state` "held". A step that begins more than the
+    filter's `deadline`, if any, after the step before is late; its target is still the policy's. More than
+    `grace` bad or late steps in a row latch the filter's `fallback` until `rearm()`.
 
     Raises FilterError for a filter of another file.
     """
@@ -377,7 +382,7 @@ class Filtered:
         self.state, self._then = "policy", math.nan
 
     def trip(self, reason: str) -> None:
-        """Latch the fallback from the next step on. May be called from any thread or signal handler."""
+        """Latch the fallback from the next step on, unless latched. From any thread or signal handler."""
         self._latch(reason)
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
@@ -408,7 +413,7 @@ class Filtered:
         return ctrl
 
     def _valid_joints(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
-        """The valid joint observations among refused ones: the failure may be another sensor's."""
+        """Input -> value of joint inputs of a valid size, type and age: another sensor may have failed."""
         valid: dict[str, Any] = {}
         for name in self._joints:
             with contextlib.suppress(Exception):  # of any invalid value
@@ -420,12 +425,12 @@ class Filtered:
 
     @property
     def acted(self) -> dict[str, int]:
-        """Number of steps in which each stage and watchdog acted."""
+        """STAGES and WATCHED -> number of steps of all episodes in which each acted."""
         return {stage: int(count[0]) for stage, count in self.guard.acted.items()}
 
     @property
     def unmet(self) -> dict[str, int]:
-        """Number of steps in which a later stage overruled the velocity or torque bound."""
+        """Velocity and torque -> number of steps of all episodes in which a later stage overruled it."""
         return {stage: int(count[0]) for stage, count in self.guard.unmet.items()}
 
     def _latch(self, reason: str) -> None:
@@ -434,7 +439,7 @@ class Filtered:
 
 
 class Bounds:
-    """A Filter as arrays (A,), in the order of ctrl; infinite without a bound."""
+    """A Filter as arrays (A,), in the order of ctrl; infinite without a bound. slew: per control period."""
 
     def __init__(self, filter: Filter) -> None:
         rows = filter.actuators
@@ -465,7 +470,10 @@ class Bounds:
         self.torque = np.where(self.motor & (self._force < 0), -torque[::-1], torque)  # (2, A)
 
     def measured(self, q: Reals, dq: Reals, seen: Rows) -> list[tuple[str, Floats, Floats]]:
-        """(stage, low, high) of velocity and torque, (B, A) each; infinite for servos not `seen` (B, 1)."""
+        """(stage, low, high) of ctrl, (B, A) each, for "velocity" and "torque", where any actuator has one.
+
+        Infinite for servos not `seen` (B, 1).
+        """
         q, dq = np.where(self.needs_q, q, 0.0), np.where(self.needs_dq, dq, 0.0)
         known, found = seen | self.motor, []
         if self._slow:
@@ -484,7 +492,7 @@ class Bounds:
 
 
 def check_number(rule: str, name: str, value: Any) -> None:
-    """Raise FilterError unless the value is a finite number in the rule's range."""
+    """Raise FilterError unless the value is finite, and > 0 for a rule in ABOVE_0, >= 0 for one in FROM_0."""
     from_0, above_0 = rule in FROM_0, rule in ABOVE_0
     if not _is_number(value) or (above_0 and value <= 0) or (from_0 and value < 0):
         end = " and above 0" if above_0 else " and at least 0" if from_0 else ""
@@ -492,7 +500,7 @@ def check_number(rule: str, name: str, value: Any) -> None:
 
 
 def is_pair(value: Any) -> bool:
-    """Whether a value is [low, high], two finite numbers in this order."""
+    """Whether a value is a list or tuple of two finite numbers, low <= high."""
     listed = isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
     return listed and value[0] <= value[1]
 
@@ -503,7 +511,7 @@ def _row(numbers: Mapping[str, Any]) -> Bound:
 
 
 def digest(table: Any) -> str:
-    """sha256 of a table without its own `digest`, independent of the order and spacing of its JSON."""
+    """sha256 (hex) of a table, from which the caller removed `digest`; the order of keys has no effect."""
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 
@@ -514,7 +522,7 @@ def _times(bound: Any, factor: float) -> Any:
 
 
 def _by_term(places: "list[Column | None]") -> dict[str, tuple[list[int], list[int]]]:
-    """Term -> (indices of actuators, columns)."""
+    """Term -> (indices of its actuators, their columns in it); an actuator with None is left out."""
     found: dict[str, tuple[list[int], list[int]]] = {}
     for i, place in enumerate(places):
         if place is not None:
@@ -525,13 +533,13 @@ def _by_term(places: "list[Column | None]") -> dict[str, tuple[list[int], list[i
 
 
 def _filled(value: npt.ArrayLike, shape: tuple[int, ...]) -> Reals:
-    """The value rounded to float32, in the given shape."""
+    """The value rounded to float32, as float64 in the given shape; a single number is repeated."""
     array = np.asarray(value, np.float32).astype(np.float64)
     return array.reshape(shape) if array.ndim else np.full(shape, array)
 
 
 def inward(low: Reals, high: Reals) -> tuple[Floats, Floats]:
-    """The range rounded inward to float32."""
+    """The range rounded inward to float32: low up, high down. An infinite edge stays infinite."""
     below, above = _up(np.stack((low, -high)))
     return below, -above
 

@@ -45,7 +45,10 @@ def across(
     verdicts: Sequence[Mapping[str, Verdict]],
     paired: bool = False,
 ) -> Across:
-    """Pool runs, one entry each per argument. paired: episode i starts alike, so all resample the same."""
+    """Pool runs; each argument has one entry per run: returns (E,), costs and verdicts by name of the limit.
+
+    paired: episode i starts alike in every run, so all runs resample the same episodes.
+    """
     limits, counts = {}, {}
     for name, verdict in verdicts[0].items():
         x, weight = zip(*(weighted(verdict.measure, of_run[name]) for of_run in costs), strict=True)
@@ -57,7 +60,10 @@ def across(
 
 
 def pool(reports: Mapping[str, Report]) -> Across:
-    """Pool reports by run name. Raises OptionError if task, number of episodes, gamma or limits differ."""
+    """Pool reports by run name, paired if they share seed, nominal and commands.
+
+    Raises OptionError if task, number of episodes, gamma or limits (value or measure) differ.
+    """
     (first, one), *others = reports.items()
     for name, other in others:
         for what in ("task", "episodes", "gamma"):

@@ -37,7 +37,7 @@ class Episodes:
     bad: int  # episodes ended by a broken simulation
 
     def lists(self) -> dict[str, list[float]]:
-        """Numbers of all episodes by name: return, length, and the totals of each cost."""
+        """Numbers of all episodes by name: "return", "length", and "FIELD/COST" for EpisodeCosts' fields."""
         own = {"return": self.returns, "length": self.lengths}
         parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
         return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
@@ -46,7 +46,8 @@ class Episodes:
 def onnx_actor(session: Any, carry_size: int) -> Act:
     """Actions of an exported graph, read from its carry, because its ctrl is clipped.
 
-    A call raises TaskError if the task's action map gives another ctrl than the graph.
+    The actor keeps the carry of one Env, so each Env needs a new one. A call raises TaskError if the task's
+    action map gives another ctrl than the graph.
     """
     carry: list[npt.NDArray[np.float32]] = []
 
@@ -64,7 +65,7 @@ def onnx_actor(session: Any, carry_size: int) -> Act:
 
 
 def torch_actor(policy: Actor) -> Act:
-    """Deterministic actions of a torch policy."""
+    """Deterministic actions of a torch policy; the actor keeps the belief, so each Env needs a new one."""
     belief: list[Tensor] = []
 
     @torch.no_grad()
@@ -78,7 +79,7 @@ def torch_actor(policy: Actor) -> Act:
 
 
 def sampling_actor(policy: Actor, seed: int) -> Act:
-    """Actions sampled from a torch policy, as in training; Env clips them. seed: of the sampling noise."""
+    """Like torch_actor, with actions sampled as in training; Env clips them. seed: of the sampling noise."""
     belief: list[Tensor] = []
     draws: list[torch.Generator] = []
 
@@ -95,7 +96,10 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
 
 
 def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
-    """Run one episode of each simulation of `env` from a reset. Metrics leave out steps with NaN."""
+    """Run the first episode of each simulation after a reset of `env`; later ones are not counted.
+
+    Metrics leave out steps with NaN. gamma: of discounted limits only.
+    """
     env.reset()
     names, n, device = env.names, env.num_envs, env.device
     running = torch.ones(n, dtype=torch.bool, device=device)

@@ -14,7 +14,7 @@ REACH = 1.0 + 1e-5  # largest |action|, with room for float32 rounding on the wa
 
 
 class FilteredActor:
-    """The actions of an exported file's actor after a filter, which restarts with each simulation.
+    """The actions of an exported file's actor after a filter, which restarts with each episode.
 
     An action that no stage changes stays bit-equal. Counts are of the first episode of each simulation.
     """
@@ -41,7 +41,7 @@ class FilteredActor:
         return action
 
     def shares(self) -> dict[str, float]:
-        """Share of the control steps in which a stage or watchdog acted, or a bound was "unmet", by name.
+        """Share of the control steps: STAGES, WATCHED, "velocity unmet", "torque unmet", "beyond" -> 0 to 1.
 
         "beyond": the filter's target was outside the range of the task's actions, so Env clipped it.
         """

@@ -40,7 +40,7 @@ class Ledger:
         self._age += 1
 
     def costs(self) -> dict[str, EpisodeCosts[Array]]:
-        """Totals by name. Raises TaskError for a cost that was negative, NaN, or above its Limit.largest."""
+        """Totals (N,) by name. Raises TaskError for a cost that was negative, NaN or above Limit.largest."""
         most = EpisodeCosts(*self._costs).peak.amax(0)
         bounds = zip(self._names, self._least.tolist(), most.tolist(), self._largest, strict=True)
         for name, least, most, largest in bounds:
@@ -52,11 +52,11 @@ class Ledger:
 
 
 def weighted(measure: Name, costs: EpisodeCosts[Array]) -> tuple[Array, Array]:
-    """x and weight (E,) of a measure, as Measure.per_episode; 1 for the weight None."""
+    """x and weight (E,) of a measure, as Measure.per_episode, but ones where its weight is None."""
     x, weight = MEASURES[measure].per_episode(costs)
     return x, np.ones_like(x) if weight is None else weight
 
 
 def measured(measure: Name, costs: EpisodeCosts[Array]) -> float:
-    """The value of a measure for the costs of E episodes."""
+    """The value of a measure for the costs of E episodes: sum(x) / sum(weight), or the mean of the worst."""
     return ratio(*weighted(measure, costs), MEASURES[measure].worst)

@@ -59,8 +59,8 @@ def evaluate(
     """Statistics of an exported file on a task, and a verdict on each limit.
 
     commands: constant values, clipped to the trained range; the report's notes list the clipped ones.
-    policy: the torch policy that the file was exported from. filter: run the same episodes once more through
-    it (export/bounds.py resolves a person's numbers). gamma: discount of discounted limits.
+    policy: the torch policy that the file was exported from; None: no comparison. filter: run the same
+    episodes once more through it (export/bounds.py resolves a person's numbers). gamma: of discounted limits.
 
     Raises ContractError for a damaged file, TaskError for a file of another task or one that the task no
     longer fits, FilterError for a filter of another file, and OptionError for episodes < 2 (an interval needs
@@ -151,7 +151,7 @@ def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
 
 
 def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
-    """Summaries over the episodes in which a metric has a value; {} for fewer than two."""
+    """Kind ("mean", "last", ...) -> Summary of the episodes in which it is not NaN; {} for fewer than two."""
     counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
     return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
 

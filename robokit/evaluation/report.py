@@ -16,7 +16,7 @@ from robokit.limits.measures import EpisodeCosts
 
 @dataclass(frozen=True)
 class Sampled:
-    """Results with sampled actions, as in training: the multipliers follow these costs."""
+    """Results with sampled actions, as in training, where the multipliers follow such costs."""
 
     returns: Summary
     limits: dict[str, Verdict]
@@ -81,7 +81,7 @@ class Report:
         return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
 
     def episode_costs(self, name: str) -> EpisodeCosts[Array]:
-        """Totals of the cost `name` in each episode."""
+        """Totals of the cost `name`, (E,) each."""
         return EpisodeCosts(*(np.array(self.per_episode[f"{key}/{name}"]) for key in EpisodeCosts._fields))
 
     def facts(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Report:
 
 
 def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str, Verdict]:
-    """All verdicts on a file: on its limits, and on its limits through the filter."""
+    """All verdicts on a file, by "NAME" of the limit and, with a filter, "NAME through the filter"."""
     through = filtered.limits if filtered else {}
     return {**limits, **{f"{name} through the filter": verdict for name, verdict in through.items()}}
 

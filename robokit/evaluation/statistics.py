@@ -41,7 +41,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its two-sided interval, and the one-sided bound on either side."""
+    """A number, its two-sided interval [low, high], and the one-sided bound on either side, at LEVEL each."""
 
     value: float
     low: float
@@ -68,7 +68,7 @@ class Pooled:
 
 
 def summarize(x: Array) -> Summary:
-    """Mean, interquartile mean and a percentile bootstrap of the mean over episodes x (E,)."""
+    """Statistics of one number per episode, x (E,); low, high: percentile bootstrap of the mean."""
     low, high = bootstrap(x)
     return Summary(
         mean=float(x.mean()),
@@ -94,7 +94,7 @@ def _interquartile_means(rows: Array) -> Array:
 
 
 def cvar(x: Array, level: float = LEVEL) -> float:
-    """Conditional value at risk: mean of the worst 1 - level of x (E,) (Rockafellar & Uryasev 2000)."""
+    """Conditional value at risk: mean of the largest 1 - level of x (E,) (Rockafellar & Uryasev 2000)."""
     return float(_cvars(x[None], level)[0])
 
 
@@ -105,13 +105,13 @@ def _cvars(rows: Array, level: float) -> Array:
 
 
 def _inside(n: int, low: float, high: float) -> Array:
-    """Weights (n,) of n sorted numbers: the part of each between two quantiles."""
+    """Weights (n,) in [0, 1], not normalised, of n sorted numbers: the part of each between two quantiles."""
     edges = np.arange(n + 1)
     return np.clip(np.minimum(edges[1:], high * n) - np.maximum(edges[:-1], low * n), 0.0, 1.0)
 
 
 def ratio(x: Array, weight: Array, worst: float = 1.0) -> float:
-    """sum(x) / sum(weight) over episodes (E,); for worst < 1 the mean of the worst share of x instead."""
+    """sum(x) / sum(weight) over episodes (E,); for worst < 1 the mean of the largest share `worst` of x."""
     return float(x.sum() / weight.sum()) if worst == 1 else cvar(x, 1 - worst)
 
 
@@ -119,7 +119,7 @@ def ratio(x: Array, weight: Array, worst: float = 1.0) -> float:
 
 
 def bootstrap(x: Array, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Percentile interval of the mean of x (E,) at LEVEL (Efron & Tibshirani 1993, chapter 13)."""
+    """Percentile interval of the mean of x (E,) at LEVEL: low, high (Efron & Tibshirani 1993, chapter 13)."""
     low, high = np.quantile(_resampled(x, np.ones_like(x), seed, resamples), SIDES[:2])
     return float(low), float(high)
 
@@ -134,7 +134,7 @@ def _resampled(x: Array, weight: Array, seed: int, resamples: int) -> Array:
 def corrected_bootstrap(
     x: Array, weight: Array, sides: Sequence[float] = SIDES, seed: int = 0, resamples: int = RESAMPLES
 ) -> list[float]:
-    """Bounds of sum(x) / sum(weight) at the probabilities `sides`: BCa (Efron 1987, section 4).
+    """Bounds of sum(x) / sum(weight), not `unvaried`, at probabilities `sides`: BCa (Efron 1987, section 4).
 
     Percentile bounds are too low for costs skewed to the right. BCa moves them by the bias z0 of the
     resampled ratios and by the acceleration a, computed from each episode's influence u on the ratio r:
@@ -164,14 +164,14 @@ def estimate(
 ) -> Estimate:
     """sum(x) / sum(weight) of costs 0 <= x <= largest, with bounds that are valid for rare costs too.
 
-    highest: an upper bound of the ratio itself, which caps the bounds.
+    highest: an upper bound of the ratio itself, which caps the bounds. weight None: 1 for every episode.
 
     The bootstrap resamples whole episodes, so it cannot account for costs that were never seen. With u_k the
     Clopper-Pearson bound for k of E episodes, and z_j = x_j / mean(weight) the costs in descending order:
 
-    - If k < FEW episodes have a cost, its size is unknown. The upper bound is that of auditors for rare
-      errors (Stringer 1963), with Z = largest / mean(weight): u_0 Z + sum_j (u_j - u_{j-1}) z_j.
-    - If at most half have a cost, the wider of the bootstrap's bound and u_k mean(z), mean over those k.
+    - If at most half have a cost, the wider of the bootstrap's bound and u_k mean(z), mean over those k. But
+      for k < FEW a cost's size is unknown: the upper bound is that of auditors for rare errors (Stringer
+      1963), with Z = largest / mean(weight): u_0 Z + sum_j (u_j - u_{j-1}) z_j.
     - If all have the same ratio r, a bootstrap has no width: r - u_0 r and r + u_0 (Z - r).
     """
     weight = np.ones_like(x) if weight is None else weight
@@ -225,14 +225,14 @@ def stratified_bootstrap(
 
 
 def pooled_returns(runs: Sequence[Array], paired: bool = False) -> tuple[float, float, float]:
-    """Interquartile mean over the episodes of all runs, and its interval by `stratified_bootstrap`."""
+    """(value, low, high) of the interquartile mean of all runs' episodes, by `stratified_bootstrap`."""
     return interquartile_mean(np.concatenate(runs)), *stratified_bootstrap(runs, _interquartile_means, paired)
 
 
 def pooled_ratio(
     x: Sequence[Array], weight: Sequence[Array], paired: bool = False, worst: float = 1.0
 ) -> tuple[float, float, float]:
-    """`ratio` over the episodes of all runs, and its interval by `stratified_bootstrap`."""
+    """(value, low, high) of `ratio` over all runs' episodes, by `stratified_bootstrap`; (E,) per run."""
     if worst < 1:
         return cvar(np.concatenate(x), 1 - worst), *stratified_bootstrap(
             x, lambda rows: _cvars(rows, 1 - worst), paired
@@ -312,9 +312,9 @@ def episodes_needed(x: Array, weight: Array, measured: Estimate, limit: float) -
 
     measured: an estimate without `highest`, because the width of a capped bound is unknown.
 
-    The distance of a bound from the estimate falls as 1/sqrt(n). If fewer than FEW episodes have a cost, or
-    all the same, it falls with the probability that an unseen cost can still have; n is then at most the
-    number at which FEW episodes with a cost are expected. None too if the estimate equals the limit.
+    The distance of a bound from the estimate falls as 1/sqrt(n). If all episodes have the same cost, or fewer
+    than FEW have any and the limit is higher, it falls with the probability that an unseen cost can still
+    have; if any has one, n is at most that for FEW expected ones. None too if the estimate equals the limit.
     """
     gap, n, k = limit - measured.value, len(x), int((x > 0).sum())
     if math.isclose(limit, measured.value, rel_tol=1e-9):

@@ -46,7 +46,7 @@ class Verdict:
     rate: Estimate  # per control step
 
     def line(self, name: str) -> str:
-        """One row of the text table."""
+        """The limit's row of the text table, under its `name`."""
         needs, m = "", self.measured
         if self.verdict == "UNDECIDED":
             n = self.episodes_needed
@@ -69,7 +69,7 @@ class Verdict:
 
 
 def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Verdict:
-    """The verdict on one limit. steps: control steps of the longest episode."""
+    """The verdict on one limit. steps: control steps to the time limit; gamma: of a discounted limit."""
     names: set[Name] = {"rate", "episode", limit.measure}
     found = {name: _estimate(name, limit, costs, steps, gamma) for name in names}
     measured, single = found[limit.measure], MEASURES[limit.measure].each
@@ -89,14 +89,17 @@ def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) ->
 
 
 def word_of(measured: Estimate, limit: float) -> Word:
-    """PASS if the upper bound is at most the limit, FAIL if the lower bound is above it."""
+    """PASS if `at_most` is at most the limit, FAIL if `at_least` is above it, else UNDECIDED."""
     if measured.at_most <= limit:
         return "PASS"
     return "FAIL" if measured.at_least > limit else "UNDECIDED"
 
 
 def overall(verdicts: Mapping[str, Verdict]) -> str:
-    """One line for all limits. A PASS of all is as sure as each of them: 95 %."""
+    """One line: "FAIL: names", else "UNDECIDED: names", else "PASS: all 3 limits".
+
+    A PASS of all is as sure as each of them: 95 %.
+    """
     by_word = {w: [k for k, v in verdicts.items() if v.verdict == w] for w in ("FAIL", "UNDECIDED")}
     for word, names in by_word.items():
         if names:

@@ -23,7 +23,7 @@ from robokit.evaluation.statistics import (
 
 
 def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESAMPLES) -> Estimate:
-    """CVaR of costs 0 <= x <= largest (E,): the mean of their worst share, with bounds for few episodes.
+    """CVaR of costs 0 <= x <= largest (E,): mean of the largest share `worst`, with bounds for few episodes.
 
         CVaR = min_q F(q),   F(q) = q + E[max(x - q, 0)] / worst    (Rockafellar & Uryasev 2000, theorem 1)
 
@@ -55,7 +55,7 @@ def _bound(x: Array, worst: float, largest: float, i: int, resamples: int) -> fl
 
 
 def _excess(x: Array, share: float) -> tuple[float, Array]:
-    """q, the least x (E,) exceeded by at most `share`, and max(x - q, 0); CVaR: q + mean(excess) / share."""
+    """q, the least of x (E,) that at most `share` of x exceeds, and max(x - q, 0) (E,), the excess over q."""
     q = float(np.sort(x)[max(math.ceil((1 - share) * len(x) - 1e-9), 1) - 1])
     return q, np.maximum(x - q, 0.0)
 
@@ -70,7 +70,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def episodes_needed_for_worst(x: Array, worst: float, largest: float, limit: float) -> int | None:
-    """`episodes_needed` for the bounds of `estimate_worst`."""
+    """`episodes_needed` for `estimate_worst`, approximately: with q of the sample, and without t / z."""
     q, excess = _excess(x, worst)
     measured = estimate(excess, None, largest - q)
     return episodes_needed(excess, np.ones_like(x), measured, (limit - q) * worst)

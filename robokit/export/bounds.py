@@ -34,7 +34,7 @@ Values = Mapping[str, Any]  # a person's values for one actuator, by key
 
 
 def filter_for(file: Exported, path: str | Path) -> Filter:
-    """Read the filter of an exported file from JSON: a table made for it, or a person's numbers.
+    """Read the filter of an exported file from JSON: a table, which has "sha256", or a person's numbers.
 
     Raises FilterError for numbers that `resolve` refuses, and for a table of another file.
     """
@@ -80,7 +80,10 @@ def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str
 
 
 def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
-    """{actuator: value}; an actuator without a value is absent."""
+    """{actuator: value} of one key, given as one value or {name or pattern: value}; others are absent.
+
+    Raises FilterError for a name or pattern that no actuator matches.
+    """
     if not isinstance(given, Mapping):
         return dict.fromkeys(names, given)
     found: dict[str, Any] = {}
@@ -137,9 +140,9 @@ def _force(unit: str | None) -> float | None:
 
 
 def _range(fact: Mapping[str, Any], values: Values, servo: bool) -> tuple[float, float]:
-    """(low, high) of ctrl: the intersection of the file's, the person's, and the joint's less `margin`.
+    """(low, high) of ctrl: within the file's, the person's and, for a servo, the joint's less any `margin`.
 
-    The file's is rounded to the nearest float32, the others inward.
+    The file's is rounded to the nearest float32, the others inward; an edge that none bounds is infinite.
     """
     name = fact["name"]
     low, high = (float(np.float32(edge)) for edge in _edges(fact))  # as clipped by the exported graph
@@ -168,7 +171,7 @@ def _edges(numbers: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _torque(fact: Mapping[str, Any], values: Values) -> tuple[float, float] | None:
-    """(low, high) at the joint; None without a bound."""
+    """(low, high) at the joint: (-t, t) for a number t, `force_range` for "file"; None without a bound."""
     name, given = fact["name"], values.get("torque")
     if given is None:
         return None
@@ -181,9 +184,9 @@ def _torque(fact: Mapping[str, Any], values: Values) -> tuple[float, float] | No
 
 
 def _column(what: str, fact: Mapping[str, Any], values: Values, contract: Mapping[str, Any]) -> Column | None:
-    """The column of an input with the position or velocity of an actuator's joint; None if unknown.
+    """(input, column) of the "position" or "velocity" (`what`) of an actuator's joint; None if unknown.
 
-    A person's value is the input's name, or [input, column].
+    A person's `position_from` or `velocity_from`, an input or [input, column], precedes the file's sources.
     """
     inputs, key = {i["name"]: i for i in contract["inputs"]}, f"{what}_from"
     suffix, units = ("", PLACES) if what == "position" else (" velocity", SPEEDS)
@@ -196,7 +199,7 @@ def _column(what: str, fact: Mapping[str, Any], values: Values, contract: Mappin
 
 
 def _observed(source: str, inputs: Mapping[str, Any], units: tuple[str, str]) -> Column | None:
-    """The first column with this source, the frame "joint axis" and one of the units; None without one."""
+    """The first (input, column) with this source, frame "joint axis" and one of the units; None: no such."""
     for name, term in inputs.items():
         for column in range(term["size"]):
             facts = [_at(term.get(key), column) for key in ("source", "frame", "unit")]
@@ -206,7 +209,10 @@ def _observed(source: str, inputs: Mapping[str, Any], units: tuple[str, str]) ->
 
 
 def _named(where: str, given: Any, source: str, inputs: Mapping[str, Any]) -> Column:
-    """The column given by a person: [input, column], or an input that has a column with this source."""
+    """(input, column) from [input, column], or from an input: its first column with this source.
+
+    Raises FilterError, begun with `where`, for any other value.
+    """
     pair = given if isinstance(given, list | tuple) else [given, None]
     if len(pair) != 2 or not isinstance(pair[0], str):
         raise FilterError(f"{where} must be an input or [input, column], got {given!r}")

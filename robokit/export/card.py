@@ -17,7 +17,7 @@ ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a 
 
 
 def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
-    """Write `<policy>.json` beside a file: task, commit, sha256, parity error, and the `evaluation`."""
+    """Write `<policy>.json` beside a file: task, robot, commit, sha256, parity_error, `evaluation`'s keys."""
     contract = file.contract
     card = {
         "task": contract["task"],
@@ -33,7 +33,7 @@ def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
 
 
 def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:
-    """A command clipped to the range that the policy was trained on."""
+    """A command clipped to the range that the policy was trained on; an unknown command is unchanged."""
     command = contract["commands"].get(name, {"low": numbers, "high": numbers})
     return np.clip(numbers, command["low"], command["high"]).tolist()
 
@@ -47,7 +47,7 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
-    """Raise TaskError unless a file's ctrl (N, A) equals the task's map of the file's action (N, A)."""
+    """Raise TaskError unless a file's ctrl (N, A) is, up to ROUNDING, the task's map of its action (N, A)."""
     apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
     if bool((apart > ROUNDING).any()):
         i = int(apart.argmax())

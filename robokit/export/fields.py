@@ -28,7 +28,7 @@ SAME_READING = 0.9  # share of equal samples: an observation may clip its readin
 
 
 def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | None) -> dict[str, Any]:
-    """The contract as JSON values; None for a fact that neither the model nor the task defines."""
+    """The contract as JSON values, without "parity" and "evaluation"; None: neither model nor task says."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
     carry = {**{term.name: term.size for term in env.carried}, "belief": policy.belief_size}
@@ -48,7 +48,7 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
 
 
 def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted names of the contract's fields without a value."""
+    """Dotted names of the contract's fields that are None, like "inputs.imu.frame"; not of "evaluation"."""
     return tuple(_holes({key: value for key, value in contract.items() if key not in ON_THE_CARD}, ""))
 
 
@@ -65,10 +65,10 @@ def _holes(value: Any, place: str) -> Iterator[str]:
 
 
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
-    """The entry of one observation term; `seen` is its range in the recording that checked the export.
+    """The entry of one observation term; `seen` is each column's range in the recording.
 
-    Unit and frame come from the task's Sense, because the task may convert them; without one, from the model:
-    each number is matched with an equal reading.
+    `unit` and `frame` come from the task's Sense, because the task may convert them. `source`, and what the
+    Sense leaves None, come from the model's reading that each column equals: one value, or one per column.
     """
     values = env.split(recording.obs)[name].flatten(0, 1)  # (T * n, d)
     sources = _sources(values, recording.readings.flatten(0, 1))
@@ -91,7 +91,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
 
 
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
-    """Index of each column's reading, bit-equal in most nonzero samples; None: constant, or no match."""
+    """Index of each column's reading, bit-equal in 90 % of nonzero samples; None: constant, or no match."""
     found: list[int | None] = []
     for column in values.unbind(-1):
         moving = column != 0
@@ -107,7 +107,7 @@ def _common(values: list[Any]) -> Any:
 
 
 def _actuators(env: Env) -> list[dict[str, Any]]:
-    """The entries of the actuators; `default` is ctrl at action 0, an infinite bound is None."""
+    """The model's facts of each actuator, `low` and `high` (None: infinite), `default`: ctrl at action 0."""
     bounds = zip(env.action_low.tolist(), env.action_high.tolist(), env.action_center.tolist(), strict=True)
     return [
         fact | {"low": _finite(low), "high": _finite(high), "default": default}
@@ -120,7 +120,7 @@ def _finite(value: float) -> float | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and the packages behind a training and its exported file; None: not installed."""
+    """Name -> version of robokit, Python and PACKAGES here; None: not installed."""
     own = {"robokit": __version__, "python": platform.python_version()}
     return own | {name: _version(name) for name in PACKAGES}
 

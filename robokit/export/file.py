@@ -20,5 +20,5 @@ class Exported(Loaded):
 
     @classmethod
     def open(cls, file: "str | Path | Exported") -> "Exported":
-        """Open the file at a path; an Exported is returned itself. Raises ContractError if it is damaged."""
+        """Open the file at a path; an Exported is returned itself. Raises ContractError, like `load`."""
         return file if isinstance(file, Exported) else cls(*load(file))

@@ -52,8 +52,8 @@ class Parity:
 def record(policy: Actor, env: Env) -> Recording:
     """Record what the deterministic policy observes in STEPS control periods, in at most 64 simulations.
 
-    Begins with a reset of all, and steps all. Raises ExportError if the observed "action" is not the previous
-    action (zero after a restart), or "clock" not the task's clock.
+    All simulations of `env` are reset and stepped; the observations have no sensor errors. Raises ExportError
+    if the observed "action" is not the previous one (zero after a restart), or "clock" not the task's clock.
     """
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
@@ -73,7 +73,7 @@ def record(policy: Actor, env: Env) -> Recording:
 def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
     """Check that a graph is portable, equals the policy and clears NaN at a reset; a Parity per batch size.
 
-    Raises ExportError naming the failed check and its figure.
+    Raises ExportError naming the failed check and its figure; ctrl may differ by TOLERANCE.
     """
     check_graph(model)
     try:
@@ -126,7 +126,7 @@ def check_reset(session: Any) -> None:
 
 
 def check_refusal(path: Path) -> None:
-    """Raise ExportError unless the file's Controller accepts finite observations and refuses NaN in each."""
+    """Raise ExportError if the file's Controller accepts NaN in an input; its own error if it refuses 0."""
     controller = Controller(path)
     good = {name: np.zeros(size) for name, size in controller.inputs.items()}
     controller.step(good)
@@ -140,7 +140,10 @@ def check_refusal(path: Path) -> None:
 
 @torch.no_grad()
 def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
-    """Run graph and policy on the same recorded observations and resets, each with its own carried state."""
+    """Run graph and policy on the same recorded observations and resets, each with its own carried state.
+
+    Returns their differences in ctrl; the policy's is computed with Env's action map.
+    """
     seen, is_first = _spread(recording, batch)
     center, half, low, high = (
         getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
@@ -166,7 +169,7 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
-    """obs (T, batch, O) and resets (T, batch): repeated simulations are shifted in time, resets staggered."""
+    """obs (T, batch, O), is_first (T, batch) with added resets, staggered; repeats are shifted in time."""
     steps, column = torch.arange(len(recording.obs))[:, None], torch.arange(batch)
     n = recording.obs.shape[1]
     time = (steps + column // n * 37) % len(steps)
@@ -176,12 +179,12 @@ def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def _exact(env: Env) -> Tensor:
-    """obs (N, O) without sensor errors, so that columns equal the model's readings."""
+    """Present obs (N, O) on the CPU, without sensor errors, so that columns equal the model's readings."""
     return env.sensors.visible(env.state).cpu()
 
 
 def _check_carried(difference: Tensor, env: Env) -> None:
-    """Raise ExportError if a carried term in Env's observation differs from the file's."""
+    """Raise ExportError if `difference` (N, O), of obs by the file's rule and Env's, is above a tolerance."""
     values = env.split(difference)
     for term in env.carried:
         error = float(values[term.name].abs().max()) if term.name in values else 0.0
@@ -191,18 +194,18 @@ def _check_carried(difference: Tensor, env: Env) -> None:
 
 
 def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
-    """obs (n, O) with its carried columns replaced by `kept`."""
+    """A copy of obs (n, O) with its carried columns replaced by `kept`."""
     return torch.cat([kept.get(name, value) for name, value in env.split(obs).items()], -1)
 
 
 def _zeros(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
-    """Zero carried terms and a zero belief."""
+    """The carried terms {name: (batch, size)} and the belief (batch, B), all zeros."""
     kept = {term.name: torch.zeros(batch, term.size) for term in env.carried}
     return kept, torch.zeros(batch, policy.belief_size)
 
 
 def _now(kept: Kept, is_first: Tensor, obs: Tensor, env: Env) -> Kept:
-    """The carried terms as observed in this step; is_first (n,) bool: an episode begins."""
+    """The carried terms as observed in this step; where is_first (n,) bool, `start` replaces `kept`."""
     commands = [value for name, value in env.split(obs).items() if name in env.task.commands]
     begun = {t.name: torch.where(is_first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
     return {term.name: term.now(begun[term.name], commands) for term in env.carried}

@@ -21,7 +21,7 @@ OPSET = 18
 class Graph(nn.Module):
     """The exported module: terms (B, d), carry (B, S), reset (B,) bool -> ctrl (B, A), next carry (B, S).
 
-    carry is [carried terms | belief].
+    terms: a tuple, those that the robot supplies, in the order of obs. carry: [carried terms | belief].
     """
 
     action_center: Tensor
@@ -53,7 +53,7 @@ class Graph(nn.Module):
 
 
 def trace(graph: Graph, env: Env) -> onnx.ModelProto:
-    """Export the graph of a policy on the CPU to ONNX, with a symbolic batch size."""
+    """The graph, on the CPU, as ONNX with a symbolic batch size; inputs: terms by name, "carry", "reset"."""
     widths = supplied(env.columns)
     carry = torch.zeros(2, sum(graph.sizes))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
@@ -73,7 +73,7 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
-    """Name inputs and outputs, and prefix all inner names so that none can equal the name of a term."""
+    """Name inputs and outputs in place, and prefix all inner names, so that none equals a term's name."""
     prefix = "/"
     while any(name.startswith(prefix) for name in (*inputs, *outputs)):
         prefix += "/"
@@ -99,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove the exporter's notes, which contain folder names of this machine."""
+    """The model itself, without metadata_props and doc_string, which contain folder names of this machine."""
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

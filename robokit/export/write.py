@@ -32,7 +32,7 @@ from robokit.networks.policy import Policy
 
 @dataclass(frozen=True)
 class Written:
-    """An exported file, its parity figures, and the gaps of its contract."""
+    """An exported file, a Parity for each batch size, and the gaps of its contract."""
 
     path: Path
     sha256: str
@@ -48,10 +48,10 @@ def export(
     commit: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write `path` and its sha256 after all checks have passed; `env`, of its task, is reset and stepped.
+    """Write `path` and `<path>.sha256` after all checks. `env`, of the policy's task, is reset and stepped.
 
-    Raises ExportError naming the failed check and its figure, or the disk's error. In that case no new file
-    remains, and an older export at `path` still loads.
+    commit, evaluation: for the contract only. Raises ExportError naming the failed check and its figure, or
+    the disk's error. In that case no new file remains, and an older export at `path` still loads.
     """
     policy = copy.deepcopy(policy).cpu().eval()
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
@@ -67,7 +67,7 @@ def export(
 
 
 def install(data: bytes, path: Path) -> str:
-    """Write an exported file and its sha256, or neither, and return the sha256.
+    """Write an exported file and `<path>.sha256`, or neither, and return the sha256 (hex).
 
     Written to a temporary folder, read back by a Controller, then renamed: a kill leaves the old export or
     the new. Raises ExportError if the disk is full or not writable.
