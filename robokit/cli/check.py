@@ -58,7 +58,7 @@ class Check:
 
 
 def _recipe(task: Task, algo: str) -> Finding:
-    """Whether a recipe has known options and valid values."""
+    """Finding "recipe <algo>": its options if all are known and valid, else the first error, not raised."""
     try:
         algorithm(algo).check(options(task, algo))
     except OptionError as error:

@@ -25,7 +25,7 @@ HELP = {"-h", "--help"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command from `arguments`, else sys.argv; returns the exit code. SystemExit as from `parse`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: idle threads would slow the physics
     try:
         with _terminable():
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Context in which SIGTERM raises KeyboardInterrupt, like Ctrl-C, so that all cleanup runs."""
+    """Context in which SIGTERM raises KeyboardInterrupt(SIGTERM), so that all cleanup runs as at Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
@@ -83,7 +83,7 @@ def _joined() -> AbstractContextManager[None]:
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """Errors to print without a traceback, including those of controller.py and filter.py."""
+    """Errors to print without a traceback, including OSError and those of controller.py and filter.py."""
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
 
@@ -91,7 +91,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
-    """The command with its options, ready to call. SystemExit: 0 after --help, 2 for a wrong option."""
+    """The command, to be called for its exit code. SystemExit: 0 after --help, 2 for a wrong option."""
     import tyro
 
     if name == "train":
@@ -108,7 +108,7 @@ class Kind:
 
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
-    """Parse twice: first for the task, then with the defaults of the task's recipe."""
+    """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
     import tyro
 
     from robokit.cli.train import Resume, Train, limit_options
@@ -158,7 +158,7 @@ def _check_options(arguments: Sequence[str], algo: str) -> None:
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The names in `--limits.NAME VALUE` and `--limits.NAME=VALUE`, and the arguments without them."""
+    """NAMEs (`_` for `-`) of `--limits.NAME VALUE` and `--limits.NAME=VALUE`; the other arguments."""
     names, others, rest = list[str](), list[str](), iter(arguments)
     for this in rest:
         if not this.startswith("--limits."):

@@ -79,7 +79,10 @@ class Evaluate:
         return 1 if any(report.failed for report in reports.values()) else 0
 
     def _folders(self) -> dict[str, Path]:
-        """Folder of plots for each run or file: `plots`, with a subfolder each if they are several."""
+        """Run or file -> its folder: `plots`, of several `plots/1`, `plots/2`...; {} without `plots`.
+
+        Raises OptionError for no run or file, one given twice, or a folder that is not writable.
+        """
         files = (what if what.endswith(".onnx") else Path(what, POLICY) for what in self.what)
         if len({Path(file).resolve() for file in files}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"

@@ -23,7 +23,7 @@ OUTPUT = arg(aliases=["-o"])
 
 
 def run_of(file: Path) -> Run | None:
-    """The run with this exported file in its folder; None without one, or for a foreign config.json."""
+    """The run with this file in its folder; None: no or a foreign config.json. Raises RunError if damaged."""
     if not (file.parent / CONFIG).is_file():
         return None
     try:
@@ -40,7 +40,7 @@ def gamma_of(run: Run | None) -> float:
 
 
 def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
-    """Numbers of --command by command name; {} for none. Raises OptionError for a wrong count or NaN."""
+    """Numbers, in the task's order, by command; {} for none. Raises OptionError for a wrong count or NaN."""
     if not numbers:
         return {}
     widths = {name: len(command.low) for name, command in task.commands.items()}
@@ -53,7 +53,10 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
 
 
 def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None]:
-    """The exported file, its task, and for a run folder the torch policy."""
+    """The exported file, its task with the limits of its training, and the torch policy; None for a file.
+
+    A run's policy is exported first if need be. task: replaces a file's own; OptionError for a run.
+    """
     path = Path(what)
     if path.suffix != ".onnx":
         if task is not None:
@@ -67,6 +70,7 @@ def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None
 
 
 def exported_at(path: Path) -> Exported:
+    """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
     if not path.is_file():
         raise OptionError(f"no file {path}")
     return Exported.open(path)
@@ -87,7 +91,7 @@ def _own_task(file: Exported) -> str:
 
 
 def _with_limits(task: Task, file: Exported) -> Task:
-    """The task with the limit values of the file. Raises TaskError if limits differ in anything else."""
+    """`task` itself, now with the file's limit values. Raises TaskError if limits differ in anything else."""
     trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
     now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
     if trained and trained != now:

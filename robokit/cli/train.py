@@ -69,7 +69,7 @@ class Train(Generic[Config, Limits]):
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
-    """A dataclass instance with a field for each limit: `--limits.NAME VALUE`."""
+    """A dataclass instance with the value of each limit as a field, for `--limits.NAME VALUE`."""
     rows = [
         (n, Annotated[float, arg(help=f"cost {n}: {MEASURES[x.measure].words}")], x.value)
         for n, x in limits.items()
@@ -105,7 +105,7 @@ def _check_seconds(save_every: float) -> None:
 
 
 def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
-    """Train to the end and export the policy, or stop at a signal; return the exit code."""
+    """Train and export, or stop at a signal; print the outcome. Returns 0, 1: not exported, 128 + signal."""
     rule = learner.config.limit_rule
     times = validations(run, rule)
     validate = Selection(run, learner, times) if times else (lambda done: {})

@@ -93,9 +93,9 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def lacks(device: torch.device, engine: str) -> str:
-    """The missing requirements of torch.compile, in words; "" if there are none.
+    """The missing requirements of torch.compile, in words that follow "no"; "" if there are none.
 
-    With engine "mujoco" the task's functions are always compiled for the CPU.
+    With engine "mujoco" the task's functions are compiled for the CPU, so CUDA needs a C++ compiler too.
     """
     found = _lacks_cuda(device) if device.type == "cuda" else []
     if (device.type == "cpu" or engine == "mujoco") and not compiler_works("c++"):
@@ -115,7 +115,7 @@ def _lacks_cuda(device: torch.device) -> list[str]:
 
 
 def compiler_works(language: Literal["c", "c++"]) -> bool:
-    """Whether torch's compiler ($CXX, else g++) or triton's ($CC, else gcc or clang) works.
+    """Whether torch's C++ compiler ($CXX, else g++) or triton's C compiler ($CC, else gcc or clang) works.
 
     It must find Python's headers; torch's must also find OpenMP's.
     """

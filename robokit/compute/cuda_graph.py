@@ -41,7 +41,10 @@ class Recorder(Protocol):
 
 
 class Graphed(Generic[Outputs]):
-    """A function that is captured and replayed. Raises ValueError for inputs that a replay would ignore."""
+    """A function run in WARM_UP calls, captured in the next, and replayed from it on; outputs are copies.
+
+    A call raises ValueError for inputs that a replay would ignore: see `_take`.
+    """
 
     def __init__(self, function: Callable[..., Outputs], recorder: Recorder) -> None:
         self._function, self._recorder = function, recorder
@@ -120,7 +123,7 @@ def _copies(outputs: Any) -> Any:
 
 
 def _copy(to: list[Tensor], values: list[Tensor]) -> None:
-    """Copy all in one kernel, if they have one dtype."""
+    """Copy `values` into `to`: in one kernel if they have one dtype."""
     if to:
         torch._foreach_copy_(to, values)
 

@@ -22,7 +22,8 @@ REMEDIES = {  # part of torch's error message -> remedy
 def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch.device:
     """The torch device of a name; with several processes "cuda" is a different GPU for each.
 
-    Raises OptionError for a device that cannot be used, with the alternative `instead`: see `usable`.
+    Raises OptionError for a device that cannot be used, with the alternative `instead`: see `usable`. With
+    several processes it does so for "cuda:1" too, and makes the GPU torch's current one.
     """
     if name.startswith("cuda:") and processes.world() > 1:
         rule = (

@@ -35,14 +35,14 @@ def rank() -> int:
 
 
 def here() -> tuple[int, int]:
-    """Index of this process among those on this machine, and their number."""
+    """Index of this process among the processes on this machine, and the number of those."""
     if _world == 1:
         return 0, 1
     return int(os.environ.get("LOCAL_RANK", _rank)), int(os.environ.get("LOCAL_WORLD_SIZE", _world))
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over all processes, bit-equal in each; x itself if there is one process."""
+    """The sum of x over all processes, bit-equal in each, detached; x itself if there is one process."""
     if _world == 1:
         return x
     x = x.detach().clone()
@@ -51,7 +51,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean of x over all processes; x itself if there is one process."""
+    """The mean of x over all processes, equally weighted, detached; x itself if there is one process."""
     return x if _world == 1 else total(x) / _world
 
 
@@ -65,7 +65,7 @@ def agreed(value: Any) -> Any:
 
 
 def everyone(value: Any) -> list[Any]:
-    """The values of all processes, in order."""
+    """The values of all processes, by `rank`; any values that can be pickled."""
     if _world == 1:
         return [value]
     box = [value] * _world
@@ -87,7 +87,7 @@ def restarted() -> bool:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Context without collective operations: this process may run a trial any number of times."""
+    """Context in which `world` is 1: without collective operations, for trials of this process alone."""
     global _world
     before, _world = _world, 1
     try:

@@ -19,7 +19,7 @@ class Transfer:
         self._left = torch.cuda.Event() if device.type == "cuda" else None  # last copy done
 
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors on the device, contiguous; later calls do not overwrite them."""
+        """Contiguous copies on the device, by the same names; later calls do not overwrite them."""
         flags = [name for name, x in tensors.items() if x.dtype == torch.bool]
         order = [name for name in tensors if name not in flags] + flags
         sizes = [tensors[name].numel() for name in order]

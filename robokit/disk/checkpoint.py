@@ -38,7 +38,7 @@ KEEP = 2  # checkpoints of one run: the newest, and one to fall back on
 class Segmented(Protocol):
     """A replay memory saved in segments; the rest of its state is among the checkpoint's tensors."""
 
-    digests: dict[int, str]  # sha256 of each saved segment; set here, cleared by load_state_dict
+    digests: dict[int, str]  # sha256 by segment; set by `save` and `load_segments`, {} after load_state_dict
 
     def segments(self) -> Mapping[int, Mapping[str, Tensor]]: ...
 
@@ -52,7 +52,7 @@ class Checkpoint:
     path: Path
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-    segments: dict[int, str] = field(default_factory=dict)  # sha256 of each; not loaded
+    segments: dict[int, str] = field(default_factory=dict)  # sha256 by number; not loaded
 
     @property
     def steps(self) -> int:
@@ -81,9 +81,9 @@ def save(
     keep: int = KEEP,
     replay: Segmented | None = None,
 ) -> Path:
-    """Write `parent/<steps>`, then delete all but the newest `keep` up to it, and any after it.
+    """Write and return `parent/<steps:012d>`; delete all but the newest `keep` up to it, and any after it.
 
-    Segments of `replay` are written unless they are on disk already.
+    Segments of `replay` are written unless they are on disk already, and its `digests` are set.
 
     Raises CheckpointError if the disk is full or not writable; earlier checkpoints still load.
     """
@@ -143,8 +143,8 @@ def newest(
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest intact checkpoint up to `steps` that `fits` accepts, and reasons for skipping newer ones.
 
-    `fits` raises CheckpointError for a checkpoint of another task or configuration. Returns None if there is
-    no checkpoint at all. shared: verify segments too.
+    `fits` raises CheckpointError for a checkpoint of another task or configuration. Returns (None, []) if
+    there is no checkpoint up to `steps`. shared: verify segments too.
 
     Raises CheckpointError with all reasons if there are checkpoints and none is good.
     """
@@ -163,7 +163,7 @@ def newest(
 
 
 def sweep(parent: Path) -> None:
-    """Delete the leftovers of a killed save; only for the single process that writes here."""
+    """Delete a killed save's .tmp folders and unlisted segments; only for the process that writes here."""
     for path in parent.glob(".*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
     _drop_unlisted(parent)
@@ -180,7 +180,7 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
-    """Write and sync the segments that are not on disk yet; returns the sha256 of every one, new or old."""
+    """Write and sync segments not on disk yet; sets replay.digests to the sha256 of all, and returns that."""
     (parent / SEGMENTS).mkdir(exist_ok=True)
     digests: dict[int, str] = {}
     for number, tensors in replay.segments().items():
@@ -200,7 +200,7 @@ def _segment_path(parent: Path, number: int, digest: str) -> Path:
 
 
 def _segment_name(number: int, digest: str) -> str:
-    """The segment's path relative to a checkpoint's folder."""
+    """The segment's path relative to a checkpoint's folder: ../segments/<number>-<sha256>.safetensors."""
     return str(_segment_path(Path(".."), number, digest))
 
 
@@ -214,13 +214,13 @@ def _sha256(content: bytes) -> str:
 
 
 def _listed(path: Path) -> dict[str, str]:
-    """File name -> sha256 from a checkpoint's manifest. Raises OSError or ValueError."""
+    """File name -> sha256 from a checkpoint's manifest. Raises OSError, or ValueError if it is malformed."""
     lines = (path / MANIFEST).read_text("ascii").splitlines()
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _content(path: Path, name: str, digest: str | None) -> bytes:
-    """The content of a checkpoint's file. Raises CheckpointError if its sha256 differs from `digest`."""
+    """Bytes of a checkpoint's file. Raises CheckpointError if unreadable or its sha256 is not `digest`."""
     try:
         content = (path / name).read_bytes()
     except OSError as error:
@@ -232,7 +232,7 @@ def _content(path: Path, name: str, digest: str | None) -> bytes:
 
 
 def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
-    """Delete all but the newest `keep` up to `steps`.
+    """Delete all but the newest `keep` up to `steps`, and unlisted segments. An OSError only ends it early.
 
     Those after `steps` are deleted too: a run that resumed from an older checkpoint has skipped them.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
+    """Write a file in place and wait until its content is on the disk; for its name see `sync_folder`."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -28,6 +28,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_aside(path: Path, content: bytes) -> None:
+    """Like `write_atomically`, without waiting until the name is on the disk."""
     temporary = aside(path)
     try:
         write_synced(temporary, content)
@@ -37,4 +38,5 @@ def write_aside(path: Path, content: bytes) -> None:
 
 
 def aside(path: Path) -> Path:
+    """A random hidden name beside `path`: `.<name>.<8 hex digits>.tmp`. Nothing is made."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")

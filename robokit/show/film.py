@@ -59,7 +59,7 @@ def write_film(
 ) -> float:
     """Write an mp4 or gif of `seconds` of simulated time, atomically; returns the sum of rewards in it.
 
-    seconds: by default one episode, at most 20 s; width, height: pixels.
+    seconds: by default one episode, at most 20 s; width, height: pixels, even numbers.
 
     Raises OptionError for an impossible path, length or size, RenderError without a renderer, ContractError
     for a policy of another robot or rate, TaskError if the task has changed since the export, and RunError if
@@ -91,6 +91,7 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
 
 
 def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
+    """A Controller of the file for the robot and rate of `env`. Raises OptionError unless num_envs is 1."""
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
@@ -107,7 +108,7 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 
 @contextlib.contextmanager
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
-    """A function that takes frames (H, W, 3); the film is written beside `path` and renamed at the end."""
+    """A function that takes frames (H, W, 3) uint8; `path` is made whole at the end. Raises RunError."""
     # not imageio_ffmpeg.write_frames, which ignores a full disk
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]

@@ -45,7 +45,7 @@ def writable(folder: Path) -> Path:
 
 
 def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
-    """Write costs.png if the task has limits, and the curves if a run is given; returns the paths."""
+    """Write costs.png if there are limits, and the curves of a run folder, if given; returns the paths."""
     figures: dict[str, Figure] = {}
     if run is not None:
         curves = read_curves(run / METRICS)
@@ -61,7 +61,7 @@ def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """The curve of every number in a run's metrics.jsonl. Raises RunError for a damaged file."""
+    """Metric -> (environment steps, values) from a run's metrics.jsonl. Raises RunError if it is damaged."""
     points: dict[str, list[tuple[float, float]]] = {}
     try:
         for line in path.read_bytes().splitlines(keepends=True):
@@ -78,7 +78,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Figure":
-    """Return over environment steps, and below it each limit's measured cost."""
+    """Figure of "episode/return" over environment steps, and below it "limit/<name>/measured", if logged."""
     names = [name for name in limits if _key(name, "measured") in curves]
     figure, axes = _rows(1 + len(names))
     _curve(axes[0], curves.get("episode/return"), "return")
@@ -94,7 +94,7 @@ def learning(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Fig
 
 
 def multipliers(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "Figure":
-    """Each multiplier over environment steps."""
+    """Figure of each logged multiplier, "limit/<name>/lambda", over environment steps."""
     names = [name for name in limits if _key(name, "lambda") in curves]
     figure, axes = _rows(len(names))
     for axis, name in zip(axes, names, strict=True):
@@ -106,7 +106,7 @@ def multipliers(curves: Mapping[str, Curve], limits: Mapping[str, Verdict]) -> "
 
 
 def costs(report: Report) -> "Figure":
-    """Histogram of each cost over the episodes, in its limit's measure."""
+    """Figure with a histogram of the `episode_costs` of each limit, the measured value and the limit."""
     figure, axes = _rows(len(report.limits), share=False)
     for axis, (name, limit) in zip(axes, report.limits.items(), strict=True):
         x = episode_costs(report, name)
@@ -129,7 +129,7 @@ def costs(report: Report) -> "Figure":
 
 
 def episode_costs(report: Report, name: str) -> Array:
-    """The cost of each episode (E,) in the limit's measure; the sum if that is a probability."""
+    """The cost of each episode (E,) in the limit's measure (rate: per step; probability: the sum)."""
     measure, kept = MEASURES[report.limits[name].measure], report.episode_costs(name)
     x, weight = (kept.total, None) if measure.share else measure.per_episode(kept)
     return x if weight is None else x / weight

@@ -10,9 +10,9 @@ from robokit.sim.render import window
 
 
 def watch(policy: str | Path | Loaded, env: Env, seconds: float | None = None) -> float:
-    """Show the file in real time until the window is closed or `seconds` are over; the sum of rewards.
+    """Show the file in real time until the window is closed or `seconds` are over; return the sum of rewards.
 
-    Raises ContractError, TaskError and RenderError as `write_film`.
+    seconds None: until it is closed. Raises ContractError, TaskError and RenderError as `write_film`.
     """
     controller, total, began = one_controller(policy, env), 0.0, time.monotonic()
     with window(env.sim) as show:

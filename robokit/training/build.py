@@ -50,19 +50,19 @@ class Built(Learner, Protocol):
 
 
 def algorithms() -> list[str]:
-    """The names of all algorithms."""
+    """Names of all algorithms: the modules of robokit.algos."""
     return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "algos")])]
 
 
 def algorithm(name: str) -> ModuleType:
-    """The module of an algorithm, with its Config and Learner."""
+    """The module of an algorithm, with its Config and Learner. Raises OptionError for an unknown name."""
     if name not in (known := algorithms()):
         raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known)}; there are {known}")
     return importlib.import_module(f"robokit.algos.{name}")
 
 
 def options(task: Task, algo: str) -> Any:
-    """The algorithm's Config with the task's recipe. Raises OptionError for an unknown name or wrong type."""
+    """Default Config with the task's recipe for it. Raises OptionError for an unknown name or wrong type."""
     config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
     known = {f.name: f.type for f in fields(config)}
     for name, value in recipe.items():
@@ -76,10 +76,11 @@ def options(task: Task, algo: str) -> Any:
 
 
 def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
-    """A Learner before its first iteration. Raises OptionError for an invalid option.
+    """A Learner before its first iteration, on a new Env with this process's share of the simulations.
 
     begun: the run exists, so the task's costs have been checked; otherwise `laws.check_costs` checks them.
-    `config.compile` None and `setup.torch_threads` 0 are replaced by the choice of `computing`.
+    `config.compile` None and `setup.torch_threads` 0 are replaced by the choice of `computing`. Sets torch to
+    one thread. Raises OptionError for an invalid option.
     """
     _check(setup)
     module = algorithm(setup.algo)
@@ -109,7 +110,7 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
 def computing(task: Task, setup: Setup, config: Any, device: torch.device) -> tuple[bool, int]:
     """(whether to compile, torch threads): as given, else by the rule `choose` and the training's sizes.
 
-    Prints the choice in one line. Without a compiler nothing is compiled.
+    Prints one line, unless both are given. Without a compiler nothing is compiled, even if that is given.
     """
     compiles, threads, why = config.compile, setup.torch_threads, "as given"
     if compiles is None or not threads:

@@ -22,7 +22,7 @@ WALL_CLOCK = ("seconds", "steps_per_second")  # metrics that differ between equa
 class Log:
     """Writer of metrics.jsonl and TensorBoard's events after step `steps`; existing later lines are dropped.
 
-    Raises RunError if they cannot be written.
+    Raises RunError if they cannot be written, or if an existing line is damaged.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
@@ -45,7 +45,7 @@ class Log:
         self._opened.close()
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Write one line of metrics; `steps` must be among them."""
+        """Append a JSON line, and events at metrics["steps"]. Raises ValueError for NaN or inf."""
         with self._disk():
             _write(self._metrics, json.dumps(metrics, allow_nan=False).encode() + b"\n")
             for name, value in metrics.items():
@@ -71,7 +71,7 @@ class Log:
 
 @contextlib.contextmanager
 def _raised_once() -> Iterator[None]:
-    """Do not print an OSError that ends a thread: SummaryWriter's next call raises it again."""
+    """Context in which an OSError that ends a thread is not printed: SummaryWriter's next call raises it."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
@@ -91,7 +91,7 @@ def _write(file: io.FileIO, content: bytes) -> None:
 
 
 def _cut(path: Path, steps: int) -> None:
-    """Drop the lines of metrics after `steps`, and an unfinished last line."""
+    """Cut a file before its first line after `steps` or without an end. Raises RunError if one is damaged."""
     size = 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
         if not line.endswith(b"\n"):

@@ -39,8 +39,8 @@ class Outcome:
     """How a training ended."""
 
     done: Done
-    checkpoint: Path
-    signal: int | None  # number of the signal that stopped it early
+    checkpoint: Path  # the folder of process 0's checkpoint at `done`
+    signal: int | None  # number of the signal that stopped it early; None: no signal
 
 
 def train(
@@ -52,12 +52,12 @@ def train(
     save_steps: float = math.inf,
     validate: "Validate" = lambda done: {},
 ) -> Outcome:
-    """Train up to `steps` environment steps, from the newest good checkpoint of the run.
+    """Train to `steps` environment steps in total, from the run's newest good checkpoint, if it has one.
 
-    validate: called after each iteration; its metrics are logged, its time does not count as training. Each
-    process trains and saves its own simulations; the first one also validates, logs and displays.
-    A checkpoint is written at the start, every `save_seconds` or `save_steps`, and at the end. SIGINT and
-    SIGTERM end the loop after the current iteration.
+    The last iteration is completed. validate: called after each iteration; its metrics are logged, its time
+    does not count as training. Each process trains and saves its own simulations; the first one also
+    validates, logs and displays. A checkpoint is written at step 0, `save_seconds` or `save_steps` after the
+    last one, and at the end. SIGINT and SIGTERM end the loop after the current iteration.
 
     Raises RunError if another process trains in this folder, if it cannot be written, or if a metric or
     parameter is not finite; the last good checkpoint stays.
@@ -112,7 +112,7 @@ class SlowIteration:
         self._noted = False
 
     def __call__(self, seconds: float, learned: bool) -> str:
-        """A note if an iteration of `seconds` is slow, else ""; learned: whether it had gradient steps."""
+        """A note for the first slow iteration, else ""; it took `seconds`; learned: it had gradient steps."""
         if not learned:
             return ""
         fastest, first = self._fastest or math.inf, self._fastest is None
@@ -127,7 +127,7 @@ class SlowIteration:
 
 
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
-    """Run one iteration; return the progress and its line of metrics."""
+    """Run one iteration: (progress, metrics). Raises RunError if these or the policy are not finite."""
     began, steps = time.perf_counter(), learner.steps_per_iteration
     metrics = learner.iterate()
     duration = time.perf_counter() - began
@@ -155,7 +155,7 @@ def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM append their number to this list, which the loop reads after each iteration."""
+    """Context in which SIGINT and SIGTERM only append their number to this list; main thread only."""
     requests: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -180,7 +180,7 @@ Validate = Callable[[Done], dict[str, float]]
 
 
 class Record:
-    """Log and display of the iterations: in the first process; in the others both do nothing."""
+    """Validates, logs and displays each iteration in the first process; without a log it does nothing."""
 
     def __init__(self, log: Log | None = None, show: Show = lambda done, metrics: None) -> None:
         self._log, self._show = log, show
@@ -206,7 +206,7 @@ def _record(run: Run, steps: int, start: Done) -> Iterator[Record]:
 
 @contextlib.contextmanager
 def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
-    """A live bar on a terminal, else a line every PLAIN_SECONDS, on standard error."""
+    """Yields a function to show progress on stderr: a bar on a terminal, else a line per PLAIN_SECONDS."""
     console = Console(stderr=True)
     bar = Progress(
         BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal

@@ -22,7 +22,10 @@ from robokit.training.run import Run
 
 
 def create(root: Path, learner: Built, setup: Setup) -> Run:
-    """Create the run folder of a new learner."""
+    """Create a new learner's run folder `root/<task>/<date>` in process 0; every process returns its Run.
+
+    Its config has the numbers of threads in use, where `setup` may have 0.
+    """
     task, file = learner.env.task, task_file(learner.env.task)
     threads = getattr(learner.env.sim, "threads", setup.threads)
     setup = replace(setup, threads=threads, torch_threads=learner.threads)
@@ -59,12 +62,12 @@ def unfinished(root: Path, task: Task) -> Path | None:
 
 
 def file_name(title: str) -> str:
-    """A task's title in the names of files and folders."""
+    """A task's title in the names of files and folders: `-` in place of `:`."""
     return title.replace(":", "-")
 
 
 def changed(run: Run, task: Task) -> list[str]:
-    """Names of the task's and model's files that have changed since the run began."""
+    """Keys of `task_hashes` of files that were changed, added or removed since the run began."""
     now, then = task_hashes(task), run.config["hashes"]
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
@@ -88,6 +91,6 @@ def task_file(task: Task) -> Path:
 
 
 def task_hashes(task: Task) -> dict[str, str]:
-    """sha256 of the task file and of each file of the model."""
+    """sha256 by file: the task file by its name, each file of the model by "model <path>"."""
     own = {task_file(task).name: hashlib.sha256(task_file(task).read_bytes()).hexdigest()}
     return own | {f"model {name}": digest for name, digest in model_hashes(task.model).items()}

@@ -61,7 +61,7 @@ def going_on(run: Run) -> str:
 
 
 def rebuild(run: Run) -> Built:
-    """A learner with a run's options, before its first iteration.
+    """A learner with a run's options, before its first iteration: no checkpoint is loaded.
 
     Raises RunError for a run of another version of robokit or of another number of processes.
     """
@@ -126,14 +126,14 @@ def export_env(run: Run, task: Task) -> Env:
 
 
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:
-    """Export a run's policy with its card. Raises ExportError if the gate refuses it."""
+    """Write a run's policy to `path`, and its card beside it. Raises ExportError if the gate refuses it."""
     written = export(restored.policy, restored.env, path, commit=run.about["commit"]["robokit"])
     write_card(Exported.open(path), {"run": run.path.name, "steps": restored.steps})
     return written
 
 
 def exported(run: Run) -> tuple[Exported, Restored]:
-    """A run's policy.onnx, exported first if it is missing, damaged or of another step, and the policy."""
+    """policy.onnx, exported first if it is missing, damaged or of another step, and its restored policy."""
     restored = restore_policy(run)
     path = run.path / POLICY
     file = _of_step(path, restored.steps)
@@ -144,7 +144,7 @@ def exported(run: Run) -> tuple[Exported, Restored]:
 
 
 def _of_step(path: Path, steps: int) -> Exported | None:
-    """The exported file, if its card is its own and names this step of the training."""
+    """The exported file; None unless the card beside it has its sha256 and this step of the training."""
     try:
         file, card = Exported.open(path), json.loads(path.with_suffix(".json").read_bytes())
         return file if (card["sha256"], card.get("steps")) == (file.sha256, steps) else None

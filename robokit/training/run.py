@@ -61,7 +61,7 @@ class Run:
     def create(
         cls, root: str | Path, name: str, steps: int, config: dict[str, Any], about: dict[str, Any]
     ) -> "Run":
-        """Create `root/name/<date>/`, and `root/name/latest` as a link to it. Raises RunError."""
+        """Create `root/name/<date>/`, its config.json, and the link `root/name/latest`. Raises RunError."""
         check_place(Path(root) / name)
         try:
             config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as `open` reads them
@@ -89,12 +89,12 @@ class Run:
         return run
 
     def keep_steps(self) -> None:
-        """Write `steps` to config.json if it differs; only the process that trains may do so."""
+        """Write `steps` to config.json if it differs, in process 0; only a process that trains may do so."""
         if not rank() and Run.open(self.path).steps != self.steps:
             self._write_config()
 
     def checkpoint(self, steps: int) -> Path:
-        """The folder of the checkpoint at `steps`."""
+        """The folder of process 0's checkpoint at `steps`, which may not exist."""
         return self.path / CHECKPOINTS / f"{steps:012d}"
 
     @property
@@ -104,9 +104,10 @@ class Run:
         return own / f"rank{rank()}" if rank() else own
 
     def newest(self, shared: bool = True) -> tuple[Checkpoint | None, list[str]]:
-        """The newest good checkpoint, and the reasons for skipping newer ones (see checkpoint.newest).
+        """This process's newest good checkpoint (None: no checkpoints), and why newer ones were skipped.
 
-        With several processes: of the newest step that all have. Raises CheckpointError if there is none.
+        With several processes: of the newest step that all have. Raises CheckpointError if there are
+        checkpoints, but no good one, or none that all have. shared: verify segments too.
         """
         most, reasons = math.inf, list[str]()
         while True:
@@ -125,13 +126,13 @@ class Run:
             most = least
 
     def save(self, learner: Learner, done: Done) -> Path:
-        """Write a checkpoint. If that fails, raises CheckpointError; earlier checkpoints stay."""
+        """Write a checkpoint; return its folder. If that fails, raises CheckpointError; earlier ones stay."""
         facts = {**asdict(done), "config": self.config}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
 
     def resume(self, learner: Learner) -> Done:
-        """Load the newest good checkpoint, if any, into `learner`; return its progress."""
+        """Load the newest good checkpoint into `learner`; return its progress, Done() if there is none."""
 
         def load(checkpoint: Checkpoint) -> None:
             learner.load_state_dict(checkpoint.tensors)
@@ -143,7 +144,7 @@ class Run:
         return done
 
     def _check_shared(self, learner: Learner, done: Done) -> None:
-        """Raise RunError unless all processes have the same policy; delete checkpoints after that step."""
+        """Raise RunError unless all processes have the same policy; delete checkpoints after `done.steps`."""
         weights = learner.policy.state_dict().values()
         content = b"".join(x.detach().cpu().numpy().tobytes() for x in weights)
         if len({*everyone(hashlib.sha256(content).hexdigest())}) > 1:
@@ -153,7 +154,7 @@ class Run:
         prune(self.checkpoints, done.steps)
 
     def load_policy(self, policy: nn.Module) -> Done:
-        """Load the policy alone from the newest good checkpoint, even if its replay is damaged."""
+        """Like `resume`, but for the policy alone, and from a checkpoint whose replay may be damaged."""
 
         def load(checkpoint: Checkpoint) -> None:
             own = {k.removeprefix(POLICY): v for k, v in checkpoint.tensors.items() if k.startswith(POLICY)}
@@ -162,6 +163,7 @@ class Run:
         return self._load(load, shared=False)
 
     def _load(self, load: Callable[[Checkpoint], None], shared: bool = True) -> Done:
+        """Call `load` on the newest good checkpoint, say what was skipped, return the progress, or Done()."""
         checkpoint, skipped = self.newest(shared)
         for reason in skipped:
             say(f"skipped: {reason}")
@@ -174,16 +176,16 @@ class Run:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error
 
     def keep_best(self, steps: int, policy: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write the best policy so far. If that fails, raises CheckpointError; the previous one stays."""
+        """Replace the best policy, uncompared. If that fails, raises CheckpointError; the old one stays."""
         save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
 
     def best(self) -> Checkpoint | None:
-        """The best policy so far and its facts, or None. Raises CheckpointError for a damaged one."""
+        """Checkpoint with the best state_dict of the policy, or None. Raises CheckpointError if damaged."""
         return newest(self.path / BEST, self._check_fits)[0]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other trainings; a kill releases it. Raises RunError if it is locked."""
+        """Context that locks the folder for one training; a kill unlocks it. Raises RunError if locked."""
         descriptor, taken = os.open(self.path, os.O_RDONLY), True
         try:
             if not rank():
@@ -201,6 +203,7 @@ class Run:
         write_atomically(self.path / CONFIG, (json.dumps(text, indent=1, allow_nan=False) + "\n").encode())
 
     def _check_fits(self, checkpoint: Checkpoint) -> None:
+        """Raise CheckpointError unless the checkpoint has the same config as this run."""
         theirs, ours = checkpoint.facts.get("config", {}), self.config
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         if differ:
@@ -220,7 +223,7 @@ def check_place(folder: Path) -> None:
 
 
 def _new_folder(parent: Path) -> Path:
-    """`parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
+    """Make and return `parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
     parent.mkdir(parents=True, exist_ok=True)
     date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for n in range(1, sys.maxsize):
@@ -232,7 +235,7 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _point(link: Path, target: str) -> None:
-    """Point `link` to `target` beside it, atomically; a file or folder of that name stays."""
+    """Point `link` to `target` beside it, atomically; a file or folder of its name stays, with a note."""
     if link.exists() and not link.is_symlink():
         say(f"note: {link} is no link and stays as it is; it does not point to {target}")
         return

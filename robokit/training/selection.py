@@ -45,7 +45,7 @@ class Score:
 
 
 class Selection:
-    """Validates a learner's policy `times` times over a run, and keeps the best feasible one on the disk."""
+    """Validates a policy `times` times, evenly over a run's steps, and keeps the best feasible one."""
 
     def __init__(self, run: Run, learner: Learner, times: int) -> None:
         self.run, self.learner, self.times = run, learner, times
@@ -53,7 +53,7 @@ class Selection:
     def __call__(self, done: Done) -> dict[str, float]:
         """Validate the policy if due at `done`, the run's progress; return the metrics to log, else {}.
 
-        Raises CheckpointError if the best policy cannot be written.
+        A policy with an invalid cost is not feasible. Raises CheckpointError if the best cannot be written.
         """
         now, before = (
             min(steps, self.run.steps) * self.times // self.run.steps
@@ -72,6 +72,7 @@ class Selection:
         return score.metrics
 
     def _kept(self) -> Checkpoint | None:
+        """The best policy so far; None if there is none, or, with a note, if it is damaged."""
         try:
             return self.run.best()
         except CheckpointError as error:
@@ -80,14 +81,14 @@ class Selection:
 
 
 def validations(run: Run, rule: str) -> int:
-    """Number of validations of a run; rule: its limit_rule."""
+    """Number of validations, as set; None: TIMES, but 0 without limits or if its limit_rule `rule` is off."""
     times: int | None = run.config["validations"]
     judged = run.config["limits"] and rule != "off"
     return (TIMES if judged else 0) if times is None else times
 
 
 def validate(learner: Learner, steps: int) -> Score:
-    """Score of the deterministic policy over EPISODES episodes, randomised as in training."""
+    """Score of the deterministic policy in EPISODES randomised episodes, the same in every call."""
     env, gamma = learner.env, float(learner.config.gamma)
     threads = getattr(env.sim, "threads", 0)
     options = {"sim": env.sim.engine, "device": env.device, "threads": threads}
@@ -101,7 +102,7 @@ def validate(learner: Learner, steps: int) -> Score:
 
 
 def load_best(run: Run, policy: nn.Module) -> Score | None:
-    """Load the best feasible policy of a run into `policy`, if there is one.
+    """Load a run's best feasible policy into `policy`, and return its Score; None: there is none to load.
 
     Raises CheckpointError for one that is damaged or does not fit.
     """
