@@ -37,7 +37,7 @@ class ExportError(Error):
 
 
 def tell(text: str) -> None:
-    """Print a line on standard error. If standard error is closed, print nothing and continue."""
+    """Print a line on standard error. If that fails (closed, disk full), print nothing and continue."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError as error:
@@ -47,6 +47,6 @@ def tell(text: str) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
-    """`; did you mean 'x'?` for the closest known name that is at least so much alike (of 1), or nothing."""
+    """`; did you mean 'x'?` for the closest known name, "" if none has a difflib ratio >= `alike` (of 1)."""
     close = get_close_matches(name, list(known), n=1, cutoff=alike)
     return f"; did you mean {close[0]!r}?" if close else ""

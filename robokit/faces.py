@@ -10,7 +10,7 @@ from importlib import import_module
 
 
 def face(room: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` (PEP 562) for a package with the public names {module: "names in it"}."""
+    """(`__getattr__`, `__dir__`) of PEP 562 for the package `room`; homes: module -> its names, by spaces."""
     home = {name: module for module, names in homes.items() for name in names.split()}
 
     def __getattr__(name: str) -> object:

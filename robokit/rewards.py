@@ -25,5 +25,5 @@ def tolerance(x: Tensor, low: float, high: float, margin: float = 0.0) -> Tensor
 
 
 def exp_error(error: Tensor, scale: float) -> Tensor:
-    """exp(-|error|^2 / scale^2) over the last dimension, in (0, 1]: (N, d) -> (N,)."""
+    """exp(-|error|^2 / scale^2), |error| the Euclidean norm over the last dimension: (N, d) -> (N,)."""
     return torch.exp(-error.square().sum(-1) / scale**2)

@@ -16,9 +16,10 @@ MOST_PROCESSES = 999  # per training; one block each: the 1000 before validation
 
 
 def seed(purpose: Purpose, number: int = 0, process: int = 0) -> int:
-    """The seed for a purpose and a user's number >= 0; each process of a training has its own block.
+    """`number`, the user's seed, plus BLOCK times the number of the purpose's block.
 
-    Raises OptionError for a number outside [0, BLOCK) or a process beyond MOST_PROCESSES.
+    process: from 0; each process of a training has its own block, other purposes ignore the process.
+    Raises OptionError for a number outside [0, BLOCK) or a process outside [0, MOST_PROCESSES).
     """
     if not 0 <= number < BLOCK:
         raise OptionError(f"seed must be from 0 to {BLOCK - 1}, got {number}")

@@ -10,7 +10,7 @@ Parts = Mapping[str, Any]  # name -> Tensor, Generator, or an object with state_
 
 
 def gather(parts: Parts) -> State:
-    """Copies of all parts: `name` for a tensor or generator, `name.key` for each key of a state_dict."""
+    """{key: copy} of all parts: `name` for a tensor or generator, `name.key` for each key of a state_dict."""
     state: State = {}
     for name, part in parts.items():
         if isinstance(part, Tensor):
@@ -23,7 +23,7 @@ def gather(parts: Parts) -> State:
 
 
 def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
-    """Write a state from `gather` back into the same parts, in place; names and shapes go unchecked."""
+    """Write a state from `gather` into the same parts, in place; unchecked, further keys are ignored."""
     for name, part in parts.items():
         if isinstance(part, Tensor):
             part.copy_(state[name])

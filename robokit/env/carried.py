@@ -1,4 +1,4 @@
-"""Carried terms of an observation: Env keeps them in its memory, the exported file in `carry`."""
+"""Carried terms of an observation (previous action, clock): in sim.memory, or `carry` of an exported file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class Carried(ABC):
 
     @property
     def start(self) -> tuple[float, ...]:
-        """Values at the first step of an episode."""
+        """What an episode starts with instead of the carried value, before `now`: zeros by default."""
         return (0.0,) * self.size
 
     def now(self, kept: Tensor, commands: Sequence[Tensor]) -> Tensor:
-        """The observed value (N, size) from the carried one and the commands (N, d)."""
+        """The observed value (N, size) from the carried `kept` and the commands (N, d); default: `kept`."""
         return kept
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Carried(ABC):
 
 @dataclass(frozen=True)
 class PreviousAction(Carried):
-    """The action of the previous control period."""
+    """The action (N, A) of the previous control period, clipped but not delayed; 0 in an episode's first."""
 
     size: int
     name = "action"
@@ -49,7 +49,7 @@ class PreviousAction(Carried):
 
 @dataclass(frozen=True)
 class Clock(Carried):
-    """Sine and cosine of a gait's phase: see task/clock.py."""
+    """[sine, cosine] (N, 2) of a gait's phase, [0, 0] while all commands are zero: see task/clock.py."""
 
     turn: float  # revolutions in a control period
     name, size, follows_commands = "clock", 2, True
@@ -67,6 +67,6 @@ class Clock(Carried):
 
 
 def carried_terms(task: Task, act_dim: int) -> tuple[Carried, ...]:
-    """The carried terms of a task, in their order in `carry`."""
+    """The previous action, then the clock if the task's rate `clock` is not 0 Hz: their order in `carry`."""
     clock = [Clock(task.clock * task.control_dt)] if task.clock else []
     return PreviousAction(act_dim), *clock

@@ -1,4 +1,4 @@
-"""Commands of N simulations: drawn at a restart, redrawn when their time is up, or held."""
+"""Commands of N simulations: drawn at a restart, redrawn when their time is up, or held at given values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +14,15 @@ Values = dict[str, Tensor]
 
 
 def left(command: str) -> str:
-    """Name of the memory that counts down the control periods until the command is redrawn."""
+    """`COMMAND.left`: name of the memory (N, 1) that counts down the control periods until a redraw."""
     return f"{command}.left"
 
 
 class Commands:
-    """Draws the commands of N simulations and writes them to `sim.memory`; `rng` is the Env's generator."""
+    """Draws commands of N simulations; `redraw` writes them to sim.memory, Env does at a restart.
+
+    commands: of the task, by name. rng: the Env's generator, which every draw advances.
+    """
 
     def __init__(self, commands: Mapping[str, Command], control_dt: float, sim: Sim, rng: Generator) -> None:
         self.commands, self.control_dt, self.sim, self.rng = commands, control_dt, sim, rng
@@ -28,9 +31,9 @@ class Commands:
         self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
 
     def hold(self, values: Mapping[str, Sequence[float]]) -> None:
-        """Keep these commands at the given values from the next reset on.
+        """Keep commands at {name: d numbers} in all simulations, from each one's next restart or redraw on.
 
-        Raises OptionError for an unknown command or a wrong number of values.
+        Replaces what was held before. Raises OptionError for an unknown command or a wrong number of values.
         """
         for name, numbers in values.items():
             command = self.commands.get(name)
@@ -41,7 +44,10 @@ class Commands:
         self.held = {n: x.to(self.sim.device).expand(self.sim.num_envs, -1) for n, x in held.items()}
 
     def draw(self) -> Values:
-        """New commands of all simulations, and the control periods until the next draw of each."""
+        """{name: (N, d)} new or held commands, {left(name): (N, 1)} control periods (>= 1) until the redraw.
+
+        Only a command with `every` has a redraw. Writes nothing.
+        """
         drawn: Values = {}
         for name, command in self.commands.items():
             drawn[name] = self._uniform(command.low, command.high)
@@ -53,17 +59,18 @@ class Commands:
         return {**drawn, **self.held}  # held ones are drawn too, so that other draws stay the same
 
     def due(self) -> dict[str, Tensor]:
-        """Count down one control period; name -> (N,) bool where a timed command must be redrawn."""
+        """Count down one control period; {name: (N, 1) bool} where a command with `every` must be redrawn."""
         return {name: self.sim.memory[left(name)].sub_(1) <= 0 for name in self.timed}
 
     def redraw(self, due: Mapping[str, Tensor]) -> None:
-        """Draw new commands, and write them where `due`."""
+        """Draw commands; write those in `due` {name: (N, 1) bool}, and their countdowns, where it is True."""
         memory, drawn = self.sim.memory, self.draw()
         for name, mask in due.items():
             for key in (name, left(name)):
                 memory[key].copy_(torch.where(mask, drawn[key], memory[key]))
 
     def _uniform(self, low: Bound, high: Bound) -> Tensor:
+        """Draws (N, d) between bounds of d numbers each; a single number counts as d = 1."""
         key, device = f"{low} {high}", self.sim.device
         if key not in self._bounds:  # made once: copying a number to a GPU blocks the host
             a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))

@@ -13,8 +13,9 @@ from robokit.task.sense import EPSILON, Range
 class Delay:
     """A delay line for vectors (N, D), interpolated linearly between control steps.
 
-    ranges: delay in s of each group of columns; widths: columns in each group. A delay is drawn for each
-    group of each simulation.
+    ranges: delay in s of each group of columns, a number or (low, high); widths: columns in each group. A
+    delay is 0 until `draw`, for each group of each simulation. `depth`: the longest possible delay in control
+    steps, rounded up; a line of depth 0 must not be read. Call `advance` before the first `read` of a step.
     """
 
     def __init__(
@@ -35,27 +36,27 @@ class Delay:
         self._aim()
 
     def draw(self, mask: Tensor, rng: Generator) -> None:
-        """Draw new delays for the simulations in mask (N,) bool."""
+        """Draw new delays, uniform in `ranges`, where mask (N,) bool; other simulations keep their delays."""
         drawn = self.low + (self.high - self.low) * uniform_like(self.steps, rng)
         self.steps = torch.where(mask[:, None], drawn, self.steps)
         self._aim()
 
     def _aim(self) -> None:
-        """Index in `line` of the newer neighbour of each delayed value, and the weight of the older one."""
+        """Set `place`, index in the flat `line` of each value's newer neighbour; `weight`, of the older."""
         near = self.steps.long().clamp_(max=self.depth - 1)
         self.place = (near * self.cell.numel()).index_select(1, self.group).add_(self.cell).flatten()
         self.weight = (self.steps - near).index_select(1, self.group).flatten()
 
     def advance(self) -> None:
-        """Shift the line by one control step."""
+        """Shift the line by one control step; its newest place is stale until the next `read`."""
         self.line = self.line.roll(1, 0)
 
     def fill(self, mask: Tensor, past: Tensor | float) -> None:
-        """Set the whole past of the simulations in mask (N,) bool to `past` (N, D)."""
+        """Set the whole line of the simulations in mask (N,) bool to `past`, (N, D) or one number."""
         self.line = torch.where(mask[:, None], past, self.line)
 
     def read(self, newest: Tensor) -> Tensor:
-        """The delayed vectors (N, D); `newest` (N, D) are the present ones."""
+        """The delayed vectors (N, D); `newest` (N, D), the present ones, are written into the line first."""
         self.line[0] = newest
         line = self.line.flatten()
         near, far = (x.index_select(0, self.place) for x in (line, line[newest.numel() :]))
@@ -70,10 +71,10 @@ class Delay:
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:
-    """Index of each column's group, (sum of widths,)."""
+    """Index of each column's group, (sum of widths,): [0, 0, 1] for widths [2, 1]."""
     return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.long)).to(device)
 
 
 def uniform_like(like: Tensor, rng: Generator) -> Tensor:
-    """Uniform draws from [0, 1) with the shape of `like`."""
+    """Uniform float32 draws from [0, 1) with the shape and device of `like`."""
     return torch.rand(like.shape, generator=rng, device=like.device)

@@ -40,9 +40,10 @@ OWN_MEMORY = (*CARRIED, "age")  # of Env itself, beside the task's and the comma
 class Env:
     """N simulations of one task. Raises TaskError if the task breaks its contract, before anything runs.
 
-    device: where returned tensors live. If physics runs elsewhere, a step's tensors are copied in one
-    transfer, and only the action's copy back blocks. threads: physics threads on the CPU, 0 for all. compile:
-    torch.compile the task's functions. nominal: no randomisation, pushes, delays or sensor errors.
+    sim: the engine, "mujoco" (on the CPU) or "warp" (on `device`). device: where returned tensors live. If
+    physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
+    blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
+    nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
     """
 
     def __init__(
@@ -106,11 +107,14 @@ class Env:
     # -- one control period ----------------------------------------------------------------------
 
     def targets(self, action: Tensor) -> Tensor:
-        """Actuator targets ctrl (N, A) for actions (N, A) in [-1, 1]."""
+        """Actuator targets ctrl (N, A), clamped to ctrlrange, for actions (N, A) in [-1, 1]."""
         return torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
 
     def step(self, action: Tensor) -> Step:
-        """Advance by `control_dt` s with actions (N, A), clipped to [-1, 1]; ended episodes restart."""
+        """Advance `control_dt` s with actions (N, A), clipped to [-1, 1]; restart the episodes that end.
+
+        Raises OptionError if `action` is no tensor of this shape.
+        """
         sim = self.sim
         if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
             got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
@@ -165,7 +169,7 @@ class Env:
         return step
 
     def reset(self, stagger: bool = False) -> Tensor:
-        """Restart all simulations, return obs (N, O). stagger: random step counts, to spread time-outs."""
+        """Restart all simulations; obs (N, O). stagger: step counts start at random, to spread time-outs."""
         age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
         self._restart(None)
         if stagger:
@@ -175,19 +179,19 @@ class Env:
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
-        """The terms of the current observation by name, (N, d) each."""
+        """{name: (N, d)} of the last returned obs, with its sensor errors and without hidden terms."""
         return self.split(self.obs)
 
     def split(self, obs: Tensor) -> dict[str, Tensor]:
-        """The terms of an observation (..., O) by name, (..., d) each."""
+        """{name: (..., d)} of an observation (..., O), as views."""
         return dict(zip(self.names.obs, obs.split(list(self.names.obs.values()), -1), strict=True))
 
     def hold(self, commands: Mapping[str, Sequence[float]]) -> None:
-        """Keep these commands at the given values from the next reset on; OptionError for an unknown one."""
+        """Keep commands at {name: d numbers} from the next restart or redraw on: see `Commands.hold`."""
         self.commands.hold(commands)
 
     def _evaluate_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-        """(reward, terms, cost, terminated, metrics) of the period; (truth, state) after `remember`."""
+        """(reward, weighted terms, cost, terminated, metrics); (truth, state), read after writing memory."""
         task, names = self.task, self.names
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
         reward = terms.sum(-1)
@@ -198,6 +202,7 @@ class Env:
         return results, self._observe_eager(sim)
 
     def _observe_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
+        """Exact values of all observation terms, hidden ones too; state (N, S): those and the privileged."""
         obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
         if not self.names.privileged:
             return obs, obs
@@ -208,17 +213,18 @@ class Env:
         return self.sensors.read(truth), state
 
     def _delayed(self, action: Tensor) -> Tensor:
-        """The delayed action (N, A): its mean at the actuators over the coming control period."""
+        """Shift the delay line; the mean (N, A) of the delayed actions over the coming control period."""
         if not self._action_delay.depth:
             return action
         self._action_delay.advance()
         return self._action_delay.read(action)
 
     def _any(self, mask: Tensor) -> bool:
-        """Whether any is True. On a GPU always True, because reading the mask would cost more."""
+        """Whether any is True. On a GPU always True, because reading the mask would block the host."""
         return self.sim.device.type != "cpu" or bool(mask.any())
 
     def _remember(self, memory: Terms, action: Tensor) -> None:
+        """Write the task's new memory, add 1 to every age, advance the carried terms."""
         same_names(memory, self.names.memory, "remember")
         # copied before any is written: values may be views of memory; a product, as inductor drops clones
         taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
@@ -228,7 +234,7 @@ class Env:
         self._carry({term.name: term.next(self.sim.memory[term.name], action) for term in self.carried})
 
     def _carry(self, values: Terms) -> None:
-        """Write carried terms, adjusted to the current commands."""
+        """Write carried terms {name: (N, size)} to memory, after their `now` with the current commands."""
         memory = self.sim.memory
         commands = [memory[name] for name in self.task.commands]
         for term in self.carried:
@@ -238,6 +244,7 @@ class Env:
     # -- restarts and commands -------------------------------------------------------------------
 
     def _restart(self, mask: Tensor | None) -> None:
+        """Begin new episodes where mask (N,) bool, None for all; draws are made for all N either way."""
         values = {**self.commands.draw(), **self.task.reset(self.sim, self.rng)}
         if not self.nominal:
             values |= self.task.randomize(self.sim, self.rng)
@@ -255,7 +262,7 @@ class Env:
             self._action_delay.fill(begun, 0.0)
 
     def _redraw_commands(self) -> bool:
-        """Redraw commands whose time is up; whether any may have changed."""
+        """Count down one control period, redraw commands whose time is up; whether any may have changed."""
         due = self.commands.due()
         if not due or not self._any(torch.stack(list(due.values()))):
             return False
@@ -266,11 +273,14 @@ class Env:
     # -- save and continue -----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything a bit-equal continuation needs."""
+        """A flat dict of copies, all that a bit-equal continuation needs except the values of `hold`."""
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of an Env of the same task, num_envs and engine."""
+        """Continue from `state_dict()` of an Env of the same task, num_envs and engine.
+
+        Checks only the shape of obs (CheckpointError).
+        """
         if state["obs"].shape != self.obs.shape:
             expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
             raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
@@ -282,11 +292,12 @@ class Env:
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
-    """An Env of a task given by name, path (`file.py:Class`), class or object; options as Env's."""
+    """An Env of a task given by name ("hopper"), path ("file.py:Class"), class or object; options: of Env."""
     return Env(load_task(task), num_envs, **options)
 
 
 def _memory(task: Task, act_dim: int) -> dict[str, int]:
+    """Name -> width of all memory: carried terms, age, commands and their countdowns, and the task's own."""
     widths = {**{term.name: term.size for term in carried_terms(task, act_dim)}, "age": 1}
     for name, command in task.commands.items():
         widths[name] = len(command.low)
@@ -322,7 +333,7 @@ def _zero_where(bad: Tensor, value: Tensor) -> Tensor:
 
 
 def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
-    """Terms (N,) as columns (N, len(names)) float32."""
+    """Terms (N,) as columns (N, len(names)) float32, in the order of `names`; TaskError for other names."""
     same_names(values, names, kind)
     if not names:
         return torch.zeros(sim.num_envs, 0, device=sim.device)
@@ -330,7 +341,7 @@ def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tens
 
 
 def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
-    """Terms (N, d) side by side, (N, sum(widths)) float32."""
+    """Terms (N, d) side by side, (N, sum(widths)) float32; TaskError for other names or another total."""
     same_names(values, widths, kind)
     out = torch.cat([values[k] for k in widths], -1).float()
     if out.shape != (sim.num_envs, sum(widths.values())):

@@ -30,7 +30,7 @@ WARM_UP = 5  # control steps before each function is checked alone
 
 @dataclass(frozen=True)
 class Finding:
-    """The result for one law: whether the task keeps it, and in `detail` the first term that breaks it."""
+    """The result for one law: whether the task keeps it; `detail` is what breaks it first, else a summary."""
 
     name: str
     ok: bool
@@ -38,11 +38,12 @@ class Finding:
 
 
 def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
-    """Check every law of `task`, in a random rollout of `steps` control steps; takes about a second.
+    """A Finding for each law; rollouts take `steps` random control steps, all together about a second.
 
-    If no Env can be made, "contract" is the only finding. "never moved: ..." in the detail of "rollout" is a
-    warning (`ok` is True): an observation may be constant under random actions, but more often it reads the
-    wrong field. Raises TaskError for num_envs < 2.
+    Laws: contract, pure, independent, any device, rollout, deterministic; if no Env can be made, only
+    contract. "never moved: ..." in the detail of "rollout" is a warning (`ok` is True): an observation may be
+    constant under random actions, but more often it reads the wrong field. A broken law raises nothing;
+    num_envs < 2 raises TaskError.
     """
     if num_envs < 2:
         raise TaskError(f"check needs num_envs >= 2 to tell simulations apart, got {num_envs}")
@@ -64,7 +65,7 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
 
 
 def _sensed(task: Task) -> dict[str, list[str]]:
-    """Observations that are hidden from the policy, and those with sensor errors."""
+    """{"hidden": names of hidden terms, "sensed": ["name (noise, bias)"] of others with sensor errors}."""
     hidden = [name for name, sense in task.sensing.items() if sense.hidden]
     plain = Sense()
     figures = ("noise", "bias", "delay", "dropout", "loss")
@@ -77,6 +78,7 @@ def _sensed(task: Task) -> dict[str, list[str]]:
 
 
 def _finding(name: str, law: Callable[[], str]) -> Finding:
+    """Run a law, which returns a summary or raises an Error whose text becomes the detail."""
     try:
         return Finding(name, True, law())
     except Error as error:
@@ -87,7 +89,10 @@ def _finding(name: str, law: Callable[[], str]) -> Finding:
 
 
 def _rollout(env: Env, steps: int, seed: int) -> str:
-    """Check that no simulation breaks, values are finite, costs in range; list what never moved."""
+    """TaskError if a simulation breaks, a value is not finite or a cost out of range; else a summary.
+
+    The summary counts ended episodes and lists the observations that never moved.
+    """
     low, high, ends = env.reset(), env.obs, 0
     for t, step in enumerate(_random_steps(env, steps, seed)):
         _check_step(env, step, t)
@@ -101,6 +106,7 @@ def _rollout(env: Env, steps: int, seed: int) -> str:
 
 
 def _random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
+    """Step `env`, without a reset, with uniform actions; an exception of the task becomes a TaskError."""
     rng = torch.Generator(env.device).manual_seed(seed)
     for t in range(steps):
         action = torch.rand(env.num_envs, env.act_dim, generator=rng, device=env.device) * 2 - 1
@@ -114,6 +120,7 @@ def _random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
 
 
 def _check_step(env: Env, step: Step, t: int) -> None:
+    """Raise TaskError for a broken simulation, a value not finite (a metric may be NaN) or a wrong cost."""
     names = env.names
     columns = {
         "observe": (step.obs, _columns(names.obs)),
@@ -131,7 +138,7 @@ def _check_step(env: Env, step: Step, t: int) -> None:
 
 
 def check_costs(task: Task, seed: int = 0) -> None:
-    """Raise TaskError for a cost that leaves [0, Limit.largest] under random actions."""
+    """Raise TaskError for a cost that leaves [0, Limit.largest] in COST_STEPS random control steps."""
     env = Env(task, COST_ENVS, seed=seed, threads=1)
     for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
         _check_cost(env, step.cost, t)
@@ -148,7 +155,7 @@ def _check_cost(env: Env, cost: Tensor, t: int) -> None:
 
 
 def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
-    """Check that two environments with one seed and the same actions agree bit for bit."""
+    """TaskError unless two new environments with one seed and the same actions agree bit for bit."""
     envs = [Env(task, num_envs, seed=seed, threads=1) for _ in range(2)]
     runs = [_random_steps(env, steps, seed) for env in envs]
     for name, a, b in zip(_columns(envs[0].names.obs), envs[0].obs.T, envs[1].obs.T, strict=True):
@@ -165,7 +172,10 @@ def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
 
 
 class StandIn(Sim):
-    """A read-only Sim over copies: `make` copies each live tensor when it is first read."""
+    """A Sim over copies of another's tensors: `make` copies each when it is first read, into `copies`.
+
+    A write reaches only the copy. step, reset, bad and the state dicts raise TaskError.
+    """
 
     def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
         self.original, self._make = sim, make
@@ -184,7 +194,7 @@ class StandIn(Sim):
 
 
 def _pure(env: Env, seed: int) -> str:
-    """Check that no function writes its inputs, and that a second call returns the same."""
+    """TaskError if a function writes its inputs, or returns other values in a second call with one seed."""
     for function in _functions(env, seed):
         copy, action = StandIn(env.sim, env.sim.device, _shaken), _action(env, env.sim.device)
         first = {k: v.clone() for k, v in _terms(env, copy, function, seed, action).items()}
@@ -201,7 +211,7 @@ def _pure(env: Env, seed: int) -> str:
 
 
 def _independent(env: Env, seed: int) -> str:
-    """Check that NaNs in simulation 0 reach no other, and that draws differ between simulations."""
+    """TaskError if NaNs in simulation 0 reach another, or if all simulations always share one draw."""
     for function in _functions(env, seed):
         well = StandIn(env.sim, env.sim.device, torch.clone)
         broken = StandIn(env.sim, env.sim.device, _broken)
@@ -219,7 +229,7 @@ def _independent(env: Env, seed: int) -> str:
 
 
 def _any_device(env: Env, seed: int) -> str:
-    """Check that every function runs on meta tensors, which have shapes but no values."""
+    """TaskError unless every function runs on meta tensors, which have shapes but no values."""
     meta = StandIn(env.sim, torch.device("meta"), lambda x: torch.empty_like(x, device="meta"))
     rule = "no .item(), float() or `if` on a tensor, no mask as an index; make tensors on sim.device"
     for function in _functions(env, seed):
@@ -235,7 +245,7 @@ def _any_device(env: Env, seed: int) -> str:
 
 
 def _functions(env: Env, seed: int) -> tuple[str, ...]:
-    """Names of all functions, after a reset and WARM_UP random steps of the environment."""
+    """Reset `env`, take WARM_UP random steps, and return the names of all functions of a task."""
     env.reset()
     for _ in _random_steps(env, WARM_UP, seed):
         pass
@@ -248,7 +258,10 @@ def _action(env: Env, device: torch.device) -> Tensor:
 
 
 def _terms(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None = None) -> Terms:
-    """The terms that one function of the task returns, by name."""
+    """The terms {name: tensor} that one function of the task returns; {"terminated": (N,)} for that one.
+
+    seed: of the generator for DRAWS. action: for JUDGES; None: the one of `_action`.
+    """
     argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
     argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
     values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
@@ -256,7 +269,10 @@ def _terms(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None =
 
 
 def _shaken(value: Tensor) -> Tensor:
-    """A copy with noise: without it, a function that writes its result back would not change the copy."""
+    """A copy; floats get normal noise, the same in every call.
+
+    Without noise, a function that writes its result back would not change the copy.
+    """
     if not value.is_floating_point():
         return value.clone()
     rng = torch.Generator(value.device).manual_seed(0)
@@ -264,6 +280,7 @@ def _shaken(value: Tensor) -> Tensor:
 
 
 def _broken(value: Tensor) -> Tensor:
+    """A copy; floats of simulation 0 become NaN."""
     value = value.clone()
     if value.is_floating_point():
         value[0] = torch.nan
@@ -271,7 +288,7 @@ def _broken(value: Tensor) -> Tensor:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal in every number, NaN equal to NaN."""
+    """Whether two tensors have one shape and are equal in every number, NaN equal to NaN."""
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
@@ -281,4 +298,5 @@ def _first(wrong: Tensor) -> int:
 
 
 def _columns(widths: Mapping[str, int]) -> list[str]:
+    """The name of each column: `name` of a term of width 1, `name[i]` of a wider one."""
     return [name if width == 1 else f"{name}[{i}]" for name, width in widths.items() for i in range(width)]

@@ -20,8 +20,9 @@ from robokit.task.sense import Sense
 class Sensors:
     """The sensors of N simulations: true values (N, E) of all terms -> obs (N, O) without the hidden terms.
 
-    widths: of all terms, in order. exact: hide terms, add no errors. Env calls `restart` where episodes
-    begin, `advance` once per control step, and `read` for every observation.
+    widths: {term: width} of all terms, in order; a term that `sensing` lacks has no errors. exact: hide
+    terms, add no errors. Env calls `restart` where episodes begin, `advance` once per control step, and
+    `read` for every observation.
     """
 
     def __init__(
@@ -63,7 +64,10 @@ class Sensors:
         return truth[:, : len(self.group)]
 
     def restart(self, mask: Tensor, rng: Generator) -> None:
-        """Begin episodes where mask (N,) bool: draw biases and delays, restore failed sensors."""
+        """Begin episodes where mask (N,) bool: draw biases (uniform) and delays, restore failed sensors.
+
+        The next `read` fills the delay line of these simulations with its values.
+        """
         begun = mask[:, None]
         if self.biased:
             bias = self.bias_size * (2 * uniform_like(self.bias, rng) - 1)
@@ -84,7 +88,7 @@ class Sensors:
             self._fail(rng)
 
     def draw(self, rng: Generator) -> None:
-        """Draw the noise of this control step's reading."""
+        """Draw the noise of this control step's readings, and nothing else."""
         if not self.noisy:
             return
         noise = torch.empty_like(self.noise).normal_(generator=rng)
@@ -93,7 +97,10 @@ class Sensors:
         self.noise = noise * self.noise_size
 
     def _fail(self, rng: Generator) -> None:
-        """Draw the missing readings of this control step; an episode's first is never missing."""
+        """Draw which terms fail until the episode's end (`loss`) or miss this control step (`dropout`).
+
+        An episode's first reading is never missing, because `restart` comes after this.
+        """
         self.lost |= uniform_like(self.lost, rng) < self.loss
         self.missing = self._each(self.lost | (uniform_like(self.lost, rng) < self.dropout))
 
@@ -122,7 +129,7 @@ class Sensors:
         return figures.index_select(-1, self.group)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State for the next control step, which draws its own noise and missing readings."""
+        """State to continue with `advance`: this control step's noise and missing readings are not in it."""
         return gather(self._parts())
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

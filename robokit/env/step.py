@@ -29,5 +29,5 @@ class Step:
 
     @property
     def logged(self) -> Tensor:
-        """(N, L), the columns named by `Env.labels`; a metric that is NaN is not counted."""
+        """(N, L): weighted terms, costs, metrics, bad; named by `Env.labels`. A NaN metric is not counted."""
         return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)

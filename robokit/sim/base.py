@@ -41,7 +41,10 @@ class Keyframe:
 
 
 class Named:
-    """One body, geom, site or joint in all simulations; attributes are live views (N, ...) of MjData's."""
+    """One body, geom, site or joint in all simulations; attributes are live views (N, ...) of MjData fields.
+
+    Names as in MuJoCo's bindings: geom("foot").xpos, not geom_xpos. ModelError for another name.
+    """
 
     def __init__(self, sim: "Sim", kind: str, name: str) -> None:
         self._sim, self._kind, self._name = sim, kind, name
@@ -96,7 +99,7 @@ class Sim(ABC):
             self._sensors[name] = sensordata[:, start : start + int(model.sensor_dim[i])]
 
     def sensor(self, name: str) -> Tensor:
-        """Readings of one sensor, (N, dim), units and frame as MuJoCo defines its type."""
+        """Live readings of one sensor, (N, dim), unit and frame as MuJoCo defines the sensor's type."""
         if name not in self._sensors:
             index(self.model, "sensor", name)  # raises, listing the sensors
         return self._sensors[name]
@@ -119,14 +122,14 @@ class Sim(ABC):
         return self._named[kind, name]
 
     def nominal(self, field: str) -> Tensor:
-        """The compiled model's value of an MjModel field, without the N dimension; to randomise around."""
+        """The compiled model's value of an MjModel field or `opt.` field, without N; to randomise around."""
         if field not in self._nominal:
             value = torch.as_tensor(np.array(nominal(self.model, field)), device=self.device)
             self._nominal[field] = value.to(self.qpos.dtype) if value.is_floating_point() else value
         return self._nominal[field]
 
     def constant(self, *numbers: float) -> Tensor:
-        """A task's numbers as one tensor, made once: copying them to a GPU blocks the host."""
+        """The numbers as one tensor (d,) of qpos's precision, made once: a copy to a GPU blocks the host."""
         if numbers not in self._constants:
             self._constants[numbers] = self.qpos.new_tensor(numbers)
         return self._constants[numbers]
@@ -153,18 +156,21 @@ class Sim(ABC):
 
     @abstractmethod
     def field(self, name: str) -> Tensor:
-        """A live (N, ...) view of an MjData field or "memory"; derived: zero until the next step or reset."""
+        """A live (N, ...) view of an MjData field, or "memory" (N, sum of widths).
+
+        A derived field that was never read before may be zero until the next step or reset.
+        """
 
     @abstractmethod
     def step(self, ctrl: Tensor, nstep: int) -> None:
-        """Hold `ctrl` (N, A) for `nstep` timesteps."""
+        """Advance all simulations by `nstep` timesteps, holding `ctrl` (N, A)."""
 
     @abstractmethod
     def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        """Restart where mask (N,) bool, or all: reset the engine, write `values` (N, ...), full forward.
+        """Restart where mask (N,) bool, or all: reset the engine, zero memory, write `values`, full forward.
 
-        A name in `values` is a state field, a memory name, or else a model field. On Warp a model field
-        that needs mj_setConst (masses, inertias, lengths) is written only if all restart (mask None).
+        values {name: (N, ...)}: state field, memory, or else model field; only rows in mask are written. On
+        Warp a model field that needs mj_setConst (masses, inertias, lengths) is written only for mask None.
         """
 
     @abstractmethod
@@ -177,7 +183,7 @@ class Sim(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of a Sim of the same model and size."""
+        """Continue from `state_dict()` of a Sim of the same engine, model and num_envs; not checked."""
 
 
 def model_field_names() -> frozenset[str]:

@@ -21,7 +21,10 @@ PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much
 
 
 class MujocoSim(Sim):
-    """See `Sim`. After a step accelerations are one substep old; with `lag` all derived fields (mj_step)."""
+    """See `Sim`. After a step accelerations are one timestep old; with `lag` all derived fields (mj_step).
+
+    threads: 0 for all cores. device: None or "cpu", else ModelError.
+    """
 
     engine = "mujoco"
 
@@ -101,7 +104,7 @@ class MujocoSim(Sim):
         return {"state": state, "memory": memory, **fields, **derived}
 
     def _derived(self) -> dict[str, Tensor]:
-        """Derived fields that a forward does not reproduce: accelerations, and with lag all of them."""
+        """All derived fields read so far: a forward does not reproduce accelerations, nor with lag any."""
         return {
             name: value
             for name, value in self._bound.items()
@@ -123,6 +126,6 @@ class MujocoSim(Sim):
 
 
 def _needs_set_const(names: Iterable[str]) -> bool:
-    """Whether constants of the model depend on any of these fields."""
+    """Whether constants of the model depend on any of these fields: mj_setConst's inputs, `opt.` fields."""
     known = model_field_names()
     return any(name in known or name.startswith("opt.") for name in names)

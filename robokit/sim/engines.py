@@ -8,7 +8,10 @@ from robokit.sim.base import Sim
 
 
 def make_sim(kind: str, spec: Any, num_envs: int, memory: Mapping[str, int], **options: Any) -> Sim:
-    """A Sim on engine "mujoco" (mujoco.batch) or "warp" (mujoco_warp); ModelError for another name."""
+    """A Sim on engine "mujoco" (mujoco.batch) or "warp" (mujoco_warp); ModelError for another name.
+
+    spec: an MjSpec. memory: name -> width. options: threads, lag, device.
+    """
     if kind == "mujoco":
         from robokit.sim.cpu import MujocoSim
 

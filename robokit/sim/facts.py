@@ -32,7 +32,10 @@ _FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 @dataclass(frozen=True)
 class Channel:
-    """One column of `readings`; unit and frame are None if the model does not define them."""
+    """One column of `readings`: source as "gyro[0]" or "knee velocity", unit, frame as "site imu".
+
+    unit and frame are None if the model does not define them.
+    """
 
     source: str
     unit: str | None
@@ -57,9 +60,10 @@ def readings(sim: Sim) -> Tensor:
 
 
 def actuators(sim: Sim) -> list[dict[str, Any]]:
-    """Facts of each actuator, in MuJoCo's order: name, ctrl unit, joint, joint and force range, servo gains.
+    """Each actuator, in MuJoCo's order: name, unit (of ctrl), kp, kd, joint, joint_range, force_range.
 
-    An unnamed actuator gets the name of its joint, if that is unique. None: no such joint, unit or limit.
+    An unnamed actuator gets the name of its joint, if that is unique, else "actuator 3". None: no such joint,
+    unit or limit. kp and kd are absent if the actuator is no servo.
     """
     model = sim.model
     called = [name or _target(model, i) for i, name in enumerate(names(model, "actuator"))]
@@ -82,7 +86,10 @@ def model_name(sim: Sim) -> str:
 
 
 def model_hashes(source: Source) -> dict[str, str]:
-    """Path -> sha256 of each MJCF file, with includes and attached models; for an MjSpec, of its XML."""
+    """Path from the model's folder -> sha256 of each MJCF file: model, includes, attached models; no meshes.
+
+    For an MjSpec {"MjSpec": sha256 of its XML}.
+    """
     if not isinstance(source, Path | str):
         return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
     files, folder = [Path(source)], Path(source).parent
@@ -94,6 +101,7 @@ def model_hashes(source: Source) -> dict[str, str]:
 
 
 def _sensor(model: mujoco.MjModel, i: int) -> list[Channel]:
+    """Channels of sensor i, one for each of its numbers."""
     kind = mujoco.mjtSensor(int(model.sensor_type[i])).name.removeprefix("mjSENS_").lower()
     name, width = names(model, "sensor")[i], int(model.sensor_dim[i])
     unit, frame = _UNITS.get(kind), None
@@ -139,6 +147,7 @@ def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
 
 
 def _object(model: mujoco.MjModel, kind: int, number: int) -> str:
+    """Type and name of an element, as "site imu"; the number instead if it is unnamed."""
     obj = mujoco.mjtObj(int(kind))
     name = mujoco.mj_id2name(model, obj, int(number)) or str(int(number))
     return f"{obj.name.removeprefix('mjOBJ_').lower()} {name}"
@@ -161,7 +170,7 @@ def _linear(model: mujoco.MjModel, i: int) -> bool:
 
 
 def _servo(model: mujoco.MjModel, i: int) -> bool:
-    """Whether force = kp ctrl - kp position - kd velocity."""
+    """Whether force = kp ctrl - kp position - kd velocity with kp != 0; kd may be 0."""
     affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
     constant, position, _ = model.actuator_biasprm[i, :3]
     return _linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
@@ -180,7 +189,10 @@ def _joint_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
 
 def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
-    """[low, high] in the unit of the joint's force: the intersection of actuator's and joint's limits."""
+    """[low, high] in the unit of the joint's force: the intersection of actuator's and joint's limits.
+
+    None without a limit, or if no slide or hinge is driven.
+    """
     joint = _driven_joint(model, i)
     if joint is None or _joint_unit(model, joint, "frc") is None:
         return None
@@ -193,7 +205,10 @@ def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
 
 def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:
-    """Unit of ctrl: a servo's position, or a motor's force (`200.0 N m` if that is the force at ctrl 1)."""
+    """Unit of ctrl: a servo's position, or a motor's force (`200.0 N m` if that is the force at ctrl 1).
+
+    None for other actuators, a geared servo, and any that drives no slide or hinge.
+    """
     joint, gear = _driven_joint(model, i), float(model.actuator_gear[i, 0])
     if joint is None:
         return None

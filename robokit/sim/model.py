@@ -46,6 +46,10 @@ def load(source: Source) -> mujoco.MjSpec:
 
 
 def _scan(path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]) -> None:
+    """Raise ModelError for the faults that `load` names, in this file and its includes.
+
+    folder: of the model. replicas: copies of the include that <replicate> makes. parents: including files.
+    """
     if path in parents:
         raise ModelError(f"{path} includes itself")
     try:
@@ -76,7 +80,7 @@ def _scan_element(
 
 
 def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
-    """Compile and check a model.
+    """Compile and check a model; it gets a dense Jacobian where MuJoCo 4.0.0's sparse Newton solver is wrong.
 
     Raises ModelError if MuJoCo refuses it, and for faults that MuJoCo loads without an error: a timestep
     outside (0, MAX_TIMESTEP] s, or a number in FINITE (masses, positions, sizes, ...) that is not finite.
@@ -107,7 +111,10 @@ def _check_finite(model: mujoco.MjModel, field: str) -> None:
 
 
 def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
-    """The model's value of an MjModel field or `opt.` field, by name. Raises ModelError for another name."""
+    """An MjModel field or `opt.` field (`opt.gravity`) by name, an array that may be a view of the model.
+
+    Raises ModelError for another name.
+    """
     owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)
     value = getattr(owner, name, None)
     if value is None or callable(value):
@@ -117,7 +124,7 @@ def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
 
 
 def names(model: mujoco.MjModel, kind: str) -> list[str]:
-    """Names of all elements of a kind (one of KINDS), in MuJoCo's order."""
+    """Names of all elements of a kind (one of KINDS), in MuJoCo's order; "" for an unnamed one."""
     obj = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
     count = getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
     return [mujoco.mj_id2name(model, obj, i) or "" for i in range(count)]

@@ -31,7 +31,7 @@ class RenderError(Error):
 
 
 def choose_backend() -> str:
-    """The first of BACKENDS that renders off screen here; MUJOCO_GL may name the only one to try.
+    """The first of BACKENDS that renders off screen here; MUJOCO_GL may name the only one of them to try.
 
     Each is tried in a process of its own, because a process can load only one.
 
@@ -52,7 +52,10 @@ def choose_backend() -> str:
 
 
 class Camera:
-    """Renders simulation 0: from the camera "track", else the first, else one that tracks the first body."""
+    """Renders simulation 0: from the camera "track", else the first, else one that tracks the first body.
+
+    Call `frame` inside `with`. Raises RenderError if nothing renders here.
+    """
 
     def __init__(self, sim: Sim, width: int = 640, height: int = 480) -> None:
         self._backend = choose_backend()
@@ -77,7 +80,7 @@ class Camera:
         self._gl.free()
 
     def frame(self) -> npt.NDArray[np.uint8]:
-        """Render the current state: a new array (H, W, 3) uint8."""
+        """Render the current state of simulation 0: a new array (H, W, 3) uint8, RGB, top row first."""
         copy_state(self._sim, self._data)
         everything, option = mujoco.mjtCatBit.mjCAT_ALL, mujoco.MjvOption()
         mujoco.mjv_updateScene(
@@ -90,7 +93,7 @@ class Camera:
 
 @contextlib.contextmanager
 def window(sim: Sim) -> Iterator[Callable[[], bool]]:
-    """Open MuJoCo's viewer; the function draws simulation 0 and returns whether the window is still open.
+    """Open MuJoCo's viewer; yields a function that draws simulation 0 and returns whether the window is open.
 
     Raises RenderError if there is no screen.
     """
@@ -121,6 +124,7 @@ def copy_state(sim: Sim, data: mujoco.MjData) -> None:
 
 
 def _view(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """The camera "track", else the model's first, else one that tracks body 1, else a free one."""
     view = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, view)
     if model.ncam:

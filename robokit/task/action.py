@@ -16,7 +16,10 @@ class Ctrl:
     """Actions in [-1, 1] map affinely onto each actuator's ctrlrange."""
 
     def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action."""
+        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action.
+
+        Raises TaskError if an actuator has no ctrlrange.
+        """
         limited, low, high = _ctrlrange(sim)
         if not limited.all():
             names = [sim.model.actuator(int(i)).name for i in torch.nonzero(~limited)]
@@ -26,7 +29,7 @@ class Ctrl:
 
 @dataclass(frozen=True)
 class Around:
-    """Actions in [-1, 1] are offsets of at most `scale` (units of ctrl) from a keyframe's ctrl."""
+    """ctrl = a keyframe's ctrl + `scale` (units of ctrl) * action in [-1, 1]; Env clamps it to ctrlrange."""
 
     keyframe: str
     scale: float | tuple[float, ...]  # one for all actuators, or one each
@@ -55,7 +58,7 @@ def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
 
 
 def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:
-    """(limited, low, high), (A,) each; low and high are infinite for an actuator without a range."""
+    """(limited (bool), low, high), (A,) each; -inf and inf for an actuator without a range."""
     limited = sim.nominal("actuator_ctrllimited").bool()
     low, high = sim.nominal("actuator_ctrlrange").unbind(-1)
     infinity = torch.full_like(low, torch.inf)
@@ -63,5 +66,5 @@ def _ctrlrange(sim: Sim) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ctrl_limits(sim: Sim) -> tuple[Tensor, Tensor]:
-    """Bounds (low, high) of ctrl, (A,) each; infinite for an actuator without a range."""
+    """Bounds (low, high) of ctrl, (A,) each; -inf and inf for an actuator without a range."""
     return _ctrlrange(sim)[1:]

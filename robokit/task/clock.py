@@ -9,7 +9,10 @@ NOON = (0.0, 1.0)  # sine and cosine at the start: phase 0
 
 
 def rest(clock: Tensor, *commands: Tensor) -> Tensor:
-    """Stop a clock (N, 2) at [0, 0] while all its commands (N, d) are zero; start it again at NOON."""
+    """The clock (N, 2), but [0, 0] where all commands (N, d) are zero, and NOON where it was [0, 0] before.
+
+    Without commands the clock is returned unchanged.
+    """
     if not commands:
         return clock
     standing, rested = (x.abs().amax(-1, keepdim=True) == 0 for x in (torch.cat(commands, -1), clock))
@@ -18,7 +21,7 @@ def rest(clock: Tensor, *commands: Tensor) -> Tensor:
 
 
 def tick(clock: Tensor, turn: float) -> Tensor:
-    """A clock [sine, cosine] (N, 2) advanced by `turn` revolutions; a stopped one stays at [0, 0]."""
+    """A clock [sine, cosine] (N, 2) advanced by `turn` revolutions (not radians); [0, 0] stays [0, 0]."""
     sine, cosine = clock[:, :1], clock[:, 1:]
     s, c = math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)
     moved = torch.cat((sine * c + cosine * s, cosine * c - sine * s), -1)

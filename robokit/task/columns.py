@@ -1,4 +1,4 @@
-"""The columns of an observation: its terms side by side, and the source of each on the robot."""
+"""The columns of an observation: terms side by side, and where each comes from on the robot."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ class Column:
 
 
 def columns_of(widths: Mapping[str, int], commands: Collection[str]) -> tuple[Column, ...]:
-    """The columns of an observation with terms {name: width}, in their order."""
+    """The columns of an observation with terms {name: width}, in this order; kind by name alone.
+
+    "carried": a name in CARRIED; "command": one in `commands`; "sensed": any other.
+    """
 
     def kind(name: str) -> Kind:
         return "carried" if name in CARRIED else "command" if name in commands else "sensed"
@@ -27,5 +30,5 @@ def columns_of(widths: Mapping[str, int], commands: Collection[str]) -> tuple[Co
 
 
 def supplied(columns: Collection[Column]) -> dict[str, int]:
-    """Name -> width of the terms that the robot supplies."""
+    """Name -> width of the terms that the robot supplies: sensed ones and commands."""
     return {column.name: column.width for column in columns if column.kind != "carried"}

@@ -10,7 +10,10 @@ from robokit.task.sense import Sense as Sense
 
 @dataclass(frozen=True)
 class Command:
-    """A goal drawn uniformly from [low, high] at each restart, and again after times drawn from `every`."""
+    """A goal drawn uniformly from [low, high] at each restart, and again after times drawn from `every`.
+
+    low and high have d numbers each. Raises TaskError for an impossible value.
+    """
 
     low: tuple[float, ...]
     high: tuple[float, ...]

@@ -27,4 +27,5 @@ class Mirror:
 
     @property
     def places(self) -> tuple[int, ...]:
+        """`order`, or (0, 1, ...) if that is None."""
         return tuple(range(len(self.sign))) if self.order is None else self.order

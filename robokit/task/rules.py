@@ -37,7 +37,7 @@ MAPPINGS = {
 
 @dataclass(frozen=True)
 class Names:
-    """Names of the columns of obs, terms, cost and metrics, in order."""
+    """Names (and widths) of what a task's functions return; each in the order of the columns."""
 
     obs: dict[str, int]  # name -> width of the terms that the policy observes
     truth: dict[str, int]  # of all terms that `observe` returns
@@ -50,12 +50,12 @@ class Names:
 
     @property
     def state(self) -> dict[str, int]:
-        """Name -> width of the critic's input: all observation terms, then the privileged ones."""
+        """Name -> width of the critic's input: all observation terms, then each "privileged NAME"."""
         return self.truth | {f"privileged {name}": width for name, width in self.privileged.items()}
 
 
 def check_constants(task: Task) -> None:
-    """Raise TaskError for a missing constant or function, or a constant of the wrong type or range."""
+    """Raise TaskError for a missing or misspelt name, or a constant of the wrong type or range."""
     kind = type(task)
     _check_spelling(kind)
     constants = _constants(task)
@@ -78,7 +78,7 @@ def check_constants(task: Task) -> None:
 
 
 def _constants(task: Task) -> dict[str, Any]:
-    """The constants by name. A property that raises AttributeError is found too: it is not missing."""
+    """The constants by name; TaskError if one, `observe` or `rewards` is missing, or a property raises."""
     kind = type(task)
     missing = [name for name in Task.__annotations__ if getattr_static(task, name, ...) is ...]
     missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
@@ -96,7 +96,7 @@ def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
 
 
 def _check_spelling(kind: type[Task]) -> None:
-    """Raise TaskError for a misspelt name: a misspelt `terminated` would silently never be called."""
+    """TaskError for a name ALIKE one of Task's: a misspelt `terminated` would silently never be called."""
     known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
     own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
     for name in own:
@@ -108,7 +108,7 @@ def _check_spelling(kind: type[Task]) -> None:
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
     """Call every function of the task once, to bind the fields that it reads and learn its terms' names.
 
-    nominal: without `randomize`. Leaves `sim` reset. Raises TaskError naming function, term, rule and value.
+    nominal: without `randomize`. Resets `sim` to the task's start. TaskError for a wrong shape, name or type.
     """
     n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
     action = torch.zeros(n, sim.model.nu, device=sim.device)
@@ -175,7 +175,7 @@ def check_finite(task: Task, sim: Sim) -> None:
 
 
 def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
-    """Whether an observation equals the memory of its name; carried terms are tried with varied values."""
+    """Whether observation `name` equals memory `name`; carried terms are tried with varied values."""
     memory, before = sim.memory[name], sim.memory[name].clone()
     if name in CARRIED:
         memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
@@ -185,13 +185,13 @@ def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
 
 
 def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
-    """Raise TaskError if a function returns other names than in its first call."""
+    """Raise TaskError if a function (`kind`) returns other names than `names`, those of its first call."""
     if values.keys() != set(names):
         raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
 
 
 def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
-    """The return value of a task's function. Raises TaskError if it raises or returns the wrong type."""
+    """The return value: Tensor for `terminated`, else dict. TaskError for another type or an exception."""
     values = _guarded(task, function, lambda: getattr(task, function)(*arguments))
     expected = Tensor if function == "terminated" else dict
     if not isinstance(values, expected):
@@ -201,7 +201,7 @@ def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any
 
 
 def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
-    """The value of `read()`; an exception becomes a TaskError naming the task's part and the line."""
+    """The value of `read()`; an exception but Error becomes a TaskError naming the task's part and line."""
     try:
         return read()
     except Error:
@@ -212,7 +212,7 @@ def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """File and line of the last frame of `error` in the task's file, which is the first outside this one."""
+    """` (task.py, line 3)`: last frame of `error` in the task's file, the first file but this one; or ""."""
     frames = [f for f in extract_tb(error.__traceback__) if f.filename not in (__file__, functools.__file__)]
     lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
     return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
@@ -336,7 +336,7 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
 
 
 def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
-    """Raise OptionError unless history is a number of frames, or {term: frames} with names in `terms`."""
+    """OptionError unless history is frames (>= 1), or {term: frames} with names in `terms` (None: any)."""
     for name, frames in history.items() if isinstance(history, Mapping) else [("", history)]:
         if not isinstance(frames, int) or frames < 1:
             each = f" of {name!r}" if name else ""

@@ -58,7 +58,10 @@ def _is_number(value: object) -> bool:
 
 
 def check_delay(name: str, delay: Range, control_dt: float = math.inf) -> None:
-    """Raise TaskError unless a delay (s), or a range of delays, lies from 0 to LONGEST control steps."""
+    """Raise TaskError unless a delay (s), or a range (low, high), lies from 0 to LONGEST control steps.
+
+    Without `control_dt` any finite delay >= 0 passes.
+    """
     low, high = delay if isinstance(delay, tuple) and len(delay) == 2 else (delay, delay)
     if not (_is_number(low) and _is_number(high) and 0 <= low <= high < math.inf):
         raise TaskError(f"{name} must be seconds >= 0, or a range (from, to) of them, got {delay!r}")

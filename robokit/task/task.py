@@ -56,49 +56,56 @@ class Task:
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
-        """Initial values (N, ...) of MuJoCo state or memory, by name; Env writes the rows that restart."""
+        """Initial state, commands or memory, as {"qpos": (N, nq)}; Env writes the rows that restart.
+
+        Names: of STATE in sim/base.py, commands and memory. What is not returned starts at the model's
+        default: qpos0, zeros, a drawn command.
+        """
         return {}
 
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
-        """New model fields (N, ...), nominal times a factor, or memory, by name; drawn at every restart.
+        """New model fields {"body_mass": (N, nbody)}, nominal times a factor, or memory; at every restart.
 
         On Warp, fields that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
         """
         return {}
 
     def disturb(self, sim: Sim, rng: Generator) -> Terms:
-        """State (N, ...) to write before every control step, for example pushes."""
+        """State to write before every control step, as pushes {"xfrc_applied": (N, nbody, 6)}; not "ctrl"."""
         return {}
 
     def observe(self, sim: Sim) -> Terms:
-        """Observation terms (N, d) that the robot can measure itself; "action" is the previous action.
+        """{name: (N, d)} exact values, without sensor errors; "action", "clock", commands as in sim.memory.
 
-        The exported file carries "action" and "clock"; the robot must supply the other terms.
+        The exported file carries "action" and "clock"; the robot must supply the others that are not hidden.
         """
         raise NotImplementedError
 
     def privileged(self, sim: Sim) -> Terms:
-        """Terms (N, d) for the critic alone, beside the observation."""
+        """{name: (N, d)} for the critic alone, appended to all terms of `observe`."""
         return {}
 
     def rewards(self, sim: Sim, action: Tensor) -> Terms:
-        """Terms (N,), one per weight, after `action` (N, A) in [-1, 1]; memory["action"] came before."""
+        """{name: (N,)} unweighted, one per weight, after `action` (N, A) was applied, clipped to [-1, 1].
+
+        sim.memory["action"] is the action before it.
+        """
         raise NotImplementedError
 
     def costs(self, sim: Sim, action: Tensor) -> Terms:
-        """Costs (N,), one per limit, from 0 to the limit's `largest`; not part of the reward."""
+        """{name: (N,)} costs, one per limit, from 0 to the limit's `largest`; not part of the reward."""
         return {}
 
     def terminated(self, sim: Sim) -> Tensor:
-        """(N,) bool: the episode ended in a terminal state. Env applies the time limit itself."""
+        """(N,) bool: the episode ends in a terminal state. Env applies the time limit itself."""
         return torch.zeros(sim.num_envs, dtype=torch.bool, device=sim.device)
 
     def remember(self, sim: Sim, action: Tensor) -> Terms:
-        """New memory (N, d), written after this control step."""
+        """New memory {name: (N, d)}, written after rewards, costs and metrics, before the next `observe`."""
         return {}
 
     def metrics(self, sim: Sim) -> Terms:
-        """Metrics (N,) to report, `success` if the task has a goal. NaN: not counted in this step."""
+        """{name: (N,)} to report, float or bool; "success" if the task has a goal. NaN: not counted now."""
         return {}
 
 
@@ -118,7 +125,10 @@ def normal(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
 
 
 def packaged(package: str, file: str) -> Path:
-    """A data file inside an installed package: packaged("gymnasium", "envs/mujoco/assets/hopper.xml")."""
+    """Path of a data file in an installed package: packaged("gymnasium", "envs/mujoco/assets/hopper.xml").
+
+    TaskError if the package is not installed; whether the file exists is not checked.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise TaskError(f"the model lies in the package {package!r}, which is not installed")

@@ -67,7 +67,7 @@ CONSTANTS = (  # fields that set_const computes: one row per simulation
 
 
 class WarpSim(Sim):
-    """A `Sim` on MuJoCo Warp. device: "cuda", "cuda:1"... or "cpu"; threads: ignored.
+    """A `Sim` on MuJoCo Warp. device: "cuda", "cuda:1"... or "cpu"; threads: ignored; lag: as in MujocoSim.
 
     Raises OptionError for an unusable device, ModelError for a feature that mujoco_warp does not simulate.
     """
@@ -175,7 +175,10 @@ class WarpSim(Sim):
         return self._fields[name]
 
     def _field_of_model(self, name: str) -> Tensor:
-        """A live view (N, ...) of a model field, in MuJoCo's shape, with a row for every simulation."""
+        """A live view (N, ...) of a model field, in MuJoCo's shape, with a row for every simulation.
+
+        Raises ModelError for a field that mujoco_warp keeps once for all simulations.
+        """
         shape, rows = nominal(self.model, name).shape, self._rows(name)
         if rows is None or rows.ndim <= len(shape) or rows[0].numel() != math.prod(shape):
             raise ModelError(f"mujoco_warp keeps one {name!r} for all simulations: it cannot be written")
@@ -184,15 +187,19 @@ class WarpSim(Sim):
         return self._expand(name).view(self.num_envs, *shape)
 
     def _rows(self, name: str) -> Tensor | None:
+        """A model field's array, (1 or N, ...); None if mujoco_warp has no such array."""
         array = getattr(*self._place(name), None)
         return wp.to_torch(array) if isinstance(array, wp.array) else None
 
     def _place(self, name: str) -> tuple[Any, str]:
-        """The object and attribute that hold a model field."""
+        """(object, attribute) that hold a model field: `opt.gravity` is `gravity` of the model's options."""
         return (self._model.opt, name[4:]) if name.startswith("opt.") else (self._model, name)
 
     def _expand(self, name: str) -> Tensor:
-        """Replace a model field's array of one row by one with a row per simulation, and return that."""
+        """Replace a model field's array of one row by one with a row per simulation, and return that.
+
+        Recordings are dropped, as they hold the old array's address.
+        """
         array, rows = getattr(*self._place(name)), self._rows(name)
         assert rows is not None
         if rows.shape[0] != self.num_envs and rows.numel():
@@ -202,7 +209,7 @@ class WarpSim(Sim):
         return rows
 
     def _report(self) -> None:
-        """Raise ModelError for too many contacts, and warn of other overflows; may lag some steps behind."""
+        """Raise ModelError for too many contacts, warn once of each other overflow; may lag some steps."""
         found = self._mail.read()
         if found & NO_ROOM["nconmax"]:
             have = f"{self.nconmax} contacts a simulation on average"
@@ -264,7 +271,7 @@ def _gather(overflow: wp.array[int], found: wp.array[int]):  # pyright: ignore[r
 
 
 def _put(model: mujoco.MjModel) -> Any:
-    """The model on the current device."""
+    """mujoco_warp's model on the current device; ModelError for a feature that it refuses."""
     try:
         put = mjw.put_model(model)
     except (NotImplementedError, ValueError) as error:
@@ -275,7 +282,10 @@ def _put(model: mujoco.MjModel) -> Any:
 
 
 def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """(nconmax, njmax) from <size>, else from the worst case of the geom `pairs` that may touch."""
+    """(nconmax, njmax) from <size>, else from the worst case of the geom `pairs` that may touch.
+
+    nconmax: contacts per simulation, in the mean, at most MOST_CONTACTS without <size>; njmax: rows in each.
+    """
     kinds = [mujoco.mjtGeom(int(kind)) for kind in model.geom_type]
     worst = MOST_CONTACTS if model.nflex else sum(_contacts(kinds[a], kinds[b]) for a, b in pairs)
     contacts = model.nconmax if model.nconmax > 0 else max(1, min(worst, MOST_CONTACTS))
@@ -287,10 +297,11 @@ def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int,
 
 
 def _contacts(*pair: mujoco.mjtGeom) -> int:
+    """Largest number of contacts between two geoms of these types."""
     return mujoco.mjMAXCONPAIR if set(pair) & set(ROUGH) else min(ROUND.get(kind, 8) for kind in pair)
 
 
 def _write(target: Tensor, value: Tensor, mask: Tensor) -> None:
-    """target[mask] = value[mask], without a synchronisation with the device."""
+    """target[mask] = value[mask] for mask (N,) bool, without a synchronisation with the device."""
     wide = mask.view(-1, *[1] * (target.ndim - 1))
     target.copy_(torch.where(wide, value.to(target.dtype), target))

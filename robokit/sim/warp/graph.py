@@ -35,6 +35,7 @@ class Graphs:
             self._give_up(reason)
 
     def run(self, key: Hashable, call: Callable[[], None]) -> None:
+        """Execute `call`, or replay its recording under `key`; equal keys must mean equal calls."""
         with self.scope():
             if key not in self._recorded and key in self._seen and not self._off:
                 self._record(key, call)
@@ -76,6 +77,7 @@ class Graphs:
         return capture.graph
 
     def _give_up(self, reason: str) -> None:
+        """Warn, and record no further call: those not recorded yet stay plain."""
         self._off = True
         warnings.warn(f"Warp's steps are not recorded, and so slower: {reason}", stacklevel=3)
 
@@ -92,4 +94,5 @@ def obstacle(device: torch.device) -> str | None:
 
 
 def version(number: tuple[int, int] | None) -> str:
+    """A CUDA version as text: "12.4", or "none"."""
     return "none" if number is None else f"{number[0]}.{number[1]}"

@@ -39,7 +39,7 @@ def check_model(model: mujoco.MjModel) -> None:
 
 
 def _unfit(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
-    """Pairs (feature, remedy)."""
+    """(feature, remedy), texts, for each feature that mujoco_warp refuses or silently ignores."""
     if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
         yield "the PGS solver", NEWTON
     for kind in ("body", "geom", "actuator", "sensor"):
@@ -73,17 +73,19 @@ def _unfit_actuators(model: mujoco.MjModel) -> Iterator[tuple[str, str]]:
 
 
 def _unknown_flags(flags: int, mark: Any, theirs: Any) -> list[str]:
+    """Names of the set flags that mujoco_warp's enum `theirs` lacks; mark: MuJoCo's enum."""
     unknown = flags & ~reduce(operator.or_, map(int, theirs))
     members = mark.__members__.items()
     return [name.split("_")[-1].lower() for name, bit in members if "_" in name and unknown & int(bit)]
 
 
 def _called(model: mujoco.MjModel, kind: str, i: int) -> str:
+    """Kind and name of an element, as "geom foot"; its number if it is unnamed."""
     return f"{kind} {names(model, kind)[i] or i}"
 
 
 def warp_device(name: str) -> torch.device:
-    """The torch device of a name, usable by torch and Warp. Raises OptionError with a remedy."""
+    """The torch device of a name; "cuda" gets an index. OptionError unless torch and Warp can use it."""
     device = usable(name, ANYWHERE)
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"sim='warp' computes on 'cuda' or 'cpu', not on {name!r}")
@@ -110,7 +112,10 @@ def cuda_fault(driver: tuple[int, int] | None, toolkit: tuple[int, int] | None) 
 
 
 def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
-    """Raise ModelError if a field (N, ...) would move geoms fixed to the world: mujoco_warp cannot."""
+    """Raise ModelError if values (N, ...) of geom_ or body_ pos or quat would move geoms fixed to the world.
+
+    mujoco_warp leaves these where they are. Other fields pass.
+    """
     kind, _, what = name.partition("_")
     if kind not in ("geom", "body") or what not in ("pos", "quat"):
         return
@@ -125,6 +130,7 @@ def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
 
 
 def _fixed_geoms(model: mujoco.MjModel) -> np.ndarray:
+    """Ids of the geoms welded to the world; those of mocap bodies are not."""
     root = model.body_rootid
     fixed = (model.body_weldid == 0) & (model.body_mocapid[root] == -1)
     return np.flatnonzero(fixed[model.geom_bodyid])

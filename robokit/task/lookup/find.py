@@ -20,7 +20,7 @@ def shipped_folder() -> Path:
 
 
 def known_tasks() -> dict[str, Path]:
-    """Task name -> file: the shipped tasks, and those in ./tasks, which replace shipped tasks of their name.
+    """Task name -> file: shipped tasks, and those in ./tasks, which replace shipped tasks of the same name.
 
     Files are read, not imported. Raises TaskError for one name twice in either folder.
     """
@@ -28,7 +28,10 @@ def known_tasks() -> dict[str, Path]:
 
 
 def _tasks_below(root: Path) -> dict[str, Path]:
-    """Task name -> file, in `root` and its direct subfolders."""
+    """Task name (file name without .py) -> absolute file, in `root` and its direct subfolders.
+
+    Without files that have no task or a name that begins with "_"; TaskError for one name twice.
+    """
     found: dict[str, Path] = {}
     for file in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
         if file.stem.startswith("_") or summary(file) is None:
@@ -40,9 +43,10 @@ def _tasks_below(root: Path) -> dict[str, Path]:
 
 
 def summary(file: Path) -> str | None:
-    """First docstring line of a file's task, or the error that prevents reading it; None: it has no task.
+    """First docstring line of a file's task ("" without), or the text of a read error; None: it has no task.
 
-    A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file.
+    A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file. Of
+    several, the one named like the file, else the first.
     """
     try:
         tree = ast.parse(file.read_bytes(), str(file))
@@ -65,12 +69,15 @@ def summary(file: Path) -> str | None:
 
 
 def _is_named(cls: str, file: Path) -> bool:
-    """Whether a class carries its file's name: InvertedPendulum in inverted_pendulum.py."""
+    """Whether a class carries the file's name: InvertedPendulum in inverted_pendulum.py, in any case."""
     return cls.lower() == file.stem.replace("_", "").lower()
 
 
 def find_task(name: str | Path) -> tuple[Path, str | None]:
-    """The file and class of `path.py`, `path.py:Class`, `task` or `task:Class`."""
+    """(absolute file, class or None if none is named) of `path.py`, `path.py:Class`, `task` or `task:Class`.
+
+    TaskError for an unknown file or task; the class is not looked up. Says if a shipped task is replaced.
+    """
     text, _, cls = str(name).partition(":")
     path = Path(text)
     if path.suffix == ".py":
@@ -90,7 +97,7 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
 
 
 def load_task(task: "str | Path | type[Task] | Task") -> Task:
-    """A Task from a name, path, class or object.
+    """A Task from a name, path or class, instantiated; an object is returned as it is.
 
     Raises TaskError if the file is missing, cannot be imported, has no Task, or has several, of which none is
     named and none carries the file's name (hopper.py: Hopper).
@@ -107,18 +114,19 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
 
 
 def title(task: Task) -> str:
-    """A task's name: `hopper`, or `hopper:Positions` for a class not named like its file."""
+    """A task's name: the file's, `hopper`, or `hopper:Positions` for a class not named like the file."""
     file, cls = Path(inspect.getfile(type(task))), type(task).__name__
     return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
 
 
 def class_name(task: Task) -> str:
-    """A contract's `task`: `Hopper`, or `hopper:Positions` for a class not named like its file."""
+    """A contract's `task`: the class, `Hopper`, or `hopper:Positions` for a class not named like the file."""
     name = title(task)
     return name if ":" in name else type(task).__name__
 
 
 def _classes(path: Path) -> dict[str, type[Task]]:
+    """Name -> each Task class that the file defines, not those it imports; runs the file."""
     module_name = f"_robokit_task_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
@@ -136,6 +144,7 @@ def _classes(path: Path) -> dict[str, type[Task]]:
 
 
 def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:
+    """The class called `name`; for None the only one, or the one named like the file. Else TaskError."""
     if not classes:
         raise TaskError(f"{path} has no class derived from Task")
     if name is None:
