@@ -115,7 +115,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
     """loss(net, batch, belief, log_std_old, beta) -> (minus eq. 9 over a minibatch, its detached parts).
 
-    batch: M chunks of L steps, (L, M, ...). belief: policy's and critic's before the first step, (M, B).
+    batch (L, M, ...). belief (M, B) before it: [policy | critic]. Parts: policy, value, entropy, kl, clipped.
     """
 
     def loss(
@@ -148,7 +148,7 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Gaussian:
-    """A policy with random weights from torch's global generator; belief None: a new one."""
+    """A policy on the CPU, with random weights from torch's global generator; belief None: a new one."""
     return make_policy(Gaussian, env, config, belief, init_std=config.init_std)
 
 
@@ -239,7 +239,7 @@ class Learner:
 
     @torch.no_grad()
     def targets(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values (T, N, 1 + K), policy advantages (T, N), value targets, critic beliefs (T, N, B') before."""
+        """Values (T, N, 1 + K), advantage (T, N), value targets, critic beliefs before; moves multipliers."""
         config = self.config
         cost, over = self.constrained.charged(rollout.cost, rollout.terminated, rollout.steps_left)
         signal = torch.cat((rollout.reward[..., None], cost), -1)
@@ -262,7 +262,7 @@ class Learner:
         return value, advantage, advantages + base, before
 
     def _scale(self, signal: Tensor, rollout: Rollout) -> Tensor:
-        """Scales (1 + K,) of reward and costs for the critic: the deviations of their discounted returns."""
+        """Divisors (1 + K,) of reward and costs: deviations of their discounted sums, costs' >= `largest`."""
         done, gamma = rollout.done[..., None], self.config.gamma
         sums, self.discounted = discounted_sums(signal, done, self.discounted, gamma)
         self.return_scale.update(sums.flatten(0, 1), ~rollout.bad.flatten())
@@ -273,7 +273,7 @@ class Learner:
         return scale
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Train for K epochs of minibatches; return the loss's parts, averaged over gradient steps."""
+        """Train `epochs` times on all minibatches; return the loss's parts, averaged over gradient steps."""
         config, scalars = self.config, self.scalars
         value, advantage, target, critic_belief = self.targets(rollout)
         columns = {**vars(rollout), "share": ~rollout.bad}
@@ -298,7 +298,7 @@ class Learner:
         return means
 
     def _ready(self, rows: Tensor) -> Tensor:
-        """Normalize advantages and set weights `share` in rows (B, M, L, C) of B minibatches, in place."""
+        """In place, in rows (B, M, L, C): set `share` and, without limits, standardize `advantage`."""
         named = dict(zip(self.widths, rows.split(list(self.widths.values()), -1), strict=True))
         valid, within = named["share"] != 0, (1, 2)
         if self.config.normalize_advantage and not self.constrained.limits:

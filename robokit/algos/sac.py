@@ -3,8 +3,8 @@
     learner = Learner(robokit.make("hopper"), Config())
     while ...: print(learner.iterate()["episode/return"])
 
-A tanh-squashed Gaussian policy maximises the smaller of two Q plus its entropy. Windows, beliefs and limits:
-see robokit.learning.offpolicy (agent.py, loop.py, options.py).
+A tanh-squashed Gaussian policy maximises the smaller of two Q plus alpha times its entropy. Windows, beliefs
+and limits: see robokit.learning.offpolicy (agent.py, loop.py, options.py).
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
 
 
 def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """J(alpha), eq. 18, with log alpha for alpha: -log alpha (log pi + H); log_prob: a batch's mean."""
+    """J(alpha), eq. 18, but -log alpha (log pi + H); log_prob: a batch's mean log pi. H: target_entropy."""
     return -log_alpha * (log_prob + target_entropy)
 
 
@@ -57,7 +57,7 @@ def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float)
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> SquashedGaussian:
-    """A policy with random weights from torch's global generator; belief None: a new one."""
+    """A policy on the CPU, with random weights from torch's global generator; belief None: a new one."""
     return make_policy(SquashedGaussian, env, config, belief)
 
 
@@ -73,7 +73,7 @@ class Temperature(nn.Module):
 
 
 class SAC(Agent):
-    """Networks and one gradient step of the paper's algorithm 1."""
+    """Networks and one gradient step of the paper's algorithm 1; `update` ignores `act`, as if True."""
 
     critic_coef = 0.5  # eq. 5
     policy: SquashedGaussian

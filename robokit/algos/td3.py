@@ -42,7 +42,7 @@ class Config(OffPolicyOptions):
 
 
 def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tensor:
-    """Target policy smoothing, eq. 14: the action plus clipped noise, clipped to [-1, 1]."""
+    """Target policy smoothing, eq. 14: action + clip(deviation * noise, -clip, clip), clipped to [-1, 1]."""
     return (action + (deviation * noise).clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
@@ -50,12 +50,12 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Deterministic:
-    """A policy with random weights from torch's global generator; belief None: a new one."""
+    """A policy on the CPU, with random weights from torch's global generator; belief None: a new one."""
     return make_policy(Deterministic, env, config, belief, noise=config.exploration)
 
 
 class TD3(Agent):
-    """Networks and one gradient step of the paper's algorithm 1."""
+    """Networks and one gradient step of the paper's algorithm 1; target networks move only if `act`."""
 
     critic_coef = 1.0
     policy: Deterministic

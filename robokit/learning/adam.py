@@ -24,7 +24,7 @@ TINY = 1e-30  # smaller moments are set to 0, before they become denormal number
 
 
 class Flat:
-    """A module's parameters as views of one flat vector."""
+    """All parameters of a module in one vector `flat`: they become its views, so writing it changes them."""
 
     def __init__(self, module: nn.Module) -> None:
         named = dict(module.named_parameters())
@@ -35,17 +35,17 @@ class Flat:
             named[name].data = view  # the module sees every update
 
     def views(self, flat: Tensor) -> Params:
-        """Views of a flat vector, one per parameter, by name and in the parameter's shape."""
+        """{name: view} of a vector like `flat`, one per parameter, in the parameter's shape; no copies."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()])
         return {k: part.view(shape) for (k, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def bound(self, graph: bool) -> Any:
-        """The module; for a graph, its methods as functions of the flat vector, the only tensor written."""
+        """The module; for a graph a Bound on views of `flat`, the only tensor that a compiled step writes."""
         return Bound(self.methods, self.views(self.flat)) if graph else self.module
 
 
 class Bound:
-    """A module's methods, evaluated with the given parameters: `bound.method(*inputs)`."""
+    """A module with `params` for its own: `bound.method(*inputs)`, or `bound(*inputs)` for `forward`."""
 
     def __init__(self, methods: "Methods", params: Params) -> None:
         self._methods = methods
@@ -59,7 +59,7 @@ class Bound:
 
 
 class Methods(nn.Module):
-    """A module's methods by name through `forward`, since functional_call calls only `forward`."""
+    """forward(name, *inputs) calls the module's method `name`: functional_call calls only `forward`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Methods(nn.Module):
 
 
 class Adam(Flat):
-    """Adam (Kingma & Ba 2015, algorithm 1) after clipping of the global gradient norm.
+    """Adam (Kingma & Ba 2015, algorithm 1) after clipping of the global gradient norm to max_grad_norm.
 
-    rates: function from the name of a parameter to the factor on its learning rate.
+    max_grad_norm inf: none. rates: function from a parameter's name to the factor on its learning rate.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Adam(Flat):
         self.rates = torch.cat(parts) if set(own.values()) - {1.0} else None
 
     def apply(self, grads: list[Tensor], lr: Tensor) -> Tensor:
-        """Apply one step in place and return the gradient's norm before clipping.
+        """Apply one step to `flat` in place; return the mean gradient's norm before clipping, 0-d.
 
-        grads: in the order of the parameters; averaged over all processes first.
+        grads: this process's, one per parameter, in order; first averaged over all processes. lr: 0-d.
 
         m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
         p <- p - (lr r / (1 - b1^t)) m / (sqrt(v) + eps r),  r = sqrt(1 - b2^t)
@@ -136,10 +136,10 @@ def make_update(
     compile: bool = False,
     schedule: Callable[[Tensor, Losses], Tensor] | None = None,
 ) -> Callable[..., Losses]:
-    """update(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
+    """A function update(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
 
-    schedule: (lr, parts) -> the next learning rate, written into `lr`. compile: every batch must then have
-    the same shapes.
+    parts: those of the loss and "grad_norm". schedule: (lr, parts) -> the next learning rate, written into
+    the tensor `lr`; None: `lr` stays. compile: every batch must then have the same shapes.
     """
     step = make_step(loss, adam, compile)
 
@@ -153,9 +153,10 @@ def make_update(
 
 
 def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Losses]:
-    """step(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
+    """A function step(lr, *batch) -> parts of the loss and "grad_norm": one Adam step on `loss(net, *batch)`.
 
-    graph: traceable by torch.compile as part of a larger function, and slower without compilation.
+    net: adam.module. graph: net is a Bound, and the step can be traced by torch.compile as part of a larger
+    function, but is slower without compilation.
     """
     parameters = list(adam.module.parameters())
 

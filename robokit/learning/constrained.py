@@ -15,7 +15,7 @@ from robokit.limits.multipliers import Multipliers
 
 
 class Constrained:
-    """The K limits in force on one Env, none with `limit_rule` off, and the critics' input (N, S)."""
+    """The K limits in force on one Env (K = 0 with `limit_rule` off), and the critics' input (N, S)."""
 
     def __init__(self, env: Env, config: Options) -> None:
         device, self.gamma = env.device, config.gamma
@@ -35,13 +35,14 @@ class Constrained:
     # -- at every control step -----------------------------------------------------------------------
 
     def state(self, state: Tensor) -> Tensor:
-        """The critics' input (N, S) before an action, from Env's `state` or `obs`."""
+        """The critics' input (N, S) before an action: Env's `state` or `obs`, then the `peak` maxima."""
         return self.maxima.append(state)
 
     def step(self, step: Step) -> tuple[Tensor, Tensor]:
         """Costs (N, K) of a control step and the critics' input (N, S) after it, before any restart.
 
-        A `peak` limit's cost is the rise of its maximum. Call once per control step: it updates the maxima.
+        A `peak` limit's cost is the rise of the episode's maximum. Call once per control step: it updates the
+        maxima.
         """
         cost = step.cost[:, : len(self.limits)]
         return self.maxima.step(cost, step.done, getattr(step, f"final_{self.sees}"))
@@ -49,25 +50,25 @@ class Constrained:
     # -- once an iteration ---------------------------------------------------------------------------
 
     def update(self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor) -> None:
-        """Update the multipliers from the costs (T, N, K) of T control steps; the rest is (T, N)."""
+        """Update the multipliers from the costs (T, N, K) that `step` returned; the rest is (T, N)."""
         if self.limits:
             self.multipliers.update(*self.meter.measure(cost, terminated, done, steps_left))
 
     # -- at every update of critics and policy -------------------------------------------------------
 
     def charged(self, cost: Tensor, terminated: Tensor, steps_left: Tensor) -> tuple[Tensor, Tensor]:
-        """Costs (..., K) for the critics, and (..., K) bool: no further cost follows, do not bootstrap."""
+        """Costs (..., K) for the critics, `absorb` added, and (..., K) bool: none follows, no bootstrap."""
         return self.charges.learned(cost, terminated, steps_left, self.gamma)
 
     def advantage(self, advantages: Tensor, valid: Tensor) -> Tensor:
-        """The policy's advantage (T, N) from those of reward and costs (T, N, 1 + K), in their own units."""
+        """One advantage (T, N) from unnormalised ones of reward and costs (T, N, 1 + K); K = 0: reward's."""
         return self.multipliers.advantage(advantages, valid) if self.limits else advantages[..., 0]
 
     @property
     def metrics(self) -> Mapping[str, Tensor]:
-        """Measured value and lambda of each limit, 0-d, by their names in the log."""
+        """{"limit/NAME/measured", "limit/NAME/lambda"} of each limit, 0-d; measured is NaN until known."""
         return self.multipliers.metrics
 
     def parts(self) -> dict[str, Any]:
-        """The parts of a checkpoint."""
+        """The objects with a state_dict for a checkpoint: "meter", "multipliers" and "maxima"."""
         return {"meter": self.meter, "multipliers": self.multipliers, "maxima": self.maxima}

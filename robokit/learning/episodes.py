@@ -17,7 +17,7 @@ class EpisodeTotals:
         self._finished = torch.zeros(3, device=device, dtype=torch.float64)  # sums of both, count
 
     def add(self, reward: Tensor, done: Tensor) -> None:
-        """One control step: reward (N,), done (N,) bool."""
+        """Add one control step: reward (N,), done (N,) bool, where an episode ends with this step."""
         self._running[0].add_(reward)
         self._running[1].add_(1)
         self._finished[:2].add_((self._running * done).sum(1))
@@ -25,7 +25,10 @@ class EpisodeTotals:
         self._running.mul_(~done)
 
     def summary(self) -> dict[str, float]:
-        """Means over the episodes finished since the last call, in all processes; empty if there are none."""
+        """Means "episode/return", "episode/length", and the number "episode/count"; {} if it is 0.
+
+        Of the episodes finished since the last call, in all processes.
+        """
         returns, length, count = processes.total(self._finished).tolist()
         self._finished.zero_()
         if not count:
@@ -46,7 +49,7 @@ def iteration_metrics(
     terms: Mapping[str, Tensor],
     more: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """The metrics of one iteration: finished episodes, losses, the means of `Env.labels`, and `more`."""
+    """Metrics of one iteration: `episodes.summary()`, "loss/NAME", terms (means by Env.labels) and `more`."""
     named = {f"loss/{name}": value for name, value in losses.items()}
     return {**episodes.summary(), **numbers({**named, **terms, **more})}
 
@@ -54,7 +57,7 @@ def iteration_metrics(
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
     """0-d tensors as numbers, in one transfer; the mean over the processes where they are not NaN.
 
-    A metric or limit that is NaN in every process was not counted and is left out.
+    NaN in every process: a key "metric/..." or "limit/..." was not counted and is left out, another stays.
     """
     values = torch.stack([value.detach().double() for value in logged.values()])
     known = ~values.isnan()

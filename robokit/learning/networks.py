@@ -17,7 +17,7 @@ def make_actor_belief(env: Env, config: Options) -> Belief:
 
 
 def make_critic_beliefs(env: Env, config: Options, constrained: Constrained) -> list[Belief]:
-    """One belief for each of the critic's networks: the reward's, and under limits that of all costs."""
+    """New beliefs, one per network of the critic: [reward's], under limits [reward's, that of all costs]."""
     memory = env.task.history, config.belief_size
     return [make_belief(config.critic_belief, constrained.widths, *memory) for _ in constrained.outputs]
 
@@ -25,8 +25,8 @@ def make_critic_beliefs(env: Env, config: Options, constrained: Constrained) -> 
 def make_policy(kind: type[P], env: Env, config: Options, belief: Belief | None, **own: Any) -> P:
     """A policy of class `kind` on the CPU, with random weights from torch's global generator.
 
-    belief None: a new one. own: further arguments of the class. Raises OptionError if config.mirror is set
-    and the task has no mirror.
+    belief None: a new one from `config`. own: further arguments of the class. Raises OptionError if
+    config.mirror is set and the task has no mirror.
     """
     belief = make_actor_belief(env, config) if belief is None else belief
     mirror = reflections(env.task.mirror, env.names.obs) if config.mirror else None

@@ -46,13 +46,13 @@ class Options:
 
     @property
     def simulations(self) -> int:
-        """Number of simulations of a training, over all processes."""
+        """Number of simulations of a training, over all processes: num_envs, or usual_num_envs if None."""
         return self.usual_num_envs if self.num_envs is None else self.num_envs
 
     def on(self, num_envs: int) -> Self:
-        """These options, with num_envs set for an Env of `num_envs` simulations in each process.
+        """A copy with the option num_envs = argument `num_envs` * processes; argument: of each process's Env.
 
-        Raises OptionError if they already have another number.
+        Raises OptionError if the option is neither None nor that product.
         """
         number = num_envs * world()
         if self.num_envs not in (None, number):
@@ -68,10 +68,10 @@ def check_options(
     unit: Sequence[str] = (),
     **shared: int,
 ) -> None:
-    """Check the options of all algorithms, and an algorithm's own options.
+    """Raise OptionError for an invalid option, of all algorithms or of those named.
 
-    positive, not_negative, unit: names of options > 0, >= 0 and in [0, 1]. shared: numbers divided among
-    the processes.
+    positive, not_negative, unit: names of an algorithm's own options that must be > 0, >= 0 and in [0, 1].
+    shared: name=number that must be a multiple of the number of processes.
     """
     check_choices(config)
     check_positive(config, "steps", "num_envs", "lr", "hidden", "max_grad_norm", "belief_size", "dual_lr")
@@ -87,7 +87,7 @@ def check_options(
 
 
 def check_choices(config: Any) -> None:
-    """A field of type Literal must have one of its values, else OptionError."""
+    """Raise OptionError if a field of type Literal has another value; other fields go unchecked."""
     for field in fields(config):
         name, known = field.name, get_args(field.type)
         if get_origin(field.type) is Literal and getattr(config, name) not in known:
@@ -95,7 +95,7 @@ def check_choices(config: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value has an option's annotated type; an int is also a float, a bool is neither."""
+    """Whether a value has an option's annotated type: an int fits float, a bool only bool, a list never."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return any(fits(value, one) for one in args)
@@ -116,7 +116,7 @@ def named(kind: Any) -> str:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Each option, or each number of its tuple, must be > 0 and finite; None is allowed."""
+    """Raise OptionError unless each option, or each number of its tuple, is > 0 and finite, or None."""
     for name in names:
         for number in _numbers(config, name):
             if not 0 < number < math.inf:
@@ -125,21 +125,21 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Each option, or each number of its tuple, must be >= 0 and finite; None is allowed."""
+    """Raise OptionError unless each option, or each number of its tuple, is >= 0 and finite, or None."""
     for name in names:
         if not all(0 <= number < math.inf for number in _numbers(config, name)):
             raise OptionError(f"{name} must be finite and at least 0, got {getattr(config, name)}")
 
 
 def check_unit(config: Any, *names: str) -> None:
-    """Each option must be in [0, 1]."""
+    """Raise OptionError unless each option is in [0, 1]; None is not allowed."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise OptionError(f"{name} must be in [0, 1], got {getattr(config, name)}")
 
 
 def check_shared(**numbers: int) -> None:
-    """Each number is divided among the processes and must be a multiple of their number."""
+    """Raise OptionError unless each number (name=number) is a multiple of the number of processes."""
     for name, value in numbers.items():
         if value % world():
             raise OptionError(
@@ -148,12 +148,12 @@ def check_shared(**numbers: int) -> None:
 
 
 def recurrent(config: Options) -> bool:
-    """Whether the policy's or the critics' belief is recurrent."""
+    """Whether the policy's or the critics' belief, or both, is "gru", "lstm" or "mingru"."""
     return bool({config.belief, config.critic_belief} & set(RECURRENT))
 
 
 def check_chunk(config: Options, name: str, number: int, words: str) -> None:
-    """With a recurrent belief, the option `name`, a length in control steps, must divide `number`."""
+    """With a recurrent belief: OptionError unless the option `name` divides `number`, called `words`."""
     if recurrent(config) and number % getattr(config, name):
         what = "the control steps that a recurrent belief is trained through"
         raise OptionError(f"{name} ({getattr(config, name)}), {what}, must divide {words}")

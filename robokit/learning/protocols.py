@@ -23,11 +23,11 @@ class Actor(Protocol):
     def belief_size(self) -> int: ...  # B
 
     def __call__(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """The deterministic action and the next belief; is_first (N,) bool: an episode begins."""
+        """The deterministic action, the next belief; is_first (N,) bool: an episode begins, belief unused."""
         ...
 
     def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A random action, as in training, from standard normal noise (N, A), and the next belief."""
+        """A random action, maybe beyond [-1, 1], from standard normal noise (N, A), and the next belief."""
         ...
 
 
@@ -47,11 +47,11 @@ class Learner(Protocol):
     def replay(self) -> Segmented | None: ...  # whole segments, not in state_dict
 
     def iterate(self) -> dict[str, float]:
-        """Collect data, learn from it, and return the metrics to log."""
+        """Take `steps_per_iteration` environment steps, learn, and return {metric name: number} to log."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the training state, enough to resume bit for bit."""
+        """Copies of the training and Env states: with the replay's whole segments they resume bit for bit."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...

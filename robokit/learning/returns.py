@@ -22,8 +22,9 @@ def gae(
         d_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t = d_t + gamma lam (1 - done_t) A_{t+1},    A_T = 0
 
-    s'_t is the next state before any reset: a truncated episode bootstraps from its value, a terminated one
-    does not. lam = 1 gives Monte-Carlo advantages, bootstrapped at truncations and at the rollout's end.
+    value: V(s_t). next_value: V(s'_t), of the next state before any reset: a truncated episode bootstraps
+    from it, a terminated one does not. terminated, done: bool. lam = 1 gives Monte-Carlo advantages,
+    bootstrapped at truncations and at the rollout's end.
     """
     delta = reward + gamma * next_value * ~terminated - value
     advantage, tail = torch.empty_like(delta), torch.zeros_like(delta[0])
@@ -34,9 +35,9 @@ def gae(
 
 
 def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Forward running sums R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}, (T, N), and the carry (N,).
+    """Sums over the past R_t = r_t + gamma (1 - done_{t-1}) R_{t-1}, (T, N, ...), and the carry (N, ...).
 
-    start (N,): the previous rollout's carry. The carry is 0 where an episode has ended.
+    start: the previous rollout's carry. The carry is the last R, or 0 where the last step is done (bool).
     """
     sums, running = torch.empty_like(reward), start
     for t in range(len(reward)):
@@ -46,9 +47,9 @@ def discounted_sums(reward: Tensor, done: Tensor, start: Tensor, gamma: float) -
 
 
 def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
-    """Weights of the valid (M, ...) bool entries in a mean over the dimensions `batch`, or all; others 0.
+    """Equal weights of the valid (M, ...) bool entries in means over dimensions `batch`, or all; others 0.
 
-    Summed over P processes they are P, so that the mean of the processes' gradients is their joint batch's.
+    They add up to P over all P processes, not to 1: the processes' mean gradient is that of the joint batch.
     """
     dims = tuple(range(valid.ndim)) if batch is None else tuple(batch)
     weight = valid.float()
@@ -56,12 +57,15 @@ def shares(valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
 
 
 def average(x: Tensor, share: Tensor) -> Tensor:
-    """Mean of x (M, ...) with weights from `shares`. Entries with weight 0 are ignored, even if NaN."""
+    """Sum of x * share over all entries, 0-d: a mean with `shares`. Weight 0: ignored, even if x is NaN."""
     return (torch.where(share > 0, x, 0.0) * share).sum()
 
 
 def standardize(x: Tensor, valid: Tensor, batch: Sequence[int] | None = None) -> Tensor:
-    """x (M, ...) to mean 0 and deviation 1 of the valid (M, ...) entries, over dimensions `batch`, or all."""
+    """x (M, ...) less the mean, divided by the deviation (n - 1), over the dimensions `batch`, or all.
+
+    Both are of the entries valid (M, ...) bool, in all processes; the other entries are transformed too.
+    """
     dims = tuple(range(x.ndim)) if batch is None else tuple(batch)
 
     def summed(y: Tensor) -> Tensor:
@@ -79,8 +83,9 @@ def n_step(reward: Tensor, over: Tensor, done: Tensor, n: int, gamma: float) -> 
         G_t = sum_{k < m} gamma^k r_{t+k},   m = n, or fewer if the episode ends first
         Q_target = G_t + discount_t V(s'_{t+m-1}),   discount_t = gamma^m, 0 if any of the m steps is `over`
 
-    reward, over (L + n - 1, M, C); over bool: no bootstrap of this column. done (L + n - 1, M) bool: an
-    episode ends. Returns G and discount (L, M, C), and t + m - 1 (L, M).
+    reward, over (L + n - 1, M, C); over bool: this column's return ends here, so that later rewards
+    of the n steps are left out. done (L + n - 1, M) bool: the episode ends. Returns G and discount (L, M, C),
+    and t + m - 1 (L, M).
     """
     length = len(reward) - n + 1
     start = torch.arange(length, device=reward.device)[:, None]

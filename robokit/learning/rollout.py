@@ -35,19 +35,22 @@ NUMBERS = ("is_first", "share", "log_prob", "advantage")  # one number per trans
 
 
 def pack(parts: Sequence[Tensor], chunk: int) -> Tensor:
-    """Columns (T, N, ...) side by side, cut into chunks of L steps: rows (T N / L, L, C)."""
+    """Columns (T, N, ...) side by side as float, cut into chunks of L steps: rows (T N / L, L, C).
+
+    Row i is chunk i // N of simulation i % N.
+    """
     steps, simulations = parts[0].shape[:2]
     rows = torch.cat([part.reshape(steps, simulations, -1).float() for part in parts], -1)
     return rows.unflatten(0, (-1, chunk)).transpose(1, 2).flatten(0, 1)
 
 
 def unpack(rows: Tensor, widths: Mapping[str, int]) -> Batch:
-    """The columns of chunks (M, L, C) by name: (L, M, width), or (L, M) for NUMBERS."""
+    """The columns of chunks (M, L, C) by name: (L, M, width), or (L, M) for NUMBERS; is_first is bool."""
     return columns(rows.transpose(0, 1), widths, NUMBERS, ("is_first",))
 
 
 def columns(rows: Tensor, widths: Mapping[str, int], numbers: Sequence[str], flags: Sequence[str]) -> Batch:
-    """The columns of rows (..., C) by name: (..., width), or (...) for `numbers`; `flags` become bool."""
+    """Columns of rows (..., C), in the order of `widths`: (..., width), (...) for `numbers`; bool `flags`."""
     named = zip(widths, rows.split(list(widths.values()), -1), strict=True)
     batch = {name: part.squeeze(-1) if name in numbers else part for name, part in named}
     return batch | {flag: batch[flag] != 0 for flag in flags}

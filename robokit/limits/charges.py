@@ -1,4 +1,7 @@
-"""Charges of control steps under limits, the same for critics, for a training's meter and for evaluation."""
+"""Charges of control steps under limits: costs, and `absorb` for each step that a termination cut off.
+
+The same for critics, for a training's meter and for evaluation.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +14,7 @@ from robokit.limits.measures import MEASURES
 
 
 def cut_off(terminated: Tensor, steps_left: Tensor, gamma: float = 1.0) -> Tensor:
-    """Discounted number of control steps lost to a termination: sum of gamma^t, t = 1..steps_left, else 0."""
+    """Discounted number of control steps lost where terminated: sum of gamma^t, t = 1..steps_left; else 0."""
     steps = steps_left if gamma == 1 else gamma * (1 - gamma**steps_left) / (1 - gamma)
     return torch.where(terminated, steps, 0.0)
 
@@ -25,7 +28,7 @@ class Charge(NamedTuple):
 
 
 class Charges:
-    """Computes the charges for the costs (..., K) of control steps under K limits."""
+    """Computes the charges for the costs (..., K) of control steps under K limits, in the limits' order."""
 
     def __init__(
         self,
@@ -46,7 +49,10 @@ class Charges:
     def learned(
         self, cost: Tensor, terminated: Tensor, steps_left: Tensor, gamma: float
     ) -> tuple[Tensor, Tensor]:
-        """The critics' costs of a control step (..., K), and where their returns end (..., K) bool."""
+        """Critics' costs (..., K), by Measure.charge plus discounted `absorb`, and (..., K) bool: the end.
+
+        A cost's return ends at a termination; under a `probability` limit at a violation too.
+        """
         if not self.measures:
             return cost[..., :0], terminated[..., None][..., :0]
         pairs = [m.charge(x) for m, x in zip(self.measures, cost.unbind(-1), strict=True)]
@@ -75,13 +81,14 @@ class Maxima:
         self.largest = torch.zeros(num_envs, len(peaks), device=device)
 
     def append(self, state: Tensor) -> Tensor:
-        """The state (N, S) with the maxima so far: (N, S + P)."""
+        """The state (N, S), then the maxima so far / Limit.largest: (N, S + P)."""
         return torch.cat((state, self.largest / self.unit), -1) if self.columns else state
 
     def step(self, cost: Tensor, done: Tensor, final_state: Tensor) -> tuple[Tensor, Tensor]:
         """The costs (N, K), c of `peak` limits replaced by max(c - m, 0), and the final state (N, S + P).
 
-        m: the largest cost so far in the episode; final_state gets it with c, then it is 0 where done (N,).
+        m: the largest cost in the episode before c. max(m, c) is the new m, appended to the final state;
+        after that m is 0 where done (N,).
         """
         if not self.columns:
             return cost, final_state

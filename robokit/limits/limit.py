@@ -10,7 +10,7 @@ from robokit.limits.measures import MEASURES, Name
 
 @dataclass(frozen=True)
 class Limit:
-    """An upper bound on one cost. Raises TaskError for impossible numbers.
+    """An upper bound on one cost in one of these measures. Raises TaskError for impossible numbers.
 
     rate         mean cost per control step
     episode      undiscounted sum over an episode
@@ -42,13 +42,13 @@ class Limit:
         self.check(steps=math.inf)
 
     def check(self, steps: float, gamma: float = 1.0, name: str = "Limit") -> None:
-        """Raise TaskError if no episode of `steps` control steps can exceed the value."""
+        """Raise TaskError, with `name`, if no episode of `steps` control steps can exceed the value."""
         if self.value > (most := self.most(steps, gamma)):
             rule = f"a {MEASURES[self.measure].noun.format(steps=steps)} cannot come above {most:g}"
             raise TaskError(f"{name} is {self.value:g}, which has no use: {rule}")
 
     def most(self, steps: float, gamma: float = 1.0) -> float:
-        """The measure of an episode of `steps` control steps with the largest cost in each."""
+        """The highest measure: of an episode of `steps` control steps with the cost `largest` in each."""
         return MEASURES[self.measure].most(self.largest, steps, gamma)
 
 

@@ -46,22 +46,22 @@ class Measure(ABC):
 
     @abstractmethod
     def most(self, largest: float, steps: float, gamma: float) -> float:
-        """The measure of episodes with the largest cost in every control step."""
+        """The measure of episodes of `steps` control steps with the cost `largest` in every one."""
 
     @abstractmethod
     def per_episode(self, costs: EpisodeCosts[Array]) -> tuple[Array, Array | None]:
-        """x (E,) and its weight (E,); weight None: all episodes count alike."""
+        """x (E,) and its weight (E,) in the mean of x over episodes; weight None: all count alike."""
 
     def bounds(self, largest: float, steps: float, gamma: float) -> tuple[float, float]:
         """Upper bounds of x in one episode, and of sum(x) / sum(weight); inf: no tighter bound."""
         return self.most(largest, steps, gamma), math.inf
 
     def charge(self, cost: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The critics' cost, and where their return ends with it (bool; None: nowhere)."""
+        """The critics' cost for `cost` (...), and where their return ends with it: (...) bool, or None."""
         return cost, None
 
     def measured(self, rate: Tensor, length: Tensor, mean: Tensor) -> Tensor:
-        """J in training, a scalar like its arguments.
+        """J in training, a scalar like its arguments; `mean` by default.
 
         rate: mean cost of the present control steps; length, mean: mean number of control steps, and mean x,
         of recent whole episodes.
@@ -115,7 +115,7 @@ class Discounted(Measure):
 
 
 class Probability(Measure):
-    """Probability that the cost is ever above 0 in an episode. Critics learn that of a violation ahead."""
+    """Probability that the cost is ever above 0 in an episode. Critics learn a 1 that ends their return."""
 
     words, noun, share, wait = "P(any in an episode)", "probability", True, RECENT
     shown = Episode.words

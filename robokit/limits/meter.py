@@ -13,9 +13,10 @@ from robokit.state import gather, scatter
 
 
 def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums so far (T, N, C) of x >= 0 in each running episode, and the carry (N, C) after the last step.
+    """Sums (T, N, C) of x >= 0 from each episode's start to each step, inclusive, and the carry (N, C).
 
-    Without a loop over T: cumulative sums never fall, so their maximum over episode ends is the latest one.
+    running: the carry before. The carry is the last sum, or 0 where the last step is done (T, N). Without a
+    loop over T: cumulative sums never fall, so their maximum over episode ends is the latest one.
     """
     total = running + x.cumsum(0)
     before = torch.where(done[..., None], total, 0.0).cummax(0).values
@@ -26,9 +27,9 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
 class Meter:
     """J_k of each limit in its own measure, from the control steps of N simulations per process.
 
-    A rate is the mean over the given steps. An episode's sum is that rate times the mean length of recent
-    episodes, so that it follows the present policy. All others are means over about the last RECENT whole
-    episodes. steps: control steps of the longest episode.
+    A rate is the mean over the T steps of one `measure`. An episode's sum is that rate times the mean length
+    of recent episodes, so that it follows the present policy. All others are means over about the last RECENT
+    whole episodes. steps: control steps of the longest episode, the mean length until a whole one has ended.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Meter:
     def measure(
         self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """J_k (K,), and whether each is known (K,) bool, after T more control steps.
+        """J_k (K,), and whether each is known (K,) bool, after T more control steps, of all processes.
 
-        cost: (T, N, K), for a `peak` limit the rise from charges.Maxima; the others: (T, N).
+        cost: (T, N, K), for a `peak` limit the rise from charges.Maxima; the others: (T, N). Known: after
+        `Measure.wait` whole episodes.
         """
         spent, span, discounted = self.charges.of(cost, terminated, steps_left.double(), self.gamma)
         one = torch.ones_like(spent[..., :1])
@@ -73,7 +75,7 @@ class Meter:
         return torch.stack([measure.measured(*numbers) for measure, *numbers in each]), known
 
     def _remember(self, sums: Tensor, ended: Tensor) -> None:
-        """Add the sums (T, N, 3, K) of episodes that ended (T, N); older ones decay to about RECENT."""
+        """Add to `recent` the sums (T, N, 3, K) where ended (T, N) bool; older episodes decay to ~ RECENT."""
         number, (spent, span, discounted) = ended.sum(), sums.unbind(-2)
         costs = EpisodeCosts(spent, span, discounted, (spent > 0).double(), spent)  # peak: the sum of rises
         each = zip(self.charges.measures, *(column.unbind(-1) for column in costs), strict=True)

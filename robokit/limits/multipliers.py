@@ -32,12 +32,12 @@ WATCHED = ("measured", "lambda")
 
 
 def violation(measured: Tensor, aim: Tensor, floor: Tensor) -> Tensor:
-    """Relative violations (K,): clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST)."""
+    """Relative violations (K,): clip((J_k - d_k) / max(d_k, floor_k), LEAST, MOST), d_k = aim_k."""
     return ((measured - aim) / torch.maximum(aim, floor)).clamp(LEAST, MOST)
 
 
 def combine(advantage: Tensor, weight: Tensor) -> Tensor:
-    """One advantage (T, N) from those of reward and costs (T, N, 1 + K), each divided by its unit.
+    """One advantage (T, N) from those of reward and costs (T, N, 1 + K), already divided by their units.
 
         (A_r - sum_k w_k A_k) / (1 + sum_k w_k)
 
@@ -47,7 +47,7 @@ def combine(advantage: Tensor, weight: Tensor) -> Tensor:
 
 
 class Multipliers:
-    """One lambda >= 0 for each limit, and from it the weight of the cost's advantage.
+    """One lambda >= 0 for each limit, and the weight w of the cost's advantage in `combine`.
 
         pid    s <- .8 s + .2 e,  I <- I + Ki e,  w = clip(Kp s + I + Kd max(ds, 0)),  e: the violation
                (Stooke et al. 2020, algorithm 2); w weighs normalised advantages, so it does not depend
@@ -55,6 +55,7 @@ class Multipliers:
         dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
         fixed  lambda = penalty
 
+    d_k is (1 - margin) of the limit. s starts at the first e, I at 0; I and w are in [0, HIGHEST].
     Under every rule `lambdas` are in reward per unit of cost in one control step: dJ/dd_k for a discounted
     limit that binds. `steps`: control steps of the longest episode.
 
@@ -95,7 +96,7 @@ class Multipliers:
         self.latest = torch.zeros_like(self.aim)
 
     def update(self, measured: Tensor, known: Tensor) -> None:
-        """Update the multipliers from J_k = measured (K,), where known (K,) bool."""
+        """Update the multipliers from J_k = measured (K,) where known (K,) bool; the others stay."""
         self.latest = torch.where(known, measured, self.latest)
         if self.rule == "dual":
             step = self.dual_lr * (measured - self.aim)
@@ -116,8 +117,9 @@ class Multipliers:
     def advantage(self, advantage: Tensor, valid: Tensor) -> Tensor:
         """The policy's advantage (T, N) from those of reward and costs (T, N, 1 + K) in their own units.
 
-        Each is centred over valid (T, N) bool, and divided by a slow average of its standard deviation; the
-        combination is not normalised again.
+        Each is centred over valid (T, N) bool of all processes, and divided by a slow average of its standard
+        deviation, updated here by `follow`, or by the present deviation if larger. `combine` does not
+        normalise again.
         """
         count = total(valid.sum()).clamp(min=1)
         weight = valid[..., None] / count
@@ -128,16 +130,16 @@ class Multipliers:
         return combine(centred / units, self.weights(units)).float()
 
     def follow(self, now: Tensor, slow: float = SLOW) -> None:
-        """Update the slow units of reward and costs from those of now (1 + K,).
+        """Update `scale`, the slow units of reward and costs, from those of now (1 + K,).
 
         A unit is the standard deviation of the advantage (PPO) or the RMS of dQ/da (SAC, TD3). In these units
-        a weight of 1 counts as much as the reward. slow: weight of the past, if any.
+        a weight of 1 counts as much as the reward. slow: weight of the past units, ignored at first.
         """
         mean = torch.where(self.scale > 0, torch.lerp(now, self.scale, slow), now)
         self.scale = torch.maximum(mean, self.least_scale)
 
     def weights(self, units: Tensor) -> Tensor:
-        """Weights (K,) of the costs' advantages in `combine`, for these units (1 + K,)."""
+        """w (K,) of `combine`, for these units (1 + K,): under pid as is, else lambda_k unit_k / unit_r."""
         return self.strength if self.rule == "pid" else self.strength * units[1:] / units[0]
 
     @property
@@ -147,7 +149,7 @@ class Multipliers:
 
     @property
     def metrics(self) -> dict[str, Tensor]:
-        """The logged numbers of each limit, by metric name."""
+        """{"limit/NAME/measured": J_k, "limit/NAME/lambda": lambda_k}, 0-d, of each limit."""
         named = zip(self.names, self.measured, self.lambdas, strict=True)
         return {
             f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
@@ -160,7 +162,7 @@ class Multipliers:
 
     @property
     def lambdas(self) -> Tensor:
-        """Lambda (K,), in reward per unit of cost; under pid 0 until the units are known."""
+        """Lambda (K,), reward per unit of cost; under pid w unit_r / unit_k, 0 until the units are known."""
         started = self.scale[0] > 0
         price = torch.where(started, self.scale[0] / self.scale[1:].clamp(min=TINY), 0.0)
         return self.strength * price if self.rule == "pid" else self.strength

@@ -74,7 +74,7 @@ class Stack(Belief):
     """The last H raw frames of each term, term by term, oldest first; the features are normalised.
 
     At the start of an episode every slot holds the first frame. history: one H for all terms, or {term: H},
-    by default 1.
+    1 for a term that is not in it. widths: {term: columns}, in the order of obs.
     """
 
     source: Tensor
@@ -126,7 +126,7 @@ class Recurrent(Belief):
 
     @abstractmethod
     def cell(self, driven: Tensor, belief: Tensor) -> Tensor:
-        """The next belief (N, B) from driven (N, G), the `inputs` layer of a frame, and the belief (N, B)."""
+        """The next belief (N, B) from driven (N, G), output of the `inputs` layer, and the belief (N, B)."""
 
     def forward(
         self, obs: Tensor, belief: Tensor, is_first: Tensor, normalizer: Normalizer
@@ -215,10 +215,10 @@ class MinGRU(Recurrent):
 
 
 def linear_recurrence(keep: Tensor, add: Tensor, start: Tensor, is_first: Tensor) -> Tensor:
-    """h_t = keep_t h_{t-1} + add_t, (L, M, F), from h_0 = start; h_t = add_t where is_first (L, M) bool.
+    """All h_t = keep_t h_{t-1} + add_t, (L, M, F), h_0 = start; but h_t = add_t where is_first (L, M) bool.
 
-    start (M, F). log2(L) passes, by doubling. Values before an `is_first` are masked, not multiplied by
-    0: they may be NaN.
+    start (M, F), not in the result. log2(L) passes, by doubling. Values before an `is_first` are masked, not
+    multiplied by 0: they may be NaN.
     """
     cut, reach = is_first[..., None], 1  # cut[t]: an episode began within the last `reach` steps up to t
     add = torch.cat((add[:1] + torch.where(cut[:1], 0.0, keep[:1] * start), add[1:]))
@@ -240,7 +240,7 @@ def time_constants(size: int) -> Tensor:
 
 
 def _orthogonal(linear: nn.Linear, gates: int) -> None:
-    """Initialise each gate's weights as an orthogonal matrix, and biases as zero."""
+    """Initialise in place: each gate's weights, a block of rows, as an orthogonal matrix; biases as zero."""
     for block in linear.weight.data.chunk(gates):
         nn.init.orthogonal_(block)
     if linear.bias is not None:
@@ -255,9 +255,10 @@ RECURRENT: dict[str, type[GRU] | type[LSTM] | type[MinGRU]] = {"gru": GRU, "lstm
 def make_belief(
     kind: str, widths: Mapping[str, int], history: int | Mapping[str, int] = 1, size: int = 64
 ) -> Belief:
-    """A belief by name for observation terms {name: width}; size: units of a recurrent belief.
+    """A belief of a kind in KINDS for observation terms {name: width}; size: units of a recurrent belief.
 
-    Raises OptionError for an unknown kind or a size < 1; `history` must have passed `rules.check_history`.
+    history: frames of a Stack, unused by other kinds; must have passed `rules.check_history`. Raises
+    OptionError for an unknown kind or a size < 1.
     """
     if kind not in KINDS:
         raise OptionError(f"belief must be one of {[*KINDS]}, got {kind!r}")

@@ -14,7 +14,7 @@ from robokit.networks.policy import Gaussian
 
 
 class Encoders(nn.Module, ABC):
-    """The beliefs of a critic's networks, side by side in one tensor, with one shared normaliser."""
+    """The beliefs of a critic's networks, side by side in one tensor (N, B), with one shared normaliser."""
 
     def __init__(self, beliefs: Sequence[Belief], state_dim: int, normalize: bool) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Encoders(nn.Module, ABC):
         return sum(self.sizes)
 
     def encode(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) of all networks and the next belief (N, B), from a state (N, S)."""
+        """Features (N, F) of all networks, side by side; the next belief (N, B), from raw state (N, S)."""
         return self._encode([b.forward for b in self._each()], state, belief, is_first)
 
     def unroll(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class Encoders(nn.Module, ABC):
 
 
 class Critic(Encoders):
-    """V(s): expected returns of reward and costs, (..., 1 + K)."""
+    """V(s), (..., 1 + K): expected returns, one network for the reward, one for all costs (outputs 1, K)."""
 
     def __init__(
         self,
@@ -70,18 +70,18 @@ class Critic(Encoders):
         )
 
     def forward(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (M, 1 + K) and the next belief (M, B)."""
+        """Values (M, 1 + K) and the next belief (M, B), from raw state (M, S)."""
         features, belief = self.encode(state, belief, is_first)
         return self.decode(features), belief
 
     def decode(self, features: Tensor) -> Tensor:
-        """Values (..., 1 + K) for features (..., F)."""
+        """Values (..., 1 + K), reward first, for features (..., F) of `encode` or `unroll`."""
         parts = features.split(self.out_dims, -1)
         return torch.cat([head(part) for head, part in zip(self.heads, parts, strict=True)], -1)
 
 
 class ActionCritic(Encoders):
-    """Q_e(s, a): E estimates of the returns of reward and costs, (E, ..., 1 + K)."""
+    """Q_e(s, a), (E, ..., 1 + K): E = `members` estimates of the returns of reward and costs."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class ActionCritic(Encoders):
         )
 
     def decode(self, features: Tensor, action: Tensor, members: int | None = None) -> Tensor:
-        """Q (E, ..., 1 + K) for features (..., F) and actions (..., A); members: only the first so many."""
+        """Q (E, ..., 1 + K) for features (..., F), actions (..., A); members: of the first so many only."""
         parts, shape = features.split(self.out_dims, -1), features.shape[:-1]
         seen = (torch.cat((part, action), -1).flatten(0, -2) for part in parts)
         values = [net(x, members).unflatten(1, shape) for net, x in zip(self.ensembles, seen, strict=True)]
@@ -120,7 +120,7 @@ class ActorCritic(nn.Module):
     def forward(
         self, obs: Tensor, state: Tensor, is_first: Tensor, belief: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unclipped mean (L, M, A), log_std (A,), values (L, M, 1 + K); belief (M, B): [policy | critic]."""
+        """Unclipped mean (L, M, A), log_std (A,), values (L, M, 1 + K); belief before: [policy | critic]."""
         ours, theirs = belief.split((self.policy.belief_size, self.critic.belief_size), -1)
         mean = self.policy.decode(self.policy.unroll(obs, ours, is_first)[0])
         values = self.critic.decode(self.critic.unroll(state, theirs, is_first)[0])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log N(action; mean, exp(log_std)^2), summed over the last dimension."""
+    """log N(action; mean, exp(log_std)^2), summed over the last dimension: (..., A) -> (...), nats."""
     z = (action - mean) * torch.exp(-log_std)
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -25,12 +25,12 @@ def squashed_log_prob(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
 
 
 def entropy(log_std: Tensor) -> Tensor:
-    """Entropy of a diagonal Gaussian, summed over the last dimension, in nats."""
+    """Entropy of a diagonal Gaussian, summed over the last dimension, (..., A) -> (...), in nats."""
     return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
 def kl(mean0: Tensor, log_std0: Tensor, mean1: Tensor, log_std1: Tensor) -> Tensor:
-    """KL[N0 || N1] of diagonal Gaussians, summed over the last dimension, in nats."""
+    """KL[N0 || N1] of diagonal Gaussians, summed over the last dimension, (..., A) -> (...), in nats."""
     ratio = torch.exp(2 * (log_std0 - log_std1))
     distance = (mean0 - mean1).square() * torch.exp(-2 * log_std1)
     return (log_std1 - log_std0 + 0.5 * (ratio + distance - 1)).sum(-1)

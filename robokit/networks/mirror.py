@@ -39,9 +39,9 @@ class Image(Protocol):
 
 
 def reflections(images: Mapping[str, Image], widths: Mapping[str, int]) -> Reflections:
-    """Reflections of obs, with terms {name: width} side by side, and of the action.
+    """(Reflection of obs, of the action); obs: the terms {name: width} side by side.
 
-    Raises OptionError if `images` is empty.
+    images: one for each term and one for "action". Raises OptionError if `images` is empty.
     """
     if not images:
         raise OptionError("mirror: the task has no mirror to average the policy with")

@@ -13,7 +13,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 def mlp(sizes: Sequence[int], activation: str, last_gain: float = 1.0) -> nn.Sequential:
-    """Linear layers of `sizes`, an activation between them.
+    """Linear layers of `sizes` (inputs, hidden layers, outputs), an activation between them, none at the end.
 
     Initial weights are orthogonal (gain sqrt(2), `last_gain` in the last layer), biases zero (Engstrom et al.
     2020, "Implementation Matters in Deep RL", section 3).
@@ -56,7 +56,7 @@ class Ensemble(nn.Module):
         self.weights, self.biases = weights, biases
 
     def forward(self, x: Tensor, members: int | None = None) -> Tensor:
-        """Outputs (E, M, O); members: only of the first so many networks."""
+        """Outputs (E, M, O); members: only of the first so many networks, E = members."""
         count, last = members or self.members, len(self.weights) - 1
         x = x.expand(count, *x.shape[-2:])
         for layer, (weights, biases) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -80,5 +80,5 @@ def _activation(name: str) -> nn.Module:
 
 
 def _gains(sizes: Sequence[int], last: float = 1.0) -> list[float]:
-    """Gain of each layer's initial weights."""
+    """Gain of each layer's initial weights: sqrt(2), and `last` for the last; one fewer than sizes."""
     return [math.sqrt(2)] * (len(sizes) - 2) + [last]

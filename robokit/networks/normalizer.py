@@ -24,14 +24,14 @@ class Normalizer(nn.Module):
         self.register_buffer("count", torch.tensor(1e-4))
 
     def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
-        """(x - mean) / std, clipped to +-clip; columns (D,): index of the column of each of x's D numbers."""
+        """(x - mean) / std, clipped to +-clip; columns (D,): index into O of each of x's D numbers."""
         if not self.active:
             return x
         mean, var = (self.mean, self.var) if columns is None else (self.mean[columns], self.var[columns])
         return ((x - mean) * torch.rsqrt(var + 1e-8)).clamp(-self.clip, self.clip)
 
     def update(self, x: Tensor, valid: Tensor) -> None:
-        """Update mean and variance with the rows of x (M, O) where valid (M,) bool, of all processes."""
+        """Update mean and var, even if not active, with the valid (M,) rows of x (M, O) of all processes."""
         weight = valid.to(x.dtype)[:, None]
         x = torch.where(valid[:, None], x, 0.0)
         summed = processes.total(torch.cat((x.sum(0), weight.sum()[None])))

@@ -47,7 +47,7 @@ class Policy(nn.Module, ABC):
 
     @property
     def belief_size(self) -> int:
-        """B, doubled by a mirror."""
+        """B, the belief's size; twice that with a mirror."""
         return self.belief.size * (1 if self.mirror is None else 2)
 
     def encode(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Policy(nn.Module, ABC):
         return torch.cat((plain, mirrored), -1), torch.cat((ours, theirs), -1)
 
     def decode(self, features: Tensor) -> Tensor:
-        """Distribution parameters from features (..., F): means (..., A), or [means, log stds] (..., 2 A)."""
+        """Parameters, before clip or tanh, from features (..., F): means (..., A), or [means, log stds]."""
         if self.mirror is None:
             return self.head(features)
         plain, mirrored = (self.head(half) for half in features.chunk(2, -1))
@@ -84,7 +84,7 @@ class Policy(nn.Module, ABC):
         return self.mode(self.decode(features)), belief
 
     def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A random action (N, A) from standard normal noise (N, A), and the next belief (N, B)."""
+        """A random action (N, A) by `sample_from`, from standard normal noise (N, A); next belief (N, B)."""
         features, belief = self.encode(obs, belief, is_first)
         return self.sample_from(self.decode(features), noise), belief
 
@@ -94,7 +94,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def sample_from(self, params: Tensor, noise: Tensor) -> Tensor:
-        """A random action (..., A) for distribution parameters, from standard normal noise (..., A)."""
+        """A random action (..., A) for params, from standard normal noise (..., A); Gaussian: unclipped."""
 
 
 class Gaussian(Policy):
@@ -119,7 +119,7 @@ class Gaussian(Policy):
     def act(
         self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `sample`, with the mean: action (N, A), mean (N, A) and the next belief (N, B)."""
+        """As `sample`, with the mean: action (N, A), mean (N, A), both unclipped; next belief (N, B)."""
         features, belief = self.encode(obs, belief, is_first)
         mean = self.decode(features)
         return self.sample_from(mean, noise), mean, belief
@@ -143,7 +143,7 @@ class SquashedGaussian(Policy):
         return self.draw(params, noise)[0]
 
     def draw(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A random action (..., A) from standard normal noise, and its log-probability (...)."""
+        """A random action (..., A) in [-1, 1] from params (..., 2 A) and noise, and its log-density (...)."""
         mean, log_std = params.chunk(2, -1)
         log_std = log_std.clamp(*LOG_STD)
         u = mean + log_std.exp() * noise
@@ -151,7 +151,7 @@ class SquashedGaussian(Policy):
 
 
 class Deterministic(Policy):
-    """tanh of the head; noise: standard deviation of the exploration in training."""
+    """tanh of the head; noise: deviation of the noise that `sample` adds to it before clipping to [-1, 1]."""
 
     def __init__(
         self,

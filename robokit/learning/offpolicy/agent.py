@@ -33,7 +33,7 @@ MakeActor = Callable[[Env, Any, Belief], Policy]  # an algorithm's `make_actor`
 
 
 class Sums(NamedTuple):
-    """n-step sums of reward and costs; costs in units of Limit.largest."""
+    """n-step sums of reward and costs; costs are divided by Limit.largest."""
 
     total: Tensor  # (L, M, 1 + K)
     discount: Tensor  # (L, M, 1 + K) of the value after the n steps; 0: no bootstrap
@@ -75,39 +75,40 @@ class Agent(ABC):
     def update(
         self, act: bool, lr: Tensor, batch: Batch, noise: Tensor, price: Tensor, weight: Tensor
     ) -> Losses:
-        """One gradient step of the critics and, if `act`, of the policy; returns the metrics to log.
+        """One gradient step of the critics and, if `act`, of the policy; returns {name: 0-d tensor} to log.
 
-        noise (2, L, M, A): standard normal, for actions at the sampled states and at the states n steps
-        later. price (K,): lambda, reward per unit of cost. weight (K,): see multipliers.combine.
+        Moves the target networks too (TD3: only if `act`). noise (2, L, M, A): standard normal, [0] for
+        actions at the sampled states, [1] n steps later. price (K,): lambda, reward per unit of cost.
+        weight (K,): see multipliers.combine.
         """
 
     # -- columns and features of a window ----------------------------------------------------------
 
     def batch(self, rows: Tensor, belief: Tensor) -> Batch:
-        """Columns (R, M, ...) of rows (R, M, C) by name, and the beliefs (M, B) before the first row."""
+        """Columns (R, M, ...) of rows (R, M, C) by name; "belief", "critic_belief" (M, B) before them."""
         sizes = self.policy.belief_size, self.critic.belief_size
         named = columns(rows, self.widths, NUMBERS, FLAGS)
         return {**named, **dict(zip(("belief", "critic_belief"), belief.split(sizes, -1), strict=True))}
 
     def now(self, x: Tensor) -> Tensor:
-        """The L control steps in the losses, of R."""
+        """The L control steps of x (R, ...) that are in the losses: those after the burn-in."""
         return x[self.burn_in : self.burn_in + self.window]
 
     def policy_now(self, policy: Any, batch: Batch) -> Tensor:
-        """Distribution parameters (L, M, ...) at the sampled states."""
+        """`policy.decode` at the L steps in the losses: distribution parameters (L, M, A or 2 A)."""
         features = self._along(policy, batch["obs"], batch["belief"], batch)[0][: self.window]
         return policy.decode(features)
 
     def policy_next(self, policy: Any, batch: Batch, last: Tensor) -> Tensor:
-        """Distribution parameters (L, M, ...) at the states n steps later."""
+        """Distribution parameters (L, M, A or 2 A) at the states n steps later; last: Sums.last."""
         return policy.decode(self._ahead(policy, "obs", "belief", batch, last))
 
     def critic_now(self, critic: Any, batch: Batch) -> Tensor:
-        """Critic features (L, M, F) at the sampled states."""
+        """Critic features (L, M, F), before any action, at the L steps in the losses."""
         return self._along(critic, batch[self.sees], batch["critic_belief"], batch)[0][: self.window]
 
     def critic_next(self, critic: Any, batch: Batch, last: Tensor) -> Tensor:
-        """Critic features (L, M, F) at the states n steps later."""
+        """Critic features (L, M, F) at the states n steps later; last: Sums.last."""
         return self._ahead(critic, self.sees, "critic_belief", batch, last)
 
     def _along(self, net: Any, frames: Tensor, belief: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -121,6 +122,7 @@ class Agent(ABC):
         """Features (L, M, F) at the final observation of the last of n steps, before any restart.
 
         Computed from the belief after that step; the belief after the final observation is discarded.
+        frames, belief: keys of `batch`. last: Sums.last.
         """
         after = self._along(net, batch[frames], batch[belief], batch)[1]
         final = batch[f"final_{frames}"][self.burn_in :]
@@ -135,7 +137,7 @@ class Agent(ABC):
     # -- critics -----------------------------------------------------------------------------------
 
     def sums(self, batch: Batch) -> Sums:
-        """n-step sums of a window. Sums that include a step of a broken simulation have weight 0."""
+        """`Sums` from each of the L steps in the losses; `share` 0 if a simulation broke within n steps."""
         config, start = self.config, self.burn_in
         flags = batch["terminated"], batch["steps_left"]
         cost, over = self.constrained.charged(batch["cost"], *flags)
@@ -164,7 +166,7 @@ class Agent(ABC):
         return q[..., 0].amin(0) if self.config.reduce == "min" else q[..., 0].mean(0)
 
     def fit_critics(self, lr: Tensor, batch: Batch, target: Tensor, share: Tensor) -> Losses:
-        """One gradient step of the critics towards target (E, L, M, 1 + K); returns the metrics to log."""
+        """One gradient step to target (E, L, M, 1 + K); returns "critic" (loss), "q", "critic_grad_norm"."""
         parts = self.critic_step(lr, batch, target, share)
         return {f"critic_{name}" if name == "grad_norm" else name: value for name, value in parts.items()}
 
@@ -174,9 +176,10 @@ class Agent(ABC):
         return loss, {"critic": loss.detach(), "q": average(q[..., 0].mean(0), share).detach()}
 
     def slopes(self, batch: Batch) -> Tensor:
-        """RMS of dQ/da of reward and costs, (1 + K,), at the sampled actions, in the units of the task.
+        """RMS of |dQ/da| of reward and costs, (1 + K,), at the sampled actions, in the units of the task.
 
-        They scale the multipliers: a cost of weight 1 then has as large a gradient as the reward.
+        Q: mean of the E critics. |.|: norm over A. RMS: over the batch of all processes. They scale the
+        multipliers: a cost of weight 1 then has as large a gradient as the reward.
         """
         action, share = self.now(batch["action"]).detach(), self.sums(batch).share
         with torch.enable_grad():
@@ -190,9 +193,10 @@ class Agent(ABC):
     # -- policy ------------------------------------------------------------------------------------
 
     def lagrangian(self, gain: Tensor, q: Tensor, price: Tensor, weight: Tensor) -> Tensor:
-        """The policy's objective (L, M): gain - price * upper bound of the costs' q (E, L, M, 1 + K).
+        """The policy's objective (L, M): (gain - sum_k price_k upper_k) / (1 + sum_k weight_k); K = 0: gain.
 
-        Divided by 1 + the sum of weights, as in multipliers.combine: its scale does not depend on them.
+        upper: `upper` of the costs in q (E, L, M, 1 + K), back in the task's units. The division, as in
+        multipliers.combine, keeps the objective's scale independent of the weights.
         """
         if not self.limits:
             return gain
@@ -202,7 +206,7 @@ class Agent(ABC):
     # -- after a gradient step ---------------------------------------------------------------------
 
     def move_targets(self) -> None:
-        """Polyak averaging: target <- (1 - tau) target + tau online."""
+        """Polyak averaging of all pairs in `targets`, in place: target <- (1 - tau) target + tau online."""
         for target, online in self.targets:
             target.flat.lerp_(online.flat, self.config.tau)
 
@@ -212,16 +216,16 @@ class Agent(ABC):
         return Flat(target)
 
     def _rate(self, name: str) -> float:
-        """Factor on lr for a parameter, so that beliefs learn with belief_lr."""
+        """Factor on lr for a parameter by its name: belief_lr / lr for those of beliefs, else 1."""
         return self.config.belief_lr / self.config.lr if name.startswith("belief") else 1.0
 
     def parts(self) -> dict[str, Any]:
-        """The parts of a checkpoint."""
+        """{name: object with a state_dict} for a checkpoint: the networks, their targets and each Adam."""
         targets = {f"target{i}": target.module for i, (target, _) in enumerate(self.targets)}
         networks = {"policy": self.policy, "critic": self.critic, **targets}
         return {**networks, "actor_adam": self.actor, "critic_adam": self.critics}
 
 
 def upper(q: Tensor, k: float) -> Tensor:
-    """Upper bound of costs q (E, ...): mean + k standard deviations over the E critics."""
+    """Upper bound (...) of costs q (E, ...): mean + k population standard deviations of the E critics."""
     return q.mean(0) + k * q.var(0, correction=0).clamp(min=1e-12).sqrt()

@@ -62,7 +62,10 @@ class OffPolicy(ABC):
         env.reset(stagger=self._all > 1)
 
     def iterate(self) -> dict[str, float]:
-        """Take `horizon` control steps, each with the gradient steps due by `Pace`; return mean metrics."""
+        """Take `horizon` control steps, each with the gradient steps due by `Pace`; return mean metrics.
+
+        The multipliers and normalisers are updated once, at the end.
+        """
         shape = self.horizon, self.env.num_envs, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
         rows, history = list[dict[str, Tensor]](), list[Losses]()
@@ -84,7 +87,7 @@ class OffPolicy(ABC):
     # -- one control step --------------------------------------------------------------------------
 
     def _collect(self, noise: Tensor) -> dict[str, Tensor]:
-        """Take one control step and add it to the replay; return its columns (N, ...)."""
+        """Take a control step, add it to the replay, return its columns; random actions until pace.starts."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
         row = {"obs": env.obs, "state": state, "is_first": self.is_first}
@@ -117,7 +120,10 @@ class OffPolicy(ABC):
 
     @torch.no_grad()
     def learn(self) -> Losses:
-        """One gradient step on a batch from the replay; returns the metrics to log."""
+        """One gradient step of the critics, each `delay`-th also of the policy, on a batch from the replay.
+
+        Returns {name: 0-d tensor} to log. After the very first one the multipliers' units are set.
+        """
         rows, belief = self.replay.sample(self.windows, self.length, self.rng)
         shape = 2, self.agent.window, self.windows, self.env.act_dim
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
@@ -130,7 +136,7 @@ class OffPolicy(ABC):
         return parts
 
     def _price(self) -> None:
-        """Set `price` (K,), lambda, and `weight` (K,), as in (gain - price cost) / (1 + sum of weight)."""
+        """Set `price` (K,), lambda in reward per unit of cost, and `weight` (K,), as in Agent.lagrangian."""
         multipliers = self.constrained.multipliers
         self.price = multipliers.lambdas.float()
         self.weight = multipliers.weights(multipliers.units).float()
@@ -138,8 +144,9 @@ class OffPolicy(ABC):
     def _move_multipliers(self, rows: list[dict[str, Tensor]], gradients: int) -> None:
         """Update the multipliers from the iteration's costs, and their units from the critics' slopes.
 
-        At first the units are the mean over all gradient steps so far: each iteration has a large weight, so
-        that the slopes of untrained critics are soon forgotten.
+        gradients: steps of this iteration; 0: the units stay. At first the units are the mean over all
+        gradient steps so far: each iteration has a large weight, so that the slopes of untrained critics are
+        soon forgotten.
         """
         if not self.limits:
             return
@@ -171,7 +178,7 @@ class OffPolicy(ABC):
         return {**gather(self._parts()), "gradients": torch.tensor(self.gradients)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of an OffPolicy with the same task and config."""
+        """Continue from `state_dict()`; the same task and config go unchecked. Then: replay.load_segment."""
         scatter(self._parts(), state)
         self.gradients = int(state["gradients"])
 
@@ -181,7 +188,7 @@ class OffPolicy(ABC):
             return self.kind(self.env, self.config, self.constrained, graph)
 
     def _check_length(self) -> None:
-        """Raise OptionError for windows longer than an episode or than the steps in the replay."""
+        """Raise OptionError if the R rows exceed an episode, or the steps stored at first or kept later."""
         config = self.config
         what = f"burn_in ({config.burn_in}) + window ({config.window}) + n_step ({config.n_step}) - 1"
         if self.chunk == 1:
@@ -197,7 +204,7 @@ class OffPolicy(ABC):
 
 
 def _column(rows: list[dict[str, Tensor]], name: str) -> Tensor:
-    """One column of T control steps, (T, N, ...)."""
+    """One column of the T rows, stacked: (T, N, ...)."""
     return torch.stack([row[name] for row in rows])
 
 

@@ -46,11 +46,12 @@ class OffPolicyOptions(Options):
 
 
 class Pace(NamedTuple):
-    """learning_starts, batch and utd; defaults as in the papers for one simulation, as in FastSAC for many.
+    """The options learning_starts, batch and utd, over all processes; the following where an option is None.
 
-    starts: 5000 transitions or 10 control steps, whichever is more. batch: 8 N, from 256 to 8192. utd: 1
-    gradient step per transition, at most 8 in a control step. (Seo et al. 2025, FastTD3 and FastSAC: batches
-    of 8192 and 8 gradient steps in a control step.)
+    starts: 5000 transitions or 10 control steps, whichever is more. batch: 8 N, from 256 to 8192, rounded
+    down to whole windows in each process. utd: 1 gradient step per transition, at most 8 in a control step.
+    As in the papers for one simulation, for many as in FastTD3 and FastSAC (Seo et al. 2025): batches of
+    8192 and 8 gradient steps in a control step.
     """
 
     starts: int
@@ -71,7 +72,7 @@ class Pace(NamedTuple):
         )
 
     def gradients(self, transitions: int) -> int:
-        """Number of gradient steps due after so many transitions."""
+        """Gradient steps due in all after so many transitions: utd for each after `starts`, rounded down."""
         return int(max(0, transitions - self.starts) * self.utd)
 
     @property
@@ -79,7 +80,7 @@ class Pace(NamedTuple):
         """Transitions per iteration; multipliers are updated and metrics logged once per iteration.
 
         ITERATION transitions, or ITERATION gradient steps if utd > 1. With a small utd as many as LEAST
-        gradient steps take, but at most MOST: the policy must be able to follow the multipliers.
+        gradient steps take, but at most MOST transitions: the policy must be able to follow the multipliers.
         """
         return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
 
@@ -122,7 +123,7 @@ def _check_memory(config: OffPolicyOptions, batch: int) -> None:
 
 
 def _check_critics(config: OffPolicyOptions) -> None:
-    """Raise OptionError for options of critics or layers that do not exist."""
+    """Raise OptionError for pessimism, layer_norm or bf16 without the critics or hidden layers it needs."""
     if config.critics == 1 and config.pessimism not in (0, OffPolicyOptions.pessimism):
         rule = "counts deviations over the critics, of which there is one"
         raise OptionError(f"pessimism ({config.pessimism}) {rule}")

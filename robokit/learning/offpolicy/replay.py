@@ -22,7 +22,9 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # cgroup: a con
 
 
 class Replay:
-    """A ring buffer of the last control steps of N simulations, float32, on the learner's device.
+    """A ring buffer of the last control steps of N simulations, float32, on `device`, the learner's.
+
+    capacity: transitions of this process. widths: {column: width}, which add up to C.
 
     For t = ceil(capacity / N) steps, S = max(1, t // 64) and T is t rounded up to a multiple of S. In a full
     ring the first step of a new segment drops the S oldest steps together: it keeps from T - S + 1 to T steps
@@ -67,7 +69,7 @@ class Replay:
         return _bytes(self.widths, self.beliefs.shape[-1])
 
     def add(self, columns: Mapping[str, Tensor], belief: Tensor) -> None:
-        """Add a control step: columns (N, width), or (N,) for width 1, bool or float; belief (N, B)."""
+        """Add a step: columns (N, width), or (N,) for width 1, bool or float; belief (N, B) before it."""
         assert columns.keys() == self.widths.keys()
         slot, num_envs = self.position % self.steps, self.rows.shape[1]
         parts = [columns[name].reshape(num_envs, width) for name, width in self.widths.items()]
@@ -95,7 +97,7 @@ class Replay:
         return rows, self.beliefs.flatten(0, 1).index_select(0, index[0])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`position` (steps ever added) and views of those after the last whole segment; rest: `segments`."""
+        """Steps ever added ("position"); views ("tail", "tail_belief") of those after the last segment."""
         begin = self.position // self.segment * self.segment
         tail = {"tail": self.rows, "tail_belief": self.beliefs}
         views = {name: self._view(kept, begin, self.position) for name, kept in tail.items()}
@@ -135,7 +137,7 @@ class Replay:
         return {"rows": self._view(self.rows, begin, end), "belief": self._view(self.beliefs, begin, end)}
 
     def _view(self, kept: Tensor, begin: int, end: int) -> Tensor:
-        """View of control steps within one segment; contiguous, as T is a multiple of S."""
+        """View of control steps begin to end - 1 of one segment; contiguous, as T is a multiple of S."""
         slot = begin % self.steps
         return kept[slot : slot + end - begin]
 
@@ -147,7 +149,10 @@ def check_fits(
     capacity: int,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Raise OptionError for a capacity below one step of each simulation, or above the free memory."""
+    """Raise OptionError for a capacity below one step of each simulation, or above the free memory if known.
+
+    capacity: transitions of this process. On the CPU the memory is shared by all processes of the machine.
+    """
     among = "" if world() == 1 else f" in each of {world()} processes"
     if capacity < max(1, num_envs):
         rule = f"replay must hold at least one control step of each simulation ({num_envs}{among})"
@@ -182,7 +187,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _layout(num_envs: int, capacity: int) -> tuple[int, int]:
-    """T and S of a ring of `capacity` transitions."""
+    """T and S of a ring of `capacity` transitions, see Replay."""
     asked = -(-capacity // num_envs)
     segment = max(1, asked // SEGMENTS)
     return -(-asked // segment) * segment, segment
