@@ -263,9 +263,11 @@ class Guard:
     ) -> Floats:
         """The target to send, float32, in the shape of `target`: (A,) or (B, A).
 
-        q, dq: of the actuators' joints, shaped like `target`, or one number. good (B,): the observations are
-        valid; a target, or a needed q or dq, that is not finite in float32 is bad as well. late (B,): the
-        deadline was missed. A bad row gets its last target, a latched one the fallback's, within the bounds.
+        q, dq: of the actuators' joints, shaped like `target`, or one number; NaN: not measured. good (B,):
+        the observations are valid; a target, or a needed q or dq, that is not finite in float32 is bad as
+        well. late (B,): the deadline was missed. More than `grace` bad or late steps in succession latch a
+        row, until `begin` or `rearm`. A latched row gets the fallback's target, another bad one its last, one
+        that is only late its own; all within the bounds.
         """
         b, shape = self.bounds, self.last.shape
         with np.errstate(over="ignore", invalid="ignore"):

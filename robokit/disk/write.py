@@ -28,7 +28,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_aside(path: Path, content: bytes) -> None:
-    """Like `write_atomically`, without waiting until the name is on the disk."""
+    """Like `write_atomically`, but without `sync_folder` at the end: a power cut may undo the rename.
+
+    The content is on the disk before the rename, so that `path` never has a part of it.
+    """
     temporary = aside(path)
     try:
         write_synced(temporary, content)

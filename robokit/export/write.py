@@ -32,12 +32,12 @@ from robokit.networks.policy import Policy
 
 @dataclass(frozen=True)
 class Written:
-    """An exported file, a Parity for each batch size, and the gaps of its contract."""
+    """The exported file, how far its outputs in onnxruntime differ from torch's, what its contract lacks."""
 
     path: Path
-    sha256: str
-    parity: tuple[Parity, ...]
-    gaps: tuple[str, ...]  # contract fields without a value
+    sha256: str  # of the file, hex
+    parity: tuple[Parity, ...]  # one for each batch size
+    gaps: tuple[str, ...]  # fields of the contract that are None, as "inputs.imu.frame"
 
 
 def export(

@@ -31,7 +31,11 @@ class EpisodeCosts(NamedTuple, Generic[Array]):
 
 
 class Measure(ABC):
-    """A summary of one cost. Costs are at most `largest` per control step, episodes `steps` long."""
+    """How the costs of episodes become the one number that a limit bounds: a rate, a probability, ...
+
+    It holds no state. Arguments: `largest`, the highest cost possible in a control step; `steps`, control
+    steps of the longest episode; gamma, the discount per control step.
+    """
 
     words: ClassVar[str]  # label in tables and plots
     shown: ClassVar[str] = ""  # label of a histogram of episodes, if not `words`

@@ -55,9 +55,10 @@ class Multipliers:
         dual   lambda <- max(0, lambda + lr (J_k - d_k)): gradient ascent on the dual
         fixed  lambda = penalty
 
-    d_k is (1 - margin) of the limit. s starts at the first e, I at 0; I and w are in [0, HIGHEST].
-    Under every rule `lambdas` are in reward per unit of cost in one control step: dJ/dd_k for a discounted
-    limit that binds. `steps`: control steps of the longest episode.
+    d_k is (1 - margin) of the limit. Under pid s starts at the first e, I at 0, and both I and w are in
+    [0, HIGHEST]. Under every rule w_k = lambda_k unit_k / unit_r, see `follow`, and `lambdas` are in reward
+    per unit of cost in one control step. For a discounted limit that binds, lambda_k is its price dJ/dd_k:
+    the return gained per unit by which d_k is raised. `steps`: control steps of the longest episode.
 
     Raises TaskError for a limit that no episode can exceed, OptionError for a measure of evaluation only.
     """

@@ -157,7 +157,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
 def check_finite(task: Task, sim: Sim) -> None:
     """Raise TaskError for a term that is not finite right after a reset; a metric may be NaN ("not counted").
 
-    Also for an observed command, action or clock that differs from the memory of its name.
+    Also for an observation named like a command, "action" or "clock" that is not sim.memory[name], the value
+    that Env keeps and the exported policy will see under this name.
     """
     action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}

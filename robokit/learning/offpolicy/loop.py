@@ -142,11 +142,11 @@ class OffPolicy(ABC):
         self.weight = multipliers.weights(multipliers.units).float()
 
     def _move_multipliers(self, rows: list[dict[str, Tensor]], gradients: int) -> None:
-        """Update the multipliers from the iteration's costs, and their units from the critics' slopes.
+        """Update the multipliers from the iteration's costs (T, N, K), and the units from the critics.
 
-        gradients: steps of this iteration; 0: the units stay. At first the units are the mean over all
-        gradient steps so far: each iteration has a large weight, so that the slopes of untrained critics are
-        soon forgotten.
+        Units (1 + K,) of reward and costs: RMS of dQ/da, see Multipliers.follow, averaged over iterations. At
+        first each counts by its number of gradient steps, so that untrained critics are soon forgotten; later
+        the past keeps the weight SLOW. gradients: steps of this iteration; 0: the units stay.
         """
         if not self.limits:
             return
