@@ -33,9 +33,9 @@ class Check:
             return self._file(Path(self.what))
         if Path(self.what, CONFIG).is_file():
             return self._file(Path(self.what, POLICY))
-        find_task(self.what)
+        file, name = find_task(self.what)
         try:
-            task = load_task(self.what)
+            task = load_task(f"{file}:{name}" if name else file)
             findings = [*check_task(task), *map(partial(_recipe, task), task.recipes)]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]

@@ -20,7 +20,7 @@ class Play:
     # .mp4 or .gif; default: play.mp4 in the run folder, or an mp4 beside the file
     output: Annotated[Path | None, OUTPUT] = None
     seconds: float | None = None  # s of simulated time; default: one episode, for a film at most 20 s
-    seed: int = 0  # of the episodes; disjoint from the seeds of training
+    seed: int = 0  # of the episodes, from 0 to 999999; disjoint from the seeds of training
     width: int = 640  # pixels from left to right
     height: int = 480  # pixels from top to bottom
     # constant commands in the task's order, instead of random ones

@@ -32,7 +32,7 @@ class Evaluate:
     what: Positional[Annotated[tuple[str, ...], arg(metavar="RUN|FILE.onnx [RUN|FILE.onnx ...]")]]
     episodes: int = 300  # one in each of as many simulations
     nominal: bool = False  # without randomisation, pushes and sensor noise
-    seed: int = 0  # of the episodes; disjoint from the seeds of training
+    seed: int = 0  # of the episodes, from 0 to 999999; disjoint from the seeds of training
     threads: int = 0  # threads of the physics; 0: one for each core
     # constant commands in the task's order, instead of random ones
     command: tuple[float, ...] = ()

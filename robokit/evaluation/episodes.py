@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from robokit.compute.compile import torch_threads
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
 from robokit.evaluation.ledger import Ledger
@@ -95,6 +96,7 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
     return act
 
 
+@torch_threads(1)  # a step has too little work to share, and the physics uses the cores
 def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     """Run the first episode of each simulation after a reset of `env`; later ones are not counted.
 

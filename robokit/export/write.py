@@ -20,6 +20,7 @@ from typing import Any
 
 import onnx
 
+from robokit.compute.compile import torch_threads
 from robokit.controller import METADATA_KEY
 from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
@@ -40,6 +41,7 @@ class Written:
     gaps: tuple[str, ...]  # fields of the contract that are None, as "inputs.imu.frame"
 
 
+@torch_threads(1)  # a step has too little work to share, and the physics uses the cores
 def export(
     policy: Policy,
     env: Env,

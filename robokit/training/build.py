@@ -33,7 +33,7 @@ class Setup:
     """Options of a training beside those of its algorithm."""
 
     algo: str = "ppo"  # the algorithm; its options are listed above
-    seed: int = 0  # seed of all random numbers, >= 0; evaluation draws from other seeds
+    seed: int = 0  # seed of all random numbers, from 0 to 999999; evaluation draws from other seeds
     sim: Literal["mujoco", "warp"] = "mujoco"  # engine: MuJoCo on CPU threads, or MuJoCo Warp
     device: str = "cpu"  # where the networks live: cpu, cuda, cuda:1...
     threads: int = 0  # physics threads; 0: one per core

@@ -316,3 +316,18 @@ def test_several_runs_are_pooled_and_others_are_refused_by_name(exported):
         pool({"a": one, "c": other})
     with pytest.raises(OptionError, match="one episodes: a has 6, d has 4"):
         pool({"a": one, "d": evaluate(path, task, 4, threads=1)})
+
+
+def test_episodes_are_computed_with_one_torch_thread_and_the_callers_number_returns():
+    env, seen = Env(load_task("inverted_pendulum"), 2, threads=1), set[int]()
+
+    def act(env: Env, is_first: Tensor) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return torch.ones(env.num_envs, env.act_dim)  # falls at once
+
+    torch.set_num_threads(2)
+    try:
+        run_episodes(env, act)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)
