@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from arm import Arm, make_policy
-from torch import nn
+from torch import Tensor, nn
 
 from robokit.controller import Controller
 from robokit.env.env import Env, make
