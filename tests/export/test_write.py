@@ -270,3 +270,15 @@ def test_a_kill_at_any_rename_leaves_a_whole_export(old: Path, number: int) -> N
 def test_a_folder_that_cannot_be_made_is_an_export_error(old: Path) -> None:
     with pytest.raises(ExportError, match="cannot write"):
         install(old.read_bytes(), old / "inside a file" / "arm.onnx")
+
+
+def test_an_export_computes_with_one_torch_thread_and_the_callers_number_returns(tmp_path: Path) -> None:
+    env, seen = Env(Arm(), 2, threads=1), set[int]()
+    policy = make_policy(env, "memoryless")
+    policy.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        export(policy, env, tmp_path / "arm.onnx")
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 """Building a learner from options and restoring it from a run folder."""
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -313,6 +314,10 @@ def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, fi
     path = exported(run)[0].path
     first = path.stat().st_mtime_ns
     assert exported(run)[0].path.stat().st_mtime_ns == first
+    card = path.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": "0" * 64}))  # of another file
+    assert (again := exported(run)[0].path.stat().st_mtime_ns) > first
+    assert exported(run)[0].path.stat().st_mtime_ns == again
     train(learner, run, 64)
     assert exported(run)[0].path.stat().st_mtime_ns > first
 
