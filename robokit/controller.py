@@ -108,21 +108,25 @@ class Controller:
             name: (np.asarray(c["low"], np.float32), np.asarray(c["high"], np.float32))
             for name, c in self.contract["commands"].items()
         }
-        self._obs = np.zeros(sum(self.inputs.values()), np.float32)  # (O,): one array, for one isfinite check
-        ends = np.cumsum([*self.inputs.values()])
-        self._parts = {
-            n: self._obs[end - d : end] for (n, d), end in zip(self.inputs.items(), ends, strict=True)
-        }
+        carry = self.contract["carry"]["size"]
+        self._in, self._parts = _split(self.inputs | {"carry": carry})
+        self._out, outputs = _split({"ctrl": len(self.actuators), "carry_next": carry})
+        self._first = np.ones(1, np.bool_)
+        self._binding = self._session.io_binding()  # a run reads and writes these arrays in place
+        self._binding.bind_ortvalue_input("reset", ort.OrtValue.ortvalue_from_numpy(self._first))
+        for name, part in self._parts.items():
+            self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(part[None]))
+        for name, part in outputs.items():
+            self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(part[None]))
+        self._carry, (self._ctrl, self._carry_next) = self._parts.pop("carry"), outputs.values()
         self._durations = np.zeros(KEPT_TIMINGS)
         self._count, self._missed, self._longest = 0, 0, 0.0
-        self.reset()
         for _ in range(10):
-            self._run()  # a session's first runs allocate memory: not in a control period
+            self._session.run_with_iobinding(self._binding)  # a session's first runs allocate memory
 
     def reset(self) -> None:
         """Begin an episode: the next step clears the previous action and all history."""
-        self._carry = np.zeros((1, self.contract["carry"]["size"]), np.float32)
-        self._first = np.ones(1, np.bool_)
+        self._carry[:], self._first[:] = 0.0, True
 
     def step(
         self,
@@ -142,30 +146,23 @@ class Controller:
         if stamps is not None:
             self._check_age(stamps, time.monotonic() if now is None else now)
         self._read(obs)
-        ctrl, carry = self._run()
-        if not (np.isfinite(carry).all() and np.isfinite(ctrl).all()):
+        self._session.run_with_iobinding(self._binding)
+        if not np.isfinite(self._out).all():
             raise ObservationError("these finite observations lead to an output that is not finite; refused")
-        self._carry, self._first = carry, np.zeros(1, np.bool_)
+        self._carry[:], self._first[:] = self._carry_next, False
         self._time(time.perf_counter() - start)
-        return ctrl[0]
+        return self._ctrl.copy()  # the next step writes here
 
     @property
     def action(self) -> Array:
         """The policy's last action (A,) in [-1, 1], before it is mapped to ctrl; zeros after a reset."""
-        return self._carry[0, : self.contract["carry"]["action"]].copy()
+        return self._carry[: self.contract["carry"]["action"]].copy()
 
     def timing(self) -> Timing:
         """Durations of the successful steps so far; zeros before the first."""
         kept = self._durations[: self._count] if self._count else np.zeros(1)
         p50, p99 = (float(p) for p in np.percentile(kept, (50, 99)))
         return Timing(self._count, p50, p99, self._longest, self._missed)
-
-    def _run(self) -> tuple[Array, Array]:
-        if not np.isfinite(self._carry).all():  # a fused GRU would swallow the NaN
-            raise ObservationError("the carried state is not finite; reset() begins a new episode")
-        feed = {name: part[None] for name, part in self._parts.items()}
-        ctrl, carry = self._session.run(OUTPUTS, {**feed, "carry": self._carry, "reset": self._first})
-        return np.asarray(ctrl), np.asarray(carry)
 
     def _read(self, obs: Mapping[str, npt.ArrayLike]) -> None:
         if not isinstance(obs, Mapping):
@@ -175,9 +172,11 @@ class Controller:
         with np.errstate(over="ignore"):  # too large for float32 becomes inf, and inf is refused
             for name, part in self._parts.items():
                 part[:] = _array(name, obs[name], part.shape)
-        if not np.isfinite(self._obs).all():
-            bad = next(name for name, part in self._parts.items() if not np.isfinite(part).all())
-            raise ObservationError(f"observation {bad!r} is not finite in float32: {obs[bad]}")
+        if not np.isfinite(self._in).all():  # the carry too: a fused GRU would swallow its NaN
+            for name, part in self._parts.items():
+                if not np.isfinite(part).all():
+                    raise ObservationError(f"observation {name!r} is not finite in float32: {obs[name]}")
+            raise ObservationError("the carried state is not finite; reset() begins a new episode")
         for name, (low, high) in self._bounds.items():
             part = self._parts[name]
             if ((part < low) | (part > high)).any():
@@ -316,6 +315,12 @@ def _signature(contract: Contract) -> dict[str, tuple[str, list[int]]]:
     terms = {i["name"]: ("tensor(float)", [i["size"]]) for i in contract["inputs"]}
     ctrl = ("tensor(float)", [len([a["name"] for a in contract["actuators"]])])
     return {**terms, "carry": carry, "reset": ("tensor(bool)", []), "ctrl": ctrl, "carry_next": carry}
+
+
+def _split(sizes: Mapping[str, int]) -> tuple[Array, dict[str, Array]]:
+    """One array, for one isfinite check, and its parts by name, (size,) each."""
+    whole = np.zeros(sum(sizes.values()), np.float32)
+    return whole, dict(zip(sizes, np.split(whole, np.cumsum([*sizes.values()])[:-1]), strict=True))
 
 
 def _array(name: str, value: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from robokit.controller import METADATA_KEY, ContractError, Controller, ObservationError, describe, main
+from robokit.controller import METADATA_KEY, ContractError, Controller, ObservationError, describe, load, main
 
 CONTRACT: dict[str, Any] = {
     "schema": 1,
@@ -106,6 +106,21 @@ def test_a_returned_ctrl_is_not_overwritten_by_the_next_step(policy: Controller)
     first = policy.step(GOOD)
     policy.step(GOOD)
     assert first.tolist() == [10.5]
+
+
+def test_arrays_given_and_returned_are_not_those_that_the_policy_remembers_in(policy: Controller) -> None:
+    angle = np.array([0.25])
+    ctrl, action = policy.step(GOOD | {"angle": angle}), policy.action
+    ctrl[:], action[:], angle[:] = 99.0, 99.0, 0.5
+    assert policy.step(GOOD | {"angle": angle}).tolist() == [11.5]  # 10.5 + 2 * .5
+
+
+def test_two_controllers_of_one_loaded_file_remember_apart(file: Path) -> None:
+    loaded = load(file)
+    left, right = Controller(loaded), Controller(loaded)
+    assert [left.step(GOOD).tolist() for _ in range(2)] == [[10.5], [11.0]]
+    assert right.step(GOOD).tolist() == [10.5]
+    assert left.step(GOOD).tolist() == [11.5]
 
 
 @pytest.mark.parametrize("value", [np.array([0.25]), np.array([0.25], np.float16), [0.25], (0.25,)])
