@@ -1,12 +1,28 @@
-"""State dicts: tensors, generators and modules gathered into one flat dict for a checkpoint, and back."""
+"""State in place: some rows of a tensor; all of it gathered into one flat dict for a checkpoint, and back."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 State = dict[str, Tensor]
 Parts = Mapping[str, Any]  # name -> Tensor, Generator, or an object with state_dict and load_state_dict
+
+
+def put(target: Tensor, which: Tensor, value: Tensor | float) -> None:
+    """Write rows of `target` (N, ...) in place, without waiting for a device.
+
+    which: row numbers (n,), each once, and value (n, ...); or a mask (N,) bool and value (N, ...), of which
+    the rows in the mask are written. A number is written to all chosen rows.
+    """
+    if which.dtype == torch.bool:
+        wide = which.view(-1, *[1] * (target.dim() - 1))
+        target.copy_(torch.where(wide, value, target))
+    elif isinstance(value, Tensor):
+        target[which] = value.to(target.dtype)
+    else:
+        target[which] = value
 
 
 def gather(parts: Parts) -> State:

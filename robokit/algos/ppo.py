@@ -221,16 +221,16 @@ class Learner:
         """Collect T control steps of N simulations with the current policy."""
         env, constrained, rows = self.env, self.constrained, list[dict[str, Tensor]]()
         shape = self.config.horizon, env.num_envs, env.act_dim
-        for noise in torch.randn(shape, generator=self.rng, device=env.device):
+        for noise in torch.randn(shape, generator=self.rng, device=env.device).unbind():
             row = {"obs": env.obs, "belief": self.belief, "is_first": self.is_first}
             row["state"] = constrained.state(getattr(env, constrained.sees))
             row["action"], row["mean"], self.belief = self.act(env.obs, self.belief, self.is_first, noise)
             step = env.step(row["action"])
             row["cost"], row["final_state"] = constrained.step(step)
             rows.append(row | {name: getattr(step, name) for name in OF_STEP})
-            self.episodes.add(step.reward, step.done)
             self.is_first = step.done
         column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        self.episodes.add(column["reward"], column["done"])
         column["logged"] = column["logged"].nanmean((0, 1))
         log_std = self.policy.log_std.clone()
         # computed from the action, as in the loss: the first ratio is exactly 1

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch._dynamo.convert_frame import register_bytecode_hook
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
@@ -66,17 +67,49 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     Every call must have the shapes, thread count and grad mode of the first. On CUDA the kernels are captured
     in a CUDA graph, and replayed with a single launch: see cuda_graph.py.
     """
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    if device.type == "cpu":
-        options["cpp_wrapper"] = True  # the calls between the kernels in C++ too
-    one = torch.compile(alone(function), fullgraph=True, dynamic=False, options=options)
+    one = Unguarded(function, cpp_wrapper=device.type == "cpu")
     return Graphed(one, Cuda(device)) if device.type == "cuda" else one
+
+
+class Unguarded:
+    """A function compiled to one graph by its first call; later calls run dynamo's code for it at once.
+
+    torch.compile looks at every call for the code to run. Between two calls of the physics, when little is in
+    the caches, this takes longer than a small graph: 50 to 100 us. cpp_wrapper: the calls between the kernels
+    in C++ too, which takes longer to compile.
+    """
+
+    def __init__(self, function: Callable[..., Any], cpp_wrapper: bool) -> None:
+        self._own = alone(function)
+        options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp_wrapper": cpp_wrapper}
+        self._call = self._graph = torch.compile(self._own, fullgraph=True, dynamic=False, options=options)
+        self._found: CodeType | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self._call is not self._graph:
+            return self._call(*inputs)
+        hook = register_bytecode_hook(self._note)
+        try:
+            outputs = self._graph(*inputs)
+        finally:
+            hook.remove()
+        if self._found is not None:
+            self._call = with_code(self._own, self._found)
+        return outputs
+
+    def _note(self, before: CodeType, after: CodeType) -> None:
+        if before is getattr(self._own, "__func__", self._own).__code__:
+            self._found = after
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a function or method with its own code object: torch keeps at most 8 graphs for each."""
+    return with_code(function, getattr(function, "__func__", function).__code__.replace())
+
+
+def with_code(function: Callable[..., Any], code: CodeType) -> Callable[..., Any]:
+    """A copy of a function or method that runs `code`."""
     plain = getattr(function, "__func__", function)
-    code = plain.__code__.replace()
     own = FunctionType(code, plain.__globals__, None, plain.__defaults__, plain.__closure__)
     return own if plain is function else MethodType(own, function.__self__)  # pyright: ignore
 

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from robokit.errors import OptionError
 from robokit.sim.base import Sim
+from robokit.state import put
 from robokit.task.command import Command
 
 Bound = float | tuple[float, ...]
@@ -27,7 +28,7 @@ class Commands:
     def __init__(self, commands: Mapping[str, Command], control_dt: float, sim: Sim, rng: Generator) -> None:
         self.commands, self.control_dt, self.sim, self.rng = commands, control_dt, sim, rng
         self.timed = [name for name, command in commands.items() if command.every is not None]
-        self.held: Values = {}  # (N, d) each, from `hold`
+        self._held: Values = {}  # (d,) each, from `hold`
         self._bounds: dict[str, tuple[Tensor, Tensor]] = {}  # see _uniform
 
     def hold(self, values: Mapping[str, Sequence[float]]) -> None:
@@ -40,41 +41,51 @@ class Commands:
             if command is None or len(numbers) != len(command.low):
                 widths = {n: len(c.low) for n, c in self.commands.items()}
                 raise OptionError(f"no command {name!r} of {len(numbers)} numbers; there are {widths}")
-        held = {n: torch.as_tensor(x, dtype=self.sim.qpos.dtype) for n, x in values.items()}
-        self.held = {n: x.to(self.sim.device).expand(self.sim.num_envs, -1) for n, x in held.items()}
+        place = {"dtype": self.sim.dtype, "device": self.sim.device}
+        self._held = {name: torch.as_tensor(x, **place) for name, x in values.items()}
 
-    def draw(self) -> Values:
-        """{name: (N, d)} new or held commands, {left(name): (N, 1)} control periods (>= 1) until the redraw.
+    def held(self, count: int) -> Values:
+        """{name: (count, d)} of the commands that `hold` keeps."""
+        return {name: value.expand(count, -1) for name, value in self._held.items()}
 
-        Only a command with `every` has a redraw. Writes nothing.
+    def draw(self, count: int) -> Values:
+        """New or held commands of `count` simulations, and how long they last, where that is drawn.
+
+        {name: (count, d), left(name): (count, 1) control periods, >= 1, until the redraw}. Writes nothing.
         """
-        drawn: Values = {}
-        for name, command in self.commands.items():
-            drawn[name] = self._uniform(command.low, command.high)
-            if command.still:
-                drawn[name] = torch.where(self._uniform(0.0, 1.0) < command.still, 0.0, drawn[name])
-            if command.every is not None:
-                periods = torch.round(self._uniform(*command.every) / self.control_dt)
-                drawn[left(name)] = periods.clamp(min=1)
-        return {**drawn, **self.held}  # held ones are drawn too, so that other draws stay the same
+        drawn = [self._draw(name, count) for name in self.commands]  # even those held
+        return {key: value for one in drawn for key, value in one.items()} | self.held(count)
 
-    def due(self) -> dict[str, Tensor]:
-        """Count down one control period; {name: (N, 1) bool} where a command with `every` must be redrawn."""
-        return {name: self.sim.memory[left(name)].sub_(1) <= 0 for name in self.timed}
+    def countdown(self) -> Tensor:
+        """Count down one control period; (C, N) bool, of each command with `every`: its time is up."""
+        if not self.timed:
+            return torch.zeros(0, self.sim.num_envs, dtype=torch.bool, device=self.sim.device)
+        return torch.stack([self.sim.memory[left(name)].sub_(1)[:, 0] <= 0 for name in self.timed])
 
-    def redraw(self, due: Mapping[str, Tensor]) -> None:
-        """Draw commands; write those in `due` {name: (N, 1) bool}, and their countdowns, where it is True."""
-        memory, drawn = self.sim.memory, self.draw()
-        for name, mask in due.items():
-            for key in (name, left(name)):
-                memory[key].copy_(torch.where(mask, drawn[key], memory[key]))
+    def redraw(self, due: Tensor) -> None:
+        """Write new commands and their countdowns where due (C, N) bool, in the order of `countdown`."""
+        for name, mask in zip(self.timed, due, strict=True):
+            which = self.sim.chosen(mask)
+            for key, value in (self._draw(name, len(which)) | self.held(len(which))).items():
+                if key in (name, left(name)):
+                    put(self.sim.memory[key], which, value)
 
-    def _uniform(self, low: Bound, high: Bound) -> Tensor:
-        """Draws (N, d) between bounds of d numbers each; a single number counts as d = 1."""
+    def _draw(self, name: str, count: int) -> Values:
+        command = self.commands[name]
+        drawn = {name: self._uniform(command.low, command.high, count)}
+        if command.still:
+            drawn[name] = torch.where(self._uniform(0.0, 1.0, count) < command.still, 0.0, drawn[name])
+        if command.every is not None:
+            periods = torch.round(self._uniform(*command.every, count) / self.control_dt)
+            drawn[left(name)] = periods.clamp(min=1)
+        return drawn
+
+    def _uniform(self, low: Bound, high: Bound, count: int) -> Tensor:
+        """Draws (count, d) between bounds of d numbers each; a single number counts as d = 1."""
         key, device = f"{low} {high}", self.sim.device
         if key not in self._bounds:  # made once: copying a number to a GPU blocks the host
             a, b = (torch.as_tensor(x, dtype=torch.float64, device=device).reshape(-1) for x in (low, high))
             self._bounds[key] = a, b - a
         start, width = self._bounds[key]
-        unit = torch.rand(self.sim.num_envs, len(start), generator=self.rng, device=device)
-        return (start + width * unit).to(self.sim.qpos.dtype)
+        unit = torch.rand(count, len(start), generator=self.rng, device=device)
+        return torch.addcmul(start, width, unit).to(self.sim.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from robokit.state import gather, scatter
+from robokit.state import gather, put, scatter
 from robokit.task.sense import EPSILON, Range
 
 
@@ -35,10 +35,10 @@ class Delay:
         self.cell = torch.arange(self.line[0].numel(), device=device).reshape(self.line[0].shape)  # (N, D)
         self._aim()
 
-    def draw(self, mask: Tensor, rng: Generator) -> None:
-        """Draw new delays, uniform in `ranges`, where mask (N,) bool; other simulations keep their delays."""
-        drawn = self.low + (self.high - self.low) * uniform_like(self.steps, rng)
-        self.steps = torch.where(mask[:, None], drawn, self.steps)
+    def draw(self, which: Tensor, rng: Generator) -> None:
+        """Draw new delays, uniform in `ranges`, for `which` (see state.put); others keep theirs."""
+        unit = torch.rand(len(which), self.steps.shape[1], generator=rng, device=self.steps.device)
+        put(self.steps, which, self.low + (self.high - self.low) * unit)
         self._aim()
 
     def _aim(self) -> None:
@@ -49,11 +49,11 @@ class Delay:
 
     def advance(self) -> None:
         """Shift the line by one control step; its newest place is stale until the next `read`."""
-        self.line = self.line.roll(1, 0)
+        self.line.copy_(self.line.roll(1, 0))
 
     def fill(self, mask: Tensor, past: Tensor | float) -> None:
         """Set the whole line of the simulations in mask (N,) bool to `past`, (N, D) or one number."""
-        self.line = torch.where(mask[:, None], past, self.line)
+        self.line.copy_(torch.where(mask[:, None], past, self.line))
 
     def read(self, newest: Tensor) -> Tensor:
         """The delayed vectors (N, D); `newest` (N, D), the present ones, are written into the line first."""

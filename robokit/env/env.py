@@ -17,21 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robokit.compute.compile import alone
+from robokit.compute.compile import Unguarded
 from robokit.compute.transfer import Transfer
 from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
+from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.sim.engines import make_sim
 from robokit.sim.model import load
-from robokit.state import gather, scatter
+from robokit.sim.rows import Rows
+from robokit.state import gather, put, scatter
 from robokit.task.action import ctrl_limits
 from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
-from robokit.task.rules import check_constants, check_finite, read_names, same_names
+from robokit.task.rules import check_constants, check_finite, read_names
 from robokit.task.task import Task, Terms
 
 OWN_MEMORY = (*CARRIED, "age")  # of Env itself, beside the task's and the commands'
@@ -74,7 +76,6 @@ class Env:
         if not self.act_dim:
             raise TaskError(f"the model of {type(task).__name__} has no actuator")
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
-        self.max_age = _periods(task)
         self.action_center, self.action_half = task.action.affine(self.sim)
         self.action_low, self.action_high = ctrl_limits(self.sim)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
@@ -82,6 +83,7 @@ class Env:
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        self._widths = [*map(len, kinds.values()), 1]  # of Step.logged
         self.columns = columns_of(self.names.obs, task.commands)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
@@ -89,16 +91,17 @@ class Env:
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
         late = 0.0 if nominal else task.action_delay
         self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
-        weights = [float(task.weights[k]) for k in self.names.rewards]
-        self._weights = torch.tensor(weights, device=self.sim.device)
-        uncounted = [0.0 if name in self.names.booleans else torch.nan for name in self.names.metrics]
-        self._uncounted = torch.tensor(uncounted, device=self.sim.device)  # metrics of a broken simulation
-        wrap: Callable[..., Any] = (
-            (lambda f: torch.compile(alone(f), fullgraph=True)) if compile else (lambda f: f)
+        parts = self.sensors, self.commands, self.carried
+        on_cpu = self.sim.device.type == "cpu"
+        self.period = period = Period(task, self.sim, self.names, parts)
+        self.max_age = period.max_age
+        wrap: Callable[[Any], Any] = (
+            (lambda f: Unguarded(f, cpp_wrapper=on_cpu)) if compile else (lambda f: f)
         )
-        self._evaluate, self._observe = wrap(self._evaluate_eager), wrap(self._observe_eager)
+        self._after, self._look = wrap(period.after), wrap(period.look)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
-        self._starts = {term.name: self.sim.qpos.new_tensor(term.start) for term in self.carried}
+        self._starts = {t.name: self.sim.constant(*t.start) for t in self.carried if any(t.start)}
+        self._all = torch.arange(num_envs, device=self.sim.device)
         shared = torch.empty(0, device=self.device).device == self.sim.device
         self._transfer = None if shared else Transfer(self.device)
         self.reset()
@@ -121,47 +124,26 @@ class Env:
             raise OptionError(
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
-        action = action.detach().to(sim.device).clamp(-1.0, 1.0)
+        # float32 and contiguous: a graph is not told of another dtype or layout
+        action = action.detach().to(sim.device, torch.float32).contiguous().clamp(-1.0, 1.0)
         ctrl = self.targets(self._delayed(action))
         if self._pushes:
             for name, value in _copied(self.task.disturb(sim, self.rng)).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
-        bad = sim.bad()
         self.sensors.advance(self.rng)
-        (reward, terms, cost, terminated, metrics), seen = self._evaluate(sim, action)
-        final_obs, final_state = self._sensed(*seen)
-        if broken := self._any(bad):
-            terminated = terminated | bad
-            reward, terms, cost = (_zero_where(bad, x) for x in (reward, terms, cost))
-            metrics = torch.where(bad[:, None], self._uncounted, metrics)
-        steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0)
-        truncated = (steps_left == 0) & ~terminated
-        steps_left = torch.where(
-            bad, 0.0, steps_left
-        )  # no cost is charged for steps that a broken simulation lost
-        done = terminated | truncated
-        moved = self._redraw_commands()
-        if restarting := self._any(done):
-            self._restart(done)
-        new = restarting or moved
-        obs, state = self._sensed(*self._observe(sim)) if new else (final_obs, final_state)
-        step = Step(
-            obs=obs,
-            state=state,
-            reward=reward,
-            cost=cost,
-            terminated=terminated,
-            truncated=truncated,
-            steps_left=steps_left.float(),
-            final_obs=final_obs,
-            final_state=final_state,
-            bad=bad,
-            terms=terms,
-            metrics=metrics,
-        )
+        fields, due, found = self._after(action)
+        broken, over, moved = self._read(found)
+        if moved:
+            self._redraw_commands(due)
+        if over:
+            self._restart(fields["done"])
+        changed = self._look() if over or moved else (fields["final_obs"], fields["final_state"])
+        fields |= zip(("obs", "state"), changed, strict=True)
         if self._transfer is not None:
-            step = Step(**self._transfer(vars(step)))
+            fields = self._transfer(fields)
+        terms, cost, metrics, _ = fields["logged"].split(self._widths, 1)
+        step = Step(**fields, terms=terms, cost=cost, metrics=metrics)
         if broken:  # after the transfer: the last good observations are on self.device
             step.final_obs = torch.where(step.bad[:, None], self.obs, step.final_obs)
             step.final_state = torch.where(step.bad[:, None], self.state, step.final_state)
@@ -175,7 +157,7 @@ class Env:
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
-        self.obs, self.state = (x.to(self.device) for x in self._sensed(*self._observe(self.sim)))
+        self.obs, self.state = (x.to(self.device) for x in self._look())
         return self.obs
 
     def terms(self) -> dict[str, Tensor]:
@@ -190,28 +172,6 @@ class Env:
         """Keep commands at {name: d numbers} from the next restart or redraw on: see `Commands.hold`."""
         self.commands.hold(commands)
 
-    def _evaluate_eager(self, sim: Any, action: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-        """(reward, weighted terms, cost, terminated, metrics); (truth, state), read after writing memory."""
-        task, names = self.task, self.names
-        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self._weights
-        reward = terms.sum(-1)
-        cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
-        metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
-        results = reward, terms, cost, task.terminated(sim), metrics
-        self._remember(task.remember(sim, action), action)
-        return results, self._observe_eager(sim)
-
-    def _observe_eager(self, sim: Any) -> tuple[Tensor, Tensor]:
-        """Exact values of all observation terms, hidden ones too; state (N, S): those and the privileged."""
-        obs = _concatenate(self.task.observe(sim), self.names.truth, sim, "observe")
-        if not self.names.privileged:
-            return obs, obs
-        more = _concatenate(self.task.privileged(sim), self.names.privileged, sim, "privileged")
-        return obs, torch.cat((obs, more), -1)
-
-    def _sensed(self, truth: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sensors.read(truth), state
-
     def _delayed(self, action: Tensor) -> Tensor:
         """Shift the delay line; the mean (N, A) of the delayed actions over the coming control period."""
         if not self._action_delay.depth:
@@ -219,56 +179,36 @@ class Env:
         self._action_delay.advance()
         return self._action_delay.read(action)
 
-    def _any(self, mask: Tensor) -> bool:
-        """Whether any is True. On a GPU always True, because reading the mask would block the host."""
-        return self.sim.device.type != "cpu" or bool(mask.any())
-
-    def _remember(self, memory: Terms, action: Tensor) -> None:
-        """Write the task's new memory, add 1 to every age, advance the carried terms."""
-        same_names(memory, self.names.memory, "remember")
-        # copied before any is written: values may be views of memory; a product, as inductor drops clones
-        taken = {name: value.to(self.sim.memory[name].dtype) * 1.0 for name, value in memory.items()}
-        for name, value in taken.items():
-            self.sim.memory[name].copy_(value)
-        self.sim.memory["age"].add_(1)
-        self._carry({term.name: term.next(self.sim.memory[term.name], action) for term in self.carried})
-
-    def _carry(self, values: Terms) -> None:
-        """Write carried terms {name: (N, size)} to memory, after their `now` with the current commands."""
-        memory = self.sim.memory
-        commands = [memory[name] for name in self.task.commands]
-        for term in self.carried:
-            if term.name in values:
-                memory[term.name].copy_(term.now(values[term.name], commands))
+    def _read(self, found: Tensor) -> list[bool]:
+        """The flags (3,). On a GPU all True, because reading them would block the host."""
+        return found.tolist() if found.device.type == "cpu" else [True] * len(found)
 
     # -- restarts and commands -------------------------------------------------------------------
 
-    def _restart(self, mask: Tensor | None) -> None:
-        """Begin new episodes where mask (N,) bool, None for all; draws are made for all N either way."""
-        values = {**self.commands.draw(), **self.task.reset(self.sim, self.rng)}
+    def _restart(self, done: Tensor | None) -> None:
+        """Begin new episodes where done (N,) bool, None for all; draws are made for those that restart."""
+        sim, task = self.sim, self.task
+        which = self._all if done is None else sim.chosen(done)
+        some = len(which) < self.num_envs and which.dtype != torch.bool
+        rows = Rows(sim, which) if some else sim
+        values = {**self.commands.draw(len(which)), **task.reset(rows, self.rng)}
         if not self.nominal:
-            values |= self.task.randomize(self.sim, self.rng)
-        values |= self.commands.held
-        commands = [values[name] for name in self.task.commands]
+            values |= task.randomize(rows, self.rng)
+        values |= self.commands.held(len(which))
+        commands = [values[name] for name in task.commands]
         for term in self.carried:
-            if any(term.start):  # a restart zeroes memory
-                start = self._starts[term.name].expand(self.num_envs, -1)
-                values[term.name] = term.now(start, commands)
-        self.sim.reset(mask, _copied(values))
-        begun = torch.ones(self.num_envs, dtype=torch.bool, device=self.sim.device) if mask is None else mask
-        self.sensors.restart(begun, self.rng)
+            if term.name in self._starts:  # a restart zeroes memory
+                values[term.name] = term.now(self._starts[term.name].expand(len(which), -1), commands)
+        sim.reset(None if done is None else which, values if some else _copied(values))
+        self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
-            self._action_delay.draw(begun, self.rng)
-            self._action_delay.fill(begun, 0.0)
+            self._action_delay.draw(which, self.rng)
+            put(self._action_delay.line.transpose(0, 1), which, 0)
 
-    def _redraw_commands(self) -> bool:
-        """Count down one control period, redraw commands whose time is up; whether any may have changed."""
-        due = self.commands.due()
-        if not due or not self._any(torch.stack(list(due.values()))):
-            return False
+    def _redraw_commands(self, due: Tensor) -> None:
+        """Redraw commands where due (C, N) bool, and what follows them."""
         self.commands.redraw(due)
-        self._carry({t.name: self.sim.memory[t.name] for t in self.carried if t.follows_commands})
-        return True
+        self.period.carry({t.name: self.sim.memory[t.name] for t in self.carried if t.follows_commands})
 
     # -- save and continue -----------------------------------------------------------------------
 
@@ -316,35 +256,8 @@ def _substeps(control_dt: float, timestep: float) -> int:
     return nstep
 
 
-def _periods(task: Task) -> int:
-    if not task.time_limit >= task.control_dt:
-        raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
-    return round(task.time_limit / task.control_dt)
-
-
 def _copied(values: Terms) -> Terms:
     """Copies of a task's values, which may be live views of sim: later writes would change them."""
+    if len(values) == 1:
+        return values
     return {name: value.clone() for name, value in values.items()}
-
-
-def _zero_where(bad: Tensor, value: Tensor) -> Tensor:
-    """`value` with zeros where bad (N,) bool; a product with 0 would keep a NaN."""
-    return torch.where(bad.reshape(-1, *[1] * (value.dim() - 1)), 0.0, value)
-
-
-def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
-    """Terms (N,) as columns (N, len(names)) float32, in the order of `names`; TaskError for other names."""
-    same_names(values, names, kind)
-    if not names:
-        return torch.zeros(sim.num_envs, 0, device=sim.device)
-    return torch.stack([values[k] for k in names], -1).float()
-
-
-def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
-    """Terms (N, d) side by side, (N, sum(widths)) float32; TaskError for other names or another total."""
-    same_names(values, widths, kind)
-    out = torch.cat([values[k] for k in widths], -1).float()
-    if out.shape != (sim.num_envs, sum(widths.values())):
-        got = {k: tuple(v.shape) for k, v in values.items()}
-        raise TaskError(f"{kind} changed its widths from {widths} to {got}")
-    return out

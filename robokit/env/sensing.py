@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.env.delay import Delay, groups, uniform_like
-from robokit.state import gather, scatter
+from robokit.state import gather, put, scatter
 from robokit.task.sense import Sense
 
 
@@ -55,7 +55,8 @@ class Sensors:
         self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
         self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
         self.missing = self._each(self.lost)
-        self.fresh: Tensor | None = None  # (N,) bool: episodes that begin with this control step's reading
+        # (N,) bool: episodes that begin with this control step's reading
+        self.fresh = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     def visible(self, truth: Tensor) -> Tensor:
         """The exact values (N, O) of the terms that are not hidden, from truth (N, E or more)."""
@@ -63,26 +64,26 @@ class Sensors:
             return truth.index_select(1, self.columns.to(truth.device))
         return truth[:, : len(self.group)]
 
-    def restart(self, mask: Tensor, rng: Generator) -> None:
-        """Begin episodes where mask (N,) bool: draw biases (uniform) and delays, restore failed sensors.
+    def restart(self, which: Tensor, rng: Generator) -> None:
+        """Begin episodes of `which` (see state.put): draw biases (uniform), delays; restore failed sensors.
 
         The next `read` fills the delay line of these simulations with its values.
         """
-        begun = mask[:, None]
         if self.biased:
-            bias = self.bias_size * (2 * uniform_like(self.bias, rng) - 1)
-            self.bias = torch.where(begun, bias, self.bias)
+            unit = torch.rand(len(which), self.bias.shape[1], generator=rng, device=self.bias.device)
+            put(self.bias, which, self.bias_size * (2 * unit - 1))
         if self.delay.depth:
-            self.delay.draw(mask, rng)
-            self.fresh = mask if self.fresh is None else self.fresh | mask
+            self.delay.draw(which, rng)
+            put(self.fresh, which, True)
         if self.failing:
-            self.lost, self.missing = self.lost & ~begun, self.missing & ~begun
+            put(self.lost, which, False)
+            put(self.missing, which, False)
 
     def advance(self, rng: Generator) -> None:
         """Begin a new control step: shift the delay line, draw noise and missing readings."""
         if self.delay.depth:
             self.delay.advance()
-            self.fresh = None
+            self.fresh.zero_()
         self.draw(rng)
         if self.failing:
             self._fail(rng)
@@ -112,8 +113,7 @@ class Sensors:
         seen = self.visible(truth)
         if self.delay.depth:
             newest = seen.index_select(1, self.late)
-            if self.fresh is not None:
-                self.delay.fill(self.fresh, newest)
+            self.delay.fill(self.fresh, newest)
             seen = seen.index_copy(1, self.late, self.delay.read(newest))
         if self.biased:
             seen = seen + self.bias

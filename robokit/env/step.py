@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -16,18 +15,11 @@ class Step:
     cost: Tensor  # (N, K)
     terminated: Tensor  # (N,) bool: ended in a terminal state
     truncated: Tensor  # (N,) bool: ended by the time limit
+    done: Tensor  # (N,) bool: ended, either way
     steps_left: Tensor  # (N,) control steps left until the time limit; 0 if the simulation broke
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
     terms: Tensor  # (N, R) weight * term each; the reward is their sum
     metrics: Tensor  # (N, M) NaN: not counted; NaN if the simulation broke, boolean ones 0
-
-    @property
-    def done(self) -> Tensor:
-        return self.terminated | self.truncated
-
-    @property
-    def logged(self) -> Tensor:
-        """(N, L): weighted terms, costs, metrics, bad; named by `Env.labels`. A NaN metric is not counted."""
-        return torch.cat((self.terms, self.cost, self.metrics, self.bad[:, None].float()), -1)
+    logged: Tensor  # (N, L): terms, cost, metrics and bad side by side, named by `Env.labels`

@@ -17,12 +17,15 @@ class EpisodeTotals:
         self._finished = torch.zeros(3, device=device, dtype=torch.float64)  # sums of both, count
 
     def add(self, reward: Tensor, done: Tensor) -> None:
-        """Add one control step: reward (N,), done (N,) bool, where an episode ends with this step."""
-        self._running[0].add_(reward)
-        self._running[1].add_(1)
-        self._finished[:2].add_((self._running * done).sum(1))
+        """Add T control steps: reward (T, N), done (T, N) bool, where an episode ends with this step."""
+        reward = reward.double()
+        # sums since the start of the episode that was running before the T steps
+        sums = torch.stack((reward, torch.ones_like(reward))).cumsum(1) + self._running[:, None]
+        last = len(done) - 1 - done.flip(0).int().argmax(0)  # the last end of each simulation, if any
+        ended = sums.gather(1, last.expand(2, 1, -1))[:, 0] * done.any(0)
+        self._finished[:2].add_(ended.sum(1))
         self._finished[2].add_(done.sum())
-        self._running.mul_(~done)
+        self._running.copy_(sums[:, -1] - ended)
 
     def summary(self) -> dict[str, float]:
         """Means "episode/return", "episode/length", and the number "episode/count"; {} if it is 0.

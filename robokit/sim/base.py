@@ -58,7 +58,8 @@ class Named:
             hint = did_you_mean(attribute, known)
             raise ModelError(f"a {self._kind} has no {attribute!r}{hint}; it has {sorted(known)}")
         value = self._joint(attribute) if self._kind == "joint" else self._row(attribute)
-        self.__dict__[attribute] = value  # next time without this method
+        if not torch.compiler.is_compiling():
+            self.__dict__[attribute] = value  # next time without this method
         return value
 
     def _row(self, attribute: str) -> Tensor:
@@ -90,18 +91,21 @@ class Sim(ABC):
         self._keyframes: dict[str, Keyframe] = {}
         self._constants: dict[tuple[float, ...], Tensor] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
+        self.dtype = self.qpos.dtype  # float64, or the engine's float32
         parts = self.field("memory").split(list(memory.values()), -1)
         self.memory = dict(zip(memory, parts, strict=True))  # (N, d) each; a restart zeroes them
         sensordata = self.field("sensordata")
-        self._sensors: dict[str, Tensor] = {}
-        for i, name in enumerate(names(model, "sensor")):
-            start = int(model.sensor_adr[i])
-            self._sensors[name] = sensordata[:, start : start + int(model.sensor_dim[i])]
+        starts, widths = (x.tolist() for x in (model.sensor_adr, model.sensor_dim))
+        ranges = (slice(start, start + width) for start, width in zip(starts, widths, strict=True))
+        self._columns = dict(zip(names(model, "sensor"), ranges, strict=True))
+        self._sensors = {name: sensordata[:, columns] for name, columns in self._columns.items()}
 
     def sensor(self, name: str) -> Tensor:
         """Live readings of one sensor, (N, dim), unit and frame as MuJoCo defines the sensor's type."""
         if name not in self._sensors:
             index(self.model, "sensor", name)  # raises, listing the sensors
+        if torch.compiler.is_compiling():  # a view in the graph is free, as an input of it it is not
+            return self.field("sensordata")[:, self._columns[name]]
         return self._sensors[name]
 
     def body(self, name: str) -> Named:
@@ -125,13 +129,13 @@ class Sim(ABC):
         """The compiled model's value of an MjModel field or `opt.` field, without N; to randomise around."""
         if field not in self._nominal:
             value = torch.as_tensor(np.array(nominal(self.model, field)), device=self.device)
-            self._nominal[field] = value.to(self.qpos.dtype) if value.is_floating_point() else value
+            self._nominal[field] = value.to(self.dtype) if value.is_floating_point() else value
         return self._nominal[field]
 
     def constant(self, *numbers: float) -> Tensor:
         """The numbers as one tensor (d,) of qpos's precision, made once: a copy to a GPU blocks the host."""
         if numbers not in self._constants:
-            self._constants[numbers] = self.qpos.new_tensor(numbers)
+            self._constants[numbers] = torch.tensor(numbers, dtype=self.dtype, device=self.device)
         return self._constants[numbers]
 
     def keyframe(self, name: str) -> Keyframe:
@@ -154,6 +158,10 @@ class Sim(ABC):
             )
         return self.field(name)
 
+    def chosen(self, mask: Tensor) -> Tensor:
+        """Row numbers (n,) where mask (N,) bool; on a GPU the mask itself: reading it blocks the host."""
+        return mask.nonzero()[:, 0] if self.device.type == "cpu" else mask
+
     @abstractmethod
     def field(self, name: str) -> Tensor:
         """A live (N, ...) view of an MjData field, or "memory" (N, sum of widths).
@@ -166,11 +174,13 @@ class Sim(ABC):
         """Advance all simulations by `nstep` timesteps, holding `ctrl` (N, A)."""
 
     @abstractmethod
-    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        """Restart where mask (N,) bool, or all: reset the engine, zero memory, write `values`, full forward.
+    def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        """Restart some simulations, or all: reset the engine, zero memory, write `values`, full forward.
 
-        values {name: (N, ...)}: state field, memory, or else model field; only rows in mask are written. On
-        Warp a model field that needs mj_setConst (masses, inertias, lengths) is written only for mask None.
+        which, values {name: tensor}: row numbers (n,), each once, and tensors (n, ...); or a mask (N,) bool,
+        or None for all, and tensors (N, ...), of which the rows in the mask are written. A name is a state
+        field, memory, or else a model field. On Warp a model field that needs mj_setConst (masses, inertias,
+        lengths) is written only for None.
         """
 
     @abstractmethod

@@ -3,8 +3,9 @@
 Results equal a loop over one MjData per simulation bit for bit, with any number of threads.
 """
 
+import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import mujoco
 import numpy as np
@@ -17,6 +18,7 @@ from robokit.sim.base import STATE, Sim, model_field_names
 from robokit.sim.model import compile_model
 
 BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
 PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
 
 
@@ -47,6 +49,7 @@ class MujocoSim(Sim):
         # not in MuJoCo's userdata: writing that would discard the stages that a persistent batch continues
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), dtype=torch.float64)}
         self._fields: dict[str, Tensor] = {}  # model fields with a row for each simulation
+        self._warned = torch.from_numpy(self._batch.warning[:, BAD, 1])  # live (N, 3): counts since the reset
         super().__init__(model, num_envs, memory, torch.device("cpu"))
         self._batch.reset()
 
@@ -69,23 +72,22 @@ class MujocoSim(Sim):
             self._batch.warning[error.ids, BAD, 1] = 1  # cleared by a reset, like MuJoCo's own warnings
 
     def bad(self) -> Tensor:
-        warned = self._batch.warning[:, BAD, 1]
-        if not warned.any():  # nearly always, and five times faster
-            return torch.zeros(self.num_envs, dtype=torch.bool)
-        return torch.from_numpy(warned.any(1))
+        return self._warned.any(-1)
 
-    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        ids = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask.numpy())
-        self._batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
-        self._bound["memory"].numpy()[ids] = 0  # numpy writes a few rows in a third of torch's time
+    def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        masked = which is not None and which.dtype == torch.bool
+        ids = None if which is None else np.flatnonzero(which.numpy()) if masked else which.numpy()
+        rows = slice(None) if ids is None else ids
+        self._batch.reset(ids, stage=RESET_STAGE)
+        self._bound["memory"].numpy()[rows] = 0  # numpy writes a few rows in a third of torch's time
         for name, value in values.items():
-            target = (
-                self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
-            )
-            target.numpy()[ids] = value.numpy()[ids]
-        if _needs_set_const(values):
+            self._target(name).numpy()[rows] = value.numpy()[rows] if masked else value.numpy()
+        if _needs_set_const(tuple(values)):
             self._batch.set_const(ids)
         self._batch.forward(ids)
+
+    def _target(self, name: str) -> Tensor:
+        return self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
 
     def _field_of_model(self, name: str) -> Tensor:
         if name not in self._fields:
@@ -115,7 +117,7 @@ class MujocoSim(Sim):
         for name, value in state.items():
             if name.startswith("field."):
                 self._field_of_model(name.removeprefix("field.")).copy_(value)
-        if _needs_set_const(self._fields):
+        if _needs_set_const(tuple(self._fields)):
             self._batch.set_const()
         self._batch.state[:] = state["state"].numpy()
         self._bound["memory"].copy_(state["memory"])
@@ -125,7 +127,8 @@ class MujocoSim(Sim):
                 self.field(name.removeprefix("derived.")).copy_(value)
 
 
-def _needs_set_const(names: Iterable[str]) -> bool:
+@functools.cache
+def _needs_set_const(names: tuple[str, ...]) -> bool:
     """Whether constants of the model depend on any of these fields: mj_setConst's inputs, `opt.` fields."""
     known = model_field_names()
     return any(name in known or name.startswith("opt.") for name in names)

@@ -12,8 +12,9 @@
         def rewards(self, sim, action):
             return {"upright": tolerance(torch.cos(sim.qpos[:, 1]), 0.98, 1.0, margin=0.5)}
 
-A task is pure: it reads `sim` and returns tensors for all N simulations at once; only Env and Sim write.
-Random draws always have size N and use the given generator.
+A task is pure: it reads `sim` and returns tensors for all its N simulations at once; only Env and Sim write.
+N is `sim.num_envs`: `reset` and `randomize` are given the simulations that restart, which on a GPU and at
+`env.reset()` are all. Random draws have size N and use the given generator.
 """
 
 import importlib.util
@@ -56,7 +57,7 @@ class Task:
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
-        """Initial state, commands or memory, as {"qpos": (N, nq)}; Env writes the rows that restart.
+        """Initial state, commands or memory of the simulations that restart, as {"qpos": (sim.num_envs, nq)}.
 
         Names: of STATE in sim/base.py, commands and memory. What is not returned starts at the model's
         default: qpos0, zeros, a drawn command.
@@ -114,14 +115,14 @@ def uniform(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
 
     A seed gives both engines the same numbers on the CPU; CUDA's generator draws others.
     """
-    unit = torch.rand(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
-    return (scale * (2 * unit - 1)).to(sim.qpos.dtype)
+    draw = torch.empty(sim.num_envs, width, dtype=torch.float64, device=sim.device)
+    return draw.uniform_(-scale, scale, generator=rng).to(sim.dtype)
 
 
 def normal(sim: Sim, rng: Generator, width: int, scale: float = 1.0) -> Tensor:
     """Normal draws (N, width) with mean 0 and standard deviation `scale`; precision as in `uniform`."""
-    draw = torch.randn(sim.num_envs, width, generator=rng, dtype=torch.float64, device=sim.device)
-    return (scale * draw).to(sim.qpos.dtype)
+    draw = torch.empty(sim.num_envs, width, dtype=torch.float64, device=sim.device)
+    return draw.normal_(0.0, scale, generator=rng).to(sim.dtype)
 
 
 def packaged(package: str, file: str) -> Path:

@@ -94,7 +94,8 @@ def questions() -> Iterator[Counter[Question]]:
 
 
 PHYSICS = {  # of mujoco.batch, on the CPU: with physics on a GPU there is no such question
-    ("robokit/env/env.py", "_any"),
+    ("robokit/env/env.py", "_read"),
+    ("robokit/sim/base.py", "chosen"),
     ("robokit/sim/cpu.py", "reset"),
 }
 ONCE = {
@@ -107,7 +108,7 @@ def asked_by(learner: Any) -> dict[Question, int]:
     """In one iteration, but for what CPU physics asks."""
     with questions() as asked:
         learner.iterate()
-    assert asked[("robokit/env/env.py", "_any")] >= 8  # the restarts of CPU physics: it is watched
+    assert asked[("robokit/env/env.py", "_read")] >= 8  # the restarts of CPU physics: it is watched
     return {asker: times for asker, times in asked.items() if asker not in PHYSICS}
 
 

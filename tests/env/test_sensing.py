@@ -97,7 +97,7 @@ class Plain:
 
 def test_the_walking_task_draws_what_it_always_drew():
     env, plain = (robokit.make("go2_walk", 3, seed=1, threads=1) for _ in range(2))
-    plain.sensors = Plain(plain)  # pyright: ignore[reportAttributeAccessIssue]
+    plain.sensors = plain.period.sensors = Plain(plain)  # pyright: ignore[reportAttributeAccessIssue]
     for e in (env, plain):
         e.rng.manual_seed(7)
         e.reset(stagger=True)

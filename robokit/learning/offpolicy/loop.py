@@ -75,6 +75,7 @@ class OffPolicy(ABC):
                 rows.append(self._collect(z))
                 due = self.pace.gradients(self._transitions) - self.gradients
                 history += [self.learn() for _ in range(due)]
+            self.episodes.add(_column(rows, "reward"), _column(rows, "done"))
             self._move_multipliers(rows, len(history))
             if self.config.normalize_obs:
                 self._normalize(rows)
@@ -99,7 +100,6 @@ class OffPolicy(ABC):
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)
         cost, final_state = constrained.step(step)
-        self.episodes.add(step.reward, step.done)
         self.is_first = step.done
         row |= {"action": action, "cost": cost, "final_obs": step.final_obs, "final_state": final_state}
         row |= {name: getattr(step, name) for name in OF_STEP}

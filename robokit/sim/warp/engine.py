@@ -28,6 +28,7 @@ from torch import Tensor
 from robokit.errors import ModelError, did_you_mean
 from robokit.sim.base import STATE, Sim, model_field_names
 from robokit.sim.model import compile_model, nominal
+from robokit.state import put
 
 try:
     wp: Any = importlib.import_module("warp")
@@ -140,22 +141,24 @@ class WarpSim(Sim):
             bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # also true for NaN
         return bad
 
-    def reset(self, mask: Tensor | None, values: Mapping[str, Tensor]) -> None:
-        chosen = self._chosen.fill_(True) if mask is None else self._chosen.copy_(mask)
+    def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
+        chosen = self._chosen.fill_(which is None)
+        if which is not None:
+            put(chosen, which, True)
         derived = {name: live for name, live in self._bound.items() if name not in WRITTEN}
-        before = {} if mask is None else {name: live.clone() for name, live in derived.items()}
-        targets = {n: self._target(n) for n in values if mask is None or not self._is_constant(n)}
-        for name in targets if mask is None else ():
+        before = {} if which is None else {name: live.clone() for name, live in derived.items()}
+        targets = {n: self._target(n) for n in values if which is None or not self._is_constant(n)}
+        for name in targets if which is None else ():
             check_unmoved(self.model, name, values[name])
         self._graphs.run(
             "reset", lambda: mjw.reset_data(self._model, self._data, wp.from_torch(self._chosen))
         )
         self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
         for name, target in targets.items():
-            _write(target, values[name], chosen)
+            put(target, chosen if which is None else which, values[name])
         self._forward(any(map(self._is_constant, targets)))
         for name, value in before.items():  # forward has no mask: restore the others
-            _write(derived[name], value, ~chosen)
+            put(derived[name], ~chosen, value)
 
     def _forward(self, changed: bool) -> None:
         """Compute all fields from the state; changed: first recompute the model's constants."""
@@ -299,9 +302,3 @@ def _room(model: mujoco.MjModel, pairs: Iterable[tuple[int, int]]) -> tuple[int,
 def _contacts(*pair: mujoco.mjtGeom) -> int:
     """Largest number of contacts between two geoms of these types."""
     return mujoco.mjMAXCONPAIR if set(pair) & set(ROUGH) else min(ROUND.get(kind, 8) for kind in pair)
-
-
-def _write(target: Tensor, value: Tensor, mask: Tensor) -> None:
-    """target[mask] = value[mask] for mask (N,) bool, without a synchronisation with the device."""
-    wide = mask.view(-1, *[1] * (target.ndim - 1))
-    target.copy_(torch.where(wide, value.to(target.dtype), target))

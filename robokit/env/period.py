@@ -1,0 +1,119 @@
+"""What a control period computes after its physics, in functions that torch.compile can trace."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robokit.env.carried import Carried
+from robokit.env.commands import Commands
+from robokit.env.sensing import Sensors
+from robokit.errors import TaskError
+from robokit.sim.base import Sim
+from robokit.task.rules import Names, same_names
+from robokit.task.task import Task, Terms
+
+
+class Period:
+    """The functions of one Env's task, with its sensors, commands and carried terms."""
+
+    def __init__(
+        self,
+        task: Task,
+        sim: Sim,
+        names: Names,
+        parts: tuple[Sensors, Commands, tuple[Carried, ...]],
+    ) -> None:
+        self.task, self.sim, self.names = task, sim, names
+        self.sensors, self.commands, self.carried = parts
+        self.max_age = periods(task)
+        self.weights = torch.tensor([float(task.weights[k]) for k in names.rewards], device=sim.device)
+        uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
+        self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
+
+    def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """(fields of Step before any restart, `due` (C, N): commands whose time is up, `found` (3,) bool).
+
+        found: whether any simulation broke, any episode ended, any command is due. Writes memory. `final_obs`
+        of a broken simulation is still what it broke with.
+        """
+        task, sim, names = self.task, self.sim, self.names
+        bad = sim.bad()
+        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self.weights
+        cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
+        metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
+        terminated = task.terminated(sim)
+        self._remember(task.remember(sim, action), action)
+        steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
+        terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms, cost))
+        metrics = torch.where(bad[:, None], self.uncounted, metrics)
+        terminated = terminated | bad
+        done = terminated | (steps_left == 0)
+        final_obs, final_state = self.look()
+        due = self.commands.countdown()
+        fields = {
+            "reward": terms.sum(-1),
+            "terminated": terminated,
+            "truncated": done & ~terminated,
+            "done": done,
+            # no cost is charged for steps that a broken simulation lost
+            "steps_left": torch.where(bad, 0.0, steps_left),
+            "bad": bad,
+            "final_obs": final_obs,
+            "final_state": final_state,
+            "logged": torch.cat((terms, cost, metrics, bad[:, None]), -1),
+        }
+        return fields, due, torch.stack((bad.any(), done.any(), due.any()))
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        """obs (N, O) through the sensors, state (N, S): exact values of all terms and the privileged ones."""
+        truth = _concatenate(self.task.observe(self.sim), self.names.truth, self.sim, "observe")
+        if not self.names.privileged:
+            return self.sensors.read(truth), truth
+        more = _concatenate(self.task.privileged(self.sim), self.names.privileged, self.sim, "privileged")
+        return self.sensors.read(truth), torch.cat((truth, more), -1)
+
+    def _remember(self, values: Terms, action: Tensor) -> None:
+        """Write the task's new memory, add 1 to every age, advance the carried terms."""
+        memory = self.sim.memory
+        same_names(values, self.names.memory, "remember")
+        # copied before any is written: values may be views of memory; a product, as inductor drops clones
+        taken = {name: value.to(self.sim.dtype) * 1.0 for name, value in values.items()}
+        for name, value in taken.items():
+            memory[name].copy_(value)
+        memory["age"].add_(1)
+        self.carry({term.name: term.next(memory[term.name], action) for term in self.carried})
+
+    def carry(self, values: Mapping[str, Tensor]) -> None:
+        """Write carried terms {name: (N, size)} to memory, after their `now` with the current commands."""
+        memory = self.sim.memory
+        commands = [memory[name] for name in self.task.commands]
+        for term in self.carried:
+            if term.name in values:
+                memory[term.name].copy_(term.now(values[term.name], commands))
+
+
+def periods(task: Task) -> int:
+    """Control periods in an episode. Raises TaskError for a time limit below one."""
+    if not task.time_limit >= task.control_dt:
+        raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
+    return round(task.time_limit / task.control_dt)
+
+
+def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
+    """Terms (N,) as columns (N, len(names)) float32, in the order of `names`; TaskError for other names."""
+    same_names(values, names, kind)
+    if not names:
+        return torch.zeros(sim.num_envs, 0, device=sim.device)
+    return torch.stack([values[k] for k in names], -1).float()
+
+
+def _concatenate(values: Terms, widths: dict[str, int], sim: Any, kind: str) -> Tensor:
+    """Terms (N, d) side by side, (N, sum(widths)) float32; TaskError for other names or another total."""
+    same_names(values, widths, kind)
+    out = torch.cat([values[k] for k in widths], -1).float()
+    if out.shape != (sim.num_envs, sum(widths.values())):
+        got = {k: tuple(v.shape) for k, v in values.items()}
+        raise TaskError(f"{kind} changed its widths from {widths} to {got}")
+    return out
