@@ -97,9 +97,9 @@ class Unguarded:
             self._call = with_code(self._own, self._found)
         return outputs
 
-    def _note(self, before: CodeType, after: CodeType) -> None:
-        if before is getattr(self._own, "__func__", self._own).__code__:
-            self._found = after
+    def _note(self, code: CodeType, new_code: CodeType) -> None:
+        if code is getattr(self._own, "__func__", self._own).__code__:
+            self._found = new_code
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:
