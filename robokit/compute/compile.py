@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch._dynamo.convert_frame import register_bytecode_hook
+from torch._dynamo.exc import TorchDynamoException
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
@@ -76,11 +78,17 @@ class Unguarded:
 
     torch.compile looks at every call for the code to run. Between two calls of the physics, when little is in
     the caches, this takes longer than a small graph: 50 to 100 us. cpp_wrapper: the calls between the kernels
-    in C++ too, which takes longer to compile.
+    in C++ too, which takes longer to compile. refused: called with the reason if the function cannot be
+    compiled, which then runs eager; None: the error is raised.
     """
 
-    def __init__(self, function: Callable[..., Any], cpp_wrapper: bool) -> None:
-        self._own = alone(function)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        cpp_wrapper: bool,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
+        self._own, self._refused = alone(function), refused
         options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp_wrapper": cpp_wrapper}
         self._call = self._graph = torch.compile(self._own, fullgraph=True, dynamic=False, options=options)
         self._found: CodeType | None = None
@@ -91,6 +99,12 @@ class Unguarded:
         hook = register_bytecode_hook(self._note)
         try:
             outputs = self._graph(*inputs)
+        except TorchDynamoException as error:  # before anything ran
+            if self._refused is None:
+                raise
+            self._refused(_reason(error))
+            self._call = self._own
+            return self._own(*inputs)
         finally:
             hook.remove()
         if self._found is not None:
@@ -100,6 +114,15 @@ class Unguarded:
     def _note(self, code: CodeType, new_code: CodeType) -> None:
         if code is getattr(self._own, "__func__", self._own).__code__:
             self._found = new_code
+
+
+def _reason(error: TorchDynamoException) -> str:
+    """`file.py, line 3, in rewards: <the line>`, where torch.compile gave up; else the error's first line."""
+    stack = getattr(error, "real_stack", None)
+    if not stack:
+        return str(error).splitlines()[0]
+    frame = stack[-1]
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:

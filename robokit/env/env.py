@@ -19,6 +19,7 @@ from torch import Tensor
 
 from robokit.compute.compile import Unguarded
 from robokit.compute.transfer import Transfer
+from robokit.console import say
 from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
@@ -78,12 +79,14 @@ class Env:
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.action_center, self.action_half = task.action.affine(self.sim)
         self.action_low, self.action_high = ctrl_limits(self.sim)
+        # of an action in [-1, 1]: one clamp for both bounds
+        lowest, highest = (self.action_center + sign * self.action_half for sign in (-1, 1))
+        self._reach = torch.maximum(lowest, self.action_low), torch.minimum(highest, self.action_high)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
         self.commands = Commands(task.commands, task.control_dt, self.sim, self.rng)
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
-        self._widths = [*map(len, kinds.values()), 1]  # of Step.logged
         self.columns = columns_of(self.names.obs, task.commands)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
@@ -96,7 +99,7 @@ class Env:
         self.period = period = Period(task, self.sim, self.names, parts)
         self.max_age = period.max_age
         wrap: Callable[[Any], Any] = (
-            (lambda f: Unguarded(f, cpp_wrapper=on_cpu)) if compile else (lambda f: f)
+            (lambda f: Unguarded(f, on_cpu, self._not_compiled)) if compile else (lambda f: f)
         )
         self._after, self._look = wrap(period.after), wrap(period.look)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
@@ -110,8 +113,8 @@ class Env:
     # -- one control period ----------------------------------------------------------------------
 
     def targets(self, action: Tensor) -> Tensor:
-        """Actuator targets ctrl (N, A), clamped to ctrlrange, for actions (N, A) in [-1, 1]."""
-        return torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
+        """Actuator targets ctrl (N, A), clamped to ctrlrange, for actions (N, A), clipped to [-1, 1]."""
+        return torch.addcmul(self.action_center, self.action_half, action).clamp(*self._reach)
 
     def step(self, action: Tensor) -> Step:
         """Advance `control_dt` s with actions (N, A), clipped to [-1, 1]; restart the episodes that end.
@@ -125,7 +128,7 @@ class Env:
                 f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
             )
         # float32 and contiguous: a graph is not told of another dtype or layout
-        action = action.detach().to(sim.device, torch.float32).contiguous().clamp(-1.0, 1.0)
+        action = action.detach().to(sim.device, torch.float32).contiguous()
         ctrl = self.targets(self._delayed(action))
         if self._pushes:
             for name, value in _copied(self.task.disturb(sim, self.rng)).items():
@@ -142,8 +145,7 @@ class Env:
         fields |= zip(("obs", "state"), changed, strict=True)
         if self._transfer is not None:
             fields = self._transfer(fields)
-        terms, cost, metrics, _ = fields["logged"].split(self._widths, 1)
-        step = Step(**fields, terms=terms, cost=cost, metrics=metrics)
+        step = Step(**fields)
         if broken:  # after the transfer: the last good observations are on self.device
             step.final_obs = torch.where(step.bad[:, None], self.obs, step.final_obs)
             step.final_state = torch.where(step.bad[:, None], self.state, step.final_state)
@@ -177,7 +179,10 @@ class Env:
         if not self._action_delay.depth:
             return action
         self._action_delay.advance()
-        return self._action_delay.read(action)
+        return self._action_delay.read(action.clamp(-1.0, 1.0))
+
+    def _not_compiled(self, reason: str) -> None:
+        say(f"note: {type(self.task).__name__} cannot be compiled and runs eager, slower: {reason}")
 
     def _read(self, found: Tensor) -> list[bool]:
         """The flags (3,). On a GPU all True, because reading them would block the host."""

@@ -33,13 +33,14 @@ class Period:
         self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
 
     def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """(fields of Step before any restart, `due` (C, N): commands whose time is up, `found` (3,) bool).
+        """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
 
-        found: whether any simulation broke, any episode ended, any command is due. Writes memory. `final_obs`
-        of a broken simulation is still what it broke with.
+        The fields are those before any restart; `final_obs` of a broken simulation is still what it broke with.
+        due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
+        due. Writes memory.
         """
         task, sim, names = self.task, self.sim, self.names
-        bad = sim.bad()
+        action, bad = action.clamp(-1.0, 1.0), sim.bad()
         terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self.weights
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
@@ -62,6 +63,9 @@ class Period:
             "bad": bad,
             "final_obs": final_obs,
             "final_state": final_state,
+            "terms": terms,
+            "cost": cost,
+            "metrics": metrics,
             "logged": torch.cat((terms, cost, metrics, bad[:, None]), -1),
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))

@@ -187,7 +187,7 @@ def test_a_broken_simulation_ends_with_nothing_and_leaves_the_others_alone(
             assert (step.reward[1], step.cost[1].item()) == (0, 0)
             assert not step.terms[1].any()
             assert step.metrics[1, 0] == 0 and step.metrics[1, 1].isnan()  # success, age
-            step.metrics[1] = 0
+            step.metrics[1] = step.logged[1] = 0
             assert torch.equal(step.final_obs[1], last[1])
             assert torch.equal(step.obs[1], start)
         assert all(bool(torch.isfinite(getattr(step, f).float()).all()) for f in FIELDS)
