@@ -10,6 +10,8 @@ collect with 64 of our simulations on 2 threads, stable-baselines3 and SBX with 
 VecNormalize. A round gives each one block; a figure is the median of its blocks, a ratio the median of the
 rounds' ratios. What it takes ours to be warm, compiled with an empty cache, is printed on its own.
 
+Beside them stands what our iteration is made of: collect (of it the physics), targets and gradient steps, ms.
+
 `returns`: seconds until the mean return of the last 100 training episodes reaches a bound, construction and
 compiling counted, ours and stable-baselines3 in turns, seed by seed. A run that does not reach it within
 --limit steps counts with the time it took, and is said.
@@ -53,6 +55,9 @@ class Contestant:
     def __init__(self, name: str, rollouts: Rollouts, seconds: float) -> None:
         self.name, self.rollouts, self.count = name, rollouts, 1
         self.rollouts(2)  # compiles, fills caches
+        if isinstance(rollouts, Ours):
+            rollouts.iterations = 0
+            rollouts.spent.clear()
         self.count = max(1, round(seconds * self.rate() / ROLLOUT))
 
     def rate(self) -> float:
@@ -61,11 +66,43 @@ class Contestant:
         return ROLLOUT * self.count / (time.perf_counter() - start)
 
 
-def ours(minibatch: int, **options: Any) -> Rollouts:
-    config = settings(SIMULATIONS, minibatch, **options)
-    env = robokit.make("half_cheetah", SIMULATIONS, threads=THREADS, compile=bool(config.compile))
-    learner = Learner(env, config)
-    return lambda count: [learner.iterate() for _ in range(count)]
+class Ours:
+    """Our PPO; `spent`: seconds in the parts of its iterations."""
+
+    def __init__(self, minibatch: int, **options: Any) -> None:
+        config = settings(SIMULATIONS, minibatch, **options)
+        env = robokit.make("half_cheetah", SIMULATIONS, threads=THREADS, compile=bool(config.compile))
+        self.learner: Any = Learner(env, config)
+        self.iterations, self.spent = 0, dict[str, float]()
+        parts = (
+            (self.learner, "collect"),
+            (env.sim, "step"),
+            (self.learner, "targets"),
+            (self.learner, "learn"),
+        )
+        for owner, name in parts:
+            setattr(owner, name, self.timed(getattr(owner, name), "physics" if name == "step" else name))
+
+    def timed(self, function: Any, name: str) -> Any:
+        def call(*inputs: Any) -> Any:
+            began = time.perf_counter()
+            outputs = function(*inputs)
+            self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - began
+            return outputs
+
+        return call
+
+    def __call__(self, count: int) -> None:
+        for _ in range(count):
+            self.learner.iterate()
+        self.iterations += count
+
+    def __str__(self) -> str:
+        ms = {name: 1e3 * seconds / self.iterations for name, seconds in self.spent.items()}
+        return (
+            f"collect {ms['collect']:.0f} ms (physics {ms['physics']:.0f}), targets {ms['targets']:.1f}, "
+            f"gradient steps {ms['learn'] - ms['targets']:.0f}"
+        )
 
 
 def settings(num_envs: int, minibatch: int, **options: Any) -> Config:
@@ -150,8 +187,8 @@ def silent() -> Iterator[None]:
 
 def contestants(minibatch: int, seconds: float) -> Iterator[Contestant]:
     kinds: dict[str, Callable[[], Rollouts]] = {
-        "robokit": lambda: ours(minibatch, compile=True),
-        "robokit, eager": lambda: ours(minibatch, compile=False),
+        "robokit": lambda: Ours(minibatch, compile=True),
+        "robokit, eager": lambda: Ours(minibatch, compile=False),
         "stable_baselines3": lambda: continued(
             stable_baselines("stable_baselines3", "HalfCheetah-v5", minibatch)
         ),
@@ -179,8 +216,9 @@ def speed(options: argparse.Namespace) -> None:
             column = [row[i] for row in rates]
             ratio = statistics.median(row[0] / row[i] for row in rates)
             middle = f"{statistics.median(column):>8,.0f} steps/s ({min(column):,.0f} to {max(column):,.0f})"
+            parts = f"   {contestant.rollouts}" if isinstance(contestant.rollouts, Ours) else ""
             print(
-                f"minibatch {minibatch:<4} {contestant.name:<18}{middle}   robokit / it {ratio:.2f}",
+                f"minibatch {minibatch:<4} {contestant.name:<18}{middle}   robokit / it {ratio:.2f}{parts}",
                 flush=True,
             )
 

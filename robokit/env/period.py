@@ -35,7 +35,7 @@ class Period:
     def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
 
-        The fields are those before any restart; `final_obs` of a broken simulation is still what it broke with.
+        The fields are those before any restart; `final_obs` of a broken simulation is what it broke with.
         due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
         due. Writes memory.
         """
