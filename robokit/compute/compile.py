@@ -7,6 +7,7 @@ the same command gives the same results on a busy machine as on an idle one.
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -17,7 +18,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch._dynamo.convert_frame import register_bytecode_hook
-from torch._dynamo.exc import TorchDynamoException
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
@@ -99,7 +99,7 @@ class Unguarded:
         hook = register_bytecode_hook(self._note)
         try:
             outputs = self._graph(*inputs)
-        except TorchDynamoException as error:  # before anything ran
+        except Exception as error:  # before anything ran; a fault of the function itself is raised below
             if self._refused is None:
                 raise
             self._refused(_reason(error))
@@ -116,13 +116,13 @@ class Unguarded:
             self._found = new_code
 
 
-def _reason(error: TorchDynamoException) -> str:
-    """`file.py, line 3, in rewards: <the line>`, where torch.compile gave up; else the error's first line."""
-    stack = getattr(error, "real_stack", None)
-    if not stack:
+def _reason(error: Exception) -> str:
+    """`file.py, line 3, in rewards`, where torch.compile gave up; else the first line of its message."""
+    places = re.findall(r'File "(.+)", line (\d+), in (\w+)', str(error))
+    if not places:
         return str(error).splitlines()[0]
-    frame = stack[-1]
-    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {frame.line}"
+    file, line, function = places[-1]
+    return f"{Path(file).name}, line {line}, in {function}"
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:

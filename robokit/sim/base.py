@@ -177,7 +177,7 @@ class Sim(ABC):
     def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
         """Restart some simulations, or all: reset the engine, zero memory, write `values`, full forward.
 
-        which, values {name: tensor}: row numbers (n,), each once, and tensors (n, ...); or a mask (N,) bool,
+        which, values {name: tensor}: row numbers (n,), ascending, and tensors (n, ...); or a mask (N,) bool,
         or None for all, and tensors (N, ...), of which the rows in the mask are written. A name is a state
         field, memory, or else a model field. On Warp a model field that needs mj_setConst (masses, inertias,
         lengths) is written only for None.

@@ -259,7 +259,7 @@ def test_one_process_may_have_many_compiled_environments():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["cart", "hopper", "reacher", "ant"])
+@pytest.mark.parametrize("task", ["cart", "hopper", "reacher", "ant", "go2_walk", "go2_walk:Go2WalkSensed"])
 def test_compiled_functions_say_what_eager_ones_say(task: str):
     chosen: Task = Cart() if task == "cart" else load_task(task)
     eager, compiled = Env(chosen, 3, seed=1), Env(chosen, 3, seed=1, compile=True)
@@ -268,4 +268,43 @@ def test_compiled_functions_say_what_eager_ones_say(task: str):
         action = torch.rand(3, eager.act_dim, generator=rng) * 2 - 1
         one, other = eager.step(action), compiled.step(action)
         for f in FIELDS:
-            torch.testing.assert_close(getattr(one, f), getattr(other, f), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                getattr(one, f), getattr(other, f), rtol=1e-6, atol=1e-6, equal_nan=True
+            )
+
+
+@pytest.mark.slow
+def test_a_compiled_step_takes_an_action_of_any_layout_precision_and_range():
+    """Its graph is not told: it was made for float32, one row after the other."""
+    eager, compiled = (Env(Still(), 3, compile=compile) for compile in (False, True))
+    for action in (
+        torch.zeros(3, 2),
+        torch.linspace(-2, 2, 6, dtype=torch.float64).view(3, 2),
+        torch.linspace(-1, 1, 6).view(2, 3).T,
+        torch.tensor([[0.3, -0.4]]).expand(3, 2).requires_grad_(),
+    ):
+        one, other = eager.step(action), compiled.step(action)
+        for f in FIELDS:
+            torch.testing.assert_close(
+                getattr(one, f), getattr(other, f), rtol=1e-6, atol=1e-6, equal_nan=True
+            )
+
+
+class Asking(Still):
+    def rewards(self, sim: Sim, action: torch.Tensor) -> Terms:
+        if float(action.sum()) > 5:
+            action = action / 2
+        return super().rewards(sim, action)
+
+
+def test_a_task_that_cannot_be_compiled_runs_eager_and_one_line_says_where(
+    capsys: pytest.CaptureFixture[str],
+):
+    env, eager = Env(Asking(), 3, compile=True), Env(Asking(), 3)
+    capsys.readouterr()
+    for action in actions(3, 3):
+        assert same(env.step(action), eager.step(action), rows=[0, 1, 2])
+    said = capsys.readouterr().err
+    assert said.startswith("note: Asking cannot be compiled and runs eager, slower: test_env.py, line ")
+    assert said.endswith(", in rewards\n")
+    assert said.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,7 @@ from torch import Generator, Tensor
 from robokit.errors import CheckpointError
 from robokit.sim.base import Sim
 from robokit.task.command import Command
-from robokit.task.task import Task, Terms
+from robokit.task.task import Task, Terms, uniform
 
 # -- episodes ------------------------------------------------------------------------------------
 
@@ -237,3 +238,31 @@ def test_a_saved_environment_continues_bit_for_bit(task: type[Task], cut: int):
 def test_a_saved_environment_of_another_size_is_refused():
     with pytest.raises(CheckpointError, match=r"observations \(4, 10\), this environment has \(3, 10\)"):
         new(Cart, 3).load_state_dict(new(Cart, 4).state_dict())
+
+
+class Level(Still):
+    """Restarts read a memory of the simulation itself, and draw for those that restart."""
+
+    memory = {**Still.memory, "before": 1}
+    asked: ClassVar[list[int]] = []
+
+    def reset(self, sim: Sim, rng: Generator) -> Terms:
+        self.asked.append(sim.num_envs)
+        return {
+            "before": sim.memory["sum"][:, :1] + 0 * uniform(sim, rng, 1),
+            "qpos": sim.qpos * 0 + sim.nominal("qpos0"),
+        }
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"sum": sim.memory["sum"] + action, "x": sim.memory["x"]}
+
+
+def test_a_restart_is_asked_of_those_that_restart_and_reads_their_own_memory():
+    env = new(Level, 4)
+    env.sim.memory["age"].copy_(torch.tensor([[0.0], [PERIODS - 1], [3.0], [PERIODS - 1]]))
+    env.sim.memory["sum"].copy_(torch.arange(8.0).view(4, 2))
+    Level.asked.clear()
+    step = env.step(torch.zeros(4, 2))
+    assert step.done.tolist() == [False, True, False, True] and Level.asked == [2]
+    assert env.sim.memory["before"].T.tolist() == [[0.0, 2.0, 0.0, 6.0]]
+    assert env.sim.memory["sum"].T.tolist() == [[0.0, 0.0, 4.0, 0.0], [1.0, 0.0, 5.0, 0.0]]
