@@ -275,7 +275,8 @@ class Learner:
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """Train `epochs` times on all minibatches; return the loss's parts, averaged over gradient steps."""
         config, scalars = self.config, self.scalars
-        value, advantage, target, critic_belief = self.targets(rollout)
+        with torch_threads(self.threads):
+            value, advantage, target, critic_belief = self.targets(rollout)
         columns = {**vars(rollout), "share": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
         rows = pack([columns[name] for name in self.widths], self.chunk)

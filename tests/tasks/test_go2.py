@@ -115,7 +115,7 @@ def test_what_the_joints_read_is_off_by_what_their_targets_are_off():
     sim.reset(None, {"qpos": high.expand(64, -1), **drawn})
     for s in (sim, nominal):
         for _ in range(25):
-            s.step(home.ctrl.expand(64, 12), 4)
+            s.step(home.ctrl.expand(64, 12), 2)
     read = sim.qpos[:, 7:] - sim.memory["offset"]
     assert drawn["offset"].abs().max() > 0.015
     torch.testing.assert_close(read, nominal.qpos[:, 7:], atol=4e-3, rtol=0)
