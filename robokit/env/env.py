@@ -131,7 +131,8 @@ class Env:
         action = action.detach().to(sim.device, torch.float32).contiguous()
         ctrl = self.targets(self._delayed(action))
         if self._pushes:
-            for name, value in _copied(self.task.disturb(sim, self.rng)).items():
+            pushes = self.task.disturb(sim, self.rng)
+            for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
         self.sensors.advance(self.rng)
@@ -193,7 +194,7 @@ class Env:
     def _restart(self, done: Tensor | None) -> None:
         """Begin new episodes where done (N,) bool, None for all; draws are made for those that restart."""
         sim, task = self.sim, self.task
-        which = self._all if done is None else sim.chosen(done)
+        which = self._all if done is None else sim.chosen(done)  # see state.put
         some = len(which) < self.num_envs and which.dtype != torch.bool
         rows = Rows(sim, which) if some else sim
         values = {**self.commands.draw(len(which)), **task.reset(rows, self.rng)}
@@ -204,6 +205,7 @@ class Env:
         for term in self.carried:
             if term.name in self._starts:  # a restart zeroes memory
                 values[term.name] = term.now(self._starts[term.name].expand(len(which), -1), commands)
+        # rows are copies already
         sim.reset(None if done is None else which, values if some else _copied(values))
         self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
@@ -263,6 +265,4 @@ def _substeps(control_dt: float, timestep: float) -> int:
 
 def _copied(values: Terms) -> Terms:
     """Copies of a task's values, which may be live views of sim: later writes would change them."""
-    if len(values) == 1:
-        return values
     return {name: value.clone() for name, value in values.items()}

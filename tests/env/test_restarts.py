@@ -266,3 +266,21 @@ def test_a_restart_is_asked_of_those_that_restart_and_reads_their_own_memory():
     assert step.done.tolist() == [False, True, False, True] and Level.asked == [2]
     assert env.sim.memory["before"].T.tolist() == [[0.0, 2.0, 0.0, 6.0]]
     assert env.sim.memory["sum"].T.tolist() == [[0.0, 0.0, 4.0, 0.0], [1.0, 0.0, 5.0, 0.0]]
+
+
+@pytest.mark.parametrize("restarting", [1, 2])
+def test_a_restart_may_keep_what_the_simulation_has(restarting: int):
+    """A live tensor, which the engine's own reset would overwrite before it is written."""
+
+    class Keeps(Still):
+        def reset(self, sim: Sim, rng: Generator) -> Terms:
+            return {"qvel": sim.qvel}
+
+    env = new(Keeps, 2)
+    env.sim.qvel.copy_(torch.full_like(env.sim.qvel, 0.25))
+    env.sim.memory["age"][:restarting] = PERIODS - 1
+    seen = {}
+    reset = env.sim.reset
+    env.sim.reset = lambda which, values: (seen.update(before=env.sim.qvel.clone()), reset(which, values))[1]
+    env.step(torch.zeros(2, 2))
+    assert seen["before"].any() and torch.equal(env.sim.qvel, seen["before"])
