@@ -157,8 +157,9 @@ def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
 
 
 def _same_task(file: Exported, task: Task) -> None:
+    """TaskError unless `task` is of the file's class or derived from it, as one with another model is."""
     own = file.contract["task"]
-    if own.rpartition(":")[2] != type(task).__name__:
+    if own.rpartition(":")[2] not in [cls.__name__ for cls in type(task).__mro__]:
         raise TaskError(f"{file.path} was exported for task {own!r}, not {type(task).__name__!r}")
 
 

@@ -189,6 +189,14 @@ def test_another_task_and_too_few_episodes_are_refused(exported):
         evaluate(path, "inverted_pendulum", 2, seed=-1)
 
 
+def test_a_task_derived_from_the_files_own_is_one_to_judge_it_on(exported):
+    path, _ = exported
+    own = load_task("inverted_pendulum")
+    derived = type("Windy", (type(own),), {"__doc__": "Another one."})()
+    results = [evaluate(path, task, 4).returns for task in (own, derived)]
+    assert results[0] == results[1]
+
+
 def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused(exported):
     hides = {"sensing": {"velocity": Sense(hidden=True)}}
     task = type("InvertedPendulum", (type(load_task("inverted_pendulum")),), hides)
