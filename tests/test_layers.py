@@ -46,8 +46,8 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
         *("errors", "console", "compute.processes", "disk.checkpoint", "disk.write", "learning.protocols"),
     },
     "training.loop": {
-        *("errors", "console", "compute.processes", "disk.checkpoint", "learning.protocols"),
-        *("training.log", "training.run"),
+        *("errors", "console", "compute.compile", "compute.processes", "disk.checkpoint"),
+        *("learning.protocols", "training.log", "training.run"),
     },
 }  # fmt: skip
 TORCH, NUMPY = {"torch"}, {"numpy"}

@@ -11,13 +11,13 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch._dynamo.convert_frame import register_bytecode_hook
 
 from robokit.compute.cuda_graph import Cuda, Graphed
 
@@ -63,13 +63,16 @@ def choose(sizes: Sizes, weights: int, cores: int, device: str) -> tuple[bool, i
     return pays, max(1, min(most, int(at_once / PRODUCTS_PER_THREAD)))
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], device: torch.device, cpp_wrapper: bool = False
+) -> Callable[..., Any]:
     """`function` compiled to one graph without guards: nothing is checked after its first call.
 
     Every call must have the shapes, thread count and grad mode of the first. On CUDA the kernels are captured
-    in a CUDA graph, and replayed with a single launch: see cuda_graph.py.
+    in a CUDA graph, and replayed with a single launch: see cuda_graph.py. cpp_wrapper: see Unguarded; not on
+    CUDA.
     """
-    one = Unguarded(function, cpp_wrapper=device.type == "cpu")
+    one = Unguarded(function, cpp_wrapper and device.type == "cpu")
     return Graphed(one, Cuda(device)) if device.type == "cuda" else one
 
 
@@ -78,9 +81,12 @@ class Unguarded:
 
     torch.compile looks at every call for the code to run. Between two calls of the physics, when little is in
     the caches, this takes longer than a small graph: 50 to 100 us. cpp_wrapper: the calls between the kernels
-    in C++ too, which takes longer to compile. refused: called with the reason if the function cannot be
-    compiled, which then runs eager; None: the error is raised.
+    in C++ too, which takes 3 s longer to compile and pays where there are dozens, as in a gradient step.
+    refused: called with the reason if the function cannot be compiled, which then runs eager; None: the error
+    is raised.
     """
+
+    compiling = 0.0  # s that first calls took since `compile_seconds` was last asked
 
     def __init__(
         self,
@@ -90,12 +96,17 @@ class Unguarded:
     ) -> None:
         self._own, self._refused = alone(function), refused
         options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp_wrapper": cpp_wrapper}
+        # a precompiled header takes 6 s: it pays for the many kernels, but not for the few wrappers
+        options |= {"cpp_cache_precompile_headers": not cpp_wrapper, "cpp.vec_isa_ok": True}
         self._call = self._graph = torch.compile(self._own, fullgraph=True, dynamic=False, options=options)
         self._found: CodeType | None = None
 
     def __call__(self, *inputs: Any) -> Any:
         if self._call is not self._graph:
             return self._call(*inputs)
+        from torch._dynamo.convert_frame import register_bytecode_hook  # takes 1.4 s
+
+        began = time.perf_counter()
         hook = register_bytecode_hook(self._note)
         try:
             outputs = self._graph(*inputs)
@@ -107,6 +118,7 @@ class Unguarded:
             return self._own(*inputs)
         finally:
             hook.remove()
+        Unguarded.compiling += time.perf_counter() - began
         if self._found is not None:
             self._call = with_code(self._own, self._found)
         return outputs
@@ -114,6 +126,12 @@ class Unguarded:
     def _note(self, code: CodeType, new_code: CodeType) -> None:
         if code is getattr(self._own, "__func__", self._own).__code__:
             self._found = new_code
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent compiling since this was last asked."""
+    taken, Unguarded.compiling = Unguarded.compiling, 0.0
+    return taken
 
 
 def _reason(error: Exception) -> str:

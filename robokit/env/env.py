@@ -10,7 +10,7 @@ final_obs, redraw commands, restarts, obs. `Step.final_obs` is the observation a
 restart, so a time-out bootstraps with V(final_obs) and a termination with 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,10 @@ class Env:
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
         self.max_age = period.max_age
-        wrap: Callable[[Any], Any] = (
-            (lambda f: Unguarded(f, on_cpu, self._not_compiled)) if compile else (lambda f: f)
-        )
-        self._after, self._look = wrap(period.after), wrap(period.look)
+        self._after, self._look = period.after, period.look
+        if compile:
+            self._after = Unguarded(period.after, on_cpu, self._not_compiled)
+            self._look = Unguarded(period.look, False, self._not_compiled)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._starts = {t.name: self.sim.constant(*t.start) for t in self.carried if any(t.start)}
         self._all = torch.arange(num_envs, device=self.sim.device)

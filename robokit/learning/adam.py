@@ -149,7 +149,7 @@ def make_update(
             lr.copy_(schedule(lr, parts))
         return parts
 
-    return compiled(update, adam.flat.device) if compile else update
+    return compiled(update, adam.flat.device, cpp_wrapper=True) if compile else update
 
 
 def make_step(loss: Loss, adam: Adam, graph: bool) -> Callable[..., Losses]:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
+from robokit.compute.compile import compile_seconds
 from robokit.compute.processes import everyone, rank
 from robokit.console import say
 from robokit.disk.checkpoint import sweep
@@ -218,7 +219,10 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         nonlocal latest, shown, warm
         latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
         text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}"
-        warm = warm or done  # the rate leaves out the first iteration, which compiles
+        if compiling := compile_seconds():
+            say(f"compiled in {compiling:.1f} s")
+        if compiling or warm is None:
+            warm = done  # the rate leaves out the first iteration, and those that compiled
         if done != warm:
             rate = (done.steps - warm.steps) / max(done.seconds - warm.seconds, 1e-9)
             left = int(max(steps - done.steps, 0) / rate)

@@ -19,6 +19,7 @@ from toy import Remembering, Toy
 
 import robokit.training.loop
 from robokit.algos.ppo import Config, Learner as Ppo
+from robokit.compute.compile import Unguarded
 from robokit.env.env import make
 from robokit.errors import CheckpointError, RunError
 from robokit.training.log import WALL_CLOCK
@@ -320,6 +321,26 @@ def test_progress_without_a_terminal_is_plain_lines(tmp_path: Path, capsys: pyte
         rf"toy 80/80 steps, return {toy.weight.sum():.1f}, [\d,]+ steps/s, 0 min 00 s left", last
     )
     assert "\x1b" not in err
+
+
+def test_compiling_is_told_apart_and_left_out_of_the_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    durations, clock = iter([1.0, 25.0, 2.0]), [0.0]
+    monkeypatch.setattr(robokit.training.loop.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(robokit.training.loop, "PLAIN_SECONDS", 0.0)
+
+    class Compiling(Toy):
+        def iterate(self) -> dict[str, float]:
+            clock[0] += next(durations)
+            if self.iterations == 1:
+                Unguarded.compiling += 24.0
+            return super().iterate()
+
+    train(Compiling(), new(tmp_path, 24), 24)
+    first, compiled, second, third = capsys.readouterr().err.splitlines()
+    assert compiled == "compiled in 24.0 s"
+    assert "steps/s" not in first + second and ", 4 steps/s," in third
 
 
 FULL = """

@@ -6,6 +6,7 @@ targets and the policy's objective, see agent.py) and an OffPolicy whose `kind` 
 
 from abc import ABC
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,10 +48,12 @@ class OffPolicy(ABC):
         self.replay = Replay(self.agent.widths, sum(beliefs), env.num_envs, own, device)
         self.windows = batch // self.agent.window  # per batch in this process
         self._check_length()
-        wrap = (lambda f: compiled(f, device)) if config.compile else (lambda f: f)
+        wrap: Callable[..., Any] = partial(compiled, device=device) if config.compile else (lambda f, **_: f)
         self.act = wrap(_make_act(self.agent))
         # True: a step of critics and policy; False, only with a delay: of the critics alone
-        self.update = {act: wrap(_make_update(self.agent, act)) for act in {True, self.delay == 1}}
+        self.update = {
+            act: wrap(_make_update(self.agent, act), cpp_wrapper=True) for act in {True, self.delay == 1}
+        }
         self.threads = torch.get_num_threads()  # torch threads of gradient steps
         self.horizon = max(1, round(self.pace.transitions / self._all))
         self.steps_per_iteration = self._all * self.horizon
