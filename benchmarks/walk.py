@@ -1,7 +1,7 @@
 """How fast a quadruped learns to walk: wall clock of training against error and falls in nominal episodes.
 
     python benchmarks/walk.py                        # the recipe; about 8 minutes on two cores
-    python benchmarks/walk.py --name seed1 --seed 1 --every 100000 --target 0.14     # until it walks
+    python benchmarks/walk.py --name seed1 --seed 1 --every 100000 --first 800000 --target 0.14    # until it walks
     python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
     python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru
 
@@ -66,7 +66,8 @@ def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
         learner.iterate()
         seconds += time.perf_counter() - began
         steps += learner.steps_per_iteration
-        if steps // every > (steps - learner.steps_per_iteration) // every or steps >= end:
+        passed = steps // every > (steps - learner.steps_per_iteration) // every
+        if (passed and steps >= arguments.first) or steps >= end:
             found = judge(learner, finer, nominal=True)
             walks = found["velocity_error"] <= arguments.target and found["falls"] <= 0.01
             curve.append({"steps": steps, "seconds": round(seconds, 1), **found})
@@ -138,6 +139,7 @@ if __name__ == "__main__":
         "--until", type=float, default=math.inf, help="steps to stop at, on the recipe's schedule"
     )
     parser.add_argument("--every", type=int, default=500_000, help="steps between two evaluations")
+    parser.add_argument("--first", type=int, default=0, help="steps before the first evaluation")
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=JSON", help="changes to the recipe")
     parser.add_argument("--peer", nargs=2, metavar=("PYTHON", "FILE"))
     parser.add_argument("--blocks", type=int, default=5)
