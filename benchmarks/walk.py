@@ -1,7 +1,7 @@
 """How fast a quadruped learns to walk: wall clock of training against error and falls in nominal episodes.
 
     python benchmarks/walk.py                        # the recipe; about 8 minutes on two cores
-    python benchmarks/walk.py --seed 1 --name seed1 --every 100000 --first 800000 --target 0.14  # till it walks
+    python benchmarks/walk.py --seed 1 --name seed1 --every 100000 --first 800000 --target 0.14
     python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
     python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru
 
