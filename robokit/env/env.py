@@ -200,6 +200,10 @@ class Env:
         values = {**self.commands.draw(len(which)), **task.reset(rows, self.rng)}
         if not self.nominal:
             values |= task.randomize(rows, self.rng)
+        for name, value in values.items():
+            if len(value) != len(which):
+                rule = f"must have a row for each of the {len(which)} simulations that restart, sim.num_envs"
+                raise TaskError(f"{type(task).__name__}'s new {name!r} {rule}; it has {len(value)}")
         values |= self.commands.held(len(which))
         commands = [values[name] for name in task.commands]
         for term in self.carried:

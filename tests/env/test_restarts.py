@@ -10,7 +10,7 @@ import torch
 from cart import FIELDS, PERIODS, Cart, Order, Still, actions, constant, new, same
 from torch import Generator, Tensor
 
-from robokit.errors import CheckpointError
+from robokit.errors import CheckpointError, TaskError
 from robokit.sim.base import Sim
 from robokit.task.command import Command
 from robokit.task.task import Task, Terms, uniform
@@ -284,3 +284,14 @@ def test_a_restart_may_keep_what_the_simulation_has(restarting: int):
     env.sim.reset = lambda which, values: (seen.update(before=env.sim.qvel.clone()), reset(which, values))[1]
     env.step(torch.zeros(2, 2))
     assert seen["before"].any() and torch.equal(env.sim.qvel, seen["before"])
+
+
+def test_a_restart_with_rows_for_all_where_one_restarts_is_refused_by_name():
+    class Kept(Still):
+        def reset(self, sim: Sim, rng: Generator) -> Terms:
+            return {"qvel": torch.zeros(3, sim.model.nv, dtype=sim.dtype)}
+
+    env = new(Kept, 3)
+    env.sim.memory["age"][1] = PERIODS - 1
+    with pytest.raises(TaskError, match=r"Kept's new 'qvel' must have a row for each of the 1 .* it has 3"):
+        env.step(torch.zeros(3, 2))
