@@ -82,8 +82,8 @@ class Unguarded:
     torch.compile looks at every call for the code to run. Between two calls of the physics, when little is in
     the caches, this takes longer than a small graph: 50 to 100 us. cpp_wrapper: the calls between the kernels
     in C++ too, which takes 3 s longer to compile and pays where there are dozens, as in a gradient step.
-    refused: called with the reason if the function cannot be compiled, which then runs eager; None: the error
-    is raised.
+    refused: called with the reason if torch cannot trace the function, which then runs eager; None: the error
+    is raised. A compiler that fails, or is ended with its process group, is always an error.
     """
 
     compiling = 0.0  # s that first calls took since `compile_seconds` was last asked
@@ -104,14 +104,16 @@ class Unguarded:
     def __call__(self, *inputs: Any) -> Any:
         if self._call is not self._graph:
             return self._call(*inputs)
-        from torch._dynamo.convert_frame import register_bytecode_hook  # takes 1.4 s
+        # imported here: takes 1.4 s
+        from torch._dynamo.convert_frame import register_bytecode_hook
+        from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
         began = time.perf_counter()
         hook = register_bytecode_hook(self._note)
         try:
             outputs = self._graph(*inputs)
-        except Exception as error:  # before anything ran; a fault of the function itself is raised below
-            if self._refused is None:
+        except TorchDynamoException as error:  # before anything ran; the function's own fault is raised below
+            if self._refused is None or isinstance(error, BackendCompilerFailed):
                 raise
             self._refused(_reason(error))
             self._call = self._own

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+import torch._inductor.config
+from torch._dynamo.exc import BackendCompilerFailed
 
 import robokit.compute.compile as compile_module
 from robokit.compute.compile import (
@@ -15,6 +17,7 @@ from robokit.compute.compile import (
     SAVED_PRODUCT,
     SAVED_UNROLLED,
     Sizes,
+    Unguarded,
     choose,
     compiler_works,
     lacks,
@@ -49,6 +52,20 @@ def test_each_thread_has_its_share_of_the_products(
 ):
     sizes = Sizes(1, 100, unrolled)
     assert choose(sizes, int(share * PRODUCTS_PER_THREAD / 100), cores, device) == (False, threads)
+
+
+def test_a_function_that_cannot_be_traced_runs_eager_and_a_compiler_that_fails_is_an_error():
+    def halved(x: torch.Tensor) -> torch.Tensor:
+        return x / 2 if x.sum() > 5 else x
+
+    reasons: list[str] = []
+    assert Unguarded(halved, False, reasons.append)(torch.full((3,), 4.0)).tolist() == [2.0] * 3
+    assert len(reasons) == 1 and reasons[0].startswith("test_compile.py, line ")
+    assert reasons[0].endswith(", in halved")
+    no_compiler = {"cpp.cxx": (None, "/nowhere/g++"), "force_disable_caches": True}
+    with torch._inductor.config.patch(no_compiler), pytest.raises(BackendCompilerFailed):
+        Unguarded(lambda x: x + 1, False, reasons.append)(torch.ones(3))
+    assert len(reasons) == 1
 
 
 def test_thread_counts_are_put_back_after_an_error():
