@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "robokit").rglob("*.py"))
 
 # Lowest first. A room imports its own files and those of lower floors.
 FLOORS = (
-    "errors faces rewards state",
+    "errors faces rewards state tasks",
     "compute disk seeds",
     "console limits networks sim sim.warp",
     "task task.lookup",
@@ -25,7 +25,7 @@ FLOORS = (
     "evaluation",
     "training",
     "show",
-    "cli __main__",
+    "calls cli __main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 NEIGHBOURS = {  # rooms of its own floor that a room may import
@@ -33,6 +33,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "sim.warp": {"sim"},
     "task.lookup": {"task", "console"},
     "learning.offpolicy": {"learning"},
+    "cli": {"calls"},
     "__main__": {"cli"},
 }
 ALONE = {  # all of robokit that a file may import: one loop serves every learner because it knows so little
@@ -47,13 +48,13 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     },
     "training.loop": {
         *("errors", "console", "compute.compile", "compute.processes", "disk.checkpoint"),
-        *("learning.protocols", "training.log", "training.run"),
+        *("learning.protocols", "training.hooks", "training.log", "training.run"),
     },
 }  # fmt: skip
 TORCH, NUMPY = {"torch"}, {"numpy"}
 FOREIGN = {  # all that a room or file may import beside the standard library; others anything but an engine
     **dict.fromkeys(("state", "rewards", "compute", "limits", "networks", "learning.returns"), TORCH),
-    **{file: set[str]() for file in ("errors", "faces", "seeds", "console", "disk.write")},
+    **{file: set[str]() for file in ("errors", "faces", "seeds", "console", "disk.write", "tasks")},
     "disk.checkpoint": {"torch", "safetensors"},
     "task": TORCH | NUMPY,
     "env": TORCH | NUMPY,

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -104,6 +104,7 @@ class Kind:
     """Options that are read first, because they determine which others exist."""
 
     algo: str | None = None
+    like: Path | None = None
     resume: Path | None = None
 
 
@@ -111,11 +112,14 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
     import tyro
 
+    from robokit.calls.training import like_run
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import known_tasks, load_task
     from robokit.task.rules import check_limits
     from robokit.training.build import Setup, algorithm, options
+    from robokit.training.restore import options_of, place_of
+    from robokit.training.run import Run
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
     kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
@@ -125,13 +129,16 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
             new = "only --steps, --save-every and --json may be new"
             raise OptionError(f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}")
         return resume
-    algo, prog = kind.algo or Setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
+    like = Run.open(kind.like) if kind.like else None
+    setup = options_of(like)[0] if like else Setup(algo=kind.algo or Setup.algo)
+    algo, prog = kind.algo or setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
     default = algorithm(algo).Config()
     _check_options(arguments, algo)
 
     def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
         of: Any = Train[type(config), type(limits)]
-        return tyro.cli(of, args=arguments, prog=prog, default=of(config, Setup(), limits))
+        start = of(config, setup, limits, like and place_of(like))
+        return tyro.cli(of, args=arguments, prog=prog, default=start)
 
     given, others = _limits(plain)
     task = read(others, default, limit_options({})).task
@@ -139,22 +146,22 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
         return read(arguments, default, limit_options({}))
-    found = load_task(task)
+    if like:
+        found, setup, config = like_run(like, task, kind.algo)
+    else:
+        found = load_task(task)
+        config = options(found, algo)
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
-    return read(arguments, options(found, algo), limit_options(found.limits))
+    return read(arguments, config, limit_options(found.limits))
 
 
 def _check_options(arguments: Sequence[str], algo: str) -> None:
     """Raise OptionError for an option of other algorithms only."""
-    from robokit.training.build import algorithm, algorithms
+    from robokit.training.build import check_owners
 
-    options = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
-    for given in arguments:
-        option = given.partition("=")[0].removeprefix("--").replace("-", "_")
-        owners = [name for name, known in options.items() if option in known]
-        if given.startswith("--") and owners and algo not in owners:
-            raise OptionError(f"{given} is an option of {' and '.join(owners)}, not of --algo {algo}")
+    given = (a.partition("=")[0] for a in arguments if a.startswith("--"))
+    check_owners({option.removeprefix("--").replace("-", "_"): option for option in given}, algo)
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

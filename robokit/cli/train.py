@@ -2,36 +2,21 @@
 
 import contextlib
 import json
-import signal
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from robokit.calls.training import Trained, begin, resume_run
 from robokit.compute import processes
-from robokit.console import say
-from robokit.errors import ExportError, OptionError, RunError
-from robokit.export.fields import versions
 from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
-from robokit.task.lookup.find import load_task, title
-from robokit.training.build import Built, Setup, build_learner
-from robokit.training.loop import SAVE_SECONDS, train
-from robokit.training.provenance import changed, create, file_name, unfinished
-from robokit.training.restore import (
-    POLICY,
-    Restored,
-    export_env,
-    export_policy,
-    going_on,
-    rebuild,
-    take_best,
-    task_of,
-)
-from robokit.training.run import Run, check_place
-from robokit.training.selection import Selection, validations
+from robokit.task.lookup.find import load_task
+from robokit.training.build import Setup
+from robokit.training.loop import SAVE_SECONDS
+from robokit.training.run import Run
 
 Config = TypeVar("Config")
 Limits = TypeVar("Limits")
@@ -50,6 +35,8 @@ class Train(Generic[Config, Limits]):
     # a name (see robokit tasks), or file.py, or file.py:Class
     task: Positional[Annotated[str | None, arg(metavar="TASK")]] = None
     runs: Path = Path("runs")  # folder of all runs
+    # a run whose task, options and limits are the defaults
+    like: Path | None = None
     # resume the run in this folder; allowed beside it: --steps, --save-every and --json
     resume: Path | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
@@ -57,15 +44,9 @@ class Train(Generic[Config, Limits]):
 
     def __call__(self) -> int:
         assert self.task is not None
-        _check_seconds(self.save_every)
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
-        if begun := unfinished(self.runs, task):
-            say(f"started again: going on with {begun}")
-            return Resume(begun, save_every=self.save_every, json=self.json)()
-        check_place(self.runs / file_name(title(task)))
-        learner = build_learner(task, self.setup, self.algorithm)
-        return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
+        return _told(begin(task, self.setup, self.algorithm, self.runs, self.save_every), self.json)
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
@@ -87,57 +68,24 @@ class Resume:
     json: bool = False  # print the outcome as one last line of JSON
 
     def __call__(self) -> int:
-        _check_seconds(self.save_every)
-        run = Run.open(self.resume)
-        run = run if self.steps is None else replace(run, steps=self.steps)
-        if differ := changed(run, task_of(run)):
-            raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
-        learner = rebuild(run)
-        now, then = versions(), run.about["versions"]
-        if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
-            say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
-        return _train(learner, run, self.save_every, self.json)
+        return _told(resume_run(Run.open(self.resume), self.steps, self.save_every), self.json)
 
 
-def _check_seconds(save_every: float) -> None:
-    if not save_every >= 0:
-        raise OptionError(f"save-every must be at least 0 s, got {save_every:g}")
-
-
-def _train(learner: Built, run: Run, save_every: float, as_json: bool) -> int:
-    """Train and export, or stop at a signal; print the outcome. Returns 0, 1: not exported, 128 + signal."""
-    rule = learner.config.limit_rule
-    times = validations(run, rule)
-    validate = Selection(run, learner, times) if times else (lambda done: {})
-    outcome = train(learner, run, run.steps, save_seconds=save_every, validate=validate)
-    stopped = outcome.signal
-    if processes.rank():  # the first process exports and prints the result
-        return 128 + stopped if stopped else 0
-    policy, error = None, None
-    if stopped is None:
-        try:
-            say(f"trained and saved in {run.path}; checking the policy before it is exported")
-            steps = take_best(run, learner.policy, rule, outcome.done.steps)
-            best = Restored(learner.policy, steps, export_env(run, learner.env.task))
-            policy = export_policy(run, best, run.path / POLICY)
-            say(f"exported {policy.path}")
-        except ExportError as refused:
-            error = f"trained and saved, but not exported: {refused}"
-            say(error)
-        except KeyboardInterrupt as interrupt:  # cli/command.py passes SIGTERM's number as an argument
-            stopped = signal.SIGTERM if interrupt.args else signal.SIGINT
-            say(f"trained and saved, but not exported; later: robokit export {run.path}")
-    else:
-        say(f"stopped and saved; go on with: {going_on(run)}")
+def _told(trained: Trained, as_json: bool) -> int:
+    """Print the outcome in process 0. Returns 0, 1: the export was refused, 128 + signal: stopped."""
+    outcome, policy = trained.outcome, trained.policy
+    code = 128 + outcome.stop if outcome.stop is not None else 1 if trained.error else 0
+    if processes.rank():
+        return code
     result = {
-        "run": str(run.path),
+        "run": str(trained.run.path),
         **asdict(outcome.done),
         "checkpoint": str(outcome.checkpoint),
         "policy": str(policy.path) if policy else None,
         "parity": max(p.ctrl_error for p in policy.parity) if policy else None,
-        "signal": stopped,
-        "error": error,
+        "signal": outcome.stop,
+        "error": trained.error,
     }
     with contextlib.suppress(BrokenPipeError):  # a closed output does not change the exit code
-        print(json.dumps(result) if as_json else run.path)
-    return 128 + stopped if stopped else 1 if error else 0
+        print(json.dumps(result) if as_json else trained.run.path)
+    return code

@@ -98,12 +98,12 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Context in which the processes started by torchrun are connected.
+    """Context in which the processes started by torchrun are connected; within another one it does nothing.
 
     Raises OptionError if WORLD_SIZE is not 1 and the processes cannot be connected.
     """
     global _world, _rank
-    if (count := os.environ.get("WORLD_SIZE", "1")) == "1":
+    if (count := os.environ.get("WORLD_SIZE", "1")) == "1" or _world > 1:
         yield
         return
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from robokit.disk.write import write_atomically
@@ -47,9 +48,15 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
-    """Raise TaskError unless a file's ctrl (N, A) is, up to ROUNDING, the task's map of its action (N, A)."""
-    apart = ((env.targets(action) - ctrl).abs() / env.action_half).amax(0)
-    if bool((apart > ROUNDING).any()):
-        i = int(apart.argmax())
-        off = f"differs from {type(env.task).__name__}.action by {float(apart[i]):.3g} in action units"
+    """Raise TaskError unless a file's ctrl (N, A) is, up to rounding, the task's map of its action (N, A).
+
+    Rounding: ROUNDING, or two float32 ulps of ctrl if that is more.
+    """
+    targets = env.targets(action)
+    apart = (targets - ctrl).abs()
+    ulps = 2 * torch.finfo(torch.float32).eps * targets.abs()
+    if bool((apart > torch.maximum(ROUNDING * env.action_half, ulps)).any()):
+        worst = (apart / env.action_half).amax(0)
+        i = int(worst.argmax())
+        off = f"differs from {type(env.task).__name__}.action by {float(worst[i]):.3g} in action units"
         raise TaskError(f"the file's ctrl {i} {off}, because the task has changed: train again")

@@ -6,7 +6,7 @@ map, so that the graph's wiring is tested too.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -18,13 +18,14 @@ from robokit.controller import OUTPUTS, ContractError, Controller, ObservationEr
 from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.learning.protocols import Actor
-from robokit.sim.facts import readings
+from robokit.sim.facts import actuators, readings
 from robokit.task.columns import CARRIED, supplied
 
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay
 RESET_EVERY = 97  # steps between added resets: at least 10 in every replay
-TOLERANCE = 1e-5  # of ctrl, relative to the span of the actuator's targets
+TOLERANCE = 1e-5  # of ctrl, relative to the span of the actuator's targets, or one float32 ulp of ctrl
+FINEST = 1e-2  # largest float32 ulp of ctrl, relative to the span: coarser targets are no control
 Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
 
@@ -49,8 +50,8 @@ class Parity:
 
 
 @torch.no_grad()
-def record(policy: Actor, env: Env) -> Recording:
-    """Record what the deterministic policy observes in STEPS control periods, in at most 64 simulations.
+def record(policy: Actor, env: Env, steps: int = STEPS) -> Recording:
+    """Record what the deterministic policy observes in `steps` control periods, in at most 64 simulations.
 
     All simulations of `env` are reset and stepped; the observations have no sensor errors. Raises ExportError
     if the observed "action" is not the previous one (zero after a restart), or "clock" not the task's clock.
@@ -59,7 +60,7 @@ def record(policy: Actor, env: Env) -> Recording:
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
     kept, belief = _zeros(policy, env, env.num_envs)
     is_first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
-    for _ in range(STEPS):
+    for _ in range(steps):
         kept = _now(kept, is_first, env_obs, env)
         obs = _with(kept, env_obs, env)
         _check_carried(obs - env_obs, env)
@@ -73,22 +74,64 @@ def record(policy: Actor, env: Env) -> Recording:
 def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
     """Check that a graph is portable, equals the policy and clears NaN at a reset; a Parity per batch size.
 
-    Raises ExportError naming the failed check and its figure; ctrl may differ by TOLERANCE.
+    ctrl may differ by TOLERANCE of the span, or by one float32 ulp of the largest target if that is more.
+    Raises ExportError naming the failed check, its figure and the actuator.
     """
     check_graph(model)
+    spans = check_spans(env)
     try:
         session = open_session(model.SerializeToString(), "the graph")
     except ContractError as error:
         raise ExportError(str(error)) from error
     check_reset(session)
-    parity = tuple(replay(session, policy, env, recording, batch) for batch in BATCHES)
-    for p in parity:
-        if not p.ctrl_error <= TOLERANCE:  # `not <=` fails for NaN too
-            raise ExportError(
-                f"the ONNX graph differs from the policy at batch {p.batch} by {p.ctrl_error:.3g} of the "
-                f"actuator range, at most {TOLERANCE:.0e}; one step from an equal state by {p.step_error:.3g}"
-            )
-    return parity
+    parity = []
+    for batch in BATCHES:
+        seen, is_first = _spread(recording, batch)
+        own, equal = differences(session, policy, env, seen, is_first)
+        over = (own / spans.allowed).nan_to_num(torch.inf, torch.inf)
+        if bool((over > 1).any()):
+            raise ExportError(_refusal(batch, own, equal, int(over.argmax()), spans, env))
+        errors = (float((x / spans.span).max()) for x in (own, equal))
+        parity.append(Parity(batch, len(seen), int(is_first.sum(0).min()), *errors))
+    return tuple(parity)
+
+
+class Spans(NamedTuple):
+    """Of each actuator's targets, in units of ctrl, (A,) float64 each."""
+
+    span: Tensor  # the highest minus the lowest target of actions in [-1, 1], within ctrlrange
+    allowed: Tensor  # largest difference between graph and policy
+
+
+def check_spans(env: Env) -> Spans:
+    """Spans of a task's action map. Raises ExportError where float32 cannot resolve an actuator's targets."""
+    center, half, low, high = _action_map(env)
+    span = torch.minimum(2 * half, high - low)
+    largest = torch.maximum((center - half).clamp(low, high).abs(), (center + half).clamp(low, high).abs())
+    ulp = torch.from_numpy(np.spacing(largest.numpy().astype(np.float32)).astype(np.float64))
+    if coarse := torch.nonzero(ulp > FINEST * span).flatten().tolist():
+        i = coarse[0]
+        at, wide, step = (f"{float(x[i]):.3g}" for x in (center, span, ulp))
+        raise ExportError(
+            f"{_actuator(env, i)}: its targets lie around {at} and span {wide}, which float32 divides into "
+            f"steps of {step}, more than {FINEST:g} of the span: give it a larger scale"
+        )
+    return Spans(span, torch.maximum(TOLERANCE * span, ulp))
+
+
+def _refusal(batch: int, own: Tensor, equal: Tensor, i: int, spans: Spans, env: Env) -> str:
+    """The message for actuator i, with the largest differences from own and from equal carried states."""
+    difference, allowed, step = (f"{float(x[i] / spans.span[i]):.3g}" for x in (own, spans.allowed, equal))
+    return (
+        f"the ONNX graph differs from the policy at batch {batch} by {difference} of the actuator range, "
+        f"at most {allowed}, in the {_actuator(env, i)}, whose targets span {float(spans.span[i]):.3g}; one "
+        f"step from an equal state by {step}. Where large numbers are rounded, scale observations to about 1 "
+        f"or give the actuator a larger scale"
+    )
+
+
+def _actuator(env: Env, i: int) -> str:
+    return f"actuator {actuators(env.sim)[i]['name']!r}"
 
 
 def check_graph(model: onnx.ModelProto) -> None:
@@ -139,19 +182,19 @@ def check_refusal(path: Path) -> None:
 
 
 @torch.no_grad()
-def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: int) -> Parity:
-    """Run graph and policy on the same recorded observations and resets, each with its own carried state.
+def differences(
+    session: Any, policy: Actor, env: Env, seen: Tensor, is_first: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Largest differences in ctrl, (A,) each, between graph and policy on equal observations and resets.
 
-    Returns their differences in ctrl; the policy's is computed with Env's action map.
+    seen (T, batch, O), is_first (T, batch). The first: each with a carried state of its own; the second: each
+    step from the policy's carried state, so without accumulated rounding. The policy's ctrl is computed with
+    Env's action map.
     """
-    seen, is_first = _spread(recording, batch)
-    center, half, low, high = (
-        getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high")
-    )
-    span = torch.minimum(2 * half, high - low)
-    kept, belief = _zeros(policy, env, batch)
+    center, half, low, high = _action_map(env)
+    kept, belief = _zeros(policy, env, seen.shape[1])
     carry = torch.cat((*kept.values(), belief), -1).numpy()
-    errors = torch.zeros(2, dtype=torch.float64)  # from own carried states, from the policy's
+    errors = torch.zeros(2, len(center), dtype=torch.float64)  # from own carried states, from the policy's
     for obs, reset in zip(seen, is_first, strict=True):
         terms = env.split(obs)
         feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
@@ -164,8 +207,14 @@ def replay(session: Any, policy: Actor, env: Env, recording: Recording, batch: i
         kept = _next(kept, action, env)
         expected = torch.clamp(center + half * action.double(), low, high)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
-        errors = torch.maximum(errors, ((both - expected).abs() / span).flatten(1).amax(1))
-    return Parity(batch, len(seen), int(is_first.sum(0).min()), *errors.tolist())
+        errors = torch.maximum(errors, (both - expected).abs().amax(1))
+    own_error, equal_error = errors
+    return own_error, equal_error
+
+
+def _action_map(env: Env) -> tuple[Tensor, ...]:
+    """(center, half, low, high), (A,) float64 on the CPU: ctrl = clamp(center + half * action, low, high)."""
+    return tuple(getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high"))
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:

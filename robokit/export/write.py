@@ -26,7 +26,7 @@ from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.export.fields import gaps, write_contract
-from robokit.export.gate import Parity, check_refusal, gate, record
+from robokit.export.gate import Parity, Recording, check_refusal, gate, record
 from robokit.export.graph import Graph, trace
 from robokit.networks.policy import Policy
 
@@ -49,17 +49,19 @@ def export(
     *,
     commit: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    recording: Recording | None = None,
 ) -> Written:
     """Write `path` and `<path>.sha256` after all checks. `env`, of the policy's task, is reset and stepped.
 
-    commit, evaluation: for the contract only. Raises ExportError naming the failed check and its figure, or
-    the disk's error. In that case no new file remains, and an older export at `path` still loads.
+    commit, evaluation: for the contract only. recording: for the gate's replays; None: a new one of STEPS.
+    Raises ExportError naming the failed check and its figure, or the disk's error. In that case no new file
+    remains, and an older export at `path` still loads.
     """
     policy = copy.deepcopy(policy).cpu().eval()
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
         raise ExportError(f"the policy's {broken[0]} is not finite; go back to a checkpoint before it")
     model = trace(Graph(policy, env), env)
-    recording = record(policy, env)
+    recording = record(policy, env) if recording is None else recording
     parity = gate(model, policy, env, recording)
     facts = {"evaluation": evaluation, "parity": [asdict(p) for p in parity]}
     contract = write_contract(policy, env, recording, commit) | facts

@@ -5,15 +5,17 @@ above a field.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from robokit.compute.processes import world
-from robokit.errors import OptionError
+from robokit.errors import OptionError, did_you_mean
 from robokit.limits.multipliers import Rule
 from robokit.networks.belief import RECURRENT, Kind
+
+C = TypeVar("C")  # a dataclass of options
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,31 @@ def check_choices(config: Any) -> None:
         name, known = field.name, get_args(field.type)
         if get_origin(field.type) is Literal and getattr(config, name) not in known:
             raise OptionError(f"{name} must be one of {[*known]}, got {getattr(config, name)!r}")
+
+
+def with_options(config: C, given: Mapping[str, Any], who: str = "") -> C:
+    """`config` with the given options. A list becomes a tuple, a NumPy number one of Python.
+
+    who: whose options these are, for errors: "the ppo recipe of Hopper". Raises OptionError for an unknown
+    name or a value of a wrong type.
+    """
+    known, taken = {f.name: f.type for f in fields(config)}, dict[str, Any]()
+    for name, value in given.items():
+        if name not in known:
+            lack = f"{who} sets an unknown option" if who else "no option"
+            raise OptionError(f"{lack} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
+        taken[name] = plain(value)
+        if not fits(taken[name], known[name]):
+            says = f"{who} sets {name} to {value!r}; it" if who else f"{name}, set to {value!r},"
+            raise OptionError(f"{says} must be {named(known[name])}")
+    return replace(config, **taken)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy or torch number as one of Python, an array or a list as a tuple; others as they are."""
+    if callable(tolist := getattr(value, "tolist", None)):
+        value = tolist()
+    return tuple(value) if isinstance(value, list) else value
 
 
 def fits(value: Any, kind: Any) -> bool:

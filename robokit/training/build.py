@@ -6,6 +6,7 @@ learner = build_learner(task, Setup(seed=3), options(task, "ppo"))
 import importlib
 import os
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
-from robokit.learning.options import fits, named
+from robokit.learning.options import with_options
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
 from robokit.task.task import Task
@@ -63,16 +64,17 @@ def algorithm(name: str) -> ModuleType:
 
 def options(task: Task, algo: str) -> Any:
     """Default Config with the task's recipe for it. Raises OptionError for an unknown name or wrong type."""
-    config, recipe = algorithm(algo).Config(), dict(task.recipes.get(algo, {}))
-    known = {f.name: f.type for f in fields(config)}
-    for name, value in recipe.items():
-        if name not in known:
-            where = f"the {algo} recipe of {type(task).__name__} sets an unknown option"
-            raise OptionError(f"{where} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
-        if not fits(value, known[name]):
-            where = f"the {algo} recipe of {type(task).__name__} sets {name}"
-            raise OptionError(f"{where} to {value!r}; it must be {named(known[name])}")
-    return replace(config, **recipe)
+    recipe = dict(task.recipes.get(algo, {}))
+    return with_options(algorithm(algo).Config(), recipe, f"the {algo} recipe of {type(task).__name__}")
+
+
+def check_owners(given: Mapping[str, str], algo: str) -> None:
+    """Raise OptionError for an option of other algorithms only; given: its name -> as the user wrote it."""
+    known = {name: {f.name for f in fields(algorithm(name).Config)} for name in algorithms()}
+    for option, written in given.items():
+        owners = [name for name, names in known.items() if option in names]
+        if owners and algo not in owners:
+            raise OptionError(f"{written} is an option of {' and '.join(owners)}, not of --algo {algo}")
 
 
 def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,16 +22,18 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from robokit.compute.compile import compile_seconds
-from robokit.compute.processes import everyone, rank
+from robokit.compute.processes import agreed, everyone, rank
 from robokit.console import say
 from robokit.disk.checkpoint import sweep
 from robokit.errors import RunError
 from robokit.learning.protocols import Learner
+from robokit.training.hooks import Event, Hook, Hooks, Kind
 from robokit.training.log import WALL_CLOCK, Log
 from robokit.training.run import BEST, Done, Run
 
 SAVE_SECONDS = 300.0  # between checkpoints
 PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
+BY_HOOK = 0  # no signal has this number
 SLOW, LEAST_SLOW = 5.0, 1.0  # a slow iteration takes at least SLOW times the fastest, and LEAST_SLOW s
 
 
@@ -41,7 +43,7 @@ class Outcome:
 
     done: Done
     checkpoint: Path  # the folder of process 0's checkpoint at `done`
-    signal: int | None  # number of the signal that stopped it early; None: no signal
+    stop: int | None  # what stopped it early: a signal's number, or BY_HOOK; None: it ran to its end
 
 
 def train(
@@ -52,13 +54,15 @@ def train(
     save_seconds: float = SAVE_SECONDS,
     save_steps: float = math.inf,
     validate: "Validate" = lambda done: {},
+    hooks: Sequence[Hook] = (),
 ) -> Outcome:
     """Train to `steps` environment steps in total, from the run's newest good checkpoint, if it has one.
 
-    The last iteration is completed. validate: called after each iteration; its metrics are logged, its time
-    does not count as training. Each process trains and saves its own simulations; the first one also
-    validates, logs and displays. A checkpoint is written at step 0, `save_seconds` or `save_steps` after the
-    last one, and at the end. SIGINT and SIGTERM end the loop after the current iteration.
+    The last iteration is completed. validate: called after each iteration; its metrics are logged. Its time
+    and that of hooks do not count as training. Each process trains and saves its own simulations; the first
+    one also validates, logs, displays and calls the hooks. A checkpoint is written at step 0, `save_seconds`
+    or `save_steps` after the last one, and at the end. SIGINT, SIGTERM and a hook that returns False end the
+    loop after the current iteration.
 
     Raises RunError if another process trains in this folder, if it cannot be written, or if a metric or
     parameter is not finite; the last good checkpoint stays.
@@ -68,7 +72,8 @@ def train(
             sweep(folder)
         saved = done = run.resume(learner)
         run.keep_steps()  # only after a successful resume
-        with _record(run, steps, done) as record:
+        tell = _teller(Hooks(hooks), run, learner, requests)
+        with _record(run, steps, done, validate, tell) as record:
             slow = SlowIteration()
 
             def keep() -> Done:
@@ -79,7 +84,8 @@ def train(
 
             if not done.steps:
                 keep()  # a folder that cannot be written fails now, not in an hour
-            stop = None
+            record.tell("begin", done, {})
+            stop = agreed(requests[0] if requests else None)
             while done.steps < steps and stop is None:
                 before = done
                 try:
@@ -91,14 +97,15 @@ def train(
                     return Outcome(saved, run.checkpoint(saved.steps), requests[0])
                 if note := slow(done.seconds - before.seconds, any(n.startswith("loss/") for n in metrics)):
                     say(note)
-                record.add(done, metrics, validate)
+                record.add(done, metrics)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
-                signals, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
-                stop = next((number for number in signals if number is not None), None)
+                stops, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
+                stop = next((number for number in stops if number is not None), None)
                 if dues[0]:  # by the first process's clock
                     saved = keep()
             if saved != done:
                 keep()
+            record.tell("end", done, {})
     return Outcome(done, run.checkpoint(done.steps), stop)
 
 
@@ -178,18 +185,41 @@ def _stop_requests() -> Iterator[list[int]]:
 
 Show = Callable[[Done, dict[str, float]], None]
 Validate = Callable[[Done], dict[str, float]]
+Tell = Callable[[Kind, Done, dict[str, float]], None]
+
+
+def _teller(hooks: Hooks, run: Run, learner: Learner, requests: list[int]) -> Tell:
+    """A function that calls the hooks; if one returns False, it appends BY_HOOK to `requests`."""
+
+    def tell(kind: Kind, done: Done, metrics: dict[str, float]) -> None:
+        if not hooks(Event(kind, run, done, learner, metrics)):
+            requests.append(BY_HOOK)
+
+    return tell
 
 
 class Record:
-    """Validates, logs and displays each iteration in the first process; without a log it does nothing."""
+    """Validates, logs, displays and tells each iteration in the first process; without a log does nothing."""
 
-    def __init__(self, log: Log | None = None, show: Show = lambda done, metrics: None) -> None:
-        self._log, self._show = log, show
+    def __init__(
+        self,
+        log: Log | None = None,
+        show: Show = lambda done, metrics: None,
+        validate: Validate = lambda done: {},
+        tell: Tell = lambda kind, done, metrics: None,
+    ) -> None:
+        self._log, self._show, self._validate, self.tell = log, show, validate, tell
 
-    def add(self, done: Done, metrics: dict[str, float], validate: Validate) -> None:
-        if self._log is not None:
-            self._log.add({**metrics, **validate(done)})
-            self._show(done, metrics)
+    def add(self, done: Done, metrics: dict[str, float]) -> None:
+        if self._log is None:
+            return
+        validated = self._validate(done)
+        metrics = {**metrics, **validated}
+        self._log.add(metrics)
+        self._show(done, metrics)
+        self.tell("iteration", done, metrics)
+        if validated:
+            self.tell("validation", done, metrics)
 
     def sync(self) -> None:
         if self._log is not None:
@@ -197,12 +227,12 @@ class Record:
 
 
 @contextlib.contextmanager
-def _record(run: Run, steps: int, start: Done) -> Iterator[Record]:
+def _record(run: Run, steps: int, start: Done, validate: Validate, tell: Tell) -> Iterator[Record]:
     if rank():
         yield Record()
         return
     with Log(run.path, start.steps) as log, _display(run.path.parent.name, steps, start) as show:
-        yield Record(log, show)
+        yield Record(log, show, validate, tell)
 
 
 @contextlib.contextmanager

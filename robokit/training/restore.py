@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from robokit.compute import processes
+from robokit.compute.devices import cores
 from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
+from robokit.learning.options import with_options
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
 from robokit.training.provenance import changed
-from robokit.training.run import Run
+from robokit.training.run import CONFIG, Run
 from robokit.training.selection import load_best, validations
 
 POLICY = "policy.onnx"  # in the run folder
@@ -42,13 +44,18 @@ class Restored:
     env: Env  # see export_env
 
 
-def task_of(run: Run) -> Task:
-    """A run's task with the run's limits: from the original file, else from a known task of that name."""
+def place_of(run: Run) -> str:
+    """A run's task as `file.py` or `file.py:Class`: the original file, else a known task of that name."""
     stem, _, cls = str(run.config["task"]).partition(":")
     file = Path(str(run.about.get("file", "")))
     if not file.is_file():
         file = known_tasks().get(stem, file)
-    task = load_task(f"{file}:{cls}" if cls else file)
+    return f"{file}:{cls}" if cls else str(file)
+
+
+def task_of(run: Run) -> Task:
+    """A run's task with the run's limits."""
+    task = load_task(place_of(run))
     task.limits = with_values(task.limits, run.config.get("limits", {}))
     return task
 
@@ -69,21 +76,21 @@ def rebuild(run: Run) -> Built:
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
-    return build_learner(task, *_options(run), begun=True)
+    return build_learner(task, *options_of(run), begun=True)
 
 
-def _options(run: Run) -> tuple[Setup, Any]:
+def options_of(run: Run) -> tuple[Setup, Any]:
     """Setup and the algorithm's Config of a run. Raises RunError for a run of another version of robokit."""
     stored = run.config
     if missing := [f.name for f in fields(Setup) if f.name not in stored]:
         raise RunError(f"{run.path} was made by another version of robokit: its config.json lacks {missing}")
     setup = Setup(**{f.name: stored[f.name] for f in fields(Setup)})
     setup = replace(setup, sim=ENGINES.get(setup.sim, setup.sim))
-    own = {name: tuple(v) if isinstance(v, list) else v for name, v in stored["options"].items()}
+    own = stored["options"]
     default = algorithm(setup.algo).Config()
     if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
         raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
-    return setup, replace(default, steps=run.steps, **own)
+    return setup, with_options(replace(default, steps=run.steps), own, f"{run.path}/{CONFIG}")
 
 
 def restore_policy(run: Run, last: bool = False) -> Restored:
@@ -92,12 +99,12 @@ def restore_policy(run: Run, last: bool = False) -> Restored:
     last: take the last in any case. Raises RunError if there is no checkpoint after the start.
     """
     task = task_of(run)
-    setup, config = _options(run)
+    setup, config = options_of(run)
     module = algorithm(setup.algo)
     module.check(config)
     if differ := changed(run, task):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
-    env = export_env(run, task)
+    env = export_env(task, setup)
     policy = module.make_actor(env, config)
     steps = run.load_policy(policy).steps
     if not steps:
@@ -120,9 +127,9 @@ def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:
     return score.steps
 
 
-def export_env(run: Run, task: Task) -> Env:
+def export_env(task: Task, setup: Setup) -> Env:
     """EXPORT_ENVS simulations for the gate, always on MuJoCo; nominal: without delays or sensor errors."""
-    return Env(task, EXPORT_ENVS, seed=run.config["seed"], threads=run.config["threads"], nominal=True)
+    return Env(task, EXPORT_ENVS, seed=setup.seed, threads=setup.threads or cores(), nominal=True)
 
 
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:

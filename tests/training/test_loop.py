@@ -49,7 +49,7 @@ def assert_equal(one: Learner, other: Learner) -> None:
 def test_a_run_holds_one_line_an_iteration_and_a_checkpoint_at_its_end(tmp_path: Path):
     toy, run = Toy(), new(tmp_path)
     outcome = train(toy, run, 80)
-    assert (outcome.done.steps, outcome.done.iterations, outcome.signal) == (80, 10, None)
+    assert (outcome.done.steps, outcome.done.iterations, outcome.stop) == (80, 10, None)
     rows = metrics(run)
     assert [(row["steps"], row["iteration"]) for row in rows] == [(8 * n, n) for n in range(1, 11)]
     assert rows[-1]["episode/return"] == toy.weight.sum().item()
@@ -235,7 +235,7 @@ def test_a_signal_ends_the_loop_after_the_iteration_and_saves(tmp_path: Path, nu
     train(whole, straight, 80)
     run = new(tmp_path)
     outcome = train(Stopped(), run, 80)
-    assert (outcome.signal, outcome.done.steps) == (number, 32)
+    assert (outcome.stop, outcome.done.steps) == (number, 32)
     part = Toy()
     train(part, run, 80)
     assert_equal(part, whole)
@@ -260,7 +260,7 @@ def test_what_a_signal_breaks_under_way_is_a_stop_at_the_last_checkpoint(tmp_pat
 
     run = new(tmp_path)
     outcome = train(Compiling(), run, 80, save_steps=16)
-    assert (outcome.signal, outcome.done.steps, outcome.checkpoint) == (signal.SIGINT, 16, run.checkpoint(16))
+    assert (outcome.stop, outcome.done.steps, outcome.checkpoint) == (signal.SIGINT, 16, run.checkpoint(16))
     train(Toy(), run, 80)
     assert [line["steps"] for line in metrics(run)] == [*range(8, 81, 8)]
 

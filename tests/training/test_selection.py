@@ -10,7 +10,7 @@ import torch
 from slide import PUSHED, write
 
 from robokit.algos.ppo import Config
-from robokit.cli.train import _train
+from robokit.calls.training import _train
 from robokit.errors import CheckpointError, OptionError
 from robokit.task.lookup.find import load_task
 from robokit.training.build import Built, Setup, build_learner
@@ -90,7 +90,7 @@ def test_validations_are_spread_evenly_and_the_last_iteration_has_one(tmp_path: 
 def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: Path):
     run, learner = new(tmp_path)
     always(learner, 0.4)
-    assert _train(learner, run, 1e9, as_json=True) == 0
+    assert _train(learner, run, 1e9, ()).policy is not None
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [("validation/return" in line) for line in lines] == [True, True]
     found = run.best()

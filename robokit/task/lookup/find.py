@@ -4,19 +4,15 @@ import ast
 import importlib.util
 import inspect
 import sys
+from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
+from types import ModuleType
 
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.task import Task
-
-
-def shipped_folder() -> Path:
-    """Folder of the shipped tasks: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).parents[2]
-    installed = here / "_tasks"
-    return installed if installed.is_dir() else here.parent / "tasks"
+from robokit.tasks import shipped_folder as shipped_folder
 
 
 def known_tasks() -> dict[str, Path]:
@@ -126,21 +122,31 @@ def class_name(task: Task) -> str:
 
 
 def _classes(path: Path) -> dict[str, type[Task]]:
-    """Name -> each Task class that the file defines, not those it imports; runs the file."""
-    module_name = f"_robokit_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # inspect and dataclasses look a class's module up here
+    """Name -> each Task class that the file defines, not those it imports; runs the file.
+
+    A shipped file is imported once, as robokit.tasks.NAME; any other is run anew.
+    """
     try:
-        spec.loader.exec_module(module)
+        shipped = path.is_relative_to(shipped_folder().resolve())
+        module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
         where = "".join(lines[-1:])
         raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
     members = inspect.getmembers(module, inspect.isclass)
-    return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module_name}
+    return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
+
+
+def _run(path: Path) -> ModuleType:
+    """The file, run as a new module."""
+    name = f"_robokit_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # inspect and dataclasses look a class's module up here
+    spec.loader.exec_module(module)
+    return module
 
 
 def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:

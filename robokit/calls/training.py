@@ -1,0 +1,206 @@
+"""Training, from Python and from the command line.
+
+run = robokit.train("hopper", steps=500_000, seed=1)
+run = robokit.train("hopper", "sac", hidden=[256, 256])
+run = robokit.train(resume=run, steps=1_000_000)
+"""
+
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from robokit.compute import processes
+from robokit.console import say
+from robokit.errors import ExportError, OptionError, RunError
+from robokit.export.fields import versions
+from robokit.export.write import Written
+from robokit.learning.options import with_options
+from robokit.limits.limit import with_values
+from robokit.task.lookup.find import load_task, title
+from robokit.task.task import Task
+from robokit.training.build import Built, Setup, build_learner, check_owners, options
+from robokit.training.hooks import Hook
+from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
+from robokit.training.provenance import changed, create, file_name, unfinished
+from robokit.training.rehearse import rehearse
+from robokit.training.restore import (
+    POLICY,
+    Restored,
+    export_env,
+    export_policy,
+    going_on,
+    options_of,
+    place_of,
+    rebuild,
+    take_best,
+    task_of,
+)
+from robokit.training.run import Run, check_place
+from robokit.training.selection import Selection, validations
+
+Named = str | PathLike[str] | type[Task] | Task  # a task: its name, file.py, file.py:Class, class or object
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training and the export of its policy ended."""
+
+    run: Run
+    outcome: Outcome
+    policy: Written | None  # the exported file; None: not exported
+    error: str | None  # why the gate refused the policy
+
+
+def train(
+    task: Named | None = None,
+    algo: str | None = None,
+    *,
+    like: Run | str | PathLike[str] | None = None,
+    resume: Run | str | PathLike[str] | None = None,
+    limits: Mapping[str, float] | None = None,
+    runs: str | PathLike[str] = "runs",
+    save_every: float = SAVE_SECONDS,
+    hooks: Iterable[Hook] = (),
+    **options: Any,
+) -> Run:
+    """Train a policy and export it to the run's folder, `policy.onnx`; returns the run.
+
+    task: as in `robokit train`; also a class of a notebook's own file. algo: None: "ppo". options: those of
+    the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run whose
+    task, options and limits are the defaults. resume: a run to go on with; only steps and save_every may be
+    new. limits: {name: value}. runs: folder of all runs. save_every: s between checkpoints.
+
+    An interrupt (Ctrl-C, a notebook's stop) ends the training after its iteration: saved, exported, returned.
+    If the export is refused, one line says so, and the run has no policy.onnx.
+
+    Raises OptionError, TaskError or RunError for wrong input and ExportError for a task whose policies cannot
+    be exported, all before the first step; RunError for a training that cannot go on.
+    """
+    with processes.joined():
+        if resume is not None:
+            given = {"task": task, "algo": algo, "like": like, "limits": limits, **options}
+            new = {name for name, value in given.items() if value is not None} - {"steps"}
+            if new:
+                rule = "a resumed run keeps its task and options; only steps and save_every may be new"
+                raise OptionError(f"{rule}, got {', '.join(sorted(new))}")
+            return resume_run(open_run(resume), options.get("steps"), save_every, hooks).run
+        chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
+        return begin(chosen, setup, config, Path(runs), save_every, hooks).run
+
+
+def open_run(run: Run | str | PathLike[str]) -> Run:
+    """A run, or the run in a folder. Raises RunError for anything else."""
+    return run if isinstance(run, Run) else Run.open(fspath(run))
+
+
+def _chosen(
+    task: Named | None,
+    algo: str | None,
+    like: Run | str | PathLike[str] | None,
+    limits: Mapping[str, float],
+    given: Mapping[str, Any],
+) -> tuple[Task, Setup, Any]:
+    """(task with its limits, Setup, Config) for the arguments of `train`."""
+    if like is None:
+        if task is None:
+            raise OptionError("which task? robokit.train(task), with a name, a file.py or a class")
+        chosen = load_task(_as_name(task))
+        setup = Setup(algo=algo or Setup.algo)
+        config = options(chosen, setup.algo)
+    else:
+        run = open_run(like)
+        chosen, setup, config = like_run(run, _as_name(task or place_of(run)), algo)
+    setup_names = {f.name for f in fields(Setup)} - {"algo"}
+    check_owners({name: name for name in given if name not in setup_names}, setup.algo)
+    setup = with_options(setup, {k: v for k, v in given.items() if k in setup_names})
+    config = with_options(config, {k: v for k, v in given.items() if k not in setup_names})
+    chosen.limits = with_values(chosen.limits, limits)
+    return chosen, setup, config
+
+
+def like_run(run: Run, task: str | type[Task] | Task, algo: str | None) -> tuple[Task, Setup, Any]:
+    """`task`, with the options and, where they are its own, the limit values of a run.
+
+    Raises OptionError if `algo` is given and another one than the run's.
+    """
+    setup, config = options_of(run)
+    if algo not in (None, setup.algo):
+        raise OptionError(f"{run.path} was trained by {setup.algo}: its options are not those of {algo}")
+    chosen = load_task(task)
+    own = {name: value for name, value in run.config["limits"].items() if name in chosen.limits}
+    chosen.limits = with_values(chosen.limits, own)
+    return chosen, setup, config
+
+
+def _as_name(task: Named) -> str | type[Task] | Task:
+    return fspath(task) if isinstance(task, PathLike) else task
+
+
+def begin(
+    task: Task,
+    setup: Setup,
+    config: Any,
+    runs: Path,
+    save_every: float = SAVE_SECONDS,
+    hooks: Iterable[Hook] = (),
+) -> Trained:
+    """Begin a run in `runs`, train it and export its policy. Errors: see `train`."""
+    _check_seconds(save_every)
+    if begun := unfinished(runs, task):
+        say(f"started again: going on with {begun}")
+        return resume_run(Run.open(begun), None, save_every, hooks)
+    check_place(runs / file_name(title(task)))
+    learner = build_learner(task, setup, config)
+    if not processes.rank():
+        with processes.apart():
+            rehearse(learner.policy, export_env(task, setup))
+    return _train(learner, create(runs, learner, setup), save_every, hooks)
+
+
+def resume_run(run: Run, steps: int | None, save_every: float, hooks: Iterable[Hook] = ()) -> Trained:
+    """Go on with a run, to `steps` in total (None: as it began), and export its policy."""
+    _check_seconds(save_every)
+    run = run if steps is None else replace(run, steps=steps)
+    if differ := changed(run, task_of(run)):
+        raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
+    learner = rebuild(run)
+    now, then = versions(), run.about["versions"]
+    if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
+        say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")
+    return _train(learner, run, save_every, hooks)
+
+
+def _check_seconds(save_every: float) -> None:
+    if not save_every >= 0:
+        raise OptionError(f"save-every must be at least 0 s, got {save_every:g}")
+
+
+def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -> Trained:
+    rule = learner.config.limit_rule
+    times = validations(run, rule)
+    validate = Selection(run, learner, times) if times else (lambda done: {})
+    outcome = loop(learner, run, run.steps, save_seconds=save_every, validate=validate, hooks=[*hooks])
+    if outcome.stop is not None:
+        say(f"stopped and saved; go on with: {going_on(run)}")
+    if processes.rank() or outcome.stop == signal.SIGTERM or not outcome.done.steps:
+        return Trained(run, outcome, None, None)  # SIGTERM: a scheduler kills what does not end at once
+    policy = error = None
+    try:
+        say(f"trained and saved in {run.path}; checking the policy before it is exported")
+        steps = take_best(run, learner.policy, rule, outcome.done.steps)
+        setup, _ = options_of(run)
+        best = Restored(learner.policy, steps, export_env(learner.env.task, setup))
+        policy = export_policy(run, best, run.path / POLICY)
+        say(f"exported {policy.path}")
+    except ExportError as refused:
+        measure = f"to measure it all the same: robokit evaluate {run.path} --torch"
+        error = f"trained and saved, but not exported: {refused}; {measure}"
+        say(error)
+    except KeyboardInterrupt as interrupt:  # cli/command.py passes SIGTERM's number as an argument
+        stop = signal.SIGTERM if interrupt.args else signal.SIGINT
+        outcome = replace(outcome, stop=stop)
+        say(f"trained and saved, but not exported; later: robokit export {run.path}")
+    return Trained(run, outcome, policy, error)

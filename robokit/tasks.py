@@ -1,0 +1,41 @@
+"""The shipped tasks as modules, so that a variant is a subclass in a file of your own.
+
+    from robokit.tasks.go2_walk import Go2Walk
+
+    class Faster(Go2Walk):
+        weights = {**Go2Walk.weights, "tracking": 2.0}
+
+`load_task` uses these modules too, so each class exists once.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+
+def shipped_folder() -> Path:
+    """Folder of the shipped tasks: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "_tasks"
+    return installed if installed.is_dir() else here.parent / "tasks"
+
+
+# where `import robokit.tasks.NAME` looks: the folder itself and its direct subfolders
+__path__ = [
+    str(path) for path in (shipped_folder(), *sorted(shipped_folder().glob("*/"))) if path.name[0] not in "_."
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if not name.startswith("__"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"no shipped task {name!r}; there are {__dir__()}")
+
+
+def __dir__() -> list[str]:
+    files = (file for folder in __path__ for file in Path(folder).glob("*.py"))
+    return sorted(file.stem for file in files if not file.stem.startswith("_"))

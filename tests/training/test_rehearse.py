@@ -1,0 +1,91 @@
+"""What the export gate would refuse after a training is refused before its first step."""
+
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import pytest
+import torch
+from torch import Tensor
+
+from robokit.algos.ppo import Config, make_actor
+from robokit.errors import ExportError
+from robokit.evaluation.measure import evaluate
+from robokit.export.write import export
+from robokit.task.action import Around
+from robokit.task.task import Task
+from robokit.training.build import Setup, build_learner
+from robokit.training.rehearse import rehearse
+from robokit.training.restore import export_env
+
+MODEL = """
+<mujoco model="reach">
+  <option timestep="0.01"/>
+  <worldbody><body><joint name="elbow" axis="0 1 0" damping="1"/><geom size=".1" mass="1"/></body></worldbody>
+  <actuator><position name="elbow" joint="elbow" kp="1" ctrlrange="{low} {high}"/></actuator>
+  <keyframe><key name="home" ctrl="{at}"/></keyframe>
+</mujoco>
+"""
+SMALL = Config(num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(8,), steps=64)
+
+
+def reach(scale: float, at: float = 1.5, size: float = 1.0) -> Task:
+    """Targets of `at` +- `scale`; observations of about `size`."""
+
+    class Reach(Task):
+        model = mujoco.MjSpec.from_string(MODEL.format(low=at - 2 * abs(at), high=at + 2 * abs(at), at=at))
+        control_dt = 0.02
+        time_limit = 0.2
+        action = Around("home", scale=scale)
+        weights = {"near": 1.0}
+
+        def observe(self, sim: Any) -> dict[str, Tensor]:
+            return {"elbow": size * (sim.qpos + 0.1), "speed": sim.qvel}
+
+        def reset(self, sim: Any, rng: torch.Generator) -> dict[str, Tensor]:
+            return {"qpos": torch.rand(sim.num_envs, 1, generator=rng, dtype=sim.qpos.dtype)}
+
+        def rewards(self, sim: Any, action: Tensor) -> dict[str, Tensor]:
+            return {"near": -sim.qpos[:, 0].abs()}
+
+    return Reach()
+
+
+@pytest.mark.medium
+def test_a_scale_of_a_ten_thousandth_passes_is_trained_exported_and_evaluated(tmp_path: Path):
+    task = reach(1e-4)
+    learner = build_learner(task, Setup(threads=1), SMALL)
+    env = export_env(task, Setup(threads=1))
+    rehearse(learner.policy, env)
+    for _ in range(2):
+        learner.iterate()
+    written = export(learner.policy, env, tmp_path / "reach.onnx")
+    assert max(p.ctrl_error for p in written.parity) > 1e-5  # of the span; the ulp of ctrl is what allows it
+    assert evaluate(written.path, task, 2, threads=1).returns.mean < 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_targets_that_float32_cannot_tell_apart_are_refused_with_the_actuator(sign: int):
+    task = reach(1e-6, at=sign * 1.5)
+    env = export_env(task, Setup(threads=1))
+    with pytest.raises(ExportError, match=r"actuator 'elbow': .* around -?1\.5 and span 2e-06.*larger scale"):
+        rehearse(make_actor(env, SMALL), env)
+
+
+@pytest.mark.medium
+def test_a_rehearsal_changes_neither_policy_nor_random_numbers(tmp_path: Path):
+    task = reach(0.5)
+    env = export_env(task, Setup(threads=1))
+    policy = make_actor(env, SMALL)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    drawn = torch.get_rng_state()
+    rehearse(policy, env)
+    assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.medium
+def test_large_observations_pass_as_they_do_once_the_normaliser_has_seen_them():
+    task = reach(0.5, size=1e6)
+    env = export_env(task, Setup(threads=1))
+    rehearse(make_actor(env, SMALL), env)
