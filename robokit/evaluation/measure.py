@@ -96,7 +96,9 @@ def evaluate(
     if policy is not None:
         versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
         drawn = run_episodes(fresh(), sampling_actor(policy, drawing), gamma)
-        stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
+        stochastic = Sampled(
+            headline=_headline(drawn, env), returns=summarize(drawn.returns), limits=_judge(drawn, env, gamma)
+        )
     limits = _judge(ran, env, gamma)
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
     steps = int(ran.lengths.sum())

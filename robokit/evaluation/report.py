@@ -57,6 +57,7 @@ class Failure:
 class Sampled:
     """Results with sampled actions, as in training, where the multipliers follow such costs."""
 
+    headline: Headline
     returns: Summary
     limits: dict[str, Verdict]
 
@@ -163,9 +164,10 @@ class Report:
         if self.limits:
             lines += [HEADER, *(verdict.text(name) for name, verdict in self.limits.items())]
         if self.stochastic is not None:
+            sampled = self.stochastic
             lines.append("  actions drawn around the mean, as in training:")
-            lines.append(_row("return", self.stochastic.returns))
-            lines += [verdict.line(name) for name, verdict in self.stochastic.limits.items()]
+            lines += [*sampled.headline.lines(self.episodes), _row("return", sampled.returns)]
+            lines += [verdict.line(name) for name, verdict in sampled.limits.items()]
         if self.filtered is not None:
             lines += self.filtered.lines(self.episodes)
         if self.versus_torch is not None:

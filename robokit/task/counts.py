@@ -15,7 +15,7 @@ from robokit.errors import TaskError, did_you_mean
 from robokit.task.task import RETURN, TERMINATED, Task
 
 HOLD_SECONDS = 0.5  # s at the end of an episode in which a boolean metric must be true to have held
-ROUNDING = 1e-9  # of a number of control steps: 0.3 s / 0.1 s is 2.9999999999999996
+ROUNDING = 1e-9  # of a number of control steps: 1.1 s / 0.044 s is 25.000000000000004
 
 Kind = Literal["sum", "mean", "held"]
 

@@ -362,6 +362,7 @@ def test_the_stochastic_policy_stands_beside_the_file_and_is_drawn_around_its_me
     first, again = (evaluate(path, task, 10, policy=policy, threads=1) for _ in range(2))
     assert first == again and first.stochastic is not None
     assert first.stochastic.returns != first.returns
+    assert first.stochastic.headline.summary == first.stochastic.returns
     assert first.stochastic.limits.keys() == first.limits.keys()
     assert "actions drawn around the mean" in first.text()
     assert evaluate(path, task, 10, threads=1).stochastic is None

@@ -13,7 +13,7 @@ from robokit.task.counts import hold_steps
 
 @pytest.mark.parametrize(
     ("control_dt", "seconds", "steps"),
-    [(0.02, 0.5, 25), (0.04, 0.5, 13), (0.05, 0.5, 10), (0.1, 0.3, 3), (0.3, 0.5, 2), (1.0, 0.5, 1)],
+    [(0.02, 0.5, 25), (0.04, 0.5, 13), (0.05, 0.5, 10), (0.044, 1.1, 25), (0.3, 0.5, 2), (1.0, 0.5, 1)],
 )
 def test_half_a_second_is_rounded_up_to_whole_control_steps(control_dt: float, seconds: float, steps: int):
     assert hold_steps(control_dt, seconds) == steps
