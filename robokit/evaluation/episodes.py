@@ -1,6 +1,7 @@
 """Run one episode in each of N simulations."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from robokit.controller import OUTPUTS
 from robokit.env.env import Env
 from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
+from robokit.evaluation.tally import Tally
 from robokit.export.card import check_ctrl
 from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
+from robokit.task.counts import headline_kind, hold_steps
+from robokit.task.task import TERMINATED, Task
 
 GAMMA = 0.99  # default discount of discounted limits
 Act = Callable[[Env, Tensor], Tensor]  # (env, is_first (N,)) -> action (N, A)
@@ -31,17 +35,22 @@ class Episodes:
     lengths: Array  # (E,) control steps
     terms: dict[str, Array]  # (E,) weighted sum of each reward term
     costs: dict[str, Array]  # (E,) sum of each cost
-    # name -> {"mean", "last", "max" ("ever" of a boolean)}, (E,) each; NaN: no value in the episode
-    metrics: dict[str, dict[str, Array]]
+    metrics: dict[str, dict[str, Array]]  # name -> kind, as Tally.kinds, (E,) each; NaN: no value
+    headline: Array  # (E,) of the task's headline, `returns` itself or of a metric; NaN: no value
+    failed: npt.NDArray[np.bool_]  # (E,) by the task's failure, or broken
     charged: dict[str, EpisodeCosts[Array]]  # totals of each cost, for the measures of limits
     terminated: int
     bad: int  # episodes ended by a broken simulation
 
-    def lists(self) -> dict[str, list[float]]:
-        """Numbers of all episodes by name: "return", "length", and "FIELD/COST" for EpisodeCosts' fields."""
-        own = {"return": self.returns, "length": self.lengths}
+    def lists(self) -> dict[str, list[float | None]]:
+        """Numbers of all episodes by name; None: NaN. "return", "length", "headline" unless it is the return,
+        "failed", and "FIELD/COST" for EpisodeCosts' fields.
+        """
+        own = {"return": self.returns, "length": self.lengths, "failed": self.failed}
+        own |= {} if self.headline is self.returns else {"headline": self.headline}
         parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
-        return {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
+        lists = {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
+        return {name: [None if math.isnan(x) else x for x in numbers] for name, numbers in lists.items()}
 
 
 def onnx_actor(session: Any, carry_size: int) -> Act:
@@ -103,42 +112,52 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     Metrics leave out steps with NaN. gamma: of discounted limits only.
     """
     env.reset()
-    names, n, device = env.names, env.num_envs, env.device
+    names, n, device, dt = env.names, env.num_envs, env.device, float(env.task.control_dt)
     running = torch.ones(n, dtype=torch.bool, device=device)
     is_first = running.clone()
-    widths = (1, len(names.rewards), len(names.costs), len(names.metrics), len(names.metrics), 1)
+    widths = (1, len(names.rewards), len(names.costs), 1)
     totals = torch.zeros(n, sum(widths), dtype=torch.float64, device=device)
-    last = torch.full((n, len(names.metrics)), torch.nan, dtype=torch.float64, device=device)
-    peak, ended, bad = last.clone(), torch.zeros_like(running), torch.zeros_like(running)
+    ended, bad = torch.zeros_like(running), torch.zeros_like(running)
     one = torch.ones(n, 1, device=device)
     ledger = Ledger(env.task.limits, n, gamma, device)
+    tally = Tally(names.metrics, dict.fromkeys(names.booleans, hold_steps(dt)), n, device)
     while bool(running.any()):
         step = env.step(act(env, is_first))
         is_first = step.done
-        counted = ~step.metrics.isnan()
-        metrics = torch.where(counted, step.metrics, 0.0)
-        totals += running[:, None] * torch.cat(
-            (step.reward[:, None], step.terms, step.cost, metrics, counted, one), -1
-        )
-        counted &= running[:, None]
-        last = torch.where(counted, step.metrics.double(), last)
-        peak = torch.where(counted, torch.fmax(peak, step.metrics.double()), peak)  # fmax ignores NaN
+        totals += running[:, None] * torch.cat((step.reward[:, None], step.terms, step.cost, one), -1)
+        tally.add(step.metrics, running)
         ledger.add(step.cost, running, step.terminated, step.steps_left)
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
-    returns, terms, costs, sums, counts, length = (c.cpu().numpy() for c in totals.split(widths, -1))
-    kinds = sums / np.where(counts, counts, np.nan), last.cpu().numpy(), peak.cpu().numpy()
-    labels = {name: ("mean", "last", "ever" if name in names.booleans else "max") for name in names.metrics}
+    returns, terms, costs, length = (c.cpu().numpy() for c in totals.split(widths, -1))
+    metrics, over, broken = tally.kinds(), ended.cpu().numpy(), bad.cpu().numpy()
+    returns = returns[:, 0]
     return Episodes(
-        returns=returns[:, 0],
+        returns=returns,
         lengths=length[:, 0],
         terms={k: terms[:, i] for i, k in enumerate(names.rewards)},
         costs={k: costs[:, i] for i, k in enumerate(names.costs)},
-        metrics={
-            name: {label: kind[:, i] for label, kind in zip(labels[name], kinds, strict=True)}
-            for i, name in enumerate(names.metrics)
-        },
+        metrics=metrics,
+        headline=_headline(env, returns, metrics),
+        failed=broken | _failed(env.task, over, metrics),
         charged=ledger.costs(),
-        terminated=int(ended.sum()),
-        bad=int(bad.sum()),
+        terminated=int(over.sum()),
+        bad=int(broken.sum()),
     )
+
+
+def _headline(env: Env, returns: Array, metrics: Mapping[str, Mapping[str, Array]]) -> Array:
+    name = env.task.headline
+    kind = headline_kind(env.task, name in env.names.booleans)
+    return returns if kind == "sum" else metrics[name][kind]
+
+
+def _failed(
+    task: Task, terminated: npt.NDArray[np.bool_], metrics: Mapping[str, Mapping[str, Array]]
+) -> npt.NDArray[np.bool_]:
+    """(E,): ended in a terminal state, if that is a failure, or a metric of `failure` was ever true."""
+    failed = terminated & (TERMINATED in task.failure)
+    for name in task.failure:
+        if name != TERMINATED:
+            failed = failed | (metrics[name]["ever"] == 1)
+    return failed

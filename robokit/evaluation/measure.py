@@ -28,8 +28,8 @@ from robokit.evaluation.episodes import (
     torch_actor,
 )
 from robokit.evaluation.filtered import FilteredActor
-from robokit.evaluation.report import Report, Sampled, Through, judged
-from robokit.evaluation.statistics import Array, Summary, estimate, summarize
+from robokit.evaluation.report import Failure, Headline, Report, Sampled, Through, judged
+from robokit.evaluation.statistics import Array, Summary, estimate, share, summarize
 from robokit.evaluation.verdict import Verdict, judge, overall
 from robokit.export.card import clip_command, clip_note
 from robokit.export.file import Exported
@@ -37,6 +37,7 @@ from robokit.filter import Filter
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, model_name
 from robokit.task.columns import supplied
+from robokit.task.counts import headline_kind
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 
@@ -95,7 +96,9 @@ def evaluate(
     if policy is not None:
         versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
         drawn = run_episodes(fresh(), sampling_actor(policy, drawing), gamma)
-        stochastic = Sampled(summarize(drawn.returns), _judge(drawn, env, gamma))
+        stochastic = Sampled(
+            headline=_headline(drawn, env), returns=summarize(drawn.returns), limits=_judge(drawn, env, gamma)
+        )
     limits = _judge(ran, env, gamma)
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
     steps = int(ran.lengths.sum())
@@ -107,11 +110,13 @@ def evaluate(
         episodes=episodes,
         seed=seed,
         nominal=nominal,
+        headline=_headline(ran, env),
+        failure=_failure(ran, env),
         returns=summarize(ran.returns),
         length=summarize(ran.lengths),
         terms={k: summarize(v) for k, v in ran.terms.items()},
         costs={k: _summarize_cost(v, env, k) for k, v in ran.costs.items()},
-        metrics={k: _summarize_counted(kinds) for k, kinds in ran.metrics.items()},
+        metrics={k: _summarize_kinds(kinds) for k, kinds in ran.metrics.items()},
         terminated=ran.terminated,
         bad=ran.bad,
         gamma=gamma,
@@ -130,6 +135,8 @@ def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> T
     ran = run_episodes(env, actor, gamma)
     return Through(
         table=asdict(actor.guard.filter),
+        headline=_headline(ran, env),
+        failure=_failure(ran, env),
         returns=summarize(ran.returns),
         difference=summarize(ran.returns - plain.returns),
         terminated=ran.terminated,
@@ -150,10 +157,27 @@ def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
     return replace(summarize(x), low=bounds.low, high=bounds.high)
 
 
-def _summarize_counted(kinds: Mapping[str, Array]) -> dict[str, Summary]:
-    """Kind ("mean", "last", ...) -> Summary of the episodes in which it is not NaN; {} for fewer than two."""
+def _headline(ran: Episodes, env: Env) -> Headline:
+    kind = headline_kind(env.task, env.task.headline in env.names.booleans)
+    return Headline(env.task.headline, kind, _summarize_kinds({kind: ran.headline}).get(kind))
+
+
+def _failure(ran: Episodes, env: Env) -> Failure:
+    return Failure([*env.task.failure], share(ran.failed))
+
+
+def _summarize_kinds(kinds: Mapping[str, Array]) -> dict[str, Summary]:
+    """Kind ("mean", "last", ...) -> Summary of the episodes in which it is not NaN; {} for fewer than two.
+
+    What is true or false of an episode has the interval of a share: not of width 0.
+    """
+    shares = ("last", "held", "ever") if "held" in kinds else ()
     counted = {kind: x[~np.isnan(x)] for kind, x in kinds.items()}
-    return {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
+    found = {kind: summarize(x) for kind, x in counted.items() if len(x) > 1}
+    for kind in found.keys() & shares:
+        bounds = share(counted[kind] == 1)
+        found[kind] = replace(found[kind], low=bounds.low, high=bounds.high)
+    return found
 
 
 def _same_task(file: Exported, task: Task) -> None:

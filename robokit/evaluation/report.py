@@ -1,23 +1,63 @@
 """The report of `robokit evaluate` on one file, as a text table and as JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robokit.evaluation.statistics import Array, Summary
-from robokit.evaluation.table import HEADER
+from robokit.evaluation.statistics import Array, Share, Summary
+from robokit.evaluation.table import HEADER, bounds
 from robokit.evaluation.verdict import Verdict
 from robokit.limits.measures import EpisodeCosts
+from robokit.task.counts import Kind
+from robokit.task.task import RETURN
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The task's headline in E episodes; larger is better."""
+
+    name: str  # of a metric, or "return"
+    kind: Kind  # what it is of an episode
+    summary: Summary | None  # None: fewer than two episodes have a value
+
+    @property
+    def labels(self) -> list[str]:
+        """Its name in tables, as ["headline success (held)"]; [] for the return, which has a row anyway."""
+        return [] if self.name == RETURN else [f"headline {self.name} ({self.kind})"]
+
+    def lines(self, episodes: int) -> list[str]:
+        """The rows of the text table."""
+        few = f"counted in fewer than 2 of {episodes} episodes"
+        return [_row(k, self.summary) if self.summary else f"  {k}: {few}" for k in self.labels]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The task's failure: the share of episodes in which any of its names was true, or that broke."""
+
+    names: list[str]  # of boolean metrics, or "terminated"
+    share: Share
+
+    @property
+    def label(self) -> str:
+        return f"failed ({', '.join(self.names) or 'broken'})"
+
+    def line(self) -> str:
+        """The row of the text table."""
+        s = self.share
+        interval = bounds(s.low, s.high)
+        return f"  {self.label:<26}{s.value:>11.4g}  {interval:<22}{f'{s.count} of {s.episodes}':>11}"
 
 
 @dataclass(frozen=True)
 class Sampled:
     """Results with sampled actions, as in training, where the multipliers follow such costs."""
 
+    headline: Headline
     returns: Summary
     limits: dict[str, Verdict]
 
@@ -27,6 +67,8 @@ class Through:
     """Results of the same episodes through a filter, as on the robot: docs/filter.md."""
 
     table: dict[str, Any]  # the resolved filter
+    headline: Headline
+    failure: Failure
     returns: Summary
     difference: Summary  # of returns, with minus without the filter, paired by episode
     terminated: int
@@ -39,7 +81,9 @@ class Through:
         d = self.difference
         return [
             "  through the filter:",
+            *self.headline.lines(episodes),
             _row("return", self.returns),
+            self.failure.line(),
             f"  with minus without it: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
             f"  terminated {self.terminated} of {episodes}, broken simulations {self.bad}, "
             f"in the fallback at the end {self.latched}",
@@ -58,6 +102,8 @@ class Report:
     episodes: int
     seed: int
     nominal: bool
+    headline: Headline
+    failure: Failure
     returns: Summary
     length: Summary
     terms: dict[str, Summary]
@@ -72,7 +118,8 @@ class Report:
     versus_torch: Summary | None  # return of ONNX minus torch, paired by episode
     commands: dict[str, list[float]]  # constant ones; the others were drawn
     notes: list[str]  # about commands outside the trained range
-    per_episode: dict[str, list[float]]  # name -> numbers of all episodes, for statistics over several runs
+    # name -> numbers of all episodes, for statistics over several runs; None: no value
+    per_episode: Mapping[str, Sequence[float | None]]
     filtered: Through | None = None
 
     @property
@@ -80,9 +127,13 @@ class Report:
         broken = self.bad + (self.filtered.bad if self.filtered else 0)
         return broken > 0 or any(v.verdict == "FAIL" for v in judged(self.limits, self.filtered).values())
 
+    def numbers(self, name: str) -> Array:
+        """Numbers (E,) of `per_episode`; NaN: no value."""
+        return np.array(self.per_episode[name], np.float64)
+
     def episode_costs(self, name: str) -> EpisodeCosts[Array]:
         """Totals of the cost `name`, (E,) each."""
-        return EpisodeCosts(*(np.array(self.per_episode[f"{key}/{name}"]) for key in EpisodeCosts._fields))
+        return EpisodeCosts(*(self.numbers(f"{key}/{name}") for key in EpisodeCosts._fields))
 
     def facts(self) -> dict[str, Any]:
         """The report without the numbers of single episodes, as JSON values."""
@@ -101,7 +152,8 @@ class Report:
         lines.append(
             f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
         )
-        lines += [_row("return", self.returns), _row("length (control steps)", self.length)]
+        lines += [*self.headline.lines(self.episodes), _row("return", self.returns), self.failure.line()]
+        lines.append(_row("length (control steps)", self.length))
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
         lines += [_row(f"cost {k}", v) for k, v in self.costs.items()]
         for name, kinds in self.metrics.items():
@@ -112,9 +164,10 @@ class Report:
         if self.limits:
             lines += [HEADER, *(verdict.text(name) for name, verdict in self.limits.items())]
         if self.stochastic is not None:
+            sampled = self.stochastic
             lines.append("  actions drawn around the mean, as in training:")
-            lines.append(_row("return", self.stochastic.returns))
-            lines += [verdict.line(name) for name, verdict in self.stochastic.limits.items()]
+            lines += [*sampled.headline.lines(self.episodes), _row("return", sampled.returns)]
+            lines += [verdict.line(name) for name, verdict in sampled.limits.items()]
         if self.filtered is not None:
             lines += self.filtered.lines(self.episodes)
         if self.versus_torch is not None:
@@ -134,7 +187,7 @@ def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str,
 
 
 def _row(name: str, s: Summary) -> str:
-    interval = f"[{s.low:.4g}, {s.high:.4g}]"
+    interval = bounds(s.low, s.high)
     return (
         f"  {name:<26}{s.mean:>11.4g}  {interval:<22}{s.iqm:>11.4g}{s.std:>11.4g}{s.min:>11.4g}{s.max:>11.4g}"
     )

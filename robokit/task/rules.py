@@ -19,6 +19,7 @@ from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl
 from robokit.task.columns import CARRIED
 from robokit.task.command import Command
+from robokit.task.counts import check_counts
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
 from robokit.task.task import Task, Terms
@@ -136,6 +137,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
     _check_weights(task, seen["rewards"])
     _check_costs(task, seen["costs"])
+    check_counts(task, seen["metrics"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
     _check_names(task, widths)
     _check_clock(task, widths)

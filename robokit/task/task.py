@@ -35,6 +35,7 @@ from robokit.task.mirror import Mirror
 from robokit.task.sense import Range, Sense as Sense
 
 Terms = dict[str, Tensor]
+RETURN, TERMINATED = "return", "terminated"  # in `headline` and `failure`: no metric, but what they say
 
 
 class Task:
@@ -53,6 +54,8 @@ class Task:
     history: int | Mapping[str, int] = 1  # frames in the `stack` belief, or {term: frames}
     weights: ClassVar[Mapping[str, float]]  # reward = sum of weight * term, per control step
     limits: Mapping[str, Limit] = {}  # {cost: its Limit}, one for each of `costs`
+    headline: str = RETURN  # the metric by which policies are compared, larger is better
+    failure: tuple[str, ...] = (TERMINATED,)  # boolean metrics: an episode with any of them true has failed
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
@@ -106,7 +109,7 @@ class Task:
         return {}
 
     def metrics(self, sim: Sim) -> Terms:
-        """{name: (N,)} to report, float or bool; "success" if the task has a goal. NaN: not counted now."""
+        """{name: (N,)} to report, float or bool; the one that counts is `headline`. NaN: not counted now."""
         return {}
 
 

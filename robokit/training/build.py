@@ -40,7 +40,7 @@ class Setup:
     threads: int = 0  # physics threads; 0: one per core
     torch_threads: int = 0  # torch threads of gradient steps; 0: chosen by the training's sizes
     # number of validations; the best policy within the limits is exported. 0: the last policy is exported.
-    # None: 20 if there are limits, else 0
+    # None: 20 if there are limits or a headline, else 0
     validations: int | None = None
 
 

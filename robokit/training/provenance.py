@@ -32,7 +32,8 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     limits = {name: limit.value for name, limit in task.limits.items()}
     parts = {"processes": processes.world(), "options": own, "hashes": task_hashes(task)}
-    config = {"task": title(task), "limits": limits, **asdict(setup), **parts}
+    counts = {"headline": task.headline, "failure": [*task.failure]}
+    config = {"task": title(task), "limits": limits, **counts, **asdict(setup), **parts}
     about = {
         "file": str(file),
         "command": sys.argv,

@@ -24,11 +24,11 @@ from robokit.learning.options import with_options
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import known_tasks, load_task
-from robokit.task.task import Task
+from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, Run
-from robokit.training.selection import load_best, validations
+from robokit.training.selection import headline_of, load_best, validations
 
 POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations of the export's gate
@@ -123,7 +123,9 @@ def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:
         say(f"note: no policy of {run.path} held its limits in validation; this is the last, of step {steps}")
     if score is None:
         return steps
-    say(f"the best policy in validation is that of step {score.steps}: return {score.returns:.4g}")
+    name, value = headline_of(run), score.headline
+    said = "" if name == RETURN or value is None else f"{name} {value:.4g}, "
+    say(f"the best policy in validation is that of step {score.steps}: {said}return {score.returns:.4g}")
     return score.steps
 
 

@@ -1,7 +1,7 @@
-"""Selection of the policy to export: the one with the best return within every limit in validation.
+"""Selection of the policy to export: the best within every limit in validation, by headline, then by return.
 
-With `--limit-rule off` limits are logged but ignored. A policy whose cost is negative, NaN or above
-`Limit.largest` is never kept.
+The headline is the return unless the task names a metric. With `--limit-rule off` limits are logged but
+ignored. A policy whose cost is negative, NaN or above `Limit.largest` is never kept.
 
     select = Selection(run, learner, times=20)
     train(learner, run, run.steps, validate=select)       # run.best() is the best one so far
@@ -11,8 +11,12 @@ Validation runs the deterministic policy, in the same episodes each time. Traini
 other seeds.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from robokit.console import say
@@ -23,6 +27,7 @@ from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.evaluation.ledger import measured
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
+from robokit.task.task import RETURN
 from robokit.training.run import Done, Run
 
 EPISODES = 32  # per validation
@@ -34,14 +39,27 @@ class Score:
     """The result of a validation."""
 
     steps: int  # of training
+    headline: float | None  # mean of the task's headline; None: no episode has a value
     returns: float  # mean return
     limits: dict[str, float]  # the measured value of each limit
     feasible: bool  # within all limits, and no simulation broke
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Score":
+        """From a checkpoint's facts; older ones have no headline, as the return alone decided. KeyError."""
+        older = {"headline": facts["returns"]}
+        return cls(**{f.name: (older | {**facts})[f.name] for f in fields(cls)})
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The larger, the better. Without a headline it is below any that has one."""
+        return -math.inf if self.headline is None else self.headline, self.returns
+
     @property
     def metrics(self) -> dict[str, float]:
+        own = {"validation/return": self.returns, "validation/feasible": float(self.feasible)}
         named = {f"validation/limit/{name}": value for name, value in self.limits.items()}
-        return {"validation/return": self.returns, **named, "validation/feasible": float(self.feasible)}
+        return own | named | ({} if self.headline is None else {"validation/headline": self.headline})
 
 
 class Selection:
@@ -67,7 +85,7 @@ class Selection:
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
         kept = self._kept()
-        if score.feasible and (kept is None or score.returns > kept.facts["returns"]):
+        if score.feasible and (kept is None or score.rank > Score.of(kept.facts).rank):
             self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
         return score.metrics
 
@@ -81,10 +99,15 @@ class Selection:
 
 
 def validations(run: Run, rule: str) -> int:
-    """Number of validations, as set; None: TIMES, but 0 without limits or if its limit_rule `rule` is off."""
+    """Number of validations, as set; None: TIMES, but 0 without a headline and without limits in force."""
     times: int | None = run.config["validations"]
-    judged = run.config["limits"] and rule != "off"
+    judged = (run.config["limits"] and rule != "off") or headline_of(run) != RETURN
     return (TIMES if judged else 0) if times is None else times
+
+
+def headline_of(run: Run) -> str:
+    """The name of the headline of a run's task; runs of before it was stored have the return."""
+    return str(run.config.get("headline", RETURN))
 
 
 def validate(learner: Learner, steps: int) -> Score:
@@ -98,7 +121,9 @@ def validate(learner: Learner, steps: int) -> Score:
     judged = {} if learner.config.limit_rule == "off" else env.task.limits
     held = all(costs[name] <= limit.value for name, limit in judged.items())
     feasible = held and not ran.bad
-    return Score(steps, float(ran.returns.mean()), costs, feasible)
+    valued = ran.headline[~np.isnan(ran.headline)]
+    headline = float(valued.mean()) if len(valued) else None
+    return Score(steps, headline, float(ran.returns.mean()), costs, feasible)
 
 
 def load_best(run: Run, policy: nn.Module) -> Score | None:
@@ -116,6 +141,6 @@ def load_best(run: Run, policy: nn.Module) -> Score | None:
         return None
     try:
         policy.load_state_dict(found.tensors)
-        return Score(**{f.name: found.facts[f.name] for f in fields(Score)})
+        return Score.of(found.facts)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{found.path} does not fit this policy: {error!r}") from error

@@ -22,6 +22,7 @@ class Recall(Task):
     wait = 20  # control steps from the observation that shows the light to the action that counts
     memory = {"light": 1}  # drawn once per episode; its sign is the side
     weights = {"arrived": 1.0}  # paid in the episode's last step only
+    failure = ("missed",)  # every episode ends in a terminal state
     recipes = {
         "ppo": {
             "steps": 300_000,
@@ -57,7 +58,8 @@ class Recall(Task):
         return self._due(sim)
 
     def metrics(self, sim):
-        return {"success": torch.where(self._due(sim), self._arrived(sim).double(), torch.nan)}
+        due, arrived = self._due(sim), self._arrived(sim)
+        return {"success": torch.where(due, arrived.double(), torch.nan), "missed": due & ~arrived}
 
     def _side(self, sim):
         """The side (N, 1), -1 or 1."""

@@ -111,13 +111,15 @@ def test_what_an_action_cannot_express_is_counted():
 
 def test_a_report_compares_the_same_episodes_through_the_filter_and_without():
     task = load_task("hopper")
-    task.time_limit = 0.4
+    task.time_limit, task.headline = 0.4, "speed"
     reports = [evaluate(HOPPER, task, 4, filter=f, threads=1) for f in (None, made(slew=5.0), made())]
     plain, slewed, idle = (report.filtered for report in reports)
     assert plain is None and slewed is not None and idle is not None
     assert [row["slew"] for row in slewed.table["actuators"]] == [5.0] * 3
     assert slewed.difference.mean == pytest.approx(slewed.returns.mean - reports[1].returns.mean)
     assert slewed.shares["slew"] > 0
+    assert slewed.headline.summary != reports[1].headline.summary == reports[0].headline.summary
+    assert reports[1].text().count("headline speed (mean)") == 2
     assert (idle.difference.mean, idle.difference.low, idle.difference.high) == (0.0, 0.0, 0.0)
     assert reports[0].returns == reports[1].returns
     assert "with minus without it: +0 in return" in reports[2].text()
@@ -130,6 +132,7 @@ def test_simulations_that_broke_through_the_filter_are_counted_and_a_failure():
     task = type("Hopper", (type(load_task("hopper")),), breaks)
     report = evaluate(HOPPER, task, 2, filter=made(slew=5.0), threads=1)
     assert report.filtered is not None and report.filtered.bad == 2
+    assert report.filtered.failure.share.count == 2
     assert "broken simulations 2, in the fallback at the end 0" in report.text()
     assert replace(report, bad=0).failed  # as if nothing had broken without it
 

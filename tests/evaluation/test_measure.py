@@ -1,6 +1,7 @@
 """Evaluation: episodes compared with a plain loop, and reports on a file and its limits."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from robokit.errors import OptionError, TaskError
 from robokit.evaluation.across import pool
 from robokit.evaluation.episodes import run_episodes, sampling_actor, torch_actor
 from robokit.evaluation.measure import evaluate
+from robokit.evaluation.statistics import Pooled, share
 from robokit.export.bounds import resolve
 from robokit.export.file import Exported
 from robokit.export.write import export
@@ -84,6 +86,7 @@ def test_a_metric_counts_only_at_the_steps_where_it_is_not_nan():
     assert {kind: x[0] for kind, x in ran.metrics["third"].items()} == {
         "mean": 0.05,
         "last": 0.0,
+        "held": 0.0,
         "ever": 1.0,
     }
 
@@ -226,6 +229,85 @@ def test_a_file_for_another_robot_or_rate_than_the_tasks_is_refused(exported, ch
         evaluate(exported[0], task(), 2)
 
 
+# -- what counts -----------------------------------------------------------------------------------
+
+
+def counted(headline: str, failure: tuple[str, ...] = ("terminated",)) -> type[Task]:
+    """The pendulum for .52 s, 13 control steps: `steady` in all of them, `moved` in some, `rare` in none."""
+
+    def metrics(self: object, sim: Sim) -> Terms:
+        angle, age = sim.qpos[:, 1].abs(), sim.memory["age"][:, 0]
+        none = torch.full_like(angle, torch.nan)
+        return {"steady": angle < 9, "moved": age > 3, "rare": none, "angle": angle, "leant": angle > 9}
+
+    own: dict[str, Any] = {"headline": headline, "failure": failure, "metrics": metrics, "time_limit": 0.52}
+    return type("InvertedPendulum", (type(load_task("inverted_pendulum")),), own)
+
+
+def test_the_headline_stands_on_top_of_the_table_and_in_the_json_and_failures_below_it(exported):
+    path, _ = exported
+    report = evaluate(path, counted("steady", ("leant", "moved")), 20, threads=1)
+    top, returns, failed = report.text().splitlines()[2:5]
+    interval = share(np.ones(20, np.bool_))
+    bounds = f"[{interval.low:.4g}, 1]"
+    assert top.split()[:5] == ["headline", "steady", "(held)", "1", bounds.split()[0]]
+    assert returns.split()[0] == "return"
+    assert failed.split() == ["failed", "(leant,", "moved)", "1", *bounds.split(), "20", "of", "20"]
+    said = json.loads(report.to_json())
+    assert (said["headline"]["name"], said["headline"]["kind"]) == ("steady", "held")
+    assert said["headline"]["summary"] == said["metrics"]["steady"]["held"]
+    assert said["headline"]["summary"]["low"] == interval.low < 1
+    assert said["failure"]["names"] == ["leant", "moved"] and said["failure"]["share"]["count"] == 20
+    assert said["per_episode"]["headline"] == said["per_episode"]["failed"] == [1.0] * 20
+    assert {"headline", "failure"} <= report.facts().keys()  # on the card of the file
+
+
+def test_the_return_is_no_headline_row_and_a_number_is_one_by_its_mean(exported):
+    path, _ = exported
+    plain, number, rare = (evaluate(path, counted(h), 4, threads=1) for h in ("return", "angle", "rare"))
+    assert "headline" not in plain.text() and "headline" not in plain.per_episode
+    assert plain.headline.summary == plain.returns
+    assert plain.failure.share.count == plain.terminated
+    assert number.headline.summary == number.metrics["angle"]["mean"]
+    assert "headline angle (mean)" in number.text()
+    assert rare.headline.summary is None
+    assert "headline rare (mean): counted in fewer than 2 of 4 episodes" in rare.text()
+    assert "NaN" not in rare.to_json()
+
+
+def test_runs_are_pooled_by_their_headline_and_their_failures(exported):
+    path, _ = exported
+    task = counted("steady", ("leant",))
+    one, two = (evaluate(path, task, 6, seed=seed, threads=1) for seed in (0, 1))
+    apart, alike = pool({"a": one, "b": two}), pool({"a": one, "again": one})
+    for together, episodes in ((apart, 12), (alike, 6)):  # the same episodes twice say no more than once
+        expected = share(np.ones(episodes, np.bool_))
+        assert together.headline["headline steady (held)"] == Pooled(1.0, expected.low, 1.0)
+        assert together.failure["failed (leant)"].high == pytest.approx(1 - expected.low)
+    assert "headline steady (held)" in apart.text().splitlines()[1]
+    other = evaluate(path, counted("moved"), 6, threads=1)
+    with pytest.raises(OptionError, match=r"one headline: a has .*'steady'.* b has .*'moved'"):
+        pool({"a": one, "b": other})
+    with pytest.raises(OptionError, match=r"one failure: a has \['leant'\], b has \['terminated'\]"):
+        pool({"a": one, "b": evaluate(path, counted("steady"), 6, threads=1)})
+
+
+def test_a_pooled_headline_is_the_mean_of_the_episodes_that_have_it(exported):
+    path, _ = exported
+    none = pool({name: evaluate(path, counted("rare"), 4, threads=1) for name in "ab"})
+    assert none.headline == {"headline rare (mean)": None}
+    assert "headline rare (mean)                  counted in fewer than 2 episodes" in none.text()
+    one, two = (evaluate(path, counted("angle"), 6, seed=seed, threads=1) for seed in (0, 1))
+    own = one.per_episode
+    one = replace(one, per_episode={**own, "headline": [None, *own["headline"][1:]]})
+    for other in (two, one):  # not paired, and paired
+        [found] = pool({"a": one, "b": other}).headline.values()
+        each = np.concatenate([one.numbers("headline"), other.numbers("headline")])
+        values = each[~np.isnan(each)]
+        assert found is not None and found.value == pytest.approx(np.mean(values))
+        assert min(values) < found.low < found.value < found.high < max(values)
+
+
 # -- limits ----------------------------------------------------------------------------------------
 
 
@@ -280,6 +362,7 @@ def test_the_stochastic_policy_stands_beside_the_file_and_is_drawn_around_its_me
     first, again = (evaluate(path, task, 10, policy=policy, threads=1) for _ in range(2))
     assert first == again and first.stochastic is not None
     assert first.stochastic.returns != first.returns
+    assert first.stochastic.headline.summary == first.stochastic.returns
     assert first.stochastic.limits.keys() == first.limits.keys()
     assert "actions drawn around the mean" in first.text()
     assert evaluate(path, task, 10, threads=1).stochastic is None
@@ -316,9 +399,8 @@ def test_several_runs_are_pooled_and_others_are_refused_by_name(exported):
     assert pool({"a": one, "again": one}).paired
     assert "episodes resampled within each" in together.text()
     assert together.means == pytest.approx([one.returns.mean, two.returns.mean])
-    kept = [report.per_episode for report in (one, two)]
-    rate = sum(sum(x["total/lean"]) for x in kept) / sum(sum(x["span/lean"]) for x in kept)
-    assert together.limits["lean"].value == pytest.approx(rate)
+    total, span = (sum(r.numbers(f"{part}/lean").sum() for r in (one, two)) for part in ("total", "span"))
+    assert together.limits["lean"].value == pytest.approx(total / span)
     other = evaluate(path, limited(Limit(0.8)), 6, threads=1)
     with pytest.raises(OptionError, match=r"one set of limits: a has .*0\.9.* c has .*0\.8"):
         pool({"a": one, "c": other})

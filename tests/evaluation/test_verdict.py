@@ -12,7 +12,7 @@ from robokit.errors import TaskError
 from robokit.evaluation.across import across
 from robokit.evaluation.episodes import run_episodes
 from robokit.evaluation.ledger import Ledger
-from robokit.evaluation.report import Through, judged
+from robokit.evaluation.report import Failure, Headline, Through, judged
 from robokit.evaluation.statistics import Array, lower, share, summarize, upper
 from robokit.evaluation.verdict import Verdict, judge, overall, word_of
 from robokit.limits.limit import Limit
@@ -242,7 +242,7 @@ def test_several_runs_are_pooled_and_their_verdicts_counted():
     runs = [{"away": charged(normal(mean, 1.0))} for mean in (7.0, 8.0, 12.0)]
     verdicts = [{"away": judge(limit["away"], run["away"], STEPS, 0.99)} for run in runs]
     returns = [normal(mean, 1.0) for mean in (100.0, 200.0, 300.0)]
-    together = across(["a", "b", "c"], returns, runs, verdicts)
+    together = across(["a", "b", "c"], returns, runs, verdicts, {}, {})
     assert together.means == pytest.approx([100, 200, 300])
     assert together.iqm.value == pytest.approx(200, abs=0.5)
     assert together.iqm.high - together.iqm.low < 1  # within runs, although these lie far apart
@@ -272,6 +272,7 @@ def test_the_episodes_said_to_decide_a_rate_of_short_episodes_are_about_those_th
 def test_what_the_filter_breaks_is_in_the_verdict():
     good, bad = (judge(Limit(0.5), charged(np.full(300, x), 10.0), 10, 0.99) for x in (1.0, 9.0))
     some = summarize(np.arange(3.0))
-    through = Through({}, some, some, 0, 0, 0, {}, {"fall": bad})
+    counts = Headline("return", "sum", some), Failure([], share(np.zeros(3, np.bool_)))
+    through = Through({}, *counts, some, some, 0, 0, 0, {}, {"fall": bad})
     assert overall(judged({"fall": good}, None)) == "PASS: 1 limit"
     assert overall(judged({"fall": good}, through)) == "FAIL: fall through the filter"

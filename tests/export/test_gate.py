@@ -14,7 +14,17 @@ import robokit
 from robokit.controller import open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.gate import STEPS, TOLERANCE, Recording, _spread, check_graph, check_spans, differences, gate, record
+from robokit.export.gate import (
+    STEPS,
+    TOLERANCE,
+    Recording,
+    _spread,
+    check_graph,
+    check_spans,
+    differences,
+    gate,
+    record,
+)
 from robokit.export.graph import Graph, trace
 from robokit.export.write import export
 from robokit.networks.policy import Policy

@@ -14,8 +14,8 @@ from arm import Arm, make_policy
 from robokit.cli.command import main
 from robokit.env.env import Env
 from robokit.errors import OptionError, RunError
-from robokit.evaluation.report import Report
-from robokit.evaluation.statistics import Summary, interquartile_mean
+from robokit.evaluation.report import Failure, Headline, Report
+from robokit.evaluation.statistics import Summary, interquartile_mean, share
 from robokit.evaluation.verdict import judge
 from robokit.export.write import export
 from robokit.limits.limit import Limit
@@ -52,6 +52,8 @@ def report(limits: dict[str, Limit] = LIMITS) -> Report:
         episodes=EPISODES,
         seed=0,
         nominal=False,
+        headline=Headline("return", "sum", none),
+        failure=Failure(["terminated"], share(np.zeros(EPISODES, np.bool_))),
         returns=none,
         length=none,
         terms={},

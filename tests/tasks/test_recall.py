@@ -74,9 +74,11 @@ def test_who_remembers_the_side_is_right_in_the_last_step_and_paid_nothing_befor
     env = begin(name)
     for before in pastimes(name):
         *steps, last = run(env, (*before, SIDE))
-        assert last.terminated.all() and (last.reward == 1).all() and (last.metrics == 1).all()
+        assert last.terminated.all() and (last.reward == 1).all()
+        assert (last.metrics == torch.tensor([1.0, 0.0])).all()  # success, missed
         assert not any(step.done.any() or step.reward.any() for step in steps)
-        assert all(step.metrics.isnan().all() for step in steps)
+        assert all(step.metrics[:, 0].isnan().all() for step in steps)
+        assert not any(step.metrics[:, 1].any() for step in steps)
 
 
 @EACH
@@ -84,6 +86,7 @@ def test_who_remembers_the_side_is_right_in_the_last_step_and_paid_nothing_befor
 def test_one_action_for_all_is_right_for_its_own_side_alone(name: str, action: float):
     last = run(begin(name), torch.full((WAIT[name] + 1, N, 1), action))[-1]
     assert torch.equal(last.reward, (SIDE[:, 0] == action).float())
+    assert torch.equal(last.reward, 1 - last.metrics[:, 1])  # who missed has failed
 
 
 @EACH

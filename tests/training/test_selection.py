@@ -18,7 +18,7 @@ from robokit.training.loop import train
 from robokit.training.provenance import create
 from robokit.training.restore import restore_policy, take_best
 from robokit.training.run import BEST, Done, Run
-from robokit.training.selection import Score, Selection, validate, validations
+from robokit.training.selection import Score, Selection, load_best, validate, validations
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SETUP = Setup(seed=3, threads=1, validations=2)
@@ -185,3 +185,95 @@ def test_with_the_limit_rule_off_limits_are_measured_and_decide_nothing(tmp_path
     always(learner, 0.6)
     score = validate(learner, 32)
     assert score.limits == {"hard": 1.0} and score.feasible
+
+
+# -- headline --------------------------------------------------------------------------------------
+
+GENTLE = """
+    headline = "gentle"
+
+    def metrics(self, sim):
+        return {"gentle": 1 - sim.ctrl[:, 0].abs(), "never": torch.full_like(sim.qpos[:, 0], torch.nan)}
+"""
+
+
+def judged(folder: Path, text: str = GENTLE, **changes: Any) -> tuple[Run, Built]:
+    """As `new`, with a task that says what counts."""
+    learner = build_learner(load_task(write(folder, PUSHED + text)), SETUP, SMALL)
+    return create(folder / "runs", learner, replace(SETUP, **changes)), learner
+
+
+def test_the_headline_comes_before_the_return_and_limits_before_the_headline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, learner = judged(tmp_path)
+    select = Selection(run, learner, times=4)
+    kept = []
+    for steps, action in ((16, 0.45), (32, 0.3), (48, 0.4), (64, 0.9)):
+        always(learner, action)
+        metrics = select(Done(steps=steps))
+        assert metrics["validation/headline"] == pytest.approx(1 - action)
+        kept.append(run.best())
+    assert [found and found.facts["steps"] for found in kept] == [16, 32, 32, 32]
+    assert take_best(run, learner.policy, "pid", 64) == 32
+    assert "that of step 32: gentle 0.7, return 3" in capsys.readouterr().err
+
+
+def test_a_better_headline_beyond_the_limits_is_not_kept(tmp_path: Path):
+    run, learner = judged(tmp_path, GENTLE.replace("1 - sim", "sim"))  # now the harder, the better
+    select = Selection(run, learner, times=2)
+    for steps, action in ((32, 0.4), (64, 0.9)):
+        always(learner, action)
+        assert select(Done(steps=steps))["validation/headline"] == pytest.approx(action)
+    found = run.best()
+    assert found is not None and found.facts["steps"] == 32
+
+
+def test_of_equal_headlines_the_better_return_is_kept(tmp_path: Path):
+    run, learner = judged(tmp_path, GENTLE.replace("1 - sim.ctrl[:, 0].abs()", "sim.ctrl[:, 0] < 2"))
+    select, kept = Selection(run, learner, times=4), list[Any]()
+    for steps, action in ((16, 0.2), (32, 0.4), (48, 0.3)):
+        always(learner, action)
+        assert select(Done(steps=steps))["validation/headline"] == 0  # too short an episode to have held
+        found = run.best()
+        kept.append(found and found.facts["steps"])
+    assert kept == [16, 32, 32]
+
+
+def test_a_headline_without_a_value_is_below_any_other(tmp_path: Path):
+    run, learner = judged(tmp_path, GENTLE.replace('"gentle"\n', '"never"\n'))
+    always(learner, 0.3)
+    assert "validation/headline" not in Selection(run, learner, times=4)(Done(steps=16))
+    found = run.best()
+    assert found is not None and found.facts["headline"] is None  # JSON has no NaN
+    no, least = (Score(0, headline, 1.0, {}, True).rank for headline in (None, -1e9))
+    assert no < least
+
+
+def test_the_return_is_the_headline_of_a_task_that_names_none(tmp_path: Path):
+    run, learner = new(tmp_path)
+    always(learner, 0.3)
+    metrics = Selection(run, learner, times=1)(Done(steps=64))
+    assert metrics["validation/headline"] == metrics["validation/return"] == pytest.approx(3.0)
+
+
+def test_the_best_of_a_run_from_before_headlines_is_loaded_and_compared_by_its_return(tmp_path: Path):
+    run, learner = new(tmp_path)
+    always(learner, 0.4)
+    Selection(run, learner, times=2)(Done(steps=32))
+    found = run.best()
+    assert found is not None
+    older = {name: x for name, x in found.facts.items() if name not in ("headline", "config")}
+    del run.config["headline"], run.config["failure"]
+    run.keep_best(30, found.tensors, older | {"steps": 30, "returns": 4.1})
+    always(learner, 0.405)
+    Selection(run, learner, times=2)(Done(steps=64))
+    score = load_best(run, learner.policy)
+    assert score is not None and score.steps == 30 and score.headline == score.returns == 4.1
+    assert take_best(run, learner.policy, "pid", 64) == 30
+
+
+def test_a_task_with_a_headline_is_validated_with_its_limits_off_too(tmp_path: Path):
+    run, _ = judged(tmp_path, validations=None)
+    assert run.config["headline"] == "gentle"
+    assert validations(run, "off") == validations(run, "pid") == 20
