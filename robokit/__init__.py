@@ -2,6 +2,9 @@
 
     import robokit
 
+    run = robokit.train("hopper", steps=500_000)
+    print(robokit.evaluate(run).text())
+
     env = robokit.make("hopper", num_envs=64, seed=0)
     obs = env.reset()  # (N, O)
     step = env.step(action)  # action (N, A) in [-1, 1]
@@ -14,19 +17,27 @@ from typing import TYPE_CHECKING
 from robokit.faces import face
 
 if TYPE_CHECKING:
+    from robokit.calls.policies import evaluate as evaluate, export_policy as export_policy, play as play
+    from robokit.calls.training import train as train
     from robokit.controller import Controller as Controller
     from robokit.env.env import Env as Env, make as make
     from robokit.env.step import Step as Step
     from robokit.task.task import Task as Task
+    from robokit.training.hooks import Event as Event, Hook as Hook
+    from robokit.training.run import Run as Run
 
 __version__ = "0.1.0"
 
 __getattr__, __dir__ = face(
     __name__,
     {
+        "robokit.calls.policies": "evaluate export_policy play",
+        "robokit.calls.training": "train",
         "robokit.controller": "Controller",
         "robokit.env.env": "Env make",
         "robokit.env.step": "Step",
         "robokit.task.task": "Task",
+        "robokit.training.hooks": "Event Hook",
+        "robokit.training.run": "Run",
     },
 )

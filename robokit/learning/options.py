@@ -15,7 +15,7 @@ from robokit.errors import OptionError, did_you_mean
 from robokit.limits.multipliers import Rule
 from robokit.networks.belief import RECURRENT, Kind
 
-C = TypeVar("C")  # a dataclass of options
+C = TypeVar("C", bound=Any)  # a dataclass of options
 
 
 @dataclass(frozen=True)
