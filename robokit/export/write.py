@@ -25,7 +25,8 @@ from robokit.controller import METADATA_KEY
 from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.fields import gaps, write_contract
+from robokit.export.fields import write_contract
+from robokit.export.file import gaps
 from robokit.export.gate import Parity, check_refusal, gate, record
 from robokit.export.graph import Graph, trace
 from robokit.networks.policy import Policy
