@@ -162,6 +162,18 @@ def newest(
     return None, []
 
 
+def damaged(parent: Path) -> dict[str, str | None]:
+    """Every checkpoint in a folder, by name -> what is wrong with it, None: nothing."""
+    found: dict[str, str | None] = {}
+    for path in _folders(parent):
+        try:
+            load(path)
+            found[path.name] = None
+        except CheckpointError as error:
+            found[path.name] = str(error)
+    return found
+
+
 def sweep(parent: Path) -> None:
     """Delete a killed save's .tmp folders and unlisted segments; only for the process that writes here."""
     for path in parent.glob(".*.tmp"):

@@ -66,7 +66,7 @@ def pool(reports: Mapping[str, Report]) -> Across:
     """
     (first, one), *others = reports.items()
     for name, other in others:
-        for what in ("task", "episodes", "gamma"):
+        for what in ("task", "variant", "episodes", "gamma"):
             ours, theirs = getattr(one, what), getattr(other, what)
             if ours != theirs:
                 raise OptionError(f"runs must share one {what}: {first} has {ours!r}, {name} has {theirs!r}")

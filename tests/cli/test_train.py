@@ -234,6 +234,13 @@ def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixtur
     assert result["policy"] is None
     assert Run.open("runs/slide/latest").newest()[0] is not None
     assert not Path("runs/slide/latest/policy.onnx").exists()
+    measure = ["evaluate", "slide", "--episodes", "2", "--threads", "1"]
+    assert main(measure) == 1
+    assert "robokit evaluate runs/slide/" in capsys.readouterr().err
+    assert main([*measure, "--torch"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 episodes of the torch policy, of no exported file" in out
+    assert "measuring 2 episodes of runs/slide/" in err
 
 
 def stopped(number: signal.Signals, times: int) -> tuple[int, str]:
