@@ -21,7 +21,11 @@ LOADED = "import sys; print(sorted(m for m in sys.modules if m.split('.')[0] in 
 
 
 def python(code: str, cwd: Path, executable: str | Path = sys.executable) -> str:
-    run = subprocess.run([executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    own = executable == sys.executable
+    environment = {k: v for k, v in os.environ.items() if own or k != "PYTHONPATH"}
+    run = subprocess.run(
+        [executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 

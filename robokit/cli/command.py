@@ -19,7 +19,7 @@ from typing import Any
 
 from robokit import __version__
 from robokit.cli.verbs import VERBS
-from robokit.errors import Error, ExportError, OptionError, did_you_mean, tell
+from robokit.errors import Error, ExportError, OptionError, did_you_mean, reason, tell
 
 USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
 HELP = {"-h", "--help"}
@@ -97,10 +97,8 @@ def _lacking(verb: str, error: Exception) -> str | None:
 
 def _wrong(error: Exception) -> str | None:
     """The message for wrong input or a file that the system refuses; None: the error is robokit's own."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
     if isinstance(error, Error | OSError):
-        return str(error)
+        return reason(error)
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
 

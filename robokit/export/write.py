@@ -24,7 +24,7 @@ from robokit.compute.compile import torch_threads
 from robokit.controller import METADATA_KEY
 from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
-from robokit.errors import ExportError
+from robokit.errors import ExportError, reason
 from robokit.export.fields import write_contract
 from robokit.export.file import gaps
 from robokit.export.gate import Parity, check_refusal, gate, record
@@ -85,7 +85,7 @@ def install(data: bytes, path: Path) -> str:
             check_refusal(staged)
             _swap(staged, path)
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error}") from error
+        raise ExportError(f"cannot write {path}: {reason(error, path)}") from error
     return digest
 
 

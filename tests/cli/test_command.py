@@ -15,7 +15,7 @@ from slide import OWN, PUSHED, write
 from robokit import __version__
 from robokit.cli.command import main
 from robokit.cli.verbs import VERBS
-from robokit.task.lookup.find import known_tasks
+from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.training.restore import task_of
 from robokit.training.run import Run
 
@@ -150,6 +150,18 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 ):
     assert words in wrong(arguments, capsys)
     assert list(here.iterdir()) == []
+
+
+def test_a_file_that_the_system_refuses_is_named_without_a_number(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    policy = str(shipped_folder("policies") / "hopper.onnx")
+    said = wrong(["filter", policy, "numbers.json"], capsys)
+    assert said == "robokit: no filter in numbers.json: No such file or directory\n"
+    Path("alone.onnx").write_bytes(b"x")
+    assert main(["check", "alone.onnx"]) == 1
+    rule = "a policy is alone.onnx with alone.onnx.sha256 beside it, which is not there"
+    assert capsys.readouterr().out == f"FAIL {rule}: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
