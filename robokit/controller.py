@@ -268,7 +268,9 @@ def _verified(path: Path) -> tuple[bytes, str]:
     try:
         data, listed = path.read_bytes(), listing.read_text("ascii").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"a policy is {path} with {listing.name} beside it: {error}") from error
+        there = "" if listing.exists() or not path.exists() else ", which is not there"
+        why = getattr(error, "strerror", None) or error
+        raise ContractError(f"a policy is {path} with {listing.name} beside it{there}: {why}") from error
     if (digest := hashlib.sha256(data).hexdigest()) not in listed:
         raise ContractError(
             f"{path} was damaged or changed: sha256 {digest} is not in {listing.name}: {listed}"

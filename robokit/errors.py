@@ -46,6 +46,14 @@ def tell(text: str) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def reason(error: Exception, path: object = None) -> str:
+    """The text of an error; of a system's "FILE: words", without FILE if that is `path`, which is named."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    file = error.filename
+    return error.strerror if file is None or str(file) == str(path) else f"{file}: {error.strerror}"
+
+
 def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
     """`; did you mean 'x'?` for the closest known name, "" if none has a difflib ratio >= `alike` (of 1)."""
     close = get_close_matches(name, list(known), n=1, cutoff=alike)

@@ -184,7 +184,8 @@ class Filter:
             table["actuators"] = tuple(map(_row, table["actuators"]))
             return cls(**table)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # e.g. another version's
-            raise FilterError(f"no filter in {path}: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise FilterError(f"no filter in {path}: {why}") from error
 
     def tightened(self, **factors: float) -> "Filter":
         """A copy in which every bound of `slew`, `velocity` or `torque` is multiplied by a factor in (0, 1].

@@ -11,19 +11,18 @@
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 
-def shipped_folder() -> Path:
-    """Folder of the shipped tasks: inside an installed package, or beside it in a checkout."""
+def shipped_folder(what: Literal["tasks", "policies"] = "tasks") -> Path:
+    """Folder of the shipped tasks or policies: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).parent
-    installed = here / "_tasks"
-    return installed if installed.is_dir() else here.parent / "tasks"
+    installed = here / f"_{what}"
+    return installed if installed.is_dir() else here.parent / what
 
 
-# where `import robokit.tasks.NAME` looks: the folder itself and its direct subfolders
-__path__ = [
-    str(path) for path in (shipped_folder(), *sorted(shipped_folder().glob("*/"))) if path.name[0] not in "_."
-]
+_folders = (path for path in sorted(shipped_folder().glob("*/")) if path.name[0] not in "_.")
+__path__ = [str(path) for path in (shipped_folder(), *_folders)]  # where `import robokit.tasks.NAME` looks
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -40,11 +40,14 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     "controller": set[str](),
     "filter": set[str](),
     "disk.checkpoint": {"errors", "disk.write"},
+    "task.lookup.source": {"errors"},
     "learning.rollout": set[str](),
     "learning.offpolicy.replay": {"errors", "compute.processes"},
     "training.log": {"errors", "console"},
+    "training.folder": {"errors"},
     "training.run": {
         *("errors", "console", "compute.processes", "disk.checkpoint", "disk.write", "learning.protocols"),
+        "training.folder",
     },
     "training.loop": {
         *("errors", "console", "compute.compile", "compute.processes", "disk.checkpoint"),
@@ -62,6 +65,8 @@ FOREIGN = {  # all that a room or file may import beside the standard library; o
     "controller": NUMPY | {"onnxruntime"},
     "filter": NUMPY,
     "evaluation.statistics": NUMPY,
+    "training.folder": set[str](),
+    "task.lookup.source": set[str](),
     "training.run": TORCH,
     "training.loop": TORCH | {"rich"},
     "training.log": TORCH,

@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
 import pytest
+from test_film import can_draw
 
 import robokit
 
@@ -20,7 +21,11 @@ LOADED = "import sys; print(sorted(m for m in sys.modules if m.split('.')[0] in 
 
 
 def python(code: str, cwd: Path, executable: str | Path = sys.executable) -> str:
-    run = subprocess.run([executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    own = executable == sys.executable
+    environment = {k: v for k, v in os.environ.items() if own or k != "PYTHONPATH"}
+    run = subprocess.run(
+        [executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -63,7 +68,9 @@ def test_a_public_name_hides_no_module():
 def test_every_package_is_in_the_wheel():
     folders = {path.parent.relative_to(ROOT) for path in (ROOT / "robokit").rglob("*.py")}
     packages = {".".join(folder.parts) for folder in folders}
-    assert packages | {"robokit._tasks"} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert packages | {"robokit._policies", "robokit._tasks"} == set(
+        PROJECT["tool"]["setuptools"]["packages"]
+    )
 
 
 def test_every_requirement_has_a_tested_version():
@@ -78,7 +85,7 @@ def test_every_requirement_has_a_tested_version():
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is built, with a model file deep among the tasks."""
     tree = tmp_path_factory.mktemp("tree")
-    for folder in ("robokit", "tasks"):
+    for folder in ("robokit", "tasks", "policies"):
         copytree(ROOT / folder, tree / folder, ignore=ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / file, tree)
@@ -122,11 +129,32 @@ def command(installed: Path, cwd: Path, *words: str) -> str:
 
 
 @pytest.mark.medium
-def test_the_wheel_holds_the_library_the_tasks_and_nothing_else(wheel: Path, tree: Path):
+def test_the_installed_command_finds_the_shipped_policies_from_an_empty_folder(
+    installed: Path, tmp_path: Path
+):
+    find = "from robokit.cli.names import locate; print(locate('go2_walk'), locate('hopper'))"
+    found = [Path(path) for path in python(find, tmp_path, installed / "python").split()]
+    assert all(path.is_relative_to(installed.parent) for path in found)
+    assert all((path.is_file(), Path(f"{path}.sha256").is_file()) == (True, True) for path in found)
+    command(installed, tmp_path, "check", str(found[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_draw(), reason="needs something to draw with")
+def test_the_installed_demo_films_in_an_empty_folder(installed: Path, tmp_path: Path):
+    assert command(installed, tmp_path, "demo", "--film", "--seconds", "1") == "go2_walk.mp4\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["go2_walk.mp4"]
+
+
+@pytest.mark.medium
+def test_the_wheel_holds_the_library_the_tasks_the_policies_and_nothing_else(wheel: Path, tree: Path):
     names = zipfile.ZipFile(wheel).namelist()
     library = {f"robokit/{path}" for path in files(tree / "robokit")}
     tasks = {f"robokit/_tasks/{path}" for path in files(tree / "tasks")}
-    assert {name for name in names if ".dist-info/" not in name} == library | tasks
+    shipped = {path for path in files(tree / "policies") if path.suffix != ".mp4"}
+    policies = {f"robokit/_policies/{path}" for path in shipped}
+    assert {name for name in names if ".dist-info/" not in name} == library | tasks | policies
+    assert "robokit/_policies/go2_walk.onnx.sha256" in names
     assert "robokit/_tasks/robots/any/scene.xml" in names
     assert "robokit/py.typed" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]

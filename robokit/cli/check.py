@@ -3,36 +3,33 @@
 import json
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.resolve import exported_at
-from robokit.controller import ContractError, describe
+from robokit.cli.contract import check_file, verified
+from robokit.cli.names import path_of
+from robokit.disk.checkpoint import damaged
 from robokit.env.laws import Finding, check_task
 from robokit.errors import OptionError, TaskError
-from robokit.export.fields import gaps
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import algorithm, options
-from robokit.training.restore import POLICY
-from robokit.training.run import CONFIG
+from robokit.training.folder import BEST, CHECKPOINTS, POLICY
+from robokit.training.run import Run
 
 
 @dataclass(frozen=True)
 class Check:
-    """Check a task file against the task contract, or an exported file against its own."""
+    """Check a task file against the task contract, an exported file against its own, or a run's files."""
 
     # a task (its name, file.py or file.py:Class), an exported file, or a run folder
     what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
-        if self.what.endswith(".onnx"):
-            return self._file(Path(self.what))
-        if Path(self.what, CONFIG).is_file():
-            return self._file(Path(self.what, POLICY))
+        if path := path_of(self.what):
+            return check_file(path, self.json) if path.suffix == ".onnx" else self._run(Run.open(path))
         file, name = find_task(self.what)
         try:
             task = load_task(f"{file}:{name}" if name else file)
@@ -43,18 +40,22 @@ class Check:
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
-    def _file(self, path: Path) -> int:
-        try:
-            contract = exported_at(path).contract
-        except ContractError as error:
-            print(json.dumps({"ok": False, "error": str(error)}) if self.json else f"FAIL {error}")
-            return 1
-        holes = gaps(contract)
-        listed = "\n".join(f"  {hole}" for hole in holes) or "  nothing"
-        text = f"ok   {describe(contract)}\nwithout a value:\n{listed}"
-        found = {"ok": True, "contract": contract, "gaps": list(holes)}
-        print(json.dumps(found, indent=1) if self.json else text)
-        return 0
+    def _run(self, run: Run) -> int:
+        """Check a run's exported file, if there is one, and all its checkpoints."""
+        file, text = {"ok": True}, f"ok   no {POLICY} yet: robokit evaluate writes it"
+        if (run.path / POLICY).exists():
+            file, text = verified(run.path / POLICY)
+        folders = [run.path / CHECKPOINTS, *sorted((run.path / CHECKPOINTS).glob("rank*")), run.path / BEST]
+        found = {
+            f"{folder.relative_to(run.path)}/{name}": wrong
+            for folder in folders
+            for name, wrong in damaged(folder).items()
+        }
+        rows = [f"FAIL {wrong}" if wrong else f"ok   {name}" for name, wrong in found.items()]
+        ok = file["ok"] and not any(found.values())
+        told = {**file, "ok": ok, "checkpoints": found}
+        print(json.dumps(told, indent=1) if self.json else "\n".join([text, *rows]))
+        return 0 if ok else 1
 
 
 def _recipe(task: Task, algo: str) -> Finding:

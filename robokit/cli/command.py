@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 from types import FrameType
 from typing import Any
 
 from robokit import __version__
 from robokit.cli.verbs import VERBS
-from robokit.errors import Error, ExportError, OptionError, did_you_mean, tell
+from robokit.errors import Error, ExportError, OptionError, did_you_mean, reason, tell
 
 USAGE = "usage: robokit COMMAND ...\n\n{commands}\n\nrobokit COMMAND --help explains every option."
 HELP = {"-h", "--help"}
@@ -70,9 +71,10 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 128 + signal.SIGPIPE
     except Exception as error:
-        if not isinstance(error, _mistakes()):
+        text = _lacking(name, error) or _wrong(error)
+        if text is None:
             raise
-        tell(f"robokit: {' '.join(str(error).split())}")  # MuJoCo's messages have several lines
+        tell(f"robokit: {' '.join(text.split())}")  # MuJoCo's messages have several lines
         return 1 if isinstance(error, ExportError) else 2
 
 
@@ -82,16 +84,34 @@ def _joined() -> AbstractContextManager[None]:
     return joined()
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Errors to print without a traceback, including OSError and those of controller.py and filter.py."""
+def _lacking(verb: str, error: Exception) -> str | None:
+    """The message for what the installation lacks; None: the error has another cause."""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "robokit":
+        only = "with numpy and onnxruntime alone there is `robokit check FILE.onnx`"
+        return f"{verb} needs {error.name}, which is not installed: pip install robokit; {only}"
+    if any(Path(frame.filename).name == "gl_context.py" for frame in extract_tb(error.__traceback__)):
+        chosen = f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}"
+        return f"MuJoCo cannot load the renderer of {chosen}: unset it, or apt install libegl1 or libosmesa6"
+    return None
+
+
+def _wrong(error: Exception) -> str | None:
+    """The message for wrong input or a file that the system refuses; None: the error is robokit's own."""
+    if isinstance(error, Error | OSError):
+        return reason(error)
     from robokit.controller import ContractError, ObservationError
     from robokit.filter import FilterError
 
-    return Error, ContractError, FilterError, ObservationError, OSError
+    return str(error) if isinstance(error, ContractError | FilterError | ObservationError) else None
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
     """The command, to be called for its exit code. SystemExit: 0 after --help, 2 for a wrong option."""
+    if name == "check":
+        from robokit.cli.contract import file_check
+
+        if of_file := file_check(arguments):
+            return of_file
     import tyro
 
     if name == "train":
@@ -115,7 +135,8 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.calls.training import like_run
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
-    from robokit.task.lookup.find import known_tasks, load_task
+    from robokit.task.lookup.find import load_task
+    from robokit.task.lookup.source import known_tasks
     from robokit.task.rules import check_limits
     from robokit.training.build import Setup, algorithm, options
     from robokit.training.restore import options_of, place_of

@@ -6,14 +6,16 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.resolve import OUTPUT, exported_at, gamma_of
+from robokit.cli.contract import exported_at
+from robokit.cli.names import locate
+from robokit.cli.resolve import OUTPUT, gamma_of
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.evaluation.measure import evaluate
 from robokit.export.bounds import filter_for, write_filter
 from robokit.export.card import write_card
 from robokit.export.file import Exported
-from robokit.training.provenance import file_name
+from robokit.training.folder import file_name
 from robokit.training.restore import export_policy, restore_policy
 from robokit.training.run import Run
 
@@ -22,7 +24,7 @@ from robokit.training.run import Run
 class Export:
     """Write a run's policy, the best that held its limits or the last, as one checked ONNX file."""
 
-    run: Positional[Annotated[Path, arg(metavar="RUN")]]  # a run folder
+    run: Positional[Annotated[str, arg(metavar="NAME|RUN")]]  # a run folder, or a name: its newest run
     # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json
     output: Annotated[Path, OUTPUT] = Path("policies")
     episodes: int = 300  # to measure the card's return and costs; 0: none
@@ -34,7 +36,7 @@ class Export:
             raise OptionError(f"--output must be a folder, for <task>.onnx, got {self.output}")
         if self.episodes < 0 or self.episodes == 1:
             raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
-        run = Run.open(self.run)
+        run = Run.open(locate(self.run, only_run=True))
         restored = restore_policy(run, self.last)
         path = self.output / f"{file_name(run.config['task'])}.onnx"
         if path.exists():
@@ -44,6 +46,7 @@ class Export:
         card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
         if self.episodes:
             options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
+            say(f"measuring {self.episodes} episodes of {path}")
             measured = evaluate(file, restored.env.task, self.episodes, **options)
             costs = {name: summary.mean for name, summary in measured.costs.items()}
             card |= {

@@ -4,20 +4,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from robokit.cli.names import locate, path_of
 from robokit.cli.resolve import OUTPUT, What, held_commands, policy_of
 from robokit.env.env import Env
 from robokit.seeds import seed
 from robokit.show.film import write_film
 from robokit.show.window import watch
-from robokit.training.restore import POLICY
+from robokit.training.folder import POLICY
+from robokit.training.run import Run
 
 
 @dataclass(frozen=True)
 class Play:
     """Film the exported file in simulation, or show it in MuJoCo's viewer."""
 
-    what: What  # a run folder, or an exported file
-    # .mp4 or .gif; default: play.mp4 in the run folder, or an mp4 beside the file
+    what: What  # a name (its newest run, else policy), a run folder, or an exported file
+    # .mp4 or .gif; default: play.mp4 in the run folder, an mp4 beside the file, or here for a named policy
     output: Annotated[Path | None, OUTPUT] = None
     seconds: float | None = None  # s of simulated time; default: one episode, for a film at most 20 s
     seed: int = 0  # of the episodes, from 0 to 999999; disjoint from the seeds of training
@@ -27,18 +29,26 @@ class Play:
     command: tuple[float, ...] = ()
     viewer: bool = False  # MuJoCo's own window, in real time, instead of a film
     nominal: bool = False  # without randomisation, pushes and sensor noise
-    task: str | None = None  # of an exported file whose task has another name: file.py:Class
+    # shown on this task instead: a name, or file.py:Class, with the same inputs, actuators and rate
+    task: str | None = None
 
     def __call__(self) -> int:
         drawing = seed("evaluation", self.seed)
-        file, task, _ = policy_of(self.what, self.task)
+        place = locate(self.what)
+        file, task, _ = policy_of(place, self.task)
         env = Env(task, seed=drawing, threads=1, nominal=self.nominal)
         env.hold(held_commands(task, self.command))
         if self.viewer:
             watch(file, env, self.seconds)
             return 0
-        path = file.path
-        output = self.output or path.with_name("play.mp4" if path.name == POLICY else f"{path.stem}.mp4")
+        output = self.output or self._beside(place)
         write_film(file, env, output, self.seconds, self.width, self.height)
         print(output)
         return 0
+
+    def _beside(self, place: Path) -> Path:
+        """The film without --output; that of a policy given by its name is put into the current folder."""
+        if place.suffix != ".onnx":
+            return Run.open(place).path / "play.mp4"
+        film = place.with_name("play.mp4" if place.name == POLICY else f"{place.stem}.mp4")
+        return film if path_of(self.what) else Path(film.name)

@@ -1,4 +1,4 @@
-"""Runs, files, tasks and commands, from the words on the command line."""
+"""Runs, files, tasks and commands, from the words on the command line or from Python."""
 
 import math
 from itertools import islice
@@ -7,18 +7,22 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.errors import OptionError, RunError, TaskError
+from robokit.cli.contract import exported_at
+from robokit.cli.names import locate
+from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
-from robokit.task.lookup.find import known_tasks, load_task, title
+from robokit.task.lookup.find import class_name, load_task, title
+from robokit.task.lookup.source import known_tasks
 from robokit.task.task import Task
-from robokit.training.restore import exported, task_of
-from robokit.training.run import CHECKPOINTS, CONFIG, Run
+from robokit.training.folder import CHECKPOINTS, CONFIG
+from robokit.training.restore import exported, restore_policy, task_of
+from robokit.training.run import Run
 
 TaskName = Annotated[str, arg(metavar="TASK")]
-What = Positional[Annotated[str, arg(metavar="RUN|FILE.onnx")]]
+What = Positional[Annotated[str, arg(metavar="NAME|RUN|FILE.onnx")]]
 OUTPUT = arg(aliases=["-o"])
 
 
@@ -52,28 +56,34 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def policy_of(what: str, task: str | None) -> tuple[Exported, Task, Actor | None]:
-    """The exported file, its task with the limits of its training, and the torch policy; None for a file.
+def policy_of(what: str | Path, task: str | None = None) -> tuple[Exported, Task, Actor | None]:
+    """The exported file of a run, file or name (names.locate), its task, and a run's torch policy.
 
-    A run's policy is exported first if need be. task: replaces a file's own; OptionError for a run.
+    A run's policy is exported first if need be. The task has the limits of its training. task: replaces the
+    file's or run's own; then, and for a file, the torch policy is None.
     """
-    path = Path(what)
+    path = locate(what)
     if path.suffix != ".onnx":
-        if task is not None:
-            raise OptionError(f"--task goes with an exported file; {what} is a run, with a task of its own")
-        file, restored = exported(Run.open(path))
-        return file, restored.env.task, restored.policy
+        try:
+            file, restored = exported(Run.open(path))
+        except ExportError as refused:
+            raise ExportError(f"{refused}; without a file: robokit evaluate {path} --torch") from refused
+        if task is None:
+            return file, restored.env.task, restored.policy
+        return file, _with_limits(load_task(task), file), None
     file = exported_at(path)
     if task is None and (run := run_of(path)):
         return file, task_of(run), None
     return file, _with_limits(load_task(task or _own_task(file)), file), None
 
 
-def exported_at(path: Path) -> Exported:
-    """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
-    if not path.is_file():
-        raise OptionError(f"no file {path}")
-    return Exported.open(path)
+def torch_policy_of(what: str | Path) -> tuple[Task, Actor]:
+    """The task and the torch policy of a run, with or without an exported file. OptionError for a file."""
+    path = locate(what)
+    if path.suffix == ".onnx":
+        raise OptionError(f"--torch goes with a run: {path} holds no torch policy")
+    restored = restore_policy(Run.open(path))
+    return restored.env.task, restored.policy
 
 
 def _own_task(file: Exported) -> str:
@@ -91,10 +101,18 @@ def _own_task(file: Exported) -> str:
 
 
 def _with_limits(task: Task, file: Exported) -> Task:
-    """`task` itself, now with the file's limit values. Raises TaskError if limits differ in anything else."""
+    """`task` itself, now with the file's limit values. Raises TaskError if limits differ in anything else.
+
+    A variant keeps limits of its own: it has the file's values where name and measure are the same.
+    """
     trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
-    now = with_values(task.limits, {name: x.value for name, x in trained.items() if name in task.limits})
-    if trained and trained != now:
+    shared = {
+        name: x.value
+        for name, x in trained.items()
+        if name in task.limits and x.measure == task.limits[name].measure
+    }
+    now = with_values(task.limits, shared)
+    if trained and trained != now and class_name(task) == file.contract["task"]:
         raise TaskError(
             f"{file.path} was trained for {trained}, but {title(task)} now has {now}: train again"
         )

@@ -3,19 +3,20 @@
 import json
 from dataclasses import dataclass
 
-from robokit.task.lookup.find import known_tasks, summary
+from robokit.task.lookup.source import known_tasks, summary, variants
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the known tasks: shipped ones, and those in ./tasks."""
+    """List the known tasks: shipped ones, and those in ./tasks, with the variants in their files."""
 
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
         rows = [
-            {"name": n, "file": str(file), "doc": summary(file) or ""} for n, file in known_tasks().items()
+            {"name": n, "file": str(file), "doc": summary(file) or "", "variants": variants(file)}
+            for n, file in known_tasks().items()
         ]
-        text = "\n".join(f"{row['name']:<26}{row['doc']}" for row in rows)
-        print(json.dumps(rows, indent=1) if self.json else text)
+        lines = [line for row in rows for line in ((row["name"], row["doc"]), *row["variants"].items())]
+        print(json.dumps(rows, indent=1) if self.json else "\n".join(f"{n:<38}{doc}" for n, doc in lines))
         return 0

@@ -16,7 +16,10 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "tasks": Verb("List the known tasks: shipped ones, and those in ./tasks.", "tasks:Tasks"),
+    "tasks": Verb(
+        "List the known tasks: shipped ones, and those in ./tasks, with the variants in their files.",
+        "tasks:Tasks",
+    ),
     "train": Verb(
         "Train a policy on a task, or resume a run; the policy is exported to the run folder.",
         "train:Train",
@@ -31,7 +34,12 @@ VERBS = {
         "files:Export",
     ),
     "check": Verb(
-        "Check a task file against the task contract, or an exported file against its own.", "check:Check"
+        "Check a task file against the task contract, an exported file against its own, or a run's files.",
+        "check:Check",
+    ),
+    "demo": Verb(
+        "Show the shipped quadruped at work: in a window where there is a screen, else as a film.",
+        "demo:Demo",
     ),
     "filter": Verb(
         "Resolve a person's filter numbers for an exported file into the table for its robot.",

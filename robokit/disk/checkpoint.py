@@ -28,7 +28,7 @@ from safetensors.torch import load as read_tensors, save as tensor_bytes
 from torch import Tensor
 
 from robokit.disk.write import aside, sync_folder, write_aside, write_synced
-from robokit.errors import CheckpointError
+from robokit.errors import CheckpointError, reason
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "facts.json", "SHA256SUMS"
 SEGMENTS = "segments"  # the folder beside the checkpoints that share them
@@ -125,7 +125,7 @@ def load(path: Path, shared: bool = True) -> Checkpoint:
         listed = _listed(path)
         segments = {_number(name): listed[name] for name in listed if name not in (TENSORS, FACTS)}
     except (OSError, ValueError) as error:  # ValueError: a malformed manifest
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+        raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from error
     tensors, facts = (_content(path, name, listed.get(name)) for name in (TENSORS, FACTS))
     for name in listed.keys() - {TENSORS, FACTS} if shared else ():
         _content(path, name, listed[name])  # by the listed name, so that a flipped bit in it is found too
@@ -160,6 +160,18 @@ def newest(
     if skipped:
         raise CheckpointError(f"no good checkpoint in {parent}: " + "; ".join(skipped))
     return None, []
+
+
+def damaged(parent: Path) -> dict[str, str | None]:
+    """Every checkpoint in a folder, by name -> what is wrong with it, None: nothing."""
+    found: dict[str, str | None] = {}
+    for path in _folders(parent):
+        try:
+            load(path)
+            found[path.name] = None
+        except CheckpointError as error:
+            found[path.name] = str(error)
+    return found
 
 
 def sweep(parent: Path) -> None:
@@ -224,7 +236,7 @@ def _content(path: Path, name: str, digest: str | None) -> bytes:
     try:
         content = (path / name).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+        raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from error
     if _sha256(content) != digest:
         rule = f"{name} ({len(content)} bytes) has sha256 {_sha256(content)[:12]}.., {MANIFEST} says"
         raise CheckpointError(f"checkpoint {path} is damaged: {rule} {str(digest)[:12]}..")

@@ -110,7 +110,7 @@ def pool(reports: Mapping[str, Report]) -> Across:
     """
     (first, one), *others = reports.items()
     for name, other in others:
-        for what in ("task", "episodes", "gamma", "headline", "failure"):
+        for what in ("task", "variant", "episodes", "gamma", "headline", "failure"):
             ours, theirs = (_named(report, what) for report in (one, other))
             if ours != theirs:
                 raise OptionError(f"runs must share one {what}: {first} has {ours!r}, {name} has {theirs!r}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from robokit import seeds
 from robokit.env.env import Env
-from robokit.errors import OptionError, TaskError
+from robokit.errors import OptionError
 from robokit.evaluation.episodes import (
     GAMMA,
     Act,
@@ -31,19 +31,17 @@ from robokit.evaluation.filtered import FilteredActor
 from robokit.evaluation.report import Failure, Headline, Report, Sampled, Through, judged
 from robokit.evaluation.statistics import Array, Summary, estimate, share, summarize
 from robokit.evaluation.verdict import Verdict, judge, overall
-from robokit.export.card import clip_command, clip_note
+from robokit.export.card import clip_command, clip_note, variant
 from robokit.export.file import Exported
 from robokit.filter import Filter
 from robokit.learning.protocols import Actor
-from robokit.sim.facts import actuators, model_name
-from robokit.task.columns import supplied
 from robokit.task.counts import headline_kind
-from robokit.task.lookup.find import load_task
+from robokit.task.lookup.find import class_name, load_task
 from robokit.task.task import Task
 
 
 def evaluate(
-    file: str | Path | Exported,
+    file: str | Path | Exported | None,
     task: str | Path | type[Task] | Task,
     episodes: int = 300,
     *,
@@ -59,42 +57,41 @@ def evaluate(
 ) -> Report:
     """Statistics of an exported file on a task, and a verdict on each limit.
 
+    file: its task may be another than `task`, if inputs, actuators and rate are the same; the report then
+    says so. None: `policy` itself is measured, in torch.
     commands: constant values, clipped to the trained range; the report's notes list the clipped ones.
     policy: the torch policy that the file was exported from; None: no comparison. filter: run the same
     episodes once more through it (export/bounds.py resolves a person's numbers). gamma: of discounted limits.
 
-    Raises ContractError for a damaged file, TaskError for a file of another task or one that the task no
-    longer fits, FilterError for a filter of another file, and OptionError for episodes < 2 (an interval needs
-    two), a seed below 0, a gamma outside (0, 1] or an unknown command.
+    Raises ContractError for a damaged file, TaskError for a file that does not fit the task, FilterError for
+    a filter of another file, and OptionError for episodes < 2 (an interval needs two), a seed below 0, a
+    gamma outside (0, 1], an unknown command, or neither a file nor a policy, or a filter without a file.
     """
-    if episodes < 2:
-        raise OptionError(f"episodes must be at least 2, got {episodes}")
     drawing = seeds.seed("evaluation", seed)
-    if not 0 < gamma <= 1:
-        raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
-    file, task = Exported.open(file), load_task(task)
-    _same_task(file, task)
+    _check(episodes, gamma)
+    exported, task = None if file is None else Exported.open(file), load_task(task)
     if filter is not None:
-        filter.check(file.sha256)
+        if exported is None:
+            raise OptionError("a filter is of one exported file, and the torch policy is none")
+        filter.check(exported.sha256)
+    contract = exported.contract if exported else _torch_contract(task)
     commands = commands or {}
-    held = {name: clip_command(file.contract, name, numbers) for name, numbers in commands.items()}
+    held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
 
     def fresh() -> Env:
         options: dict[str, Any] = {"seed": drawing, "nominal": nominal, "sim": sim}
         env = Env(task, episodes, **options, device=device, threads=threads)
-        _same_robot(file, env)
         env.hold(held)
         return env
 
-    def actor() -> Act:
-        return onnx_actor(file.session, int(file.contract["carry"]["size"]))
-
-    guarded = FilteredActor(actor(), filter, episodes) if filter else None
+    guarded = FilteredActor(_actor(exported, policy), filter, episodes) if filter else None
     env = fresh()
-    ran = run_episodes(env, actor(), gamma)
+    other = variant(contract, env) if exported else None
+    ran = run_episodes(env, _actor(exported, policy), gamma)
     versus = stochastic = None
     if policy is not None:
-        versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
+        if exported:
+            versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
         drawn = run_episodes(fresh(), sampling_actor(policy, drawing), gamma)
         stochastic = Sampled(
             headline=_headline(drawn, env), returns=summarize(drawn.returns), limits=_judge(drawn, env, gamma)
@@ -104,9 +101,9 @@ def evaluate(
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     return Report(
-        task=file.contract["task"],
-        file=str(file.path),
-        sha256=file.sha256,
+        task=contract["task"],
+        file=str(exported.path) if exported else None,
+        sha256=exported.sha256 if exported else None,
         episodes=episodes,
         seed=seed,
         nominal=nominal,
@@ -125,10 +122,33 @@ def evaluate(
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
-        notes=[clip_note(file.contract, name, numbers, steps) for name, numbers in clipped.items()],
+        notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
         per_episode=ran.lists(),
         filtered=filtered,
+        variant=other,
     )
+
+
+def _check(episodes: int, gamma: float) -> None:
+    if episodes < 2:
+        raise OptionError(f"episodes must be at least 2, got {episodes}")
+    if not 0 < gamma <= 1:
+        raise OptionError(f"gamma must be above 0 and at most 1, got {gamma}")
+
+
+def _actor(file: Exported | None, policy: Actor | None) -> Act:
+    """A new actor of the file, else of the policy. Raises OptionError for neither."""
+    if file is not None:
+        return onnx_actor(file.session, int(file.contract["carry"]["size"]))
+    if policy is None:
+        raise OptionError("evaluate takes an exported file or a torch policy, got neither")
+    return torch_actor(policy)
+
+
+def _torch_contract(task: Task) -> dict[str, Any]:
+    """What `evaluate` reads of a contract, of a torch policy: the ranges of the commands are the task's."""
+    commands = {name: {"low": c.low, "high": c.high} for name, c in task.commands.items()}
+    return {"task": class_name(task), "commands": commands}
 
 
 def _through(actor: FilteredActor, plain: Episodes, env: Env, gamma: float) -> Through:
@@ -178,25 +198,3 @@ def _summarize_kinds(kinds: Mapping[str, Array]) -> dict[str, Summary]:
         bounds = share(counted[kind] == 1)
         found[kind] = replace(found[kind], low=bounds.low, high=bounds.high)
     return found
-
-
-def _same_task(file: Exported, task: Task) -> None:
-    """TaskError unless `task` is of the file's class or derived from it, as one with another model is."""
-    own = file.contract["task"]
-    if own.rpartition(":")[2] not in [cls.__name__ for cls in type(task).__mro__]:
-        raise TaskError(f"{file.path} was exported for task {own!r}, not {type(task).__name__!r}")
-
-
-def _same_robot(file: Exported, env: Env) -> None:
-    path, contract = file.path, file.contract
-    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env.columns)
-    if takes != gives:
-        raise TaskError(f"{path} takes {takes}, but {type(env.task).__name__} now gives {gives}: train again")
-    names = [actuator["name"] for actuator in contract["actuators"]]
-    for what, its, here in (
-        ("robot", contract["robot"], model_name(env.sim)),
-        ("control_dt", contract["control_dt"], float(env.task.control_dt)),
-        ("actuators", names, [actuator["name"] for actuator in actuators(env.sim)]),
-    ):
-        if its != here:
-            raise TaskError(f"{path} has {what} {its!r}, but {type(env.task).__name__} now has {here!r}")

@@ -97,8 +97,8 @@ class Report:
     """The report of `robokit evaluate` on one file."""
 
     task: str
-    file: str
-    sha256: str
+    file: str | None  # None: the torch policy itself was measured
+    sha256: str | None
     episodes: int
     seed: int
     nominal: bool
@@ -121,6 +121,7 @@ class Report:
     # name -> numbers of all episodes, for statistics over several runs; None: no value
     per_episode: Mapping[str, Sequence[float | None]]
     filtered: Through | None = None
+    variant: str | None = None  # the task of these episodes, if the file was exported for another
 
     @property
     def failed(self) -> bool:
@@ -146,7 +147,9 @@ class Report:
     def text(self) -> str:
         """The report as a text table."""
         how = "nominal" if self.nominal else "as trained"
-        lines = [f"{self.task}, {self.episodes} episodes of {Path(self.file).name}, {how}, seed {self.seed}"]
+        name = Path(self.file).name if self.file else "the torch policy, of no exported file"
+        lines = [f"{self.task}, {self.episodes} episodes of {name}, {how}, seed {self.seed}"]
+        lines += [f"  on a variant: {self.variant}"] if self.variant else []
         lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
         lines += [f"  {note}" for note in self.notes]
         lines.append(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from robokit.disk.write import write_atomically
-from robokit.errors import did_you_mean
+from robokit.errors import did_you_mean, reason
 from robokit.export.file import Exported
 from robokit.filter import KINDS, Bound, Column, Filter, FilterError, check_number, digest, inward, is_pair
 
@@ -41,7 +41,7 @@ def filter_for(file: Exported, path: str | Path) -> Filter:
     try:
         numbers = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise FilterError(f"no filter in {path}: {error}") from error
+        raise FilterError(f"no filter in {path}: {reason(error, path)}") from error
     if not isinstance(numbers, dict):
         raise FilterError(f"{path} must hold a JSON object, got {type(numbers).__name__}")
     if "sha256" not in numbers:

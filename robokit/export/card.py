@@ -13,6 +13,9 @@ from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.export.file import Exported
+from robokit.sim.facts import actuators, model_name
+from robokit.task.columns import supplied
+from robokit.task.lookup.find import class_name
 
 ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a target far from zero
 
@@ -45,6 +48,33 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
     rows = numbers, clip_command(contract, name, numbers), command["low"], command["high"]
     given, taken, low, high = (" ".join(f"{x:g}" for x in row) for row in rows)
     return f"{name} {given} clipped to {taken} (trained range {low} to {high}), {steps} steps"
+
+
+def variant(contract: Mapping[str, Any], env: Env) -> str | None:
+    """None if an exported file runs on the task that it was exported for, else both tasks in words.
+
+    What counts is the contract: the names and sizes of the inputs, the actuators in their order, and the
+    control period. Raises TaskError naming all that differ.
+    """
+    own, here = contract["task"], class_name(env.task)
+    takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env.columns)
+    named, names = ([a["name"] for a in of] for of in (contract["actuators"], actuators(env.sim)))
+    facts: list[tuple[str, Any, Any]] = [
+        *((f"input {n!r}", takes.get(n, "none"), gives.get(n, "none")) for n in {**takes, **gives}),
+        ("actuators", named, names),
+        ("control_dt", contract["control_dt"], float(env.task.control_dt)),
+    ]
+    if own == here:
+        facts.append(("robot", contract["robot"], model_name(env.sim)))
+    differ = [f"{what}: {there} in the file, {now} in the task" for what, there, now in facts if there != now]
+    if differ:
+        again = ", which has changed: train again" if own == here else ""
+        raise TaskError(f"a file exported for {own} does not fit {here}{again}; {'; '.join(differ)}")
+    if own == here:
+        return None
+    robots = contract["robot"], model_name(env.sim)
+    model = "" if robots[0] == robots[1] else f", on robot {robots[1]!r} and not {robots[0]!r}"
+    return f"{here}, exported for {own}{model}"
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:

@@ -1,7 +1,6 @@
 """The contract inside an exported file."""
 
 import platform
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,9 +18,6 @@ from robokit.task.lookup.find import class_name
 from robokit.task.sense import Sense
 
 PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
-
-
-ON_THE_CARD = ("evaluation",)  # measured after the file was written
 
 
 SAME_READING = 0.9  # share of equal samples: an observation may clip its reading
@@ -45,23 +41,6 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "versions": versions(),
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
-
-
-def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted names of the contract's fields that are None, like "inputs.imu.frame"; not of "evaluation"."""
-    return tuple(_holes({key: value for key, value in contract.items() if key not in ON_THE_CARD}, ""))
-
-
-def _holes(value: Any, place: str) -> Iterator[str]:
-    if value is None:
-        yield place
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _holes(inner, f"{place}.{key}" if place else key)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            name = inner["name"] if isinstance(inner, Mapping) and "name" in inner else i
-            yield from _holes(inner, f"{place}.{name}")
 
 
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:

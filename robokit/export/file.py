@@ -1,13 +1,17 @@
-"""An exported file in memory.
+"""An exported file in memory, and what its contract lacks.
 
 file = Exported.open("policies/hopper.onnx")
 file.contract["control_dt"], file.sha256
 Controller(file)  # the same session; the file is not read again
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from robokit.controller import Loaded, load
+
+ON_THE_CARD = ("evaluation",)  # measured after the file was written
 
 
 class Exported(Loaded):
@@ -22,3 +26,20 @@ class Exported(Loaded):
     def open(cls, file: "str | Path | Exported") -> "Exported":
         """Open the file at a path; an Exported is returned itself. Raises ContractError, like `load`."""
         return file if isinstance(file, Exported) else cls(*load(file))
+
+
+def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:
+    """Dotted names of the contract's fields that are None, like "inputs.imu.frame"; not of "evaluation"."""
+    return tuple(_holes({key: value for key, value in contract.items() if key not in ON_THE_CARD}, ""))
+
+
+def _holes(value: Any, place: str) -> Iterator[str]:
+    if value is None:
+        yield place
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _holes(inner, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            name = inner["name"] if isinstance(inner, Mapping) and "name" in inner else i
+            yield from _holes(inner, f"{place}.{name}")

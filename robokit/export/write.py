@@ -24,8 +24,9 @@ from robokit.compute.compile import torch_threads
 from robokit.controller import METADATA_KEY
 from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
-from robokit.errors import ExportError
-from robokit.export.fields import gaps, write_contract
+from robokit.errors import ExportError, reason
+from robokit.export.fields import write_contract
+from robokit.export.file import gaps
 from robokit.export.gate import Parity, Recording, check_refusal, gate, record
 from robokit.export.graph import Graph, trace
 from robokit.networks.policy import Policy
@@ -86,7 +87,7 @@ def install(data: bytes, path: Path) -> str:
             check_refusal(staged)
             _swap(staged, path)
     except OSError as error:
-        raise ExportError(f"cannot write {path}: {error}") from error
+        raise ExportError(f"cannot write {path}: {reason(error, path)}") from error
     return digest
 
 

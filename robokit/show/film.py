@@ -22,8 +22,7 @@ from robokit.controller import Controller, Loaded
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
-from robokit.export.card import check_ctrl, clip_note
-from robokit.sim.facts import model_name
+from robokit.export.card import check_ctrl, clip_note, variant
 from robokit.sim.render import Camera
 
 ENCODING = {  # ffmpeg's options for each kind of film
@@ -62,8 +61,8 @@ def write_film(
     seconds: by default one episode, at most 20 s; width, height: pixels, even numbers.
 
     Raises OptionError for an impossible path, length or size, RenderError without a renderer, ContractError
-    for a policy of another robot or rate, TaskError if the task has changed since the export, and RunError if
-    the file cannot be written.
+    for a damaged policy, TaskError for one that does not fit the task, and RunError if the film cannot be
+    written.
     """
     path, controller = Path(path), one_controller(policy, env)
     if path.suffix not in ENCODING:
@@ -91,10 +90,16 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
 
 
 def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
-    """A Controller of the file for the robot and rate of `env`. Raises OptionError unless num_envs is 1."""
+    """A Controller of a file that fits `env`; a line says if its task is another than the file's.
+
+    Raises OptionError unless num_envs is 1, TaskError if the file does not fit.
+    """
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
-    return Controller(policy, robot=model_name(env.sim), control_dt=env.task.control_dt)
+    controller = Controller(policy)
+    if other := variant(controller.contract, env):
+        say(f"on a variant: {other}")
+    return controller
 
 
 def say_clipped(controller: Controller, env: Env) -> None:

@@ -22,7 +22,14 @@ from robokit.errors import Error
 from robokit.sim.base import STATE, Sim
 
 BACKENDS = ("egl", "osmesa")  # in the order they are tried
+PACKAGES = (
+    "On Debian or Ubuntu one of these helps: apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6"
+)
 PROBE = "import mujoco.{0}; mujoco.{0}.GLContext(16, 16).make_current()"
+WINDOW = (  # MuJoCo's viewer would wait for ever for a window that its thread cannot open
+    "import sys, glfw; sys.exit(not (glfw.init() and "
+    "(glfw.window_hint(glfw.VISIBLE, 0) or glfw.create_window(16, 16, '', None, None))))"
+)
 PROBE_SECONDS = 60.0
 
 
@@ -39,16 +46,27 @@ def choose_backend() -> str:
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     for name in (wanted,) if wanted in BACKENDS else BACKENDS:
-        environment = {**os.environ, "MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
-        probe = [sys.executable, "-c", PROBE.format(name)]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hang: try the next
-            tried = subprocess.run(probe, env=environment, capture_output=True, timeout=PROBE_SECONDS)
-            if tried.returncode == 0:
-                return name
-    raise RenderError(
-        "cannot render: neither EGL nor OSMesa works here. On Debian or Ubuntu one of these helps: "
-        "apt install libegl1 libgl1-mesa-dri, or apt install libosmesa6"
-    )
+        if _works(PROBE.format(name), MUJOCO_GL=name, PYOPENGL_PLATFORM=name):
+            return name
+    named = f"MUJOCO_GL={wanted} does not work here, and no other is tried"
+    rule = named if wanted in BACKENDS else "neither EGL nor OSMesa works here"
+    raise RenderError(f"cannot render: {rule}. {PACKAGES}")
+
+
+def has_screen() -> bool:
+    """Whether there is a screen to open a window on, as far as the environment says."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def _works(code: str, **environment: str) -> bool:
+    """Whether a Python program ends without an error; False for one that hangs, as a driver may."""
+    command = [sys.executable, "-c", code]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        variables = {**os.environ, **environment}
+        return not subprocess.run(
+            command, env=variables, capture_output=True, timeout=PROBE_SECONDS
+        ).returncode
+    return False
 
 
 class Camera:
@@ -95,15 +113,21 @@ class Camera:
 def window(sim: Sim) -> Iterator[Callable[[], bool]]:
     """Open MuJoCo's viewer; yields a function that draws simulation 0 and returns whether the window is open.
 
-    Raises RenderError if there is no screen.
+    Raises RenderError if there is no screen, or none that a window can be opened on.
     """
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_screen():
         raise RenderError(
             "no screen to open a window on: DISPLAY is not set; without --viewer a film is made"
         )
+    if not _works(WINDOW):
+        raise RenderError("no window can be opened on the screen here")
     viewer: Any = importlib.import_module("mujoco.viewer")
     data = mujoco.MjData(sim.model)
-    with viewer.launch_passive(sim.model, data) as handle:
+    try:
+        opened = viewer.launch_passive(sim.model, data)
+    except RuntimeError as error:  # on macOS, where mjpython has to start Python
+        raise RenderError(f"no window: {error}") from error
+    with opened as handle:
         if sim.model.nbody > 1:  # the mouse still rotates the view
             handle.cam.type, handle.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
 

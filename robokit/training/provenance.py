@@ -18,6 +18,7 @@ from robokit.sim.facts import model_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
+from robokit.training.folder import file_name
 from robokit.training.run import Run
 
 
@@ -60,11 +61,6 @@ def unfinished(root: Path, task: Task) -> Path | None:
                 found = str(run.path) if run.about | began == run.about else found
     path = processes.agreed(found)
     return None if path is None else Path(path)
-
-
-def file_name(title: str) -> str:
-    """A task's title in the names of files and folders: `-` in place of `:`."""
-    return title.replace(":", "-")
 
 
 def changed(run: Run, task: Task) -> list[str]:

@@ -23,14 +23,15 @@ from robokit.export.write import Written, export
 from robokit.learning.options import with_options
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
-from robokit.task.lookup.find import known_tasks, load_task
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import known_tasks
 from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
+from robokit.training.folder import POLICY
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, Run
 from robokit.training.selection import headline_of, load_best, validations
 
-POLICY = "policy.onnx"  # in the run folder
 EXPORT_ENVS = 64  # simulations of the export's gate
 ENGINES = {"cpu": "mujoco", "gpu": "warp"}  # names in runs of robokit 0.1 -> names now
 

@@ -33,8 +33,8 @@ from robokit.disk.checkpoint import Checkpoint, newest, prune, save
 from robokit.disk.write import sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 from robokit.learning.protocols import Learner
+from robokit.training.folder import BEST, CHECKPOINTS, CONFIG, LATEST
 
-CONFIG, CHECKPOINTS, BEST, LATEST = "config.json", "checkpoints", "best", "latest"
 SCHEMA = 1  # of config.json
 POLICY = "policy."  # prefix of the policy's tensors in a learner's state
 

@@ -15,7 +15,7 @@ from slide import OWN, PUSHED, write
 from robokit import __version__
 from robokit.cli.command import main
 from robokit.cli.verbs import VERBS
-from robokit.task.lookup.find import known_tasks
+from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.training.restore import task_of
 from robokit.training.run import Run
 
@@ -50,14 +50,25 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == f"robokit {__version__}\n"
 
 
-@pytest.mark.parametrize("word", ["--help", "--version"])
-def test_the_list_of_commands_and_the_version_import_nothing_but_the_table(word: str):
-    code = f"import sys; from robokit.cli.command import main; main([{word!r}]); print(*sys.modules)"
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["--version"]])
+def test_the_list_of_commands_and_the_version_import_nothing_but_the_table(words: list[str]):
+    code = f"import sys, time; from robokit.cli.command import main; main({words}); print(*sys.modules)"
+    code += "; print(time.process_time())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = done.stdout.splitlines()[-1].split()
+    *_, loaded, seconds = done.stdout.splitlines()
     ours = {"", ".cli", ".cli.command", ".cli.verbs", ".errors", ".faces"}
-    assert {name for name in loaded if name.startswith("robokit")} == {f"robokit{name}" for name in ours}
-    assert {"torch", "numpy", "mujoco", "onnxruntime", "tyro"}.isdisjoint(loaded)
+    assert {name for name in loaded.split() if name.startswith("robokit")} == {f"robokit{n}" for n in ours}
+    others = {"torch", "numpy", "mujoco", "onnxruntime", "onnx", "tyro", "rich", "gymnasium"}
+    assert others.isdisjoint(loaded.split())
+    assert float(seconds) < 0.3  # of processor, Python's own start included
+
+
+def test_a_shell_completes_the_verbs_from_the_help(capsys: pytest.CaptureFixture[str]):
+    """As docs/index.md says: the first words of the indented lines."""
+    main(["--help"])
+    out = capsys.readouterr().out
+    found = subprocess.run(["awk", "/^  /{print $1}"], input=out, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [*VERBS]
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -114,13 +125,24 @@ def test_every_option_is_explained_with_its_default(
         (["export", "nowhere"], "nowhere is no run"),
         (["export", "nowhere", "--episodes", "1"], "episodes must be at least 2, or 0 for none, got 1"),
         (["play", "nowhere", "--seed", "-1"], "seed must be from 0 to 999999, got -1"),
-        (["evaluate", "a", "a/policy.onnx"], "runs or files, each once; got a a/policy.onnx"),
+        (["evaluate", "a/", "a/policy.onnx"], "names, runs or files, each once; got a/ a/policy.onnx"),
         (
             ["train", "hopper", "--algo=ppo", "--algo", "sac", "--clip", ".1"],
             "--clip is an option of ppo, not of --algo sac",
         ),
         (["check", "hoper"], "no task 'hoper'; did you mean 'hopper'?"),
         (["check", "nowhere.onnx"], "no file nowhere.onnx"),
+        (
+            ["evaluate", "hoper"],
+            "hoper is no run, no file, and no name of a task or policy; did you mean",
+        ),
+        (["play", "hopper:Positoins"], "no name of a task or policy; did you mean 'hopper:Positions'?"),
+        (["play", "walker2d"], "'walker2d' has no run in ./runs and no policy: robokit train walker2d"),
+        (["export", "hopper"], "only a run can be exported, and "),
+        (["export", "hopper.onnx"], "only a run can be exported, and hopper.onnx is exported already"),
+        (["evaluate", "a.onnx", "--torch"], "--torch goes with a run: a.onnx holds no torch policy"),
+        (["evaluate", "runs/x", "--torch", "--task", "hopper"], "on its own task; without --task"),
+        (["filter", "nowhere.onnx", "numbers.json"], "no file nowhere.onnx"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(
@@ -128,6 +150,18 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 ):
     assert words in wrong(arguments, capsys)
     assert list(here.iterdir()) == []
+
+
+def test_a_file_that_the_system_refuses_is_named_without_a_number(
+    here: Path, capsys: pytest.CaptureFixture[str]
+):
+    policy = str(shipped_folder("policies") / "hopper.onnx")
+    said = wrong(["filter", policy, "numbers.json"], capsys)
+    assert said == "robokit: no filter in numbers.json: No such file or directory\n"
+    Path("alone.onnx").write_bytes(b"x")
+    assert main(["check", "alone.onnx"]) == 1
+    rule = "a policy is alone.onnx with alone.onnx.sha256 beside it, which is not there"
+    assert capsys.readouterr().out == f"FAIL {rule}: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -163,12 +197,16 @@ def test_tasks_lists_the_shipped_ones_and_those_of_this_folder(capsys: pytest.Ca
     Path("tasks/broken.py").write_text("class Broken(Task)")
     Path("tasks/helper.py").write_text("import nowhere")
     assert main(["tasks"]) == 0
-    assert "slide                     Stay in the middle." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"^slide +Stay in the middle\.$", out, re.MULTILINE)
+    assert re.search(r"^hopper +Hop .*\nhopper:Positions +Velocities are hidden", out, re.MULTILINE)
     assert main(["tasks", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == known_tasks().keys() >= {"hopper", "slide", "broken"}
     assert "cannot be read: expected ':'" in rows["broken"]["doc"]
     assert "helper" not in rows
+    assert rows["slide"]["variants"] == rows["broken"]["variants"] == {}
+    assert {"hopper:Positions", "hopper:Velocities"} < rows["hopper"]["variants"].keys()
 
 
 @pytest.mark.medium

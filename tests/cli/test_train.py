@@ -101,6 +101,28 @@ def test_evaluate_measures_the_file_and_its_distance_from_torch(
     assert "ONNX minus torch" in capsys.readouterr().out
 
 
+@pytest.mark.medium
+def test_a_run_is_measured_on_a_variant_by_what_the_file_takes(
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    load = "from robokit.task.lookup.find import load_task"
+    Path("mine.py").write_text(f"{load}\n\nclass Mine(type(load_task('inverted_pendulum'))):\n    pass\n")
+    Path("runs").mkdir()
+    shutil.copytree(trained[0].resolve(), "runs/inverted_pendulum/one")
+    measure = ["evaluate", "inverted_pendulum", "--episodes", "4", "--threads", "1", "--json"]
+    assert main(measure) == main([*measure, "--task", "mine.py"]) == 0
+    out, err = capsys.readouterr()
+    own, on = (json.loads(text) for text in out.replace("}\n{", "}\0{").split("\0"))
+    assert (
+        err.count("inverted_pendulum: the run runs/inverted_pendulum/one\nmeasuring 4 episodes of runs/") == 2
+    )
+    assert own["returns"] == on["returns"] and own["variant"] is None is on["versus_torch"]
+    assert on["variant"] == "Mine, exported for InvertedPendulum"
+    assert main([*measure, "--task", "hopper"]) == 2
+    err = capsys.readouterr().err
+    assert "a file exported for InvertedPendulum does not fit Hopper; input 'position': 2" in err
+
+
 @pytest.fixture(scope="module")
 def exported(
     trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
@@ -135,6 +157,10 @@ def test_check_passes_a_file_and_a_run_and_a_damaged_file_is_refused_by_every_co
     for what in (str(file), str(trained[0])):
         assert main(["check", what]) == 0
         assert "without a value:" in capsys.readouterr().out
+    assert main(["check", str(trained[0]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] and found["contract"]["task"] == "InvertedPendulum"
+    assert found["checkpoints"]["checkpoints/000000000128"] is None
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
@@ -207,6 +233,8 @@ def test_a_resume_that_is_refused_changes_nothing(
     shutil.copytree(trained[0].resolve(), "damaged")
     for state in Path("damaged/checkpoints").glob("0*/state.safetensors"):
         state.write_bytes(state.read_bytes()[:-1])
+    assert main(["check", "damaged"]) == 1
+    assert re.search(r"FAIL checkpoint .*damaged/checkpoints/0+128 is damaged", capsys.readouterr().out)
     before = Path("damaged/config.json").read_bytes()
     assert "no good checkpoint" in wrong(["train", "--resume", "damaged", "--steps", "256"], capsys)
     assert Path("damaged/config.json").read_bytes() == before
@@ -234,6 +262,13 @@ def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixtur
     assert result["policy"] is None
     assert Run.open("runs/slide/latest").newest()[0] is not None
     assert not Path("runs/slide/latest/policy.onnx").exists()
+    measure = ["evaluate", "slide", "--episodes", "2", "--threads", "1"]
+    assert main(measure) == 1
+    assert "robokit evaluate runs/slide/" in capsys.readouterr().err
+    assert main([*measure, "--torch"]) == 0
+    out, err = capsys.readouterr()
+    assert "2 episodes of the torch policy, of no exported file" in out
+    assert "measuring 2 episodes of runs/slide/" in err
 
 
 def stopped(number: signal.Signals, times: int) -> tuple[int, str]:

@@ -204,7 +204,7 @@ def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused
     hides = {"sensing": {"velocity": Sense(hidden=True)}}
     task = type("InvertedPendulum", (type(load_task("inverted_pendulum")),), hides)
     with pytest.raises(
-        TaskError, match=r"takes {'position': 2, 'velocity': 2}, but .* gives {'position': 2}"
+        TaskError, match=r"does not fit .*; input 'velocity': 2 in the file, none in the task$"
     ):
         evaluate(exported[0], task(), 2)
 
@@ -212,16 +212,14 @@ def test_a_file_that_takes_other_observations_than_the_task_now_gives_is_refused
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"control_dt": 0.02}, "has control_dt 0.04, but InvertedPendulum now has 0.02"),
-        ({"robot": "cart"}, "has robot 'inverted pendulum', but InvertedPendulum now has 'cart'"),
+        ({"control_dt": 0.02}, "control_dt: 0.04 in the file, 0.02 in the task"),
         ({"reach": 1e-3}, r"the file's ctrl 0 differs from InvertedPendulum.action by .* task has changed"),
-        ({"actuator": "push"}, r"has actuators \['slide'\], but InvertedPendulum now has \['push'\]"),
+        ({"actuator": "push"}, r"actuators: \['slide'\] in the file, \['push'\] in the task"),
     ],
 )
 def test_a_file_for_another_robot_or_rate_than_the_tasks_is_refused(exported, changes, words):
     kind = type(load_task("inverted_pendulum"))
     spec = mujoco.MjSpec.from_file(str(kind.model))
-    spec.modelname = changes.pop("robot", spec.modelname)
     spec.actuators[0].name = changes.pop("actuator", spec.actuators[0].name)
     spec.actuators[0].ctrlrange = spec.actuators[0].ctrlrange * changes.pop("reach", 1.0)
     task = type("InvertedPendulum", (kind,), changes | {"model": spec})

@@ -6,7 +6,8 @@ import torch
 from arm import Arm, make_policy
 
 import robokit
-from robokit.export.fields import gaps, write_contract
+from robokit.export.fields import write_contract
+from robokit.export.file import gaps
 from robokit.export.gate import Recording
 from robokit.sim.facts import readings
 from robokit.task.sense import Sense

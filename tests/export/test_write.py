@@ -20,8 +20,7 @@ from robokit.controller import Controller, ObservationError
 from robokit.env.env import Env
 from robokit.errors import ExportError
 from robokit.export.card import write_card
-from robokit.export.fields import gaps
-from robokit.export.file import Exported
+from robokit.export.file import Exported, gaps
 from robokit.export.gate import TOLERANCE
 from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy

@@ -15,7 +15,7 @@ from arm import Arm, make_policy
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.algos.ppo import Config, Learner
-from robokit.controller import ContractError, Controller, load
+from robokit.controller import Controller, load
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import onnx_actor
@@ -24,7 +24,7 @@ from robokit.show.film import control_steps, periods_per_frame, write_film
 from robokit.show.window import watch
 from robokit.sim import render
 from robokit.sim.engines import make_sim
-from robokit.sim.render import Camera, RenderError, choose_backend
+from robokit.sim.render import Camera, RenderError, choose_backend, window
 from robokit.task.lookup.find import load_task
 
 TASK = "inverted_pendulum"
@@ -177,7 +177,7 @@ def test_what_cannot_be_filmed_is_refused_and_nothing_is_written(policy: Path, t
         write_film(policy, make(TASK, 1), tmp_path / "a.mp4", width=63, height=48)
     with pytest.raises(OptionError, match="shows one simulation, got an environment of 2"):
         write_film(policy, make(TASK, 2), tmp_path / "a.mp4")
-    with pytest.raises(ContractError, match="robot 'inverted pendulum', not 'hopper'"):
+    with pytest.raises(TaskError, match=r"for InvertedPendulum does not fit Hopper; .* control_dt: "):
         write_film(policy, make("hopper", 1), tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
 
@@ -202,6 +202,10 @@ def test_without_anything_to_draw_with_the_packages_are_named(monkeypatch: pytes
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     with pytest.raises(RenderError, match="apt install libegl1 libgl1-mesa-dri"):
         choose_backend()
+    monkeypatch.setattr(render, "BACKENDS", ("egl", "nowhere"))
+    monkeypatch.setenv("MUJOCO_GL", "nowhere")
+    with pytest.raises(RenderError, match="MUJOCO_GL=nowhere does not work here, and no other is tried"):
+        choose_backend()
 
 
 @pytest.mark.medium
@@ -210,6 +214,13 @@ def test_without_a_screen_the_window_says_so(policy: Path, monkeypatch: pytest.M
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RenderError, match="no screen"):
         watch(policy, make(TASK, 1))
+
+
+def test_a_screen_that_is_not_there_is_an_error_and_no_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":77")
+    with pytest.raises(RenderError, match="no window can be opened"), window(make(TASK, 1).sim):
+        pass
 
 
 def test_nothing_but_a_film_needs_something_to_draw_with():

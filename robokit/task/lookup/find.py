@@ -1,6 +1,5 @@
 """Find and load a task by name, file or class."""
 
-import ast
 import importlib.util
 import inspect
 import sys
@@ -11,62 +10,8 @@ from types import ModuleType
 
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
+from robokit.task.lookup.source import known_tasks, meant, shipped_folder, tasks_below, titled
 from robokit.task.task import Task
-from robokit.tasks import shipped_folder as shipped_folder
-
-
-def known_tasks() -> dict[str, Path]:
-    """Task name -> file: shipped tasks, and those in ./tasks, which replace shipped tasks of the same name.
-
-    Files are read, not imported. Raises TaskError for one name twice in either folder.
-    """
-    return _tasks_below(shipped_folder()) | _tasks_below(Path("tasks"))
-
-
-def _tasks_below(root: Path) -> dict[str, Path]:
-    """Task name (file name without .py) -> absolute file, in `root` and its direct subfolders.
-
-    Without files that have no task or a name that begins with "_"; TaskError for one name twice.
-    """
-    found: dict[str, Path] = {}
-    for file in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
-        if file.stem.startswith("_") or summary(file) is None:
-            continue
-        if file.stem in found:
-            raise TaskError(f"task names must be unique: {found[file.stem]} and {file.resolve()}")
-        found[file.stem] = file.resolve()
-    return found
-
-
-def summary(file: Path) -> str | None:
-    """First docstring line of a file's task ("" without), or the text of a read error; None: it has no task.
-
-    A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file. Of
-    several, the one named like the file, else the first.
-    """
-    try:
-        tree = ast.parse(file.read_bytes(), str(file))
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"cannot be read: {error}"
-    shipped = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("robokit.tasks")
-        for alias in node.names
-    }
-    tasks: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
-            if any(base.endswith("Task") or base in shipped or base in tasks for base in bases):
-                tasks[node.name] = (ast.get_docstring(node) or "").partition("\n")[0]
-    own = [doc for name, doc in tasks.items() if _is_named(name, file)]
-    return [*own, *tasks.values()][0] if tasks else None
-
-
-def _is_named(cls: str, file: Path) -> bool:
-    """Whether a class carries the file's name: InvertedPendulum in inverted_pendulum.py, in any case."""
-    return cls.lower() == file.stem.replace("_", "").lower()
 
 
 def find_task(name: str | Path) -> tuple[Path, str | None]:
@@ -87,7 +32,7 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
         hint = hint or did_you_mean(text, known)
         raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
     own, shipped = known[text], shipped_folder().resolve()
-    if not own.is_relative_to(shipped) and text in _tasks_below(shipped):
+    if not own.is_relative_to(shipped) and text in tasks_below(shipped):
         say(f"note: {text!r} is your own {own}, not the shipped task")
     return own, cls or None
 
@@ -111,8 +56,7 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
 
 def title(task: Task) -> str:
     """A task's name: the file's, `hopper`, or `hopper:Positions` for a class not named like the file."""
-    file, cls = Path(inspect.getfile(type(task))), type(task).__name__
-    return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
+    return titled(Path(inspect.getfile(type(task))), type(task).__name__)
 
 
 def class_name(task: Task) -> str:
@@ -153,11 +97,7 @@ def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> typ
     """The class called `name`; for None the only one, or the one named like the file. Else TaskError."""
     if not classes:
         raise TaskError(f"{path} has no class derived from Task")
-    if name is None:
-        named = [c for n, c in classes.items() if _is_named(n, path) or len(classes) == 1]
-        if not named:
-            raise TaskError(f"{path} has several tasks, {sorted(classes)}: name one, as {path.name}:Class")
-        return named[0]
+    name = meant(classes, path) if name is None else name
     if name not in classes:
         raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")
     return classes[name]

@@ -7,7 +7,8 @@ import cart
 import pytest
 
 from robokit.errors import TaskError
-from robokit.task.lookup.find import find_task, known_tasks, load_task, summary
+from robokit.task.lookup.find import find_task, load_task
+from robokit.task.lookup.source import known_tasks, summary
 from robokit.task.task import packaged
 
 # -- files ---------------------------------------------------------------------------------------

@@ -1,0 +1,78 @@
+"""Runs and exported files by name: `go2_walk` is the task's newest run, else a policy. Needs no torch."""
+
+from pathlib import Path
+
+from robokit.errors import OptionError, RunError, did_you_mean, tell
+from robokit.task.lookup.source import known_tasks, shipped_folder, title_of, variants
+from robokit.training.folder import CONFIG, file_name, newest_run
+
+RUNS, POLICIES = Path("runs"), Path("policies")
+
+
+def path_of(what: str | Path) -> Path | None:
+    """The path, if `what` is one: it ends in .onnx, has a separator and no .py, or is a run; None: a name.
+
+    Raises OptionError for a word that is a task and a run folder here; a Path is the folder.
+    """
+    text = str(what)
+    if text.endswith(".onnx"):
+        return Path(text)
+    if (Path(text) / CONFIG).is_file():
+        if isinstance(what, str) and text in known_tasks():
+            here = f"{text!r} is a task, and a run folder here"
+            raise OptionError(f"{here}: ./{text} is the folder; rename it to use the name of the task")
+        return Path(text)
+    return Path(text) if "/" in text and not text.partition(":")[0].endswith(".py") else None
+
+
+def locate(what: str | Path, only_run: bool = False) -> Path:
+    """The run folder or the exported file (it ends in .onnx) that a path or a name means.
+
+    A name is that of a task, `task:Class`, `file.py` or `file.py:Class`, or of a policy. It means the newest
+    run in ./runs/<task>, else ./policies/<name>.onnx, else the shipped policy; a line says which. `task` is
+    one class, as for `train`: no run of another class in its file is meant.
+
+    Raises RunError if there is nothing of that name, if it has two newest runs, or for a file if only a run
+    will do; OptionError and TaskError as `path_of` and `title_of`.
+    """
+    path = path_of(what)
+    if path is None:
+        title = title_of(str(what))
+        run = newest_run(RUNS / file_name(title))
+        path = run or _policy(title)
+        if path is None:
+            raise RunError(_unknown(what, title))
+        if run or not only_run:
+            tell(f"{what}: {_kind(path)} {path}")
+    if only_run and path.suffix == ".onnx":
+        raise RunError(f"only a run can be exported, and {path} is exported already")
+    return path
+
+
+def _policy(title: str) -> Path | None:
+    """The exported file of a title: of ./policies, else a shipped one."""
+    files = (folder / f"{file_name(title)}.onnx" for folder in (POLICIES, shipped_folder("policies")))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _kind(path: Path) -> str:
+    if path.suffix != ".onnx":
+        return "the run"
+    shipped = path.resolve().parent == shipped_folder("policies").resolve()
+    return "the shipped policy" if shipped else "the policy"
+
+
+def _unknown(what: str | Path, title: str) -> str:
+    known = _titles()
+    if title in known:
+        return f"{title!r} has no run in ./{RUNS} and no policy: robokit train {what}"
+    hint = did_you_mean(title, known)
+    return f"{what} is no run, no file, and no name of a task or policy{hint}; see robokit tasks"
+
+
+def _titles() -> set[str]:
+    """Titles of the known tasks, and the names of policies."""
+    found = {path.stem for folder in (POLICIES, shipped_folder("policies")) for path in folder.glob("*.onnx")}
+    for name, file in known_tasks().items():
+        found |= {name, *variants(file)}
+    return found
