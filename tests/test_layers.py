@@ -40,7 +40,7 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     "controller": set[str](),
     "filter": set[str](),
     "disk.checkpoint": {"errors", "disk.write"},
-    "task.lookup.source": {"errors"},
+    "task.lookup.source": {"errors", "tasks"},
     "learning.rollout": set[str](),
     "learning.offpolicy.replay": {"errors", "compute.processes"},
     "training.log": {"errors", "console"},

@@ -132,7 +132,7 @@ def command(installed: Path, cwd: Path, *words: str) -> str:
 def test_the_installed_command_finds_the_shipped_policies_from_an_empty_folder(
     installed: Path, tmp_path: Path
 ):
-    find = "from robokit.cli.names import locate; print(locate('go2_walk'), locate('hopper'))"
+    find = "from robokit.calls.names import locate; print(locate('go2_walk'), locate('hopper'))"
     found = [Path(path) for path in python(find, tmp_path, installed / "python").split()]
     assert all(path.is_relative_to(installed.parent) for path in found)
     assert all((path.is_file(), Path(f"{path}.sha256").is_file()) == (True, True) for path in found)

@@ -1,1 +1,211 @@
-"""placeholder"""
+"""Evaluation, films and export of a trained policy, from Python and from the command line.
+
+    report = robokit.evaluate(run)
+    film = robokit.play("go2_walk", command=(0.5, 0.0, 0.0))
+    written = robokit.export_policy(run, "policies")
+
+`what` is a run, its folder, an exported file, or a name: that of a task or policy, calls/names.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from robokit.calls.names import locate, path_of
+from robokit.calls.resolve import gamma_of, held_commands, policy_of, run_of, torch_policy_of
+from robokit.console import say
+from robokit.env.env import Env
+from robokit.errors import OptionError
+from robokit.evaluation.measure import evaluate as measure
+from robokit.evaluation.report import Report
+from robokit.export.bounds import filter_for
+from robokit.export.card import write_card
+from robokit.export.file import Exported
+from robokit.export.write import Written
+from robokit.filter import Filter
+from robokit.learning.protocols import Actor
+from robokit.seeds import seed as seed_of
+from robokit.show.film import write_film
+from robokit.show.window import watch
+from robokit.task.task import Task
+from robokit.training.folder import POLICY, file_name
+from robokit.training.restore import export_policy as write_policy, restore_policy
+from robokit.training.run import Run
+
+What = Run | str | PathLike[str]
+Command = Sequence[float] | Mapping[str, Sequence[float]]  # numbers in the task's order, or by name
+
+
+def evaluate(
+    what: What,
+    task: str | PathLike[str] | None = None,
+    episodes: int = 300,
+    *,
+    seed: int = 0,
+    nominal: bool = False,
+    command: Command = (),
+    gamma: float | None = None,
+    filter: str | PathLike[str] | None = None,
+    torch: bool = False,
+    threads: int = 0,
+) -> Report:
+    """Measure an exported file in fresh episodes: statistics with intervals, and a verdict on each limit.
+
+    A run's policy is exported first if need be. task: measured on this one instead, with the same inputs,
+    actuators and rate. seed: of the episodes. nominal: without randomisation, pushes and sensor noise.
+    command: constant commands instead of random ones. gamma: of discounted limits; None: the run's, or .99.
+    filter: the same episodes also through a filter, a JSON file. torch: the torch policy of a run, without a
+    file. threads: of the physics; 0: one for each core.
+
+    Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
+    """
+    subject = subject_of(what, task, filter, torch)
+    return report_on(subject, episodes, seed, nominal, command, gamma, threads)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured."""
+
+    place: Path  # the run folder or the exported file
+    file: Exported | None  # None: the torch policy alone
+    task: Task
+    policy: Actor | None
+    filter: Filter | None
+
+    @property
+    def path(self) -> Path:
+        """The exported file, even where there is none yet."""
+        return self.place if self.place.suffix == ".onnx" else self.place / POLICY
+
+
+def subject_of(
+    what: What,
+    task: str | PathLike[str] | None = None,
+    filter: str | PathLike[str] | None = None,
+    torch: bool = False,
+) -> Subject:
+    """What `evaluate` with these arguments measures."""
+    for name, value in (("task", task), ("filter", filter)):
+        if torch and value is not None:
+            raise OptionError(f"--torch measures a run's policy on its own task; without --{name}")
+    place = _located(what)
+    if torch:
+        return Subject(place, None, *torch_policy_of(place), None)
+    file, chosen, policy = policy_of(place, None if task is None else fspath(task))
+    return Subject(place, file, chosen, policy, None if filter is None else filter_for(file, Path(filter)))
+
+
+def report_on(
+    subject: Subject,
+    episodes: int = 300,
+    seed: int = 0,
+    nominal: bool = False,
+    command: Command = (),
+    gamma: float | None = None,
+    threads: int = 0,
+) -> Report:
+    """The report of `evaluate`."""
+    held = _held(subject.task, command)
+    say(f"measuring {episodes} episodes of {subject.place}")
+    return measure(
+        subject.file,
+        subject.task,
+        episodes,
+        seed=seed,
+        nominal=nominal,
+        commands=held,
+        policy=subject.policy,
+        filter=subject.filter,
+        gamma=gamma_of(run_of(subject.path)) if gamma is None else gamma,
+        threads=threads,
+    )
+
+
+def play(
+    what: What,
+    output: str | PathLike[str] | None = None,
+    *,
+    seconds: float | None = None,
+    seed: int = 0,
+    width: int = 640,
+    height: int = 480,
+    command: Command = (),
+    viewer: bool = False,
+    nominal: bool = False,
+    task: str | PathLike[str] | None = None,
+) -> Path | None:
+    """Film an exported file in simulation and return the film; or show it in a window, and return None.
+
+    output: .mp4 or .gif; None: play.mp4 in the run folder, an mp4 beside the file, or here for a policy given
+    by its name. seconds: of simulated time; None: one episode, of a film at most 20 s. width, height: pixels.
+    viewer: MuJoCo's window, in real time. Others: see `evaluate`.
+    """
+    drawing = seed_of("evaluation", seed)
+    place = _located(what)
+    file, chosen, _ = policy_of(place, None if task is None else fspath(task))
+    env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
+    env.hold(_held(chosen, command))
+    if viewer:
+        watch(file, env, seconds)
+        return None
+    film = _film_of(place, named=not isinstance(what, Run) and path_of(_as_word(what)) is None)
+    film = film if output is None else Path(output)
+    write_film(file, env, film, seconds, width, height)
+    return film
+
+
+def _film_of(place: Path, named: bool) -> Path:
+    if place.suffix != ".onnx":
+        return Run.open(place).path / "play.mp4"
+    film = place.with_name("play.mp4" if place.name == POLICY else f"{place.stem}.mp4")
+    return Path(film.name) if named else film
+
+
+def export_policy(
+    what: What, folder: str | PathLike[str] = "policies", *, episodes: int = 300, last: bool = False
+) -> Written:
+    """Write a run's policy to `folder`: <task>.onnx, <task>.onnx.sha256 and the card <task>.json.
+
+    It is the best that held its limits in validation, else the last. episodes: to measure the card's return
+    and costs; 0: none. last: the last in any case. Raises ExportError if the gate refuses it, RunError for no
+    run, OptionError for a folder called .onnx or a single episode.
+    """
+    folder = Path(folder)
+    if folder.suffix == ".onnx":
+        raise OptionError(f"--output must be a folder, for <task>.onnx, got {folder}")
+    if episodes < 0 or episodes == 1:
+        raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
+    run = what if isinstance(what, Run) else Run.open(locate(_as_word(what), only_run=True))
+    restored = restore_policy(run, last)
+    path = folder / f"{file_name(run.config['task'])}.onnx"
+    if path.exists():
+        say(f"note: replacing {path}")
+    written = write_policy(run, restored, path)
+    file = Exported.open(path)
+    card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
+    if episodes:
+        say(f"measuring {episodes} episodes of {path}")
+        options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
+        measured = measure(file, restored.env.task, episodes, **options)
+        card |= {
+            "return": measured.returns.mean,
+            "costs": {name: summary.mean for name, summary in measured.costs.items()},
+            "evaluation": {**measured.facts(), "file": path.name},
+        }
+    write_card(file, card)
+    return written
+
+
+def _located(what: What) -> Path:
+    return what.path if isinstance(what, Run) else locate(_as_word(what))
+
+
+def _as_word(what: str | PathLike[str]) -> str | Path:
+    return what if isinstance(what, str) else Path(what)
+
+
+def _held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:
+    return command if isinstance(command, Mapping) else held_commands(task, tuple(command))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from robokit.calls.names import path_of
 from robokit.cli.contract import check_file, verified
-from robokit.cli.names import path_of
 from robokit.disk.checkpoint import damaged
 from robokit.env.laws import Finding, check_task
 from robokit.errors import OptionError, TaskError

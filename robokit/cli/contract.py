@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from robokit.calls.names import exported_at
 from robokit.controller import ContractError, describe
-from robokit.errors import OptionError
-from robokit.export.file import Exported, gaps
+from robokit.export.file import gaps
 
 
 def file_check(arguments: Sequence[str]) -> partial[int] | None:
@@ -39,10 +39,3 @@ def verified(path: Path) -> tuple[dict[str, Any], str]:
     listed = "\n".join(f"  {hole}" for hole in holes) or "  nothing"
     text = f"ok   {describe(contract)}\nwithout a value:\n{listed}"
     return {"ok": True, "contract": contract, "gaps": [*holes]}, text
-
-
-def exported_at(path: Path) -> Exported:
-    """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
-    if not path.is_file():
-        raise OptionError(f"no file {path}")
-    return Exported.open(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from robokit.cli.look import Play
-from robokit.cli.resolve import OUTPUT
+from robokit.cli.words import OUTPUT
 from robokit.console import say
 from robokit.sim.render import RenderError, has_screen
 from robokit.task.lookup.source import shipped_folder, tasks_below

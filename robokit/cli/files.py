@@ -2,22 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.contract import exported_at
-from robokit.cli.names import locate
-from robokit.cli.resolve import OUTPUT, gamma_of
-from robokit.console import say
-from robokit.errors import OptionError
-from robokit.evaluation.measure import evaluate
+from robokit.calls.names import exported_at
+from robokit.calls.policies import export_policy
+from robokit.cli.words import OUTPUT
 from robokit.export.bounds import filter_for, write_filter
-from robokit.export.card import write_card
-from robokit.export.file import Exported
-from robokit.training.folder import file_name
-from robokit.training.restore import export_policy, restore_policy
-from robokit.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -32,33 +24,10 @@ class Export:
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
-        if self.output.suffix == ".onnx":
-            raise OptionError(f"--output must be a folder, for <task>.onnx, got {self.output}")
-        if self.episodes < 0 or self.episodes == 1:
-            raise OptionError(f"episodes must be at least 2, or 0 for none, got {self.episodes}")
-        run = Run.open(locate(self.run, only_run=True))
-        restored = restore_policy(run, self.last)
-        path = self.output / f"{file_name(run.config['task'])}.onnx"
-        if path.exists():
-            say(f"note: replacing {path}")
-        report = export_policy(run, restored, path)
-        file = Exported.open(path)
-        card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
-        if self.episodes:
-            options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
-            say(f"measuring {self.episodes} episodes of {path}")
-            measured = evaluate(file, restored.env.task, self.episodes, **options)
-            costs = {name: summary.mean for name, summary in measured.costs.items()}
-            card |= {
-                "return": measured.returns.mean,
-                "costs": costs,
-                "evaluation": {**measured.facts(), "file": path.name},
-            }
-        beside = write_card(file, card)
-        error = max(p.ctrl_error for p in report.parity)
-        print(
-            beside.read_text() if self.json else f"{path}: equal within {error:.1e} of the actuators' range"
-        )
+        written = export_policy(self.run, self.output, episodes=self.episodes, last=self.last)
+        error = max(p.ctrl_error for p in written.parity)
+        summary = f"{written.path}: equal within {error:.1e} of the actuators' range"
+        print(written.path.with_suffix(".json").read_text() if self.json else summary)
         return 0
 
 

@@ -1,17 +1,11 @@
 """The command `robokit play`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from robokit.cli.names import locate, path_of
-from robokit.cli.resolve import OUTPUT, What, held_commands, policy_of
-from robokit.env.env import Env
-from robokit.seeds import seed
-from robokit.show.film import write_film
-from robokit.show.window import watch
-from robokit.training.folder import POLICY
-from robokit.training.run import Run
+from robokit.calls.policies import play
+from robokit.cli.words import OUTPUT, What
 
 
 @dataclass(frozen=True)
@@ -33,22 +27,7 @@ class Play:
     task: str | None = None
 
     def __call__(self) -> int:
-        drawing = seed("evaluation", self.seed)
-        place = locate(self.what)
-        file, task, _ = policy_of(place, self.task)
-        env = Env(task, seed=drawing, threads=1, nominal=self.nominal)
-        env.hold(held_commands(task, self.command))
-        if self.viewer:
-            watch(file, env, self.seconds)
-            return 0
-        output = self.output or self._beside(place)
-        write_film(file, env, output, self.seconds, self.width, self.height)
-        print(output)
+        film = play(**{field.name: getattr(self, field.name) for field in fields(self)})
+        if film is not None:
+            print(film)
         return 0
-
-    def _beside(self, place: Path) -> Path:
-        """The film without --output; that of a policy given by its name is put into the current folder."""
-        if place.suffix != ".onnx":
-            return Run.open(place).path / "play.mp4"
-        film = place.with_name("play.mp4" if place.name == POLICY else f"{place.stem}.mp4")
-        return film if path_of(self.what) else Path(film.name)

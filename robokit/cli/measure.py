@@ -7,20 +7,13 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.cli.names import locate
-from robokit.cli.resolve import gamma_of, held_commands, policy_of, run_of, torch_policy_of
+from robokit.calls.policies import Subject, report_on, subject_of
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.evaluation.across import pool
-from robokit.evaluation.measure import evaluate
 from robokit.evaluation.report import Report
-from robokit.export.bounds import filter_for
-from robokit.export.file import Exported
-from robokit.learning.protocols import Actor
 from robokit.show.plots import draw, writable
 from robokit.task.lookup.find import title
-from robokit.task.task import Task
-from robokit.training.folder import POLICY
 from robokit.training.log import METRICS
 
 
@@ -50,36 +43,18 @@ class Evaluate:
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
-        self._check_torch()
-        places = [locate(what) for what in self.what]
-        folders = self._folders(places)
-        measured = [self._subject(place) for place in places]
-        _one_task({what: (file, task) for what, (file, task, _) in zip(self.what, measured, strict=True)})
-        filters = [self.filter and file and filter_for(file, self.filter) for file, _, _ in measured]
+        subjects = [subject_of(what, self.task, self.filter, self.torch) for what in self.what]
+        folders = self._folders(subjects)
+        _one_task(dict(zip(self.what, subjects, strict=True)))
         reports: dict[str, Report] = {}
-        for what, place, (file, task, policy), filter in zip(
-            self.what, places, measured, filters, strict=True
-        ):
-            path = _file(place)
-            commands = held_commands(task, self.command)
-            say(f"measuring {self.episodes} episodes of {place}")
-            report = reports[what] = evaluate(
-                file,
-                task,
-                self.episodes,
-                seed=self.seed,
-                nominal=self.nominal,
-                commands=commands,
-                policy=policy,
-                filter=filter,
-                gamma=gamma_of(run_of(path)) if self.gamma is None else self.gamma,
-                threads=self.threads,
-            )
+        options = self.episodes, self.seed, self.nominal, self.command, self.gamma, self.threads
+        for what, subject in zip(self.what, subjects, strict=True):
+            report = reports[what] = report_on(subject, *options)
             if not self.json:
                 print(report.text(), flush=True)
             if folders:
-                run = path.parent if (path.parent / METRICS).is_file() else None
-                for picture in draw(folders[what], report, run):
+                folder = subject.path.parent
+                for picture in draw(folders[what], report, folder if (folder / METRICS).is_file() else None):
                     say(f"drew {picture}")
         together = pool(reports) if len(reports) > 1 else None
         if self.json and together:
@@ -91,20 +66,12 @@ class Evaluate:
             print(together.text())
         return 1 if any(report.failed for report in reports.values()) else 0
 
-    def _check_torch(self) -> None:
-        for option in ("task", "filter"):
-            if self.torch and getattr(self, option) is not None:
-                raise OptionError(f"--torch measures a run's policy on its own task; without --{option}")
-
-    def _subject(self, place: Path) -> tuple[Exported | None, Task, Actor | None]:
-        return (None, *torch_policy_of(place)) if self.torch else policy_of(place, self.task)
-
-    def _folders(self, places: list[Path]) -> dict[str, Path]:
+    def _folders(self, subjects: list[Subject]) -> dict[str, Path]:
         """Run or file -> its folder: `plots`, of several `plots/1`, `plots/2`...; {} without `plots`.
 
         Raises OptionError for no run or file, one given twice, or a folder that is not writable.
         """
-        if len({_file(place).resolve() for place in places}) != len(self.what) or not self.what:
+        if len({subject.path.resolve() for subject in subjects}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"
             raise OptionError(f"evaluate takes one or more names, runs or files, each once; got {given}")
         if self.plots is None:
@@ -114,19 +81,14 @@ class Evaluate:
         return {what: writable(self.plots / f"{i}") for i, what in enumerate(self.what, 1)}
 
 
-def _file(place: Path) -> Path:
-    """The exported file of a run folder; a file itself."""
-    return place if place.suffix == ".onnx" else place / POLICY
-
-
-def _one_task(subjects: dict[str, tuple[Exported | None, Task]]) -> None:
+def _one_task(subjects: dict[str, Subject]) -> None:
     """Raise OptionError for runs of different tasks or limits, before the first evaluation."""
-    (first, (file, task)), *others = subjects.items()
-    for what, (its, other) in others:
-        ours, theirs = (f.contract["task"] if f else title(t) for f, t in ((file, task), (its, other)))
+    (first, one), *others = subjects.items()
+    for what, other in others:
+        ours, theirs = (x.file.contract["task"] if x.file else title(x.task) for x in (one, other))
         if ours != theirs:
             rule = "runs that are evaluated together must be of one task"
             raise OptionError(f"{rule}: {first} is of {ours!r}, {what} of {theirs!r}")
-        if other.limits != task.limits:
-            ours, theirs = ({n: x.value for n, x in t.limits.items()} for t in (task, other))
+        if other.task.limits != one.task.limits:
+            ours, theirs = ({n: limit.value for n, limit in x.task.limits.items()} for x in (one, other))
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {what} has {theirs}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from robokit.tasks.inverted_pendulum import InvertedPendulum
+from robokit.tasks.inverted_pendulum import InvertedPendulum  # pyright: ignore[reportMissingImports]
 from slide import OWN, write
 
 import robokit

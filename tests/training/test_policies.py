@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from robokit.cli.resolve import policy_of
+from robokit.calls.resolve import policy_of
 from robokit.controller import load
 from robokit.evaluation.measure import evaluate
 from robokit.export.gate import TOLERANCE

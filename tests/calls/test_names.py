@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from slide import OWN, write
 
-from robokit.cli.names import locate, path_of
+from robokit.calls.names import locate, path_of
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.task.lookup.source import known_tasks, shipped_folder
 
@@ -106,7 +106,7 @@ def test_only_a_run_can_be_exported(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_name_is_resolved_without_torch():
-    code = "import sys; from robokit.cli.names import locate; locate('hopper'); print(*sys.modules)"
+    code = "import sys; from robokit.calls.names import locate; locate('hopper'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "numpy", "mujoco", "onnxruntime", "tyro"}.isdisjoint(done.stdout.split())
 

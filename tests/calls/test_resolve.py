@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robokit.cli.resolve import policy_of, torch_policy_of
+from robokit.calls.resolve import policy_of, torch_policy_of
 from robokit.errors import OptionError, TaskError
 from robokit.export.file import Exported
 from robokit.limits.limit import Limit

@@ -1,14 +1,10 @@
-"""Runs, files, tasks and commands, from the words on the command line or from Python."""
+"""Runs, files, tasks and commands, from words or from Python's objects."""
 
 import math
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
-
-from robokit.cli.contract import exported_at
-from robokit.cli.names import locate
+from robokit.calls.names import exported_at, locate
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported
@@ -20,10 +16,6 @@ from robokit.task.task import Task
 from robokit.training.folder import CHECKPOINTS, CONFIG
 from robokit.training.restore import exported, restore_policy, task_of
 from robokit.training.run import Run
-
-TaskName = Annotated[str, arg(metavar="TASK")]
-What = Positional[Annotated[str, arg(metavar="NAME|RUN|FILE.onnx")]]
-OUTPUT = arg(aliases=["-o"])
 
 
 def run_of(file: Path) -> Run | None:

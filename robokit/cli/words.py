@@ -1,0 +1,8 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+What = Positional[Annotated[str, arg(metavar="NAME|RUN|FILE.onnx")]]
+OUTPUT = arg(aliases=["-o"])
