@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from robokit.cli.resolve import exported_at
 from robokit.controller import ContractError, describe
 from robokit.env.laws import Finding, check_task
+from robokit.env.notes import notes
 from robokit.errors import OptionError, TaskError
 from robokit.export.fields import gaps
 from robokit.task.lookup.find import find_task, load_task
@@ -36,10 +37,12 @@ class Check:
         file, name = find_task(self.what)
         try:
             task = load_task(f"{file}:{name}" if name else file)
-            findings = [*check_task(task), *map(partial(_recipe, task), task.recipes)]
+            laws = check_task(task)
+            doubts = notes(task) if all(law.ok for law in laws) else []
+            findings = [*laws, *map(partial(_recipe, task), task.recipes), *doubts]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]
-        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
+        rows = [f"{_word(f):<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
@@ -55,6 +58,10 @@ class Check:
         found = {"ok": True, "contract": contract, "gaps": list(holes)}
         print(json.dumps(found, indent=1) if self.json else text)
         return 0
+
+
+def _word(finding: Finding) -> str:
+    return "note" if finding.note else "ok" if finding.ok else "FAIL"
 
 
 def _recipe(task: Task, algo: str) -> Finding:
