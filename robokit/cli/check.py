@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from robokit.cli.resolve import exported_at
 from robokit.controller import ContractError, describe
 from robokit.env.laws import Finding, check_task
-from robokit.env.notes import notes
+from robokit.env.notes import find_notes
 from robokit.errors import OptionError, TaskError
 from robokit.export.fields import gaps
 from robokit.task.lookup.find import find_task, load_task
@@ -38,7 +38,7 @@ class Check:
         try:
             task = load_task(f"{file}:{name}" if name else file)
             laws = check_task(task)
-            doubts = notes(task) if all(law.ok for law in laws) else []
+            doubts = find_notes(task) if all(law.ok for law in laws) else []
             findings = [*laws, *map(partial(_recipe, task), task.recipes), *doubts]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]

@@ -15,7 +15,7 @@ from robokit.env.env import Env
 from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.sim.facts import actuators
 from robokit.sim.starts import Fault, beyond_ranges, penetrations
-from robokit.sim.unmeasured import Unmeasured, unmeasured
+from robokit.sim.unmeasured import Unmeasured, find_unmeasured
 from robokit.task.sense import Sense
 from robokit.task.task import Task
 
@@ -28,7 +28,7 @@ SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
 Note = tuple[str, str]  # what it is about, and the text
 
 
-def notes(task: Task, seed: int = 0) -> list[Finding]:
+def find_notes(task: Task, seed: int = 0) -> list[Finding]:
     """A Finding with `note` for each doubt, of a task that keeps the laws; takes about 0.3 s.
 
     About starts (joint ranges, penetration, first step), the solver's iterations, torque at its limit under
@@ -124,7 +124,7 @@ def _observations(env: Env) -> Iterator[Note]:
     seen = StandIn(env.sim, env.sim.device, torch.clone)
     exact = env.task.observe(seen)
     found: dict[str, list[Unmeasured]] = {name: [] for name in open_to}
-    for quantity in unmeasured(env.sim.model):
+    for quantity in find_unmeasured(env.sim.model):
         shifted = [env.task.observe(_shifted(env, seen, quantity, by)) for by in SHIFTS]
         for name in open_to:
             close = (torch.isclose(terms[name], exact[name], SAME, SAME, equal_nan=True) for terms in shifted)

@@ -29,7 +29,7 @@ class Unmeasured:
     parts: Mapping[str, Index]
 
 
-def unmeasured(model: mujoco.MjModel) -> list[Unmeasured]:
+def find_unmeasured(model: mujoco.MjModel) -> list[Unmeasured]:
     """Position and linear velocity of each body that floats, then exact contact.
 
     A body floats whose parent is the world, on a free joint or on a slide that no actuator drives. What lies

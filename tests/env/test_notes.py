@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robokit.env.notes import notes
+from robokit.env.notes import find_notes
 from robokit.sim.base import Sim
 from robokit.task.action import Around
 from robokit.task.sense import Sense
@@ -74,7 +74,7 @@ class Bench(Task):
 
 def found(**attributes: Any) -> dict[str, str]:
     """The notes on Bench with some attributes exchanged."""
-    return {note.name: note.detail for note in notes(type("Faulty", (Bench,), attributes)())}
+    return {note.name: note.detail for note in find_notes(type("Faulty", (Bench,), attributes)())}
 
 
 def model(*changes: tuple[str, str]) -> mujoco.MjSpec:
@@ -86,7 +86,7 @@ def model(*changes: tuple[str, str]) -> mujoco.MjSpec:
 
 
 def test_a_sound_task_has_no_notes():
-    assert notes(Bench()) == []
+    assert find_notes(Bench()) == []
 
 
 def placed(column: int, by: float, share: float = 1.0) -> Any:
