@@ -76,6 +76,14 @@ def test_the_source_that_a_sense_names_stands_beside_the_model_s_and_in_what_a_r
     assert "source ['rail', 'rail velocity'], measured_by a laser" in describe(told)
 
 
+def test_a_source_that_a_sense_names_is_no_gap():
+    class Measured(Arm):
+        sensing = {"product": Sense(source="a scale"), "gyro": Sense(source="an IMU")}
+
+    filled = {"inputs.product.source", "inputs.gyro.source.0", "inputs.gyro.source.2"}
+    assert set(gaps(contract(Arm))) - set(gaps(contract(Measured))) == filled
+
+
 def test_what_a_sense_says_is_no_gap():
     told, untold = gaps(contract(Told)), gaps(contract(Arm))
     filled = {
