@@ -104,7 +104,7 @@ def _torque(env: Env, forces: Tensor) -> Iterator[Note]:
     if over:
         names = ", ".join(f"{name} {share:.0%}" for share, name in over[:3])
         more = f" and {len(over) - 3} more" if len(over) > 3 else ""
-        text = f"at its limit under random actions: {names}{more} of the time"
+        text = f"share of the time at the limit under random actions: {names}{more}"
         yield "torque", f"{text}; a smaller scale in {type(env.task).__name__}.action, or a smaller kp"
 
 
@@ -113,7 +113,7 @@ def _rewards(env: Env, terms: Tensor) -> Iterator[Note]:
     low, high = terms.amin(0).tolist(), terms.amax(0).tolist()
     for name, least, most in zip(env.names.rewards, low, high, strict=True):
         if least == most and env.task.weights[name]:
-            text = f"{name!r} is {least:g} in all {len(terms)} random control steps and leads nowhere"
+            text = f"{name!r} is {least + 0.0:g} in all {len(terms)} random control steps and leads nowhere"
             yield "reward", f"{text}: widen its scale in {_method(env.task, 'rewards')}"
 
 

@@ -144,7 +144,9 @@ def test_episodes_that_end_in_their_first_control_step_are_noted(share: float, n
 def test_torque_at_its_limit_is_noted_by_actuator():
     tight = model(('forcerange="-5 5"', 'forcerange="-.2 .2"'))
     said = found(model=tight, action=Around("home", scale=0.5))["torque"]
-    assert said.startswith("at its limit under random actions: 'elbow' (range -0.2 to 0.2) ")
+    assert said.startswith(
+        "share of the time at the limit under random actions: 'elbow' (range -0.2 to 0.2) "
+    )
     share = int(said.split("0.2) ")[1].split("%")[0])
     assert 50 < share < 100
     assert "Faulty.action" in said
