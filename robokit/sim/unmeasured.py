@@ -83,13 +83,24 @@ def _of_tree(model: mujoco.MjModel, root: int, floating: list[int]) -> tuple[Unm
 
 def _rails(model: mujoco.MjModel, body: int) -> list[tuple[int, int]]:
     """(joint, its numbers in translation) of a body's free joint and of its slides without an actuator."""
-    on_joint = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
-    driven = set(model.actuator_trnid[on_joint, 0].tolist())
+    driven = _driven(model)
     width = {int(mujoco.mjtJoint.mjJNT_FREE): 3, int(mujoco.mjtJoint.mjJNT_SLIDE): 1}
     first = int(model.body_jntadr[body])
     joints = range(first, first + int(model.body_jntnum[body]))
     kinds = {j: int(model.jnt_type[j]) for j in joints if j not in driven}
     return [(j, width[kind]) for j, kind in kinds.items() if kind in width]
+
+
+def _driven(model: mujoco.MjModel) -> set[int]:
+    """Joints that an actuator moves, directly or by a fixed tendon."""
+    joint, tendon = int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_TENDON)
+    kinds, targets = model.actuator_trntype.tolist(), model.actuator_trnid[:, 0].tolist()
+    found = {target for kind, target in zip(kinds, targets, strict=True) if kind == joint}
+    for target in {target for kind, target in zip(kinds, targets, strict=True) if kind == tendon}:
+        wraps = slice(model.tendon_adr[target], model.tendon_adr[target] + model.tendon_num[target])
+        fixed = model.wrap_type[wraps] == int(mujoco.mjtWrap.mjWRAP_JOINT)
+        found |= set(model.wrap_objid[wraps][fixed].tolist())
+    return found
 
 
 def _sensors(model: mujoco.MjModel, wanted: Callable[[int], bool]) -> np.ndarray:

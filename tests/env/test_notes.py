@@ -226,6 +226,7 @@ def test_a_planar_base_floats_on_slides_that_nothing_drives():
       <joint name="x" type="slide" axis="1 0 0"/><joint name="pitch" axis="0 1 0"/><geom size=".1"/>
       <body><joint name="knee" axis="0 1 0"/><geom size=".1" pos="0 0 .2"/></body>
     </body></worldbody>
+    <tendon><fixed name="belt"><joint joint="x" coef="2"/></fixed></tendon>
     <actuator><motor joint="knee" ctrlrange="-1 1"/>CART</actuator></mujoco>"""
 
     def said(actuator: str, read: Any) -> list[str]:
@@ -235,4 +236,5 @@ def test_a_planar_base_floats_on_slides_that_nothing_drives():
     assert said("", lambda sim: sim.qpos[:, :1]) == ["observation"]
     assert said("", lambda sim: sim.qvel[:, :1]) == ["observation"]
     assert said("", lambda sim: sim.qpos[:, 1:]) == []
-    assert said('<motor joint="x" ctrlrange="-1 1"/>', lambda sim: sim.qpos[:, :1]) == []
+    for on in ('joint="x"', 'tendon="belt"'):
+        assert said(f'<motor {on} ctrlrange="-1 1"/>', lambda sim: sim.qpos[:, :1]) == []
