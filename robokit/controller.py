@@ -238,9 +238,8 @@ def describe(contract: Contract) -> str:
     """A contract as text: the inputs that the robot supplies, and the actuators in the order of ctrl."""
     lines = [f"{contract['task']} for robot {contract['robot']}, every {contract['control_dt']} s", "supply:"]
     for i in contract["inputs"]:
-        facts = [
-            f"{key} {i[key]}" for key in ("unit", "frame", "max_age", "source") if i.get(key) is not None
-        ]
+        known = ("unit", "frame", "max_age", "source", "measured_by")
+        facts = [f"{key} {i[key]}" for key in known if i.get(key) is not None]
         if command := contract["commands"].get(i["name"]):
             facts.append(f"clipped to {command['low']} .. {command['high']}")
         lines.append(f"  {i['name']:<20} ({i['size']},)  {', '.join(facts)}")

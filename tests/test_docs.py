@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from shutil import copy
 
 import pytest
 import torch
 
 import robokit
+from robokit.env.laws import check_task
+from robokit.env.notes import find_notes
 from robokit.task.lookup.find import load_task
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +26,46 @@ def test_the_task_file_of_this_page_runs(page: str, tmp_path: Path):
     assert step.obs.shape == (2, 11)
     assert torch.isfinite(step.reward).all()
     assert (step.reward > 0).all()
+
+
+@pytest.fixture(scope="module")
+def pup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The task file of docs/your-robot.md, with the URDF beside it."""
+    [code] = re.findall(
+        r'```python\n("""pup\.py""".*?)```', (ROOT / "docs/your-robot.md").read_text(), re.DOTALL
+    )
+    folder = tmp_path_factory.mktemp("pup")
+    copy(ROOT / "docs/your-robot/pup.urdf", folder)
+    (folder / "pup.py").write_text(code)
+    return folder / "pup.py"
+
+
+def test_the_robot_from_a_urdf_keeps_the_contract_without_a_note(pup: Path):
+    task = load_task(pup)
+    assert [law for law in check_task(task, steps=20) if not law.ok] == []
+    assert find_notes(task) == []
+
+
+def test_the_robot_from_a_urdf_stands_with_zero_actions(pup: Path):
+    env = robokit.make(pup, num_envs=8, nominal=True, threads=1)
+    for _ in range(100):  # 2 s
+        step = env.step(torch.zeros(8, env.act_dim))
+        assert not step.done.any()
+    assert (env.sim.body("base").xpos[:, 2] > 0.19).all()
+    assert (env.sim.sensor("up")[:, 2] > 0.99).all()
+
+
+def test_mujoco_takes_from_a_urdf_what_the_page_says(pup: Path):
+    model = robokit.make(pup).sim.model
+    joint, body = model.joint("FR_knee").id, [model.body(i).name for i in range(model.nbody)]
+    dof = int(model.jnt_dofadr[joint])
+    assert model.jnt_range[joint].tolist() == [-2.6, -0.2]
+    assert model.jnt_actfrcrange[joint].tolist() == [-6, 6]
+    assert (model.dof_damping[dof], model.dof_frictionloss[dof]) == (0.05, 0.05)
+    assert model.body_mass.sum() == pytest.approx(5.8)
+    assert "base" in body  # thanks to its free joint
+    assert "imu_link" not in body
+    assert model.ngeom == 1 + 1 + 2 * 4  # the floor and the collisions, no visual
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ def test_every_package_is_in_the_wheel():
     )
 
 
+def test_the_citation_is_of_this_version():
+    assert f"version: {robokit.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_every_requirement_has_a_tested_version():
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all("==" in pin and "+" not in pin for pin in pins)

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/first-robot.md from the shipped policy and the recorded curve.
+"""Draws the pictures of README.md and docs/first-robot.md from the shipped policy and the recorded curve.
 
 pip install matplotlib imageio[ffmpeg] && python docs/pictures/draw.py
 """
@@ -11,17 +11,34 @@ import imageio.v3 as imageio
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
 import robokit
 from robokit.controller import load
 from robokit.evaluation.episodes import onnx_actor
-from robokit.show.film import write_film
+from robokit.show.film import control_steps, one_controller, write_film
+from robokit.sim.render import Camera
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 POLICY = ROOT / "policies/go2_walk.onnx"
 COMMAND = (0.8, 0.0, 0.0)  # m/s, m/s, rad/s
 FEET = ("FR", "FL", "RR", "RL")
+
+
+def stride() -> None:
+    """One stride as an endless film, for README.md: 25 control steps, and the floor moves by one tile."""
+    env = robokit.make("go2_walk", nominal=True)
+    env.hold({"velocity": (1.0, 0.0, 0.0)})
+    frames: list[Image.Image] = []
+    with Camera(env.sim, 640, 480) as camera:
+        for n, _ in zip(range(225), control_steps(one_controller(POLICY, env), env), strict=False):
+            if n >= 200 and n % 2 == 0:
+                frames.append(Image.fromarray(camera.frame()[90:410]).resize((320, 160)))
+    strip = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames]))
+    palette = strip.quantize(20, dither=Image.Dither.NONE)
+    first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    first.save(HERE / "go2.gif", save_all=True, append_images=others, duration=40, loop=0)  # ms
 
 
 def walk() -> None:
@@ -90,6 +107,7 @@ def save(figure: plt.Figure, name: str) -> None:
 
 
 if __name__ == "__main__":
+    stride()
     walk()
     gait()
     learning()

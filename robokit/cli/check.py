@@ -11,6 +11,7 @@ from robokit.calls.names import path_of
 from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
 from robokit.env.laws import Finding, check_task
+from robokit.env.notes import find_notes
 from robokit.errors import OptionError, TaskError
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
@@ -33,10 +34,12 @@ class Check:
         file, name = find_task(self.what)
         try:
             task = load_task(f"{file}:{name}" if name else file)
-            findings = [*check_task(task), *map(partial(_recipe, task), task.recipes)]
+            laws = check_task(task)
+            doubts = find_notes(task) if all(law.ok for law in laws) else []
+            findings = [*laws, *map(partial(_recipe, task), task.recipes), *doubts]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]
-        rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
+        rows = [f"{_word(f):<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
@@ -56,6 +59,10 @@ class Check:
         told = {**file, "ok": ok, "checkpoints": found}
         print(json.dumps(told, indent=1) if self.json else "\n".join([text, *rows]))
         return 0 if ok else 1
+
+
+def _word(finding: Finding) -> str:
+    return "note" if finding.note else "ok" if finding.ok else "FAIL"
 
 
 def _recipe(task: Task, algo: str) -> Finding:

@@ -30,11 +30,15 @@ WARM_UP = 5  # control steps before each function is checked alone
 
 @dataclass(frozen=True)
 class Finding:
-    """The result for one law: whether the task keeps it; `detail` is what breaks it first, else a summary."""
+    """The result for one law: whether the task keeps it; `detail` is what breaks it first, else a summary.
+
+    note: a doubt instead, from `robokit.env.notes`; then `ok` is True.
+    """
 
     name: str
     ok: bool
     detail: str
+    note: bool = False
 
 
 def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
@@ -94,7 +98,7 @@ def _rollout(env: Env, steps: int, seed: int) -> str:
     The summary counts ended episodes and lists the observations that never moved.
     """
     low, high, ends = env.reset(), env.obs, 0
-    for t, step in enumerate(_random_steps(env, steps, seed)):
+    for t, step in enumerate(random_steps(env, steps, seed)):
         _check_step(env, step, t)
         for obs in (step.obs, step.final_obs):
             low, high = torch.minimum(low, obs), torch.maximum(high, obs)
@@ -105,7 +109,7 @@ def _rollout(env: Env, steps: int, seed: int) -> str:
     return f"{steps} steps, {ends} episodes ended" + (f"; never moved: {', '.join(never)}" if never else "")
 
 
-def _random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
+def random_steps(env: Env, steps: int, seed: int) -> Iterator[Step]:
     """Step `env`, without a reset, with uniform actions; an exception of the task becomes a TaskError."""
     rng = torch.Generator(env.device).manual_seed(seed)
     for t in range(steps):
@@ -140,7 +144,7 @@ def _check_step(env: Env, step: Step, t: int) -> None:
 def check_costs(task: Task, seed: int = 0) -> None:
     """Raise TaskError for a cost that leaves [0, Limit.largest] in COST_STEPS random control steps."""
     env = Env(task, COST_ENVS, seed=seed, threads=1)
-    for t, step in enumerate(_random_steps(env, COST_STEPS, seed)):
+    for t, step in enumerate(random_steps(env, COST_STEPS, seed)):
         _check_cost(env, step.cost, t)
 
 
@@ -157,7 +161,7 @@ def _check_cost(env: Env, cost: Tensor, t: int) -> None:
 def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
     """TaskError unless two new environments with one seed and the same actions agree bit for bit."""
     envs = [Env(task, num_envs, seed=seed, threads=1) for _ in range(2)]
-    runs = [_random_steps(env, steps, seed) for env in envs]
+    runs = [random_steps(env, steps, seed) for env in envs]
     for name, a, b in zip(_columns(envs[0].names.obs), envs[0].obs.T, envs[1].obs.T, strict=True):
         if not torch.equal(a, b):
             raise TaskError(f"observe {name!r} differs between two resets of one seed")
@@ -247,7 +251,7 @@ def _any_device(env: Env, seed: int) -> str:
 def _functions(env: Env, seed: int) -> tuple[str, ...]:
     """Reset `env`, take WARM_UP random steps, and return the names of all functions of a task."""
     env.reset()
-    for _ in _random_steps(env, WARM_UP, seed):
+    for _ in random_steps(env, WARM_UP, seed):
         pass
     return (*DRAWS, *READS, *JUDGES)
 

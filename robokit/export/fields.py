@@ -14,6 +14,7 @@ from robokit.export.gate import Recording
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
 from robokit.task.columns import supplied
+from robokit.task.command import Command
 from robokit.task.lookup.find import class_name
 from robokit.task.sense import Sense
 
@@ -36,7 +37,7 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "inputs": [_input(name, env, recording) for name in widths],
         "actuators": _actuators(env),
         "carry": {"size": sum(carry.values()), **carry},
-        "commands": {n: {"low": list(c.low), "high": list(c.high)} for n, c in commands.items()},
+        "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
         "versions": versions(),
         "hashes": {"model": model_hashes(task.model), "commit": commit},
@@ -46,8 +47,9 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
     """The entry of one observation term; `seen` is each column's range in the recording.
 
-    `unit` and `frame` come from the task's Sense, because the task may convert them. `source`, and what the
-    Sense leaves None, come from the model's reading that each column equals: one value, or one per column.
+    `unit` and `frame` come from the task's Sense or Command, because the task may convert them. `source`, and
+    what they leave None, come from the model's reading that each column equals: one value, or one per column.
+    `measured_by`, only where the Sense names its source: what must supply the term.
     """
     values = env.split(recording.obs)[name].flatten(0, 1)  # (T * n, d)
     sources = _sources(values, recording.readings.flatten(0, 1))
@@ -57,16 +59,28 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
         for key in ("source", "unit", "frame")
     }
     sense = env.task.sensing.get(name, Sense())
-    own = {key: value for key, value in (("unit", sense.unit), ("frame", sense.frame)) if value is not None}
+    measured = {"measured_by": sense.source} if sense.source is not None else {}
     low, high = values.amin(0).tolist(), values.amax(0).tolist()
     return {
         "name": name,
         "size": values.shape[1],
         **facts,
-        **own,
+        **_said(env.task.commands.get(name, sense)),
+        **measured,
         "seen": {"low": low, "high": high},
         "max_age": sense.max_age,
     }
+
+
+def _command(command: Command) -> dict[str, Any]:
+    """The entry of one command; `unit` and `frame` only where the task names them."""
+    return {"low": list(command.low), "high": list(command.high), **_said(command)}
+
+
+def _said(author: Sense | Command) -> dict[str, Any]:
+    """The `unit` and `frame` that the task itself names."""
+    named = {"unit": author.unit, "frame": author.frame}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items() if v is not None}
 
 
 def _sources(values: Tensor, readings: Tensor) -> list[int | None]:

@@ -19,6 +19,8 @@ class Command:
     high: tuple[float, ...]
     every: tuple[float, float] | None = None  # s, a range; None: one command per episode
     still: float = 0.0  # probability of an all-zero command instead
+    unit: str | tuple[str, ...] | None = None  # for the contract: one for all numbers, or one each
+    frame: str | tuple[str, ...] | None = None  # the same
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.low, self.high, strict=False))
@@ -30,3 +32,11 @@ class Command:
             raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
         if self.still and not all(a <= 0 <= b for a, b in pairs):
             raise TaskError(f"Command.still needs 0 between low and high, got {self.low} and {self.high}")
+        for name in ("unit", "frame"):
+            _check_text(name, getattr(self, name), len(self.low))
+
+
+def _check_text(name: str, value: object, count: int) -> None:
+    each = value if isinstance(value, tuple) else (value,) * count
+    if len(each) != count or not (value is None or all(isinstance(one, str) for one in each)):
+        raise TaskError(f"Command.{name} must be text, or {count} texts, got {value!r}")

@@ -26,6 +26,7 @@ class Sense:
     unit: str | None = None  # for the contract; None: the model's
     frame: str | None = None  # the same
     max_age: float | None = None  # s, for the contract: the controller refuses older readings
+    source: str | None = None  # for the contract: what measures it, where no sensor of the model does
 
     def __post_init__(self) -> None:
         for name, (rule, limit) in _RULES.items():
@@ -37,7 +38,7 @@ class Sense:
         check_delay("Sense.delay", self.delay)
         if not isinstance(self.hidden, bool):
             raise TaskError(f"Sense.hidden must be True or False, got {self.hidden!r}")
-        for name in ("unit", "frame"):
+        for name in ("unit", "frame", "source"):
             if not isinstance(getattr(self, name), str | None):
                 raise TaskError(f"Sense.{name} must be text, got {getattr(self, name)!r}")
         age = self.max_age

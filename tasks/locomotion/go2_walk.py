@@ -54,8 +54,15 @@ class Go2Walk(Task):
     action = Around("home", scale=(0.4, 0.6, 0.8) * 4)  # rad, of hip, thigh and calf
     clock = STRIDE
     commands = {
-        "velocity": Command((-1.0, -0.5, -1.0), (1.0, 0.5, 1.0), every=(3.0, 8.0), still=0.15)
-    }  # m/s, rad/s
+        "velocity": Command(
+            (-1.0, -0.5, -1.0),
+            (1.0, 0.5, 1.0),
+            every=(3.0, 8.0),
+            still=0.15,
+            unit=("m/s", "m/s", "rad/s"),
+            frame="site imu",
+        )
+    }
     memory = {"offset": 12, "before": 3, "since": 1, "recent": 3 * WINDOW}
     sensing = {
         "gyro": Sense(noise=0.1),  # rad/s

@@ -158,12 +158,11 @@ def test_a_task_that_cannot_be_exported_is_refused_before_its_run_is_made(here: 
 
 
 def test_a_policy_that_the_gate_refuses_stays_in_its_run(
-    unrehearsed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def refuses(*arguments: Any) -> None:
         raise ExportError("the ONNX graph differs")
 
-    monkeypatch.undo()
     monkeypatch.setattr(training, "rehearse", lambda policy, env: None)
     monkeypatch.setattr(training, "export_policy", refuses)
     run = robokit.train("inverted_pendulum", steps=32, hidden=(4,), runs="there", **SMALL)

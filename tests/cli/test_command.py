@@ -258,6 +258,14 @@ def test_check_reads_the_recipes_too(here: Path, capsys: pytest.CaptureFixture[s
     assert "FAIL recipe ppo" in capsys.readouterr().out
 
 
+def test_check_prints_notes_and_is_content(here: Path, capsys: pytest.CaptureFixture[str]):
+    write(Path("tasks"), OWN.replace("sim.qpos[:, 0].abs()", "0 * sim.qpos[:, 0]"))
+    assert main(["check", "slide"]) == 0
+    assert re.search(r"^note reward +'middle' is 0 in all", capsys.readouterr().out, re.MULTILINE)
+    assert main(["check", "slide", "--json"]) == 0
+    assert [f["name"] for f in json.loads(capsys.readouterr().out) if f["note"]] == ["reward"]
+
+
 def test_one_blas_thread_unless_somebody_asked_for_more(monkeypatch: pytest.MonkeyPatch):
     early = "import sys, robokit.cli.command; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Units and frames in the contract: from the task's Sense, else from the model."""
+"""Units and frames in the contract: from the task's Sense or Command, else from the model."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import torch
 from arm import Arm, make_policy
 
 import robokit
+from robokit.controller import describe
 from robokit.export.fields import write_contract
 from robokit.export.file import gaps
 from robokit.export.gate import Recording
 from robokit.sim.facts import readings
+from robokit.task.command import Command
 from robokit.task.sense import Sense
 
 
@@ -46,6 +48,41 @@ def test_what_a_sense_says_stands_in_the_contract_and_the_rest_is_the_models():
         "product": ("m rad/s", "none", 0.1),
     }
     assert said["angle"]["source"] == "angle"  # what it was read from is not the author's to say
+
+
+class Ordered(Arm):
+    commands = {"speed": Command((-0.1,), (0.3,), unit="m/s", frame="world")}
+    sensing = {"rail": Sense(source="a laser")}
+
+
+def test_a_command_s_unit_and_frame_stand_beside_its_range_and_as_those_of_its_input():
+    told = contract(Ordered)
+    assert told["commands"] == {"speed": {"low": [-0.1], "high": [0.3], "unit": "m/s", "frame": "world"}}
+    assert (inputs(told)["speed"]["unit"], inputs(told)["speed"]["frame"]) == ("m/s", "world")
+    assert contract(Arm)["commands"] == {"speed": {"low": [-0.1], "high": [0.3]}}
+
+
+def test_units_of_each_number_are_a_list():
+    class Two(Arm):
+        commands = {"speed": Command((-0.1,), (0.3,), unit=("m/s",))}
+
+    assert contract(Two)["commands"]["speed"]["unit"] == ["m/s"]
+
+
+def test_the_source_that_a_sense_names_stands_beside_the_model_s_and_in_what_a_robot_prints():
+    told = contract(Ordered)
+    assert inputs(told)["rail"]["measured_by"] == "a laser"
+    assert inputs(told)["rail"]["source"] == ["rail", "rail velocity"]
+    assert [i["name"] for i in told["inputs"] if "measured_by" in i] == ["rail"]
+    assert "source ['rail', 'rail velocity'], measured_by a laser" in describe(told)
+
+
+def test_a_source_that_a_sense_names_is_no_gap():
+    class Measured(Arm):
+        sensing = {"product": Sense(source="a scale"), "gyro": Sense(source="an IMU")}
+
+    filled = {"inputs.product.source", "inputs.gyro.source.0", "inputs.gyro.source.2"}
+    assert set(gaps(contract(Arm))) - set(gaps(contract(Measured))) == filled
 
 
 def test_what_a_sense_says_is_no_gap():

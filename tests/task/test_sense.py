@@ -28,6 +28,7 @@ from robokit.task.sense import Sense
         ({"distribution": "normal"}, "distribution must be gaussian or uniform, got 'normal'"),
         ({"hidden": "no"}, "hidden must be True or False, got 'no'"),
         ({"unit": 3}, "unit must be text, got 3"),
+        ({"source": True}, "source must be text, got True"),
         *(({"max_age": x}, f"max_age must be seconds > 0, got {x}") for x in (0, -1.0, math.nan, True)),
     ],
 )

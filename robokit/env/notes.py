@@ -1,0 +1,161 @@
+"""Doubts about a task that keeps the contract: what most often costs hours of training, as notes.
+
+    note penetration    80 % of 128 starts, up to 'FR' and 'floor' by 21 mm: ...
+
+Each note has a figure, measured in a short random rollout, and the line to change.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robokit.env.env import Env
+from robokit.env.laws import Finding, StandIn, random_steps
+from robokit.sim.facts import actuators
+from robokit.sim.starts import Fault, beyond_ranges, penetrations
+from robokit.sim.unmeasured import Unmeasured, find_unmeasured
+from robokit.task.sense import Sense
+from robokit.task.task import Task
+
+NUM_ENVS, RESETS = 32, 4  # simulations, and how often all of them start and take one control step
+STEPS = 46  # control steps of the rollout after that
+CAPPED, ENDED, AT_LIMIT = 0.01, 0.01, 0.2  # shares above which there is a note
+SHIFTS = (100.0, -100.0)  # m, m/s, N: far from any value that a task compares with
+SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
+
+Note = tuple[str, str]  # what it is about, and the text
+
+
+def find_notes(task: Task, seed: int = 0) -> list[Finding]:
+    """A Finding with `note` for each doubt, of a task that keeps the laws; takes about 0.3 s.
+
+    About starts (joint ranges, penetration, first step), the solver's iterations, torque at its limit under
+    random actions, reward terms that stay constant, and observations that no sensor of a robot reads.
+    """
+    env = Env(task, NUM_ENVS, seed=seed, threads=1)
+    found = [*_starts(env, seed), *_rollout(env, seed), *_observations(env)]
+    return [Finding(name, True, text, note=True) for name, text in found]
+
+
+def _starts(env: Env, seed: int) -> Iterator[Note]:
+    """Notes on the states after a reset, and on the first control step from there."""
+    beyond: list[Fault | None] = []
+    inside: list[Fault | None] = []
+    ended = 0
+    for k in range(RESETS):
+        env.reset()
+        beyond += beyond_ranges(env.sim)
+        inside += penetrations(env.sim)
+        for step in random_steps(env, 1, seed + k):
+            ended += int(step.terminated.sum())
+    of, reset = NUM_ENVS * RESETS, _method(env.task, "reset")
+    if text := _worst(beyond):
+        yield "joint range", f"{text}: clamp qpos to sim.nominal('jnt_range') in {reset}"
+    if text := _worst(inside):
+        yield "penetration", f"{text}: contact pushes them apart at once; start higher or apart in {reset}"
+    if ended > ENDED * of:
+        terminated = _method(env.task, "terminated")
+        text = f"{ended / of:.0%} of {of} episodes terminate in their first control step"
+        yield "first step", f"{text}: start elsewhere in {reset}, or loosen {terminated}"
+
+
+def _worst(faults: list[Fault | None]) -> str:
+    """Share of the starts with a fault, and the largest; "" without any."""
+    found = [fault for fault in faults if fault]
+    return f"{len(found) / len(faults):.0%} of {len(faults)} starts, up to {max(found)[1]}" if found else ""
+
+
+def _rollout(env: Env, seed: int) -> Iterator[Note]:
+    """Notes on what STEPS random control steps show, from ages spread over the episode."""
+    iterations, force = env.sim.field("solver_niter"), env.sim.field("actuator_force")
+    env.reset(stagger=True)
+    used, forces, terms = [], [], []
+    for step in random_steps(env, STEPS, seed):
+        on = ~step.done  # a restart overwrites what the physics left
+        used.append(iterations[on].amax(-1))
+        forces.append(force[on])
+        terms.append(step.terms)
+    yield from _solver(env, torch.cat(used))
+    yield from _torque(env, torch.cat(forces))
+    yield from _rewards(env, torch.cat(terms))
+
+
+def _solver(env: Env, used: Tensor) -> Iterator[Note]:
+    """used: iterations of the last timestep of each control step."""
+    cap = int(env.sim.model.opt.iterations)
+    share = float((used >= max(cap, 1)).float().mean())
+    if share > CAPPED:
+        text = f"{share:.0%} of the control steps end at the cap of {cap} iterations, perhaps unconverged"
+        yield "solver", f'{text}: <option iterations="{3 * cap}"/> in {_model(env.task)}'
+
+
+def _torque(env: Env, forces: Tensor) -> Iterator[Note]:
+    """forces (n, A) of the actuators, in their own units."""
+    found: list[tuple[float, str]] = []
+    gear = env.sim.nominal("actuator_gear")[:, 0].tolist()
+    for fact, ratio, force in zip(actuators(env.sim), gear, forces.unbind(-1), strict=False):
+        low, high = fact["force_range"] or (0.0, 0.0)
+        joint = ratio * force * (1 + 1e-6)  # rounding
+        limit = ((joint >= high) & (high > 0)) | ((joint <= low) & (low < 0))
+        found.append((float(limit.float().mean()), f"{fact['name']!r} (range {low:g} to {high:g})"))
+    over = sorted((one for one in found if one[0] > AT_LIMIT), reverse=True)
+    if over:
+        names = ", ".join(f"{name} {share:.0%}" for share, name in over[:3])
+        more = f" and {len(over) - 3} more" if len(over) > 3 else ""
+        text = f"share of the time at the limit under random actions: {names}{more}"
+        yield "torque", f"{text}; a smaller scale in {type(env.task).__name__}.action, or a smaller kp"
+
+
+def _rewards(env: Env, terms: Tensor) -> Iterator[Note]:
+    """terms (n, R), weighted."""
+    low, high = terms.amin(0).tolist(), terms.amax(0).tolist()
+    for name, least, most in zip(env.names.rewards, low, high, strict=True):
+        if least == most and env.task.weights[name]:
+            text = f"{name!r} is {least + 0.0:g} in all {len(terms)} random control steps and leads nowhere"
+            yield "reward", f"{text}: widen its scale in {_method(env.task, 'rewards')}"
+
+
+def _observations(env: Env) -> Iterator[Note]:
+    """Notes on terms that follow from an Unmeasured quantity, have no `Sense.source`, and are not hidden."""
+    sensing = env.task.sensing
+    open_to = [name for name in env.names.obs if sensing.get(name, Sense()).source is None]
+    seen = StandIn(env.sim, env.sim.device, torch.clone)
+    exact = env.task.observe(seen)
+    found: dict[str, list[Unmeasured]] = {name: [] for name in open_to}
+    for quantity in find_unmeasured(env.sim.model):
+        shifted = [env.task.observe(_shifted(env, seen, quantity, by)) for by in SHIFTS]
+        for name in open_to:
+            close = (torch.isclose(terms[name], exact[name], SAME, SAME, equal_nan=True) for terms in shifted)
+            if not all(bool(same.all()) for same in close):
+                found[name].append(quantity)
+    for name, quantities in found.items():
+        if quantities:
+            needed = ", ".join(quantity.name for quantity in quantities)
+            remedy = f'name what measures it, Sense(source="{quantities[0].example}"), or Sense(hidden=True)'
+            text = f"{name!r} needs {needed}, which no sensor on a robot reads"
+            yield "observation", f"{text}: {remedy} in {type(env.task).__name__}.sensing[{name!r}]"
+
+
+def _shifted(env: Env, seen: StandIn, quantity: Unmeasured, by: float) -> StandIn:
+    """A copy of the simulation in which the parts of the quantity that `seen` has read are shifted."""
+    copy = StandIn(env.sim, env.sim.device, torch.clone)
+    for field, index in quantity.parts.items():
+        if field in seen.copies:
+            copy.field(field)[(slice(None), *index)] += by
+    return copy
+
+
+def _method(task: Task, name: str) -> str:
+    """`reset (hop.py, line 12)`; of a task without it, `reset (the task has none)`."""
+    method = getattr(type(task), name)
+    if method is getattr(Task, name):
+        return f"{name} (the task has none)"
+    code = getattr(method, "__code__", None)
+    return f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else name
+
+
+def _model(task: Task) -> str:
+    """The model's file name, or "the model"."""
+    return Path(task.model).name if isinstance(task.model, Path | str) else "the model"

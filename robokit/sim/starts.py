@@ -1,0 +1,60 @@
+"""Faults of the states that simulations start from: joints beyond their ranges, bodies inside one another."""
+
+from collections.abc import Iterator
+
+import mujoco
+import torch
+
+from robokit.sim.base import Sim
+from robokit.sim.model import names
+
+BEYOND = 0.01  # of a joint's range: a little noise around a start at its end is less
+DEEP = 0.005  # m: soft contact at rest is less deep
+
+Fault = tuple[float, str]  # its size, and in words what is how far off
+
+
+def beyond_ranges(sim: Sim) -> list[Fault | None]:
+    """For each simulation the slide or hinge (m, rad) furthest beyond its range, if by more than BEYOND."""
+    model = sim.model
+    units = {int(mujoco.mjtJoint.mjJNT_SLIDE): "m", int(mujoco.mjtJoint.mjJNT_HINGE): "rad"}
+    limited = [j for j in range(model.njnt) if model.jnt_limited[j] and int(model.jnt_type[j]) in units]
+    if not limited:
+        return [None] * sim.num_envs
+    low, high = sim.nominal("jnt_range")[limited].unbind(-1)
+    at = sim.qpos[:, model.jnt_qposadr[limited].tolist()]
+    over = torch.maximum(low - at, at - high)
+    share, worst = (over / (high - low)).max(-1)
+    known, found = names(model, "joint"), []
+    for row, (far, column) in enumerate(zip(share.tolist(), worst.tolist(), strict=True)):
+        joint, size = limited[column], float(over[row, column])
+        words = f"{known[joint] or f'joint {joint}'!r} by {size:.3g} {units[int(model.jnt_type[joint])]}"
+        found.append((size, words) if far > BEYOND else None)
+    return found
+
+
+def penetrations(sim: Sim) -> list[Fault | None]:
+    """For each simulation its deepest contact (m), if deeper than DEEP, in the nominal model's geometry."""
+    data, found = mujoco.MjData(sim.model), []
+    fields = {name: sim.field(name).cpu().numpy() for name in ("qpos", "mocap_pos", "mocap_quat")}
+    for row in range(sim.num_envs):
+        for name, values in fields.items():
+            getattr(data, name)[:] = values[row]
+        mujoco.mj_fwdPosition(sim.model, data)
+        found.append(max(_deep(sim.model, data), default=None))
+    return found
+
+
+def _deep(model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Fault]:
+    for contact in data.contact:
+        if -contact.dist > DEEP:
+            one, other = (_geom(model, int(geom)) for geom in contact.geom)
+            yield -contact.dist, f"{one} and {other} by {-1000 * contact.dist:.3g} mm"
+
+
+def _geom(model: mujoco.MjModel, geom: int) -> str:
+    """Name of a geom, else of its body."""
+    if geom < 0:
+        return "a flex"
+    body = names(model, "body")[model.geom_bodyid[geom]]
+    return repr(names(model, "geom")[geom] or body or f"geom {geom}")

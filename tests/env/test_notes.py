@@ -1,0 +1,240 @@
+"""What `robokit check` says before hours are spent: each fault, put into a task that has none."""
+
+from typing import Any
+
+import mujoco
+import pytest
+import torch
+from torch import Tensor
+
+from robokit.env.notes import find_notes
+from robokit.sim.base import Sim
+from robokit.task.action import Around
+from robokit.task.sense import Sense
+from robokit.task.task import Task, Terms, uniform
+
+XML = """
+<mujoco model="bench">
+  <compiler angle="radian"/>
+  <option timestep="0.01"/>
+  <worldbody>
+    <geom name="floor" type="plane" size="2 2 .1"/>
+    <body name="arm" pos="0 0 1">
+      <joint name="elbow" axis="0 1 0" range="-1 1" limited="true" damping=".1"/>
+      <geom name="rod" type="capsule" fromto="0 0 0 0 0 .3" size=".02" mass=".2"/>
+      <site name="hand" pos="0 0 .3"/>
+    </body>
+    <body name="cube" pos="1 0 .05">
+      <freejoint name="cube"/>
+      <geom name="cube" type="box" size=".05 .05 .05" mass=".1"/>
+      <site name="middle" size=".1"/>
+      <site name="corner" pos=".05 .05 .05"/>
+    </body>
+    <body name="lid" pos="1 0 .15">
+      <freejoint name="lid"/>
+      <geom name="lid" type="box" size=".05 .05 .05" mass="10"/>
+    </body>
+  </worldbody>
+  <actuator><position joint="elbow" kp="2" ctrlrange="-.5 .5" forcerange="-5 5"/></actuator>
+  <sensor>
+    <framepos name="hand" objtype="site" objname="hand"/>
+    <framelinvel name="hand_velocity" objtype="site" objname="hand"/>
+    <framepos name="corner" objtype="site" objname="corner"/>
+    <framepos name="corner_in_cube" objtype="site" objname="corner" reftype="site" refname="middle"/>
+    <framepos name="hand_in_cube" objtype="site" objname="hand" reftype="site" refname="middle"/>
+    <framezaxis name="up" objtype="xbody" objname="world" reftype="xbody" refname="cube"/>
+    <gyro name="gyro" site="middle"/>
+    <velocimeter name="velocity" site="middle"/>
+    <touch name="touch" site="middle"/>
+  </sensor>
+  <keyframe><key name="home" ctrl="0"/></keyframe>
+</mujoco>
+"""
+
+
+class Bench(Task):
+    """An arm that stands on a fixed base, and beside it a cube with a lid on it, at rest on the floor."""
+
+    model = mujoco.MjSpec.from_string(XML)
+    control_dt = 0.02
+    time_limit = 1.0
+    weights = {"up": 1.0}
+
+    def reset(self, sim: Sim, rng: torch.Generator) -> Terms:
+        noise = torch.zeros_like(sim.qpos)
+        noise[:, :1] = uniform(sim, rng, 1, 0.5)
+        return {"qpos": sim.nominal("qpos0") + noise}
+
+    def observe(self, sim: Sim) -> Terms:
+        return {"joint": torch.cat((sim.qpos[:, :1], sim.qvel[:, :1]), -1)}
+
+    def rewards(self, sim: Sim, action: Tensor) -> Terms:
+        return {"up": torch.cos(sim.qpos[:, 0])}
+
+
+def found(**attributes: Any) -> dict[str, str]:
+    """The notes on Bench with some attributes exchanged."""
+    return {note.name: note.detail for note in find_notes(type("Faulty", (Bench,), attributes)())}
+
+
+def model(*changes: tuple[str, str]) -> mujoco.MjSpec:
+    text = XML
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return mujoco.MjSpec.from_string(text)
+
+
+def test_a_sound_task_has_no_notes():
+    assert find_notes(Bench()) == []
+
+
+def placed(column: int, by: float, share: float = 1.0) -> Any:
+    """A reset that adds `by` to a number of qpos in a share of the simulations."""
+
+    def reset(self: Bench, sim: Sim, rng: torch.Generator) -> Terms:
+        qpos = Bench.reset(self, sim, rng)["qpos"]
+        qpos[:, column] = torch.where(uniform(sim, rng, 1)[:, 0] < 2 * share - 1, by, qpos[:, column])
+        return {"qpos": qpos}
+
+    return reset
+
+
+def test_a_start_beyond_a_joint_s_range_is_noted_with_its_size_and_the_line_of_reset():
+    said = found(reset=placed(0, 10.0))["joint range"]
+    line = placed(0, 0.0).__code__.co_firstlineno
+    assert said.startswith("100% of 128 starts, up to 'elbow' by 9 rad:")
+    assert said.endswith(f"in reset (test_notes.py, line {line})")
+
+
+def test_a_start_a_little_beyond_the_range_is_none():
+    assert "joint range" not in found(reset=placed(0, 1.019))  # 1 % of the range is 0.02 rad
+    assert "joint range" in found(reset=placed(0, 1.021))
+
+
+def test_a_start_inside_the_floor_is_noted_with_its_depth():
+    said = found(reset=placed(3, 0.03, share=0.25))["penetration"]
+    assert "of 128 starts, up to 'floor' and 'cube' by 20 mm" in said
+    assert 15 <= int(said.split("%")[0]) <= 35
+
+
+def test_a_task_without_a_reset_is_told_that_it_has_none():
+    said = found(model=model(('pos="1 0 .05"', 'pos="1 0 .03"')), reset=Task.reset)["penetration"]
+    assert said.endswith("in reset (the task has none)")
+
+
+def test_a_solver_cut_short_is_noted():
+    said = found(model=model(("<option", '<option iterations="1"')))["solver"]
+    share, rest = said.split("%", 1)
+    assert int(share) > 90
+    assert rest.startswith(" of the control steps end at the cap of 1 iterations")
+    assert said.endswith('<option iterations="3"/> in the model')
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.0, False), (0.1, True)])
+def test_episodes_that_end_in_their_first_control_step_are_noted(share: float, noted: bool):
+    def terminated(self: Bench, sim: Sim) -> Tensor:
+        return sim.qpos[:, 0] > 0.7
+
+    said = found(reset=placed(0, 0.8, share), terminated=terminated)
+    assert ("first step" in said) == noted
+    assert not noted or "of 128 episodes terminate in their first control step" in said["first step"]
+
+
+def test_torque_at_its_limit_is_noted_by_actuator():
+    tight = model(('forcerange="-5 5"', 'forcerange="-.2 .2"'))
+    said = found(model=tight, action=Around("home", scale=0.5))["torque"]
+    assert said.startswith(
+        "share of the time at the limit under random actions: 'elbow' (range -0.2 to 0.2) "
+    )
+    share = int(said.split("0.2) ")[1].split("%")[0])
+    assert 50 < share < 100
+    assert "Faulty.action" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [('forcerange="-5 5"', 'forcerange="-.1 .1" gear="2"'), ('damping=".1"', 'actuatorfrcrange="-.2 .2"')],
+)
+def test_a_limit_of_torque_counts_behind_the_gear_and_may_be_the_joint_s(change: tuple[str, str]):
+    said = found(model=model(change), action=Around("home", scale=0.5))["torque"]
+    assert "'elbow' (range -0.2 to 0.2)" in said
+
+
+def far(self: Bench, sim: Sim, action: Tensor) -> Terms:
+    near = torch.exp(-1e6 * (sim.qpos[:, 0] - 3).square()).float()
+    return {"up": torch.cos(sim.qpos[:, 0]), "near": near}
+
+
+def test_a_reward_term_that_never_moves_is_noted():
+    said = found(rewards=far, weights={"up": 1.0, "near": 2.0})
+    assert list(said) == ["reward"]
+    assert said["reward"].startswith("'near' is 0 in all 1472 random control steps")
+    assert said["reward"].endswith(f"in rewards (test_notes.py, line {far.__code__.co_firstlineno})")
+
+
+def test_a_reward_term_without_weight_is_none():
+    assert found(rewards=far, weights={"up": 1.0, "near": 0.0}) == {}
+
+
+PLACE, SPEED = "the position of 'cube'", "the linear velocity of 'cube'"
+SEEN = {
+    "sensor of place": (lambda sim: sim.sensor("corner"), PLACE),
+    "row of xpos": (lambda sim: sim.body("cube").xpos, PLACE),
+    "of qpos, scaled": (lambda sim: 0.1 * sim.qpos[:, 1:4], PLACE),
+    "height as a flag": (lambda sim: (sim.joint("cube").qpos[:, 2:3] > 0.3).double(), PLACE),
+    "from the hand": (lambda sim: sim.body("cube").xpos - sim.site("hand").xpos, PLACE),
+    "as a sensor from the hand": (lambda sim: sim.sensor("hand_in_cube"), PLACE),
+    "velocimeter, clipped": (lambda sim: sim.sensor("velocity").clamp(-1, 1), SPEED),
+    "of qvel": (lambda sim: sim.joint("cube").qvel[:, :3], SPEED),
+    "touch as a flag": (lambda sim: (sim.sensor("touch") > 0).double(), "exact contact"),
+    "contact forces": (lambda sim: sim.body("cube").cfrc_ext, "exact contact"),
+    "gyro": (lambda sim: sim.sensor("gyro"), None),
+    "gravity": (lambda sim: sim.sensor("up"), None),
+    "orientation": (lambda sim: sim.joint("cube").qpos[:, 3:], None),
+    "rates of rotation": (lambda sim: sim.joint("cube").qvel[:, 3:], None),
+    "place of a fixed arm's hand": (lambda sim: sim.sensor("hand"), None),
+    "velocity of a fixed arm's hand": (lambda sim: sim.sensor("hand_velocity"), None),
+    "within one body": (lambda sim: sim.body("cube").xpos - sim.site("corner").xpos, None),
+    "as a sensor within one body": (lambda sim: sim.sensor("corner_in_cube"), None),
+}  # fmt: skip
+
+
+def watching(**terms: Any) -> Any:
+    return lambda _, sim: {name: read(sim) for name, read in terms.items()}
+
+
+@pytest.mark.parametrize(("read", "quantity"), SEEN.values(), ids=SEEN)
+def test_an_observation_that_no_sensor_of_a_robot_reads_is_noted(read: Any, quantity: str | None):
+    said = found(observe=watching(seen=read))
+    assert list(said) == ([] if quantity is None else ["observation"])
+    if quantity is not None:
+        rule = f"'seen' needs {quantity}, which no sensor on a robot reads: name what measures it, Sense("
+        assert said["observation"].startswith(rule)
+        assert said["observation"].endswith("in Faulty.sensing['seen']")
+
+
+def test_an_observation_with_a_source_or_hidden_is_none():
+    place, speed = SEEN["row of xpos"][0], SEEN["of qvel"][0]
+    sensing = {"place": Sense(source="motion capture"), "speed": Sense(hidden=True)}
+    assert found(observe=watching(place=place, speed=speed, turn=SEEN["gyro"][0]), sensing=sensing) == {}
+
+
+def test_a_planar_base_floats_on_slides_that_nothing_drives():
+    planar = """
+    <mujoco><worldbody><body name="torso">
+      <joint name="x" type="slide" axis="1 0 0"/><joint name="pitch" axis="0 1 0"/><geom size=".1"/>
+      <body><joint name="knee" axis="0 1 0"/><geom size=".1" pos="0 0 .2"/></body>
+    </body></worldbody>
+    <tendon><fixed name="belt"><joint joint="x" coef="2"/></fixed></tendon>
+    <actuator><motor joint="knee" ctrlrange="-1 1"/>CART</actuator></mujoco>"""
+
+    def said(actuator: str, read: Any) -> list[str]:
+        spec = mujoco.MjSpec.from_string(planar.replace("CART", actuator))
+        return list(found(model=spec, observe=watching(seen=read), reset=Task.reset))
+
+    assert said("", lambda sim: sim.qpos[:, :1]) == ["observation"]
+    assert said("", lambda sim: sim.qvel[:, :1]) == ["observation"]
+    assert said("", lambda sim: sim.qpos[:, 1:]) == []
+    for on in ('joint="x"', 'tendon="belt"'):
+        assert said(f'<motor {on} ctrlrange="-1 1"/>', lambda sim: sim.qpos[:, :1]) == []
