@@ -15,7 +15,8 @@ from robokit.errors import OptionError, TaskError
 from robokit.export.fields import gaps
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
-from robokit.training.build import algorithm, options
+from robokit.training.build import Setup, algorithm, options
+from robokit.training.init_from import Parent, open_parent, preview, report
 from robokit.training.restore import POLICY
 from robokit.training.run import CONFIG
 
@@ -27,8 +28,13 @@ class Check:
     # a task (its name, file.py or file.py:Class), an exported file, or a run folder
     what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
     json: bool = False  # print JSON
+    # list what training the task from this run or exported file would take over, and train nothing
+    init_from: str | None = None
+    algo: str = Setup.algo  # of that training
 
     def __call__(self) -> int:
+        if self.init_from is not None:
+            return self._start(open_parent(self.init_from))
         if self.what.endswith(".onnx"):
             return self._file(Path(self.what))
         if Path(self.what, CONFIG).is_file():
@@ -42,6 +48,12 @@ class Check:
         rows = [f"{'ok' if f.ok else 'FAIL':<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
+
+    def _start(self, parent: Parent) -> int:
+        start = preview(load_task(self.what), self.algo, parent)
+        found = {"parent": parent.facts, **asdict(start)}
+        print(json.dumps(found, indent=1) if self.json else "\n".join(report(parent, start)))
+        return 0
 
     def _file(self, path: Path) -> int:
         try:

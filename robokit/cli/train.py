@@ -18,6 +18,7 @@ from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task, title
 from robokit.training.build import Built, Setup, build_learner
+from robokit.training.init_from import open_parent, start_from
 from robokit.training.loop import SAVE_SECONDS, train
 from robokit.training.provenance import changed, create, file_name, unfinished
 from robokit.training.restore import (
@@ -52,6 +53,8 @@ class Train(Generic[Config, Limits]):
     runs: Path = Path("runs")  # folder of all runs
     # resume the run in this folder; allowed beside it: --steps, --save-every and --json
     resume: Path | None = None
+    # start from the policy of this run folder or exported file, by the names of observations and actuators
+    init_from: str | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
 
@@ -64,8 +67,12 @@ class Train(Generic[Config, Limits]):
             say(f"started again: going on with {begun}")
             return Resume(begun, save_every=self.save_every, json=self.json)()
         check_place(self.runs / file_name(title(task)))
+        parent = None if self.init_from is None else open_parent(self.init_from)
         learner = build_learner(task, self.setup, self.algorithm)
-        return _train(learner, create(self.runs, learner, self.setup), self.save_every, self.json)
+        if parent is not None:
+            start_from(learner, parent)
+        run = create(self.runs, learner, self.setup, parent and parent.facts)
+        return _train(learner, run, self.save_every, self.json)
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
@@ -91,7 +98,8 @@ class Resume:
         run = Run.open(self.resume)
         run = run if self.steps is None else replace(run, steps=self.steps)
         if differ := changed(run, task_of(run)):
-            raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
+            rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
+            raise RunError(f"{rule}; a new training starts from its policy with --init-from {run.path}")
         learner = rebuild(run)
         now, then = versions(), run.about["versions"]
         if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:

@@ -20,6 +20,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
+from robokit.learning.constrained import Constrained
 from robokit.learning.options import fits, named
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
@@ -47,6 +48,7 @@ class Built(Learner, Protocol):
     """A learner from `build_learner`."""
 
     threads: int  # torch threads of gradient steps
+    constrained: Constrained
 
 
 def algorithms() -> list[str]:

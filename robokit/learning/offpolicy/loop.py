@@ -62,7 +62,17 @@ class OffPolicy(ABC):
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.lr = torch.tensor(config.lr, device=device)
         self.gradients = 0  # gradient steps so far
+        self.random = True  # whether actions are random until pace.starts
         env.reset(stagger=self._all > 1)
+
+    def begin(self) -> None:
+        """Start from the networks as they are, at first also of a resumed run: they were taught elsewhere.
+
+        The target networks become equal to them, and the policy acts from the first step, not chance.
+        """
+        for target, online in self.agent.targets:
+            target.flat.copy_(online.flat)
+        self.random = False
 
     def iterate(self) -> dict[str, float]:
         """Take `horizon` control steps, each with the gradient steps due by `Pace`; return mean metrics.
@@ -91,7 +101,7 @@ class OffPolicy(ABC):
     # -- one control step --------------------------------------------------------------------------
 
     def _collect(self, noise: Tensor) -> dict[str, Tensor]:
-        """Take a control step, add it to the replay, return its columns; random actions until pace.starts."""
+        """Take a control step, add it to the replay, return its columns; the first actions: `random`."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
         row = {"obs": env.obs, "state": state, "is_first": self.is_first}
@@ -99,7 +109,7 @@ class OffPolicy(ABC):
         action, self.belief, self.critic_belief = self.act(
             env.obs, state, self.belief, self.critic_belief, self.is_first, noise
         )
-        if self._transitions < self.pace.starts:
+        if self.random and self._transitions < self.pace.starts:
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)
         cost, final_state = constrained.step(step)
