@@ -6,12 +6,14 @@ learner = build_learner(task, Setup(seed=3), options(task, "ppo"))
 import importlib
 import os
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from robokit.compute import processes
 from robokit.compute.compile import choose, lacks
@@ -49,6 +51,11 @@ class Built(Learner, Protocol):
 
     threads: int  # torch threads of gradient steps
     constrained: Constrained
+
+    @property
+    def networks(
+        self,
+    ) -> Mapping[str, nn.Module]: ...  # what another training can start from: as in its state
 
 
 def algorithms() -> list[str]:

@@ -29,9 +29,9 @@ from robokit.networks.layout import Axes, Layout, axes, moved, scales
 from robokit.state import State
 from robokit.task.task import Task
 from robokit.training.build import Built, algorithm, options
-from robokit.training.run import POLICY, Run
+from robokit.training.run import Run
 
-CRITIC, RETURNS, TEMPERATURE = "critic.", "return_scale.", "temperature.log_alpha"  # in a learner's state
+POLICY, RETURNS, TEMPERATURE = "policy", "return_scale", "temperature"  # see `Built.networks`
 ANEW = "anew: optimiser, multipliers of limits, random numbers"
 
 
@@ -47,7 +47,7 @@ class Parent:
     @property
     def policy(self) -> State:
         """The policy's state_dict."""
-        return _under(POLICY, self.tensors)
+        return _under(f"{POLICY}.", self.tensors)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def open_parent(what: str | Path) -> Parent:
     if Path(what).suffix == ".onnx":
         file = Exported.open(what)
         state, layout = read_weights(file)
-        return Parent(file.path.name, None, _with(POLICY, state), {"policy": layout})
+        return Parent(file.path.name, None, _with(f"{POLICY}.", state), {"policy": layout})
     run = Run.open(what)
     if (stored := run.config.get("layouts")) is None:
         rule = f"{run.path} was begun by an earlier version of robokit, without the names of its inputs"
@@ -81,7 +81,7 @@ def open_parent(what: str | Path) -> Parent:
     last, best = run.last(), run.best()
     if last is None or not last.steps:
         raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
-    tensors = last.tensors | (_with(POLICY, best.tensors) if best else {})
+    tensors = last.tensors | (_with(f"{POLICY}.", best.tensors) if best else {})
     try:
         named = {name: Layout.of(facts) for name, facts in stored.items()}
     except (KeyError, TypeError, ValueError) as error:
@@ -94,37 +94,34 @@ def start_from(learner: Built, parent: Parent) -> Start:
 
     Raises OptionError as `compare`; the learner is then unchanged.
     """
-    own, theirs, state = layouts(learner), parent.layouts, learner.state_dict()
-    start = compare(parent.name, own, theirs)
-
-    def take(prefix: str, names: Axes, their_names: Axes) -> None:
-        part = moved(_under(prefix, state), names, _under(prefix, parent.tensors), their_names)
-        state.update(_with(prefix, part))
-
-    take(POLICY, axes(own["policy"]), axes(theirs["policy"]))
-    if start.critics:
-        take(CRITIC, axes(own["critic"]), axes(theirs["critic"]))
-        take(RETURNS, _returns(own["critic"]), _returns(theirs["critic"]))
-        if (count := f"{RETURNS}count") in state:  # of old rewards: the new ones soon outweigh one rollout's
-            state[count] = state[count].clamp(max=learner.steps_per_iteration)
-        if _open_temperature(learner.config) and {TEMPERATURE} <= state.keys() & parent.tensors.keys():
-            state[TEMPERATURE] = parent.tensors[TEMPERATURE].to(state[TEMPERATURE])
-    learner.load_state_dict(state)
+    own = layouts(learner)
+    start = compare(parent.name, own, parent.layouts)
+    names, their_names = _names(own), _names(parent.layouts)
+    for name, net in learner.networks.items():
+        theirs = _under(f"{name}.", parent.tensors)
+        beside = start.critics and (name != TEMPERATURE or _open_temperature(learner.config))
+        if theirs and (name == POLICY or beside):
+            net.load_state_dict(moved(net.state_dict(), names[name], theirs, their_names[name]))
+        if name == RETURNS:  # of old rewards: new ones soon outweigh what counts as one rollout
+            net.get_buffer("count").clamp_(max=learner.steps_per_iteration)
     begin(learner)
     for line in report(parent, start):
         say(line)
     return start
 
 
-def _returns(critic: Layout) -> Axes:
-    """Names of PPO's units of reward and costs."""
-    return scales([(name,) for names in critic.outputs for name in names], "")
+def _names(layouts: Layouts) -> dict[str, Axes]:
+    """Names in the tensors of each of a learner's networks."""
+    outputs = (
+        [(name,) for names in layouts["critic"].outputs for name in names] if "critic" in layouts else []
+    )
+    named = {name: axes(layout) for name, layout in layouts.items()}
+    return {**named, RETURNS: scales(outputs, ""), TEMPERATURE: {}}
 
 
 def _open_temperature(config: Any) -> bool:
     """Whether SAC's options leave the temperature, the critics' weight of entropy, to the parent."""
-    own = getattr(config, "init_temperature", None)
-    return own is not None and own == type(config)().init_temperature
+    return config.init_temperature == type(config)().init_temperature
 
 
 def begin(learner: Built) -> None:

@@ -67,7 +67,9 @@ class New(Old):
 
 
 def learner_of(algo: str, task: type[Task] | Task, seed: int = 0, **changes: Any) -> Any:
-    given: dict[str, Any] = (OF_PPO if algo == "ppo" else TINY | {"critic": "state"}) | changes
+    given: dict[str, Any] = (
+        OF_PPO if algo == "ppo" else TINY | {"critic": "state", "normalize_obs": True}
+    ) | changes
     module = algorithm(algo)
     env = Env(task if isinstance(task, Task) else task(), 3, seed=seed, threads=1)
     learner = module.Learner(env, module.Config(**given), seed)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robokit import seeds
 from robokit.compute import processes
@@ -26,6 +26,8 @@ from robokit.learning.offpolicy.replay import Replay
 from robokit.learning.rollout import OF_STEP
 from robokit.limits.multipliers import SLOW
 from robokit.state import gather, scatter
+
+TAUGHT = ("policy", "critic", "temperature")  # of the agent's parts
 
 
 class OffPolicy(ABC):
@@ -180,6 +182,11 @@ class OffPolicy(ABC):
         self.critic.normalizer.update(_column(rows, "state").flatten(0, 1), valid)
 
     # -- save and continue -------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What another training can start from, by its name in `state_dict`; see `begin`."""
+        return {name: x for name, x in self.agent.parts().items() if name in TAUGHT}
 
     def _parts(self) -> dict[str, Any]:
         own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}
