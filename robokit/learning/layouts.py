@@ -32,6 +32,7 @@ def policy_layout(policy: Policy, env: Env) -> Layout:
         belief_size=belief.units if isinstance(belief, Recurrent) else 0,
         history=dict(belief.lengths) if isinstance(belief, Stack) else {},
         mirror=policy.mirror is not None,
+        control_dt=float(env.task.control_dt),
     )
 
 

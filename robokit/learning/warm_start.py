@@ -95,6 +95,8 @@ def _actuators(ours: Layout, theirs: Layout) -> Iterator[str]:
         elif own != other:
             now, then = (f"{center:g} + {half:g} a" for center, half in (own, other))
             yield f"actuator {name!r}: an action a is the target {now}, was {then}"
+    if ours.control_dt != theirs.control_dt:
+        yield f"a control period is {ours.control_dt:g} s, was {theirs.control_dt:g} s"
     if _order([*ours.actuators], [*theirs.actuators]):
         yield "actuators are in another order: moved by name"
 

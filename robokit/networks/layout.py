@@ -40,6 +40,7 @@ class Layout:
     outputs: tuple[tuple[str, ...], ...] = ()  # of each of the critics' networks: REWARD, or limits
     members: int = 1  # E of an ActionCritic
     layer_norm: bool = False
+    control_dt: float = 0.0  # s, a policy's
 
     def facts(self) -> dict[str, Any]:
         """As JSON values."""

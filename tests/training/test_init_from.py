@@ -299,9 +299,10 @@ def test_actuators_that_are_new_gone_or_mapped_otherwise_are_listed():
     start = start_from(learner_of("ppo", but(model=spec(MOTOR))), parent)
     assert not start.same
     assert "actuator 'turn' is gone: its output, and what observed its action, are dropped" in start.lines
-    near = but(action=Around("home", 0.25))
+    near = but(action=Around("home", 0.25), control_dt=0.04)
     start = start_from(learner_of("ppo", near), parent)
     assert "actuator 'push': an action a is the target 1 + 0.25 a, was 2 + 4 a" in start.lines
+    assert "a control period is 0.04 s, was 0.02 s" in start.lines
 
 
 @pytest.mark.parametrize(
