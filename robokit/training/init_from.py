@@ -84,7 +84,7 @@ def open_parent(what: str | Path) -> Parent:
     tensors = last.tensors | (_with(f"{POLICY}.", best.tensors) if best else {})
     try:
         named = {name: Layout.of(facts) for name, facts in stored.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path} has a config.json whose layouts are damaged: {error!r}") from error
     return Parent(f"{run.path.parent.name}/{run.path.name}", (best or last).steps, tensors, named)
 
