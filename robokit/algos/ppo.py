@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robokit import seeds
 from robokit.compute import processes
@@ -308,6 +308,11 @@ class Learner:
         return rows
 
     # -- save and continue -----------------------------------------------------------------------
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What another training can start from, by its name in `state_dict`."""
+        return {"policy": self.policy, "critic": self.critic, "return_scale": self.return_scale}
 
     def _parts(self) -> dict[str, object]:
         networks = {"policy": self.policy, "critic": self.critic, "adam": self.adam}

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from robokit.calls.names import locate, path_of
-from robokit.calls.resolve import gamma_of, held_commands, policy_of, run_of, torch_policy_of
+from robokit.calls.resolve import (
+    What,
+    as_word,
+    gamma_of,
+    held_commands,
+    located,
+    policy_of,
+    run_of,
+    torch_policy_of,
+)
 from robokit.console import say
 from robokit.env.env import Env
 from robokit.errors import OptionError
@@ -34,7 +43,6 @@ from robokit.training.folder import POLICY, file_name
 from robokit.training.restore import export_policy as write_policy, restore_policy
 from robokit.training.run import Run
 
-What = Run | str | PathLike[str]
 Command = Sequence[float] | Mapping[str, Sequence[float]]  # numbers in the task's order, or by name
 
 
@@ -91,7 +99,7 @@ def subject_of(
     for name, value in (("task", task), ("filter", filter)):
         if torch and value is not None:
             raise OptionError(f"--torch measures a run's policy on its own task; without --{name}")
-    place = _located(what)
+    place = located(what)
     if torch:
         return Subject(place, None, *torch_policy_of(place), None)
     file, chosen, policy = policy_of(place, None if task is None else fspath(task))
@@ -144,14 +152,14 @@ def play(
     viewer: MuJoCo's window, in real time. Others: see `evaluate`.
     """
     drawing = seed_of("evaluation", seed)
-    place = _located(what)
+    place = located(what)
     file, chosen, _ = policy_of(place, None if task is None else fspath(task))
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
     env.hold(_held(chosen, command))
     if viewer:
         watch(file, env, seconds)
         return None
-    film = _film_of(place, named=not isinstance(what, Run) and path_of(_as_word(what)) is None)
+    film = _film_of(place, named=not isinstance(what, Run) and path_of(as_word(what)) is None)
     film = film if output is None else Path(output)
     write_film(file, env, film, seconds, width, height)
     return film
@@ -178,7 +186,7 @@ def export_policy(
         raise OptionError(f"--output must be a folder, for <task>.onnx, got {folder}")
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
-    run = what if isinstance(what, Run) else Run.open(locate(_as_word(what), only_run=True))
+    run = what if isinstance(what, Run) else Run.open(locate(as_word(what), only_run=True))
     restored = restore_policy(run, last)
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():
@@ -197,14 +205,6 @@ def export_policy(
         }
     write_card(file, card)
     return written
-
-
-def _located(what: What) -> Path:
-    return what.path if isinstance(what, Run) else locate(_as_word(what))
-
-
-def _as_word(what: str | PathLike[str]) -> str | Path:
-    return what if isinstance(what, str) else Path(what)
 
 
 def _held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 
 from robokit.calls.names import exported_at, locate
@@ -16,6 +17,18 @@ from robokit.task.task import Task
 from robokit.training.folder import CHECKPOINTS, CONFIG
 from robokit.training.restore import exported, restore_policy, task_of
 from robokit.training.run import Run
+
+What = Run | str | PathLike[str]  # a run, its folder, an exported file, or a name
+
+
+def located(what: What) -> Path:
+    """The run folder or the exported file; errors as `names.locate`."""
+    return what.path if isinstance(what, Run) else locate(as_word(what))
+
+
+def as_word(what: str | PathLike[str]) -> str | Path:
+    """As names.py takes it: a str may be a name, a Path is a place."""
+    return what if isinstance(what, str) else Path(what)
 
 
 def run_of(file: Path) -> Run | None:

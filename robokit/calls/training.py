@@ -12,6 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from robokit.calls.resolve import What, located
 from robokit.compute import processes
 from robokit.console import say
 from robokit.errors import ExportError, OptionError, RunError
@@ -23,6 +24,7 @@ from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, check_owners, options
 from robokit.training.hooks import Hook
+from robokit.training.init_from import open_parent, start_from
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
 from robokit.training.provenance import changed, create, file_name, unfinished
 from robokit.training.rehearse import rehearse
@@ -59,6 +61,7 @@ def train(
     algo: str | None = None,
     *,
     like: Run | str | PathLike[str] | None = None,
+    init_from: What | None = None,
     resume: Run | str | PathLike[str] | None = None,
     limits: Mapping[str, float] | None = None,
     runs: str | PathLike[str] = "runs",
@@ -70,7 +73,8 @@ def train(
 
     task: as in `robokit train`; also a class of a notebook's own file. algo: None: "ppo". options: those of
     the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run whose
-    task, options and limits are the defaults. resume: a run to go on with; only steps and save_every may be
+    task, options and limits are the defaults. init_from: a run, file or name whose policy it starts from, by
+    the names of observations and actuators. resume: a run to go on with; only steps and save_every may be
     new. limits: {name: value}. runs: folder of all runs. save_every: s between checkpoints.
 
     An interrupt (Ctrl-C, a notebook's stop) ends the training after its iteration: saved, exported, returned.
@@ -81,14 +85,21 @@ def train(
     """
     with processes.joined():
         if resume is not None:
-            given = {"task": task, "algo": algo, "like": like, "limits": limits, **options}
+            given = {
+                "task": task,
+                "algo": algo,
+                "like": like,
+                "limits": limits,
+                "init_from": init_from,
+                **options,
+            }
             new = {name for name, value in given.items() if value is not None} - {"steps"}
             if new:
                 rule = "a resumed run keeps its task and options; only steps and save_every may be new"
                 raise OptionError(f"{rule}, got {', '.join(sorted(new))}")
             return resume_run(open_run(resume), options.get("steps"), save_every, hooks).run
         chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
-        return begin(chosen, setup, config, Path(runs), save_every, hooks).run
+        return begin(chosen, setup, config, Path(runs), save_every, hooks, init_from).run
 
 
 def open_run(run: Run | str | PathLike[str]) -> Run:
@@ -146,6 +157,7 @@ def begin(
     runs: Path,
     save_every: float = SAVE_SECONDS,
     hooks: Iterable[Hook] = (),
+    init_from: What | None = None,
 ) -> Trained:
     """Begin a run in `runs`, train it and export its policy. Errors: see `train`."""
     _check_seconds(save_every)
@@ -153,11 +165,15 @@ def begin(
         say(f"started again: going on with {begun}")
         return resume_run(Run.open(begun), None, save_every, hooks)
     check_place(runs / file_name(title(task)))
+    parent = None if init_from is None else open_parent(located(init_from))
     learner = build_learner(task, setup, config)
+    if parent is not None:
+        start_from(learner, parent)
     if not processes.rank():
         with processes.apart():
             rehearse(learner.policy, export_env(task, setup))
-    return _train(learner, create(runs, learner, setup), save_every, hooks)
+    run = create(runs, learner, setup, parent and parent.facts)
+    return _train(learner, run, save_every, hooks)
 
 
 def resume_run(run: Run, steps: int | None, save_every: float, hooks: Iterable[Hook] = ()) -> Trained:
@@ -165,7 +181,8 @@ def resume_run(run: Run, steps: int | None, save_every: float, hooks: Iterable[H
     _check_seconds(save_every)
     run = run if steps is None else replace(run, steps=steps)
     if differ := changed(run, task_of(run)):
-        raise RunError(f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}")
+        rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
+        raise RunError(f"{rule}; a new training starts from its policy with --init-from {run.path}")
     learner = rebuild(run)
     now, then = versions(), run.about["versions"]
     if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:

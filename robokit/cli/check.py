@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.calls.names import path_of
+from robokit.calls.names import locate, path_of
 from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
 from robokit.env.laws import Finding, check_task
@@ -15,8 +15,9 @@ from robokit.env.notes import find_notes
 from robokit.errors import OptionError, TaskError
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
-from robokit.training.build import algorithm, options
+from robokit.training.build import Setup, algorithm, options
 from robokit.training.folder import BEST, CHECKPOINTS, POLICY
+from robokit.training.init_from import Parent, open_parent, preview, report
 from robokit.training.run import Run
 
 
@@ -27,8 +28,13 @@ class Check:
     # a task (its name, file.py or file.py:Class), an exported file, or a run folder
     what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
     json: bool = False  # print JSON
+    # list what training the task from this run or exported file would take over, and train nothing
+    init_from: str | None = None
+    algo: str = Setup.algo  # of that training
 
     def __call__(self) -> int:
+        if self.init_from is not None:
+            return self._start(open_parent(locate(self.init_from)))
         if path := path_of(self.what):
             return check_file(path, self.json) if path.suffix == ".onnx" else self._run(Run.open(path))
         file, name = find_task(self.what)
@@ -42,6 +48,12 @@ class Check:
         rows = [f"{_word(f):<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
+
+    def _start(self, parent: Parent) -> int:
+        start = preview(load_task(self.what), self.algo, parent)
+        found = {"parent": parent.facts, **asdict(start)}
+        print(json.dumps(found, indent=1) if self.json else "\n".join(report(parent, start)))
+        return 0
 
     def _run(self, run: Run) -> int:
         """Check a run's exported file, if there is one, and all its checkpoints."""

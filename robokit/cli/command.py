@@ -126,6 +126,7 @@ class Kind:
     algo: str | None = None
     like: Path | None = None
     resume: Path | None = None
+    init_from: str | None = None
 
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
@@ -144,6 +145,8 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
     kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
+    if kind.resume and kind.init_from:
+        raise OptionError("--resume goes on with a run, --init-from begins a new one: give one of the two")
     if kind.resume and not show_help:
         resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:

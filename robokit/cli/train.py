@@ -39,6 +39,8 @@ class Train(Generic[Config, Limits]):
     like: Path | None = None
     # resume the run in this folder; allowed beside it: --steps, --save-every and --json
     resume: Path | None = None
+    # start from the policy of this run folder or exported file, by the names of observations and actuators
+    init_from: str | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
 
@@ -46,7 +48,8 @@ class Train(Generic[Config, Limits]):
         assert self.task is not None
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
-        return _told(begin(task, self.setup, self.algorithm, self.runs, self.save_every), self.json)
+        options = self.setup, self.algorithm, self.runs, self.save_every
+        return _told(begin(task, *options, init_from=self.init_from), self.json)
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:

@@ -90,7 +90,7 @@ def save(
     target = parent / f"{steps:012d}"
     temporary = aside(target)
     contents = {
-        TENSORS: tensor_bytes({name: _packed(t) for name, t in tensors.items()}),
+        TENSORS: tensor_bytes(packed(tensors)),
         FACTS: json.dumps(facts, indent=1, allow_nan=False).encode(),
     }
     try:
@@ -181,9 +181,9 @@ def sweep(parent: Path) -> None:
     _drop_unlisted(parent)
 
 
-def _packed(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU; safetensors refuses tensors that share storage."""
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU; safetensors refuses tensors that share storage."""
+    return {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -198,7 +198,7 @@ def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
     for number, tensors in replay.segments().items():
         digest = replay.digests.get(number)
         if digest is None or not _segment_path(parent, number, digest).exists():
-            content = tensor_bytes({name: _packed(t) for name, t in tensors.items()})
+            content = tensor_bytes(packed(tensors))
             digest = _sha256(content)
             write_aside(_segment_path(parent, number, digest), content)
         digests[number] = digest

@@ -21,7 +21,10 @@ ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a 
 
 
 def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
-    """Write `<policy>.json` beside a file: task, robot, commit, sha256, parity_error, `evaluation`'s keys."""
+    """Write `<policy>.json` beside a file: task, robot, commit, sha256, parity_error, `evaluation`'s keys.
+
+    A policy whose training started from another has its `parent` too.
+    """
     contract = file.contract
     card = {
         "task": contract["task"],
@@ -29,6 +32,7 @@ def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
         "commit": contract["hashes"]["commit"],
         "sha256": file.sha256,
         "parity_error": max(p["ctrl_error"] for p in contract["parity"]),
+        **({"parent": contract["parent"]} if "parent" in contract else {}),
         **evaluation,
     }
     beside = file.path.with_suffix(".json")

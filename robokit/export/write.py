@@ -5,7 +5,7 @@
 The graph is the whole controller. Inputs: every observation term by name, raw, (B, d), except "action" (the
 previous one) and "clock", which are carried; `carry` (B, S), [previous action | clock, if the task has one |
 belief]; `reset` (B,) bool, which clears it. Outputs: `ctrl` (B, A), actuator targets in MuJoCo's order;
-`carry_next` (B, S).
+`carry_next` (B, S). Beside the file lie its sha256 and its weights, for another training to start from.
 """
 
 import contextlib
@@ -29,6 +29,8 @@ from robokit.export.fields import write_contract
 from robokit.export.file import gaps
 from robokit.export.gate import Parity, Recording, check_refusal, gate, record
 from robokit.export.graph import Graph, trace
+from robokit.export.weights import weights_bytes, weights_path
+from robokit.learning.layouts import policy_layout
 from robokit.networks.policy import Policy
 
 
@@ -51,12 +53,13 @@ def export(
     commit: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
     recording: Recording | None = None,
+    parent: Mapping[str, Any] | None = None,
 ) -> Written:
-    """Write `path` and `<path>.sha256` after all checks. `env`, of the policy's task, is reset and stepped.
+    """Write `path`, `<path>.sha256` and its weights after all checks. `env`, of its task, is reset, stepped.
 
-    commit, evaluation: for the contract only. recording: for the gate's replays; None: a new one of STEPS.
-    Raises ExportError naming the failed check and its figure, or the disk's error. In that case no new file
-    remains, and an older export at `path` still loads.
+    commit, evaluation, parent (what the training started from): for the contract only. recording: for the
+    gate's replays; None: a new one of STEPS. Raises ExportError naming the failed check and its figure, or
+    the disk's error. In that case no new file remains, and an older export at `path` still loads.
     """
     policy = copy.deepcopy(policy).cpu().eval()
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
@@ -65,17 +68,21 @@ def export(
     recording = record(policy, env) if recording is None else recording
     parity = gate(model, policy, env, recording)
     facts = {"evaluation": evaluation, "parity": [asdict(p) for p in parity]}
+    facts |= {} if parent is None else {"parent": dict(parent)}
+    weights = weights_bytes(policy.state_dict(), policy_layout(policy, env))
     contract = write_contract(policy, env, recording, commit) | facts
+    contract["hashes"]["weights"] = hashlib.sha256(weights).hexdigest()
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(contract, allow_nan=False)})
-    digest = install(model.SerializeToString(), Path(path))
+    digest = install(model.SerializeToString(), Path(path), weights)
     return Written(Path(path), digest, parity, gaps(contract))
 
 
-def install(data: bytes, path: Path) -> str:
-    """Write an exported file and `<path>.sha256`, or neither, and return the sha256 (hex).
+def install(data: bytes, path: Path, weights: bytes | None = None) -> str:
+    """Write an exported file, `<path>.sha256` and its weights, or none; return the sha256 (hex).
 
     Written to a temporary folder, read back by a Controller, then renamed: a kill leaves the old export or
-    the new. Raises ExportError if the disk is full or not writable.
+    the new; between two renames the old one without its weights, which `--init-from` refuses. Raises
+    ExportError if the disk is full or not writable.
     """
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -84,6 +91,8 @@ def install(data: bytes, path: Path) -> str:
             staged = Path(folder) / path.name
             write_synced(staged, data)
             write_synced(Path(f"{staged}.sha256"), f"{digest}  {path.name}\n".encode())
+            if weights is not None:
+                write_synced(weights_path(staged), weights)
             check_refusal(staged)
             _swap(staged, path)
     except OSError as error:
@@ -98,10 +107,15 @@ def _swap(staged: Path, path: Path) -> None:
     old = listing.read_bytes() if path.exists() and listing.exists() else b""
     write_synced(both, old + new.read_bytes())
     both.replace(listing)
+    weights = weights_path(path)
+    before = weights.read_bytes() if weights.exists() else b""
     try:
+        if weights_path(staged).exists():
+            weights_path(staged).replace(weights)
         staged.replace(path)
     except OSError:
         listing.write_bytes(old) if old else listing.unlink()
+        weights.write_bytes(before) if before else weights.unlink(missing_ok=True)
         raise
     with contextlib.suppress(OSError):  # only tidies up: the new file is in place and listed
         new.replace(listing)

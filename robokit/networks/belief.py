@@ -9,7 +9,7 @@ To add a kind: derive a class from Belief, implement `forward`, and add it to Ki
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -82,7 +82,7 @@ class Stack(Belief):
 
     def __init__(self, widths: Mapping[str, int], history: int | Mapping[str, int]) -> None:
         super().__init__()
-        lengths = {k: history if isinstance(history, int) else history.get(k, 1) for k in widths}
+        self.lengths = lengths = frames_of(widths, history)
         source, shift, column = [], [], 0
         self.size = self.out_dim = sum(widths[k] * n for k, n in lengths.items())
         for name, width in widths.items():
@@ -106,6 +106,11 @@ class Stack(Belief):
         shifted = torch.cat((belief, obs), -1).index_select(1, self.shift)
         belief = torch.where(is_first[:, None], obs.index_select(1, self.source), shifted)
         return normalizer(belief, self.source), belief
+
+
+def frames_of(terms: Iterable[str], history: int | Mapping[str, int]) -> dict[str, int]:
+    """Frames that a Stack keeps of each term."""
+    return {name: history if isinstance(history, int) else history.get(name, 1) for name in terms}
 
 
 class Recurrent(Belief):

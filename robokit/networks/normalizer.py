@@ -1,5 +1,7 @@
 """Running mean and variance of observations."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,8 @@ from robokit.compute import processes
 class Normalizer(nn.Module):
     """Running mean and variance of each column, (O,), changed only by `update`; not active: the identity.
 
-    Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2).
+    Batches are merged exactly (Chan, Golub & LeVeque 1979, the pairwise update of mean and M2). Each column
+    has its own count of rows: those of a carried-over policy have seen more than its new ones.
     """
 
     mean: Tensor
@@ -21,7 +24,7 @@ class Normalizer(nn.Module):
         self.clip, self.active = clip, active
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("var", torch.ones(dim))
-        self.register_buffer("count", torch.tensor(1e-4))
+        self.register_buffer("count", torch.full((dim,), 1e-4))
 
     def forward(self, x: Tensor, columns: Tensor | None = None) -> Tensor:
         """(x - mean) / std, clipped to +-clip; columns (D,): index into O of each of x's D numbers."""
@@ -42,3 +45,9 @@ class Normalizer(nn.Module):
         self.var.copy_((self.var * self.count + m2 + delta.square() * self.count * count / total) / total)
         self.mean.add_(torch.where(count > 0, delta * count / total, 0.0))
         self.count.copy_(total)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any) -> None:
+        count = state_dict.get(f"{prefix}count")
+        if count is not None and not count.dim():  # of a run of before, when all columns shared one
+            state_dict[f"{prefix}count"] = count.expand_as(self.count)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **more)

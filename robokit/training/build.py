@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from robokit.compute import processes
 from robokit.compute.compile import choose, lacks
@@ -21,6 +22,7 @@ from robokit.console import say
 from robokit.env.env import Env
 from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
+from robokit.learning.constrained import Constrained
 from robokit.learning.options import with_options
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
@@ -48,6 +50,12 @@ class Built(Learner, Protocol):
     """A learner from `build_learner`."""
 
     threads: int  # torch threads of gradient steps
+    constrained: Constrained
+
+    @property
+    def networks(
+        self,
+    ) -> Mapping[str, nn.Module]: ...  # what another training can start from: as in its state
 
 
 def algorithms() -> list[str]:

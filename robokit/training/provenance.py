@@ -7,9 +7,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from robokit.compute import processes
 from robokit.errors import RunError
@@ -19,13 +21,15 @@ from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
 from robokit.training.folder import file_name
+from robokit.training.init_from import layouts
 from robokit.training.run import Run
 
 
-def create(root: Path, learner: Built, setup: Setup) -> Run:
+def create(root: Path, learner: Built, setup: Setup, parent: Mapping[str, Any] | None = None) -> Run:
     """Create a new learner's run folder `root/<task>/<date>` in process 0; every process returns its Run.
 
-    Its config has the numbers of threads in use, where `setup` may have 0.
+    Its config has the numbers of threads in use, where `setup` may have 0; the layouts of its networks, which
+    outlast its task's files; and `parent`, the facts of the policy that it starts from, if it does.
     """
     task, file = learner.env.task, task_file(learner.env.task)
     threads = getattr(learner.env.sim, "threads", setup.threads)
@@ -33,6 +37,8 @@ def create(root: Path, learner: Built, setup: Setup) -> Run:
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     limits = {name: limit.value for name, limit in task.limits.items()}
     parts = {"processes": processes.world(), "options": own, "hashes": task_hashes(task)}
+    parts |= {"layouts": {name: layout.facts() for name, layout in layouts(learner).items()}}
+    parts |= {} if parent is None else {"parent": dict(parent)}
     counts = {"headline": task.headline, "failure": [*task.failure]}
     config = {"task": title(task), "limits": limits, **counts, **asdict(setup), **parts}
     about = {

@@ -28,6 +28,7 @@ from robokit.task.lookup.source import known_tasks
 from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
 from robokit.training.folder import POLICY
+from robokit.training.init_from import begin
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, Run
 from robokit.training.selection import headline_of, load_best, validations
@@ -71,13 +72,20 @@ def going_on(run: Run) -> str:
 def rebuild(run: Run) -> Built:
     """A learner with a run's options, before its first iteration: no checkpoint is loaded.
 
-    Raises RunError for a run of another version of robokit or of another number of processes.
+    Raises RunError for a run of another version of robokit or of another number of processes, and for one
+    with a parent that was killed before its first checkpoint.
     """
     task = task_of(run)
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
-    return build_learner(task, *options_of(run), begun=True)
+    learner = build_learner(task, *options_of(run), begun=True)
+    if parent := run.config.get("parent"):
+        if run.newest(shared=False)[0] is None:
+            rule = f"{run.path} has no checkpoint yet, and so not the policy that it starts from"
+            raise RunError(f"{rule}: begin it again with --init-from, its parent {parent['name']}")
+        begin(learner)
+    return learner
 
 
 def options_of(run: Run) -> tuple[Setup, Any]:
@@ -137,7 +145,8 @@ def export_env(task: Task, setup: Setup) -> Env:
 
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:
     """Write a run's policy to `path`, and its card beside it. Raises ExportError if the gate refuses it."""
-    written = export(restored.policy, restored.env, path, commit=run.about["commit"]["robokit"])
+    facts = {"commit": run.about["commit"]["robokit"], "parent": run.config.get("parent")}
+    written = export(restored.policy, restored.env, path, **facts)
     write_card(Exported.open(path), {"run": run.path.name, "steps": restored.steps})
     return written
 

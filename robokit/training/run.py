@@ -183,6 +183,10 @@ class Run:
         """Checkpoint with the best state_dict of the policy, or None. Raises CheckpointError if damaged."""
         return newest(self.path / BEST, self._check_fits)[0]
 
+    def last(self) -> Checkpoint | None:
+        """Process 0's newest good checkpoint, its replay unread; None without any. Raises CheckpointError."""
+        return newest(self.path / CHECKPOINTS, self._check_fits, shared=False)[0]
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Context that locks the folder for one training; a kill unlocks it. Raises RunError if locked."""

@@ -80,7 +80,9 @@ def test_training_leaves_a_whole_run_and_a_policy(trained: tuple[Path, dict[str,
     assert (result["steps"], result["signal"], result["error"]) == (128, None, None)
     assert result["parity"] <= 1e-5
     expected = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "policy.onnx"}
-    assert {p.name for p in run.iterdir()} == expected | {"policy.onnx.sha256", "policy.json"}
+    assert {p.name for p in run.iterdir()} == expected | {
+        *("policy.onnx.sha256", "policy.json", "policy.safetensors"),
+    }
 
 
 @pytest.mark.medium
@@ -141,7 +143,8 @@ def test_export_writes_the_file_its_sum_and_a_card_named_by_the_task_wherever_th
 ):
     folder, card = exported
     name = "inverted_pendulum"
-    assert {p.name for p in folder.iterdir()} == {f"{name}.onnx", f"{name}.onnx.sha256", f"{name}.json"}
+    suffixes = "onnx", "onnx.sha256", "json", "safetensors"
+    assert {p.name for p in folder.iterdir()} == {f"{name}.{suffix}" for suffix in suffixes}
     assert card["steps"] == 128
     assert card["return"] == card["evaluation"]["returns"]["mean"] > 0
 
@@ -376,7 +379,8 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
         assert "a resumed run keeps its task and options; only --steps, " in said
         assert said.endswith(f", got {' '.join(extra)}\n")
     Path("tasks/slide.py").write_text(OWN + "\n")
-    assert "changed since it began: slide.py" in wrong(resume, capsys)
+    said = wrong(resume, capsys)
+    assert "changed since it began: slide.py; a new training starts from its policy with --init-from " in said
 
 
 @pytest.mark.medium

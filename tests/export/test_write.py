@@ -14,14 +14,16 @@ import onnx
 import pytest
 import torch
 from arm import Arm, Blind, make_policy
+from safetensors.torch import save
 
 import robokit
-from robokit.controller import Controller, ObservationError
+from robokit.controller import ContractError, Controller, ObservationError
 from robokit.env.env import Env
-from robokit.errors import ExportError
+from robokit.errors import ExportError, OptionError
 from robokit.export.card import write_card
 from robokit.export.file import Exported, gaps
 from robokit.export.gate import TOLERANCE
+from robokit.export.weights import read_weights, weights_bytes, weights_path
 from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy
 
@@ -178,7 +180,73 @@ def test_the_sha256_stands_beside_in_the_form_that_sha256sum_checks(made: Made) 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert Path(f"{path}.sha256").read_text() == f"{digest}  arm.onnx\n"
     assert made.report.sha256 == digest
-    assert sorted(p.name for p in path.parent.iterdir()) == ["arm.onnx", "arm.onnx.sha256"]
+    names = ["arm.onnx", "arm.onnx.sha256", "arm.safetensors"]
+    assert sorted(p.name for p in path.parent.iterdir()) == names
+
+
+def test_the_weights_stand_beside_by_the_names_of_the_contract_and_are_the_policy_s(made: Made) -> None:
+    file = Exported.open(made.report.path)
+    state, layout = read_weights(file)
+    own = made.policy.state_dict()
+    assert state.keys() == own.keys() and all(torch.equal(state[key], own[key]) for key in own)
+    assert {k: n for k, n in layout.terms.items() if k != "action"} == Controller(file).inputs
+    assert [*layout.actuators] == Controller(file).actuators
+    assert (layout.kind, layout.belief, layout.hidden, layout.activation) == (
+        "Gaussian", "stack", (16,), "tanh"
+    )  # fmt: skip
+    assert layout.history == dict.fromkeys(made.env.names.obs, 3)
+    content = weights_path(file.path).read_bytes()
+    assert made.contract["hashes"]["weights"] == hashlib.sha256(content).hexdigest()
+    assert weights_bytes(state, layout) == content  # one policy, one hash
+
+
+@pytest.fixture
+def copied(made: Made, tmp_path: Path) -> Path:
+    """The export, in a folder of its own."""
+    for path in made.report.path.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "arm.onnx"
+
+
+def test_weights_that_are_missing_damaged_or_of_another_export_are_refused(made: Made, copied: Path) -> None:
+    file, weights = Exported.open(copied), weights_path(copied)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ContractError, match=r"arm\.safetensors has sha256 .*the contract of arm\.onnx says"):
+        read_weights(file)
+    weights.unlink()
+    with pytest.raises(OptionError, match=r"there is no .*arm\.safetensors: export its run again"):
+        read_weights(file)
+    older = file._replace(contract={**file.contract, "hashes": {"model": {}, "commit": None}})
+    with pytest.raises(
+        OptionError, match=r"arm\.onnx was exported without its weights: export its run again"
+    ):
+        read_weights(Exported(*older))
+
+
+@pytest.mark.parametrize(
+    "about", [None, "{", "[]", "{}", '{"schema": 9}', '{"schema": 1, "terms": {}}', '{"schema": 1}']
+)
+def test_numbers_that_are_no_policy_are_refused(copied: Path, about: str | None) -> None:
+    file, weights = Exported.open(copied), weights_path(copied)
+    content = save({"x": torch.zeros(1)}, None if about is None else {"robokit.policy": about})
+    weights.write_bytes(content)
+    hashes = {"weights": hashlib.sha256(content).hexdigest()}
+    with pytest.raises(ContractError, match=r"arm\.safetensors holds no policy that is known here"):
+        read_weights(Exported(*file._replace(contract={**file.contract, "hashes": hashes})))
+
+
+def test_reading_weights_runs_no_code(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle in their place is no safetensors file, even under the right hash."""
+    monkeypatch.chdir(copied.parent)
+    content = b"cos\nmkdir\n(S'sprung'\ntR."
+    weights_path(copied).write_bytes(content)
+    hashes = {"weights": hashlib.sha256(content).hexdigest()}
+    file = Exported.open(copied)
+    with pytest.raises(ContractError, match="holds no policy"):
+        read_weights(Exported(*file._replace(contract={**file.contract, "hashes": hashes})))
+    assert not Path("sprung").exists()
 
 
 def test_a_card_tells_what_the_file_is_worth(made: Made, tmp_path: Path) -> None:
@@ -200,7 +268,7 @@ class Killed(BaseException):
 @pytest.fixture
 def old(made: Made, tmp_path: Path) -> Path:
     """An export that must survive."""
-    install(made.report.path.read_bytes(), tmp_path / "arm.onnx")
+    install(made.report.path.read_bytes(), tmp_path / "arm.onnx", b"its weights")
     return tmp_path / "arm.onnx"
 
 
@@ -242,27 +310,28 @@ def broken_rename(number: int, error: BaseException) -> Iterator[None]:
 def test_a_full_disk_leaves_the_older_export_and_nothing_else(old: Path, full_disk: None) -> None:
     before = contents(old.parent)
     with pytest.raises(ExportError, match=r"cannot write .*arm\.onnx"):
-        install(newer(old), old)
-    assert contents(old.parent) == before
-
-
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("name", ["arm.onnx", "fresh.onnx"])
-def test_a_failed_rename_leaves_everything_as_it_was(old: Path, number: int, name: str) -> None:
-    before, data = contents(old.parent), newer(old)
-    with broken_rename(number, OSError("no space")), pytest.raises(ExportError, match="no space"):
-        install(data, old.with_name(name))
+        install(newer(old), old, b"others")
     assert contents(old.parent) == before
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("name", ["arm.onnx", "fresh.onnx"])
+def test_a_failed_rename_leaves_everything_as_it_was(old: Path, number: int, name: str) -> None:
+    before, data = contents(old.parent), newer(old)
+    with broken_rename(number, OSError("no space")), pytest.raises(ExportError, match="no space"):
+        install(data, old.with_name(name), b"others")
+    assert contents(old.parent) == before
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_a_kill_at_any_rename_leaves_a_whole_export(old: Path, number: int) -> None:
     first, second = old.read_bytes(), newer(old)
     with broken_rename(number, Killed()), pytest.raises(Killed):
-        install(second, old)
+        install(second, old, b"others")
     Controller(old)
-    assert old.read_bytes() == (second if number == 3 else first)
-    install(second, old)  # and the next one tidies up
+    assert old.read_bytes() == (second if number == 4 else first)
+    assert weights_path(old).read_bytes() == (b"its weights" if number < 3 else b"others")
+    install(second, old, b"others")  # and the next one tidies up
     assert len(Path(f"{old}.sha256").read_text().splitlines()) == 1
 
 

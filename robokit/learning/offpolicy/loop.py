@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robokit import seeds
 from robokit.compute import processes
@@ -26,6 +26,8 @@ from robokit.learning.offpolicy.replay import Replay
 from robokit.learning.rollout import OF_STEP
 from robokit.limits.multipliers import SLOW
 from robokit.state import gather, scatter
+
+TAUGHT = ("policy", "critic", "temperature")  # of the agent's parts
 
 
 class OffPolicy(ABC):
@@ -62,7 +64,17 @@ class OffPolicy(ABC):
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.lr = torch.tensor(config.lr, device=device)
         self.gradients = 0  # gradient steps so far
+        self.random = True  # whether actions are random until pace.starts
         env.reset(stagger=self._all > 1)
+
+    def begin(self) -> None:
+        """Start from the networks as they are, at first also of a resumed run: they were taught elsewhere.
+
+        The target networks become equal to them, and the policy acts from the first step, not chance.
+        """
+        for target, online in self.agent.targets:
+            target.flat.copy_(online.flat)
+        self.random = False
 
     def iterate(self) -> dict[str, float]:
         """Take `horizon` control steps, each with the gradient steps due by `Pace`; return mean metrics.
@@ -91,7 +103,7 @@ class OffPolicy(ABC):
     # -- one control step --------------------------------------------------------------------------
 
     def _collect(self, noise: Tensor) -> dict[str, Tensor]:
-        """Take a control step, add it to the replay, return its columns; random actions until pace.starts."""
+        """Take a control step, add it to the replay, return its columns; the first actions: `random`."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
         row = {"obs": env.obs, "state": state, "is_first": self.is_first}
@@ -99,7 +111,7 @@ class OffPolicy(ABC):
         action, self.belief, self.critic_belief = self.act(
             env.obs, state, self.belief, self.critic_belief, self.is_first, noise
         )
-        if self._transitions < self.pace.starts:
+        if self.random and self._transitions < self.pace.starts:
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)
         cost, final_state = constrained.step(step)
@@ -170,6 +182,11 @@ class OffPolicy(ABC):
         self.critic.normalizer.update(_column(rows, "state").flatten(0, 1), valid)
 
     # -- save and continue -------------------------------------------------------------------------
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What another training can start from, by its name in `state_dict`; see `begin`."""
+        return {name: x for name, x in self.agent.parts().items() if name in TAUGHT}
 
     def _parts(self) -> dict[str, Any]:
         own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}

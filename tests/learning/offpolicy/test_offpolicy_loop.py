@@ -105,7 +105,7 @@ def test_the_normaliser_moves_after_the_gradient_steps_and_the_targets_have_the_
     for _ in range(3):
         learner.iterate()
     seen = 3 * learner.steps_per_iteration
-    assert learner.policy.normalizer.count.item() == pytest.approx(seen, abs=0.01)
+    assert learner.policy.normalizer.count[0].item() == pytest.approx(seen, abs=0.01)
     assert torch.equal(learner.policy.normalizer.mean, learner.critic.normalizer.mean)
     assert len({*means}) == 3 < len(means)
     targets = [target.module for target, _ in learner.agent.targets]

@@ -1,0 +1,373 @@
+"""A training starts from another policy: by names, with all of it and nothing else; what differs is said."""
+
+from typing import Any
+
+import mujoco
+import pytest
+import torch
+from agents import TINY, Limited
+from cart import XML
+from torch import Tensor
+
+from robokit.env.env import Env
+from robokit.errors import OptionError
+from robokit.limits.limit import Limit
+from robokit.sim.base import Sim
+from robokit.task.action import Around
+from robokit.task.task import Task, Terms
+from robokit.training.build import algorithm
+from robokit.training.init_from import Parent, layouts, start_from
+
+MOTOR = '<motor name="push" joint="slide" ctrlrange="-2 6"/>'
+SERVO = '<position name="turn" joint="hinge" kp="2" ctrlrange="-.5 .5"/>'
+THIRD = '<motor name="lift" joint="hinge" ctrlrange="-1 1"/>'
+OF_PPO: dict[str, Any] = {
+    "num_envs": 3, "horizon": 8, "minibatch": 24, "epochs": 2, "hidden": (8,), "belief_size": 5, "chunk": 4,
+}  # fmt: skip
+OWN = (
+    "policy.",
+    "critic.",
+    "target",
+    "return_scale.",
+    "temperature.log_alpha",
+)  # what may come from a parent
+
+
+def spec(*actuators: str) -> mujoco.MjSpec:
+    """Cart's model with other actuators, in this order."""
+    start, end = XML.index("<actuator>"), XML.index("</actuator>")
+    return mujoco.MjSpec.from_string(f"{XML[:start]}<actuator>{''.join(actuators)}{XML[end:]}".replace(
+        '<key name="home" qpos=".1 .2 .5 0 .049 1 0 0 0" ctrl="1 .4"/>', ""
+    ))  # fmt: skip
+
+
+class Old(Limited):
+    """Eight terms of 10 columns, two actuators, two limits, two privileged terms."""
+
+    history = {"tip": 3, "slide": 2}
+
+    def remember(self, sim: Sim, action: Tensor) -> Terms:
+        return {"x": sim.qpos[:, :1]}  # whatever the number of actuators
+
+
+class New(Old):
+    """The same robot with everything in another order, a term more, other rewards and another limit first."""
+
+    model = spec(SERVO, MOTOR)
+    weights = {"near": 7.0, "rate": 0.0}
+    limits = {"hit": Limit(0.2, "probability"), "away": Limit(0.4, largest=3.0)}
+
+    def observe(self, sim: Sim) -> Terms:
+        terms = super().observe(sim)
+        return {"angle": sim.qpos[:, 1:2] * 100, **{name: terms[name] for name in reversed(terms)}}
+
+    def privileged(self, sim: Sim) -> Terms:
+        terms = super().privileged(sim)
+        return {"ball": terms["ball"], "far": terms["ball"] * 100, "touch": terms["touch"]}
+
+
+def learner_of(algo: str, task: type[Task] | Task, seed: int = 0, **changes: Any) -> Any:
+    given: dict[str, Any] = (
+        OF_PPO if algo == "ppo" else TINY | {"critic": "state", "normalize_obs": True}
+    ) | changes
+    module = algorithm(algo)
+    env = Env(task if isinstance(task, Task) else task(), 3, seed=seed, threads=1)
+    learner = module.Learner(env, module.Config(**given), seed)
+    if algo != "ppo":
+        learner.horizon, learner.steps_per_iteration = 10, 30
+    return learner
+
+
+def parent_of(learner: Any) -> Parent:
+    """Its state after two iterations, and actions over most of [-1, 1]."""
+    for _ in range(2):
+        learner.iterate()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        learner.policy.head[-1].weight.normal_(0.0, 0.4)
+        learner.policy.normalizer.mean.normal_(0.0, 0.3)
+        learner.policy.normalizer.var.uniform_(0.2, 2.0)
+    return Parent("old/1", 48, learner.state_dict(), layouts(learner))
+
+
+def columns(env: Env, widths: dict[str, int], values: dict[str, Tensor]) -> Tensor:
+    """(N, O) of values by name: `action:NAME` of each actuator, and terms."""
+    actuators = [env.sim.model.actuator(i).name for i in range(env.act_dim)]
+    named = {"action": torch.cat([values[f"action:{name}"] for name in actuators], -1), **values}
+    return torch.cat([named[term] for term in widths], -1)
+
+
+def answers(learner: Any, frames: int = 5) -> dict[str, Tensor]:
+    """Actions (frames, N) of each actuator for the same readings by name, over the end of an episode."""
+    env, policy, rng = learner.env, learner.policy, torch.Generator().manual_seed(5)
+    belief, said = torch.zeros(4, policy.belief_size), list[Tensor]()
+    for frame in range(frames):
+        names = ("action:push", "action:turn", "slide", "hinge_speed", "goal", "angle", "action:lift")
+        values = {name: torch.randn(4, 1, generator=rng) for name in names}
+        values |= {"tip": torch.randn(4, 3, generator=rng), "turn": torch.randn(4, 2, generator=rng)}
+        first = torch.tensor([frame in (0, 3)] * 4)
+        with torch.no_grad():
+            action, belief = policy(columns(env, env.names.obs, values), belief, first)
+        said.append(action)
+    actuators = [env.sim.model.actuator(i).name for i in range(env.act_dim)]
+    return dict(zip(actuators, torch.stack(said).unbind(-1), strict=True))
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float = 0.0) -> bool:
+    pairs = [(one[name], other[name]) for name in one.keys() & other.keys()]
+    return bool(pairs) and all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
+
+
+ALGOS = pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
+BELIEFS = pytest.mark.parametrize("belief", ["memoryless", "stack", "gru"])
+
+
+@ALGOS
+@BELIEFS
+def test_the_first_policy_is_the_parent_s_whatever_the_order_the_rewards_and_the_new_terms(
+    algo: str, belief: str
+):
+    old = learner_of(algo, Old, belief=belief)
+    parent = parent_of(old)
+    said = answers(old)
+    assert min(float(x.std()) for x in said.values()) > 0.1  # lively: an error would show
+    again, new = (learner_of(algo, task, seed=1, belief=belief) for task in (Old, New))
+    assert not same(answers(again), said, 0.01)
+    start = start_from(again, parent)
+    assert start.same and start.critics and same(answers(again), said)
+    assert start.lines == ["critics go on"]
+    start = start_from(new, parent)
+    assert start.same and start.critics and same(answers(new), said, 2e-6)
+    assert "new observation 'angle' (1): weight zero at first" in start.lines
+
+
+@ALGOS
+def test_nothing_else_comes_from_the_parent(algo: str):
+    """Optimiser, multipliers, meters, replay, simulation and random numbers are a new training's."""
+    old = learner_of(algo, Old)
+    parent = parent_of(old)
+    new, fresh = learner_of(algo, Old, seed=1), learner_of(algo, Old, seed=1)
+    start_from(new, parent)
+    taken, began = new.state_dict(), fresh.state_dict()
+    others = [key for key in began if not key.startswith(OWN)]
+    moving = [key for key in others if not torch.equal(parent.tensors[key], began[key])]
+    assert {"meter.running", "multipliers.smooth", "rng", "env.sim.state"} < {*moving}
+    assert any("adam" in key for key in moving)
+    assert [key for key in others if not torch.equal(taken[key], began[key])] == []
+    new.iterate()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize("belief", ["memoryless", "gru"])
+def test_critics_go_on_by_the_names_of_terms_actuators_and_limits(algo: str, belief: str):
+    old = learner_of(algo, Old, critic_belief=belief)
+    parent = parent_of(old)
+    new = learner_of(algo, New, seed=1, critic_belief=belief)
+    assert not torch.allclose(values(old), values(new), atol=0.01)
+    start = start_from(new, parent)
+    assert "critics go on; inputs new, with weight zero: angle, privileged far" in start.lines
+    torch.testing.assert_close(values(new), values(old), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def values(learner: Any) -> Tensor:
+    """V or Q (..., 1 + K) of the reward, then of the limits by name, for the same state by name."""
+    env, rng, critic = learner.env, torch.Generator().manual_seed(6), learner.critic
+    names = ("action:push", "action:turn", "slide", "hinge_speed", "goal", "angle", "privileged touch")
+    state = {name: torch.randn(4, 1, generator=rng) for name in names}
+    state |= {name: torch.randn(4, 3, generator=rng) for name in ("tip", "privileged ball", "privileged far")}
+    state |= {"turn": torch.randn(4, 2, generator=rng)}
+    acts = {name: torch.randn(4, 1, generator=rng) for name in ("push", "turn")}
+    action = torch.cat([acts[env.sim.model.actuator(i).name] for i in range(2)], -1)
+    first, belief = torch.ones(4, dtype=torch.bool), torch.zeros(4, critic.belief_size)
+    features, _ = critic.encode(columns(env, learner.constrained.widths, state), belief, first)
+    found = critic.decode(features, *(() if learner.config.usual_num_envs == 32 else (action,)))
+    limits = [1 + [*learner.constrained.limits].index(name) for name in ("away", "hit")]
+    return found[..., [0, *limits]]
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_off_policy_targets_equal_the_networks_and_the_policy_acts_from_the_first_step(algo: str):
+    parent = parent_of(learner_of(algo, Old))
+    new = learner_of(algo, Old, seed=1)
+    start_from(new, parent)
+    assert all(torch.equal(target.flat, online.flat) for target, online in new.agent.targets)
+    new.policy.head[-1].weight.data.zero_()
+    new.policy.head[-1].bias.data.fill_(-20.0)  # also of SAC's log deviations
+    with torch.no_grad():
+        rows = [new._collect(torch.zeros(3, 2)) for _ in range(3)]
+    assert all(float(row["action"].max()) < -0.99 for row in rows)
+
+
+def test_sac_goes_on_with_the_parent_s_temperature_unless_it_is_given_one():
+    parent = parent_of(learner_of("sac", Old))
+    parent.tensors["temperature.log_alpha"].fill_(-3.0)
+    for given, expected in (({}, -3.0), ({"init_temperature": 0.5}, torch.tensor(0.5).log().item())):
+        new = learner_of("sac", Old, seed=1, **given)
+        start_from(new, parent)
+        assert new.agent.temperature.log_alpha.item() == pytest.approx(expected)
+
+
+def test_ppo_goes_on_with_the_units_of_the_return_but_they_count_no_more_than_a_rollout():
+    parent = parent_of(learner_of("ppo", Old))
+    parent.tensors["return_scale.count"].fill_(1e6)
+    new = learner_of("ppo", New, seed=1)
+    start_from(new, parent)
+    assert new.return_scale.count.tolist() == [24.0] * 3
+    assert torch.equal(new.return_scale.var, parent.tensors["return_scale.var"][[0, 2, 1]])
+
+
+def test_ppo_into_sac_takes_the_actor_over_and_says_that_critics_and_exploration_begin_anew():
+    old = learner_of("ppo", Old)
+    parent = parent_of(old)
+    new, fresh = (learner_of("sac", New, seed=1, activation="tanh", normalize_obs=True) for _ in range(2))
+    start = start_from(new, parent)
+    assert not start.same and not start.critics
+    for line in (
+        "a Gaussian clips its actions, a SquashedGaussian takes their tanh",
+        "the spread of exploration begins anew: from a Gaussian to a SquashedGaussian",
+        "critics begin anew: ActionCritic, the parent's Critic",
+    ):
+        assert line in start.lines
+    with torch.no_grad():
+        for learner in (old, new):  # to actions that a tanh leaves nearly as they are
+            learner.policy.head[-1].weight.mul_(0.1)
+            learner.policy.head[-1].bias.mul_(0.1)
+    assert same(answers(new), answers(old), 0.05)
+    assert torch.equal(
+        new.critic.state_dict()["normalizer.mean"], fresh.critic.state_dict()["normalizer.mean"]
+    )
+    spreads = slice(2, 4)  # of the head's outputs
+    assert torch.allclose(new.policy.head[-1].weight[spreads], 0.1 * fresh.policy.head[-1].weight[spreads])
+
+
+def test_sac_and_td3_share_the_deterministic_policy_exactly():
+    old = learner_of("sac", Old)
+    parent = parent_of(old)
+    new = learner_of("td3", Old, seed=1)
+    start = start_from(new, parent)
+    assert start.same and same(answers(new), answers(old), 1e-6)
+    assert "the spread of exploration begins anew: from a SquashedGaussian to a Deterministic" in start.lines
+
+
+def but(**attributes: Any) -> Task:
+    return type("But", (Old,), attributes)()
+
+
+def test_a_term_that_is_gone_or_has_another_width_is_listed_and_the_policy_is_not_the_parent_s():
+    old = learner_of("ppo", Old)
+    parent, said = parent_of(old), answers(old)
+
+    def observe(self: Any, sim: Sim) -> Terms:
+        terms = Old.observe(self, sim)
+        return {**{k: x for k, x in terms.items() if k != "goal"}, "turn": terms["turn"][:, :1]}
+
+    new = learner_of("ppo", but(observe=observe), seed=1)
+    start = start_from(new, parent)
+    assert not start.same
+    assert "observation 'goal' (1) is gone: its weights are dropped" in start.lines
+    assert "observation 'turn' has 1 numbers, had 2: begins anew with weight zero" in start.lines
+    assert "inputs dropped: turn, goal" in start.lines[-1] or "inputs dropped: goal, turn" in start.lines[-1]
+    first = new.policy.head[0].weight
+    at = [*new.env.names.obs].index("turn")
+    place = sum([*new.env.names.obs.values()][:at])
+    assert (first[:, place] == 0).all() and (first[:, :place] != 0).all()
+    assert [*said] == ["push", "turn"]
+
+
+def test_a_longer_history_is_the_parent_s_policy_and_a_shorter_one_is_not():
+    old = learner_of("ppo", Old, belief="stack")
+    parent, said = parent_of(old), answers(old)
+    new = learner_of("ppo", but(history={"tip": 5, "slide": 2}), seed=1, belief="stack")
+    start = start_from(new, parent)
+    assert start.same and same(answers(new), said, 2e-6)
+    assert "observation 'tip' has 5 frames, had 3: the older ones' weight is zero at first" in start.lines
+    start = start_from(learner_of("ppo", but(history={"tip": 1, "slide": 2}), belief="stack"), parent)
+    assert not start.same
+    assert "observation 'tip' has 1 frames, had 3: the oldest are dropped" in start.lines
+
+
+def test_actuators_that_are_new_gone_or_mapped_otherwise_are_listed():
+    old = learner_of("ppo", Old)
+    parent, said = parent_of(old), answers(old)
+    new, fresh = (learner_of("ppo", but(model=spec(THIRD, MOTOR, SERVO)), seed=1) for _ in range(2))
+    start = start_from(new, parent)
+    assert start.same and same(answers(new), said, 2e-6)
+    assert "new actuator 'lift': its output begins at random" in start.lines
+    assert torch.equal(new.policy.head[-1].weight[0], fresh.policy.head[-1].weight[0])
+    assert new.policy.log_std[0] == fresh.policy.log_std[0] != new.policy.log_std[1]
+    start = start_from(learner_of("ppo", but(model=spec(MOTOR))), parent)
+    assert not start.same
+    assert "actuator 'turn' is gone: its output, and what observed its action, are dropped" in start.lines
+    near = but(action=Around("home", 0.25), control_dt=0.04)
+    start = start_from(learner_of("ppo", near), parent)
+    assert "actuator 'push': an action a is the target 1 + 0.25 a, was 2 + 4 a" in start.lines
+    assert "a control period is 0.04 s, was 0.02 s" in start.lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden": (16, 8)}, r"its hidden is \(8,\), here \(16, 8\); give --hidden 8$"),
+        ({"activation": "elu"}, "its activation is tanh, here elu; give --activation tanh$"),
+        ({"belief": "gru"}, "its belief is memoryless, here gru; .*; give --belief memoryless"),
+        ({"normalize_obs": False}, "its normalize_obs is True, here False; give --normalize-obs$"),
+    ],
+)
+def test_a_network_of_another_size_or_kind_is_refused_with_both_values(changes: dict[str, Any], words: str):
+    parent = parent_of(learner_of("ppo", Old))
+    new = learner_of("ppo", Old, seed=1, **changes)
+    before = new.state_dict()
+    with pytest.raises(OptionError, match=f"^old/1 is a policy of another network: {words}"):
+        start_from(new, parent)
+    assert all(torch.equal(x, before[key]) for key, x in new.state_dict().items())
+
+
+def test_a_memory_of_another_size_is_refused():
+    parent = parent_of(learner_of("ppo", Old, belief="gru"))
+    with pytest.raises(OptionError, match=r"its belief_size is 5, here 6; give --belief-size 5$"):
+        start_from(learner_of("ppo", Old, belief="gru", belief_size=6), parent)
+
+
+def test_another_robot_is_refused_with_the_names_of_both():
+    parent = parent_of(learner_of("ppo", Old))
+    words = r"of another robot: its actuators \['push', 'turn'\], here \['lift'\]: none has the same name"
+    with pytest.raises(OptionError, match=words):
+        start_from(learner_of("ppo", but(model=spec(THIRD))), parent)
+
+    def observe(self: Any, sim: Sim) -> Terms:
+        return {"x": sim.qpos}
+
+    with pytest.raises(
+        OptionError, match=r"its observations \['slide', .*\], here \['x'\]: none has the same"
+    ):
+        start_from(learner_of("ppo", but(observe=observe, history=1)), parent)
+
+
+def test_critics_of_another_size_or_kind_begin_anew_and_that_is_listed():
+    parent = parent_of(learner_of("sac", Old))
+    new, fresh = (learner_of("sac", Old, seed=1, critics=3, layer_norm=True) for _ in range(2))
+    start = start_from(new, parent)
+    words = "critics begin anew: members 3, the parent's 2; layer_norm True, the parent's False"
+    assert start.same and not start.critics and words in start.lines
+    ours, theirs = new.critic.state_dict(), fresh.critic.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_limit_that_the_parent_had_not_begins_its_critic_anew():
+    parent = parent_of(learner_of("ppo", but(limits={}, costs=Task.costs)))
+    new, fresh = (learner_of("ppo", Old, seed=1) for _ in range(2))
+    start = start_from(new, parent)
+    assert "critics go on; outputs anew: away, hit" in start.lines
+    ours, theirs = new.critic.state_dict(), fresh.critic.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours if key.startswith("heads.1"))
+    assert torch.equal(ours["heads.0.2.weight"], parent.tensors["critic.heads.0.2.weight"])
+
+
+def test_what_differs_is_printed(capsys: pytest.CaptureFixture[str]):
+    start_from(learner_of("ppo", New, seed=1), parent_of(learner_of("ppo", Old)))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "from old/1, step 48: the first policy is the parent's"
+    assert "  observations are in another order: moved by name" in said
+    assert "  actuators are in another order: moved by name" in said
+    assert said[-1] == "  anew: optimiser, multipliers of limits, random numbers"
