@@ -41,6 +41,7 @@ class Export:
         path = self.output / f"{file_name(run.config['task'])}.onnx"
         if path.exists():
             say(f"note: replacing {path}")
+        say(f"exporting the policy of step {restored.steps} to {path}")
         report = export_policy(run, restored, path)
         file = Exported.open(path)
         card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
