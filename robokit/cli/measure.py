@@ -120,13 +120,14 @@ def _file(place: Path) -> Path:
 
 
 def _one_task(subjects: dict[str, tuple[Exported | None, Task]]) -> None:
-    """Raise OptionError for runs of different tasks or limits, before the first evaluation."""
+    """Raise OptionError for runs of different tasks or limits, or exported for different tasks."""
     (first, (file, task)), *others = subjects.items()
     for what, (its, other) in others:
-        ours, theirs = (f.contract["task"] if f else title(t) for f, t in ((file, task), (its, other)))
-        if ours != theirs:
-            rule = "runs that are evaluated together must be of one task"
-            raise OptionError(f"{rule}: {first} is of {ours!r}, {what} of {theirs!r}")
+        ours, theirs = ((title(t), f and f.contract["task"]) for f, t in ((file, task), (its, other)))
+        for one, two in zip(ours, theirs, strict=True):
+            if one != two:
+                rule = "runs that are evaluated together must be of one task"
+                raise OptionError(f"{rule}: {first} is of {one!r}, {what} of {two!r}")
         if other.limits != task.limits:
             ours, theirs = ({n: x.value for n, x in t.limits.items()} for t in (task, other))
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {what} has {theirs}")

@@ -45,10 +45,10 @@ def test_a_variant_keeps_its_own_limits_and_the_files_own_task_must_have_the_fil
 
 def test_files_of_different_variants_are_not_evaluated_together(capsys: pytest.CaptureFixture[str]):
     both = ["evaluate", "go2_walk", "go2_walk:Go2WalkSensed"]
-    for task in ([], ["--task", "go2_walk"]):
+    for task, own in ([], "go2_walk"), (["--task", "go2_walk"], "Go2Walk"):
         assert main([*both, *task]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        rule = "robokit: runs that are evaluated together must be of one task: go2_walk is of 'Go2Walk', "
+        rule = f"robokit: runs that are evaluated together must be of one task: go2_walk is of {own!r}, "
         assert said == f"{rule}go2_walk:Go2WalkSensed of 'go2_walk:Go2WalkSensed'"
 
 
