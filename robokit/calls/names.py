@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from robokit.errors import OptionError, RunError, did_you_mean, tell
-from robokit.export.file import Exported
 from robokit.task.lookup.source import known_tasks, shipped_folder, title_of, variants
 from robokit.training.folder import CONFIG, file_name, newest_run
 
@@ -48,13 +47,6 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
     if only_run and path.suffix == ".onnx":
         raise RunError(f"only a run can be exported, and {path} is exported already")
     return path
-
-
-def exported_at(path: Path) -> Exported:
-    """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
-    if not path.is_file():
-        raise OptionError(f"no file {path}")
-    return Exported.open(path)
 
 
 def _policy(title: str) -> Path | None:

@@ -191,6 +191,7 @@ def export_policy(
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():
         say(f"note: replacing {path}")
+    say(f"exporting the policy of step {restored.steps} to {path}")
     written = write_policy(run, restored, path)
     file = Exported.open(path)
     card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}

@@ -5,10 +5,10 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 
-from robokit.calls.names import exported_at, locate
+from robokit.calls.names import locate
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
-from robokit.export.file import Exported
+from robokit.export.file import Exported, exported_at
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
 from robokit.task.lookup.find import class_name, load_task, title

@@ -12,12 +12,14 @@ from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
 from robokit.env.laws import Finding, check_task
 from robokit.env.notes import find_notes
-from robokit.errors import OptionError, TaskError
+from robokit.errors import ExportError, OptionError, TaskError
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, options
 from robokit.training.folder import BEST, CHECKPOINTS, POLICY
 from robokit.training.init_from import Parent, open_parent, preview, report
+from robokit.training.rehearse import rehearse
+from robokit.training.restore import export_env
 from robokit.training.run import Run
 
 
@@ -42,7 +44,9 @@ class Check:
             task = load_task(f"{file}:{name}" if name else file)
             laws = check_task(task)
             doubts = find_notes(task) if all(law.ok for law in laws) else []
-            findings = [*laws, *map(partial(_recipe, task), task.recipes), *doubts]
+            recipes = [*map(partial(_recipe, task), task.recipes)]
+            exports = [_exports(task)] if all(f.ok for f in (*laws, *recipes)) else []
+            findings = [*laws, *recipes, *exports, *doubts]
         except TaskError as error:
             findings = [Finding("import", False, str(error))]
         rows = [f"{_word(f):<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
@@ -84,3 +88,14 @@ def _recipe(task: Task, algo: str) -> Finding:
     except OptionError as error:
         return Finding(f"recipe {algo}", False, str(error))
     return Finding(f"recipe {algo}", True, ", ".join(f"{k}={v}" for k, v in task.recipes[algo].items()))
+
+
+def _exports(task: Task) -> Finding:
+    """Finding "export": whether an untrained policy passes the gate of the export."""
+    algo = next(iter(task.recipes), Setup.algo)
+    env = export_env(task, Setup())
+    try:
+        rehearse(algorithm(algo).make_actor(env, options(task, algo)), env)
+    except ExportError as error:
+        return Finding("export", False, str(error))
+    return Finding("export", True, f"an untrained policy of {algo} passes the gate")

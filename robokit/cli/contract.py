@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from robokit.calls.names import exported_at
 from robokit.controller import ContractError, describe
-from robokit.export.file import gaps
+from robokit.export.file import exported_at, gaps
 
 
 def file_check(arguments: Sequence[str]) -> partial[int] | None:

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.calls.names import exported_at
 from robokit.calls.policies import export_policy
 from robokit.cli.words import OUTPUT
 from robokit.export.bounds import filter_for, write_filter
+from robokit.export.file import exported_at
 
 
 @dataclass(frozen=True)

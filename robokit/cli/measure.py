@@ -82,13 +82,14 @@ class Evaluate:
 
 
 def _one_task(subjects: dict[str, Subject]) -> None:
-    """Raise OptionError for runs of different tasks or limits, before the first evaluation."""
+    """Raise OptionError for runs of different tasks or limits, or exported for different tasks."""
     (first, one), *others = subjects.items()
     for what, other in others:
-        ours, theirs = (x.file.contract["task"] if x.file else title(x.task) for x in (one, other))
-        if ours != theirs:
-            rule = "runs that are evaluated together must be of one task"
-            raise OptionError(f"{rule}: {first} is of {ours!r}, {what} of {theirs!r}")
+        both = ((title(x.task), x.file and x.file.contract["task"]) for x in (one, other))
+        for ours, theirs in zip(*both, strict=True):
+            if ours != theirs:
+                rule = "runs that are evaluated together must be of one task"
+                raise OptionError(f"{rule}: {first} is of {ours!r}, {what} of {theirs!r}")
         if other.task.limits != one.task.limits:
             ours, theirs = ({n: limit.value for n, limit in x.task.limits.items()} for x in (one, other))
             raise OptionError(f"runs must share one set of limits: {first} has {ours}, {what} has {theirs}")

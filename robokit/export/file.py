@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robokit.controller import Loaded, load
+from robokit.errors import OptionError
 
 ON_THE_CARD = ("evaluation",)  # measured after the file was written
 
@@ -26,6 +27,13 @@ class Exported(Loaded):
     def open(cls, file: "str | Path | Exported") -> "Exported":
         """Open the file at a path; an Exported is returned itself. Raises ContractError, like `load`."""
         return file if isinstance(file, Exported) else cls(*load(file))
+
+
+def exported_at(path: Path) -> Exported:
+    """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
+    if not path.is_file():
+        raise OptionError(f"no file {path}")
+    return Exported.open(path)
 
 
 def gaps(contract: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from robokit.calls.resolve import policy_of, torch_policy_of
+from robokit.cli.command import main
 from robokit.errors import OptionError, TaskError
 from robokit.export.file import Exported
 from robokit.limits.limit import Limit
@@ -40,6 +41,15 @@ def test_a_variant_keeps_its_own_limits_and_the_files_own_task_must_have_the_fil
     assert variant.limits[name].value == 0.5 * limit.value
     with pytest.raises(TaskError, match=r"was trained for .* but go2_walk now has \{\}: train again"):
         policy_of("go2_walk")
+
+
+def test_files_of_different_variants_are_not_evaluated_together(capsys: pytest.CaptureFixture[str]):
+    both = ["evaluate", "go2_walk", "go2_walk:Go2WalkSensed"]
+    for task, own in ([], "go2_walk"), (["--task", "go2_walk"], "Go2Walk"):
+        assert main([*both, *task]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        rule = f"robokit: runs that are evaluated together must be of one task: go2_walk is of {own!r}, "
+        assert said == f"{rule}go2_walk:Go2WalkSensed of 'go2_walk:Go2WalkSensed'"
 
 
 def test_a_file_holds_no_torch_policy():

@@ -248,7 +248,7 @@ def test_a_place_where_no_run_can_be_is_found_before_anything_is_built(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     Path("runs").symlink_to("unmounted")
-    monkeypatch.setattr("robokit.cli.train.build_learner", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("robokit.calls.training.build_learner", lambda *_: pytest.fail("built"))
     assert "runs is a link to nothing" in wrong(["train", "hopper"], capsys)
 
 

@@ -29,8 +29,10 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
         seen.append(("film", path))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("robokit.cli.look.write_film", film)
-    monkeypatch.setattr("robokit.cli.look.watch", lambda file, env, seconds: seen.append(("window", seconds)))
+    monkeypatch.setattr("robokit.calls.policies.write_film", film)
+    monkeypatch.setattr(
+        "robokit.calls.policies.watch", lambda file, env, seconds: seen.append(("window", seconds))
+    )
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     return seen
@@ -55,7 +57,7 @@ def test_with_a_screen_it_is_a_window_unless_a_film_is_asked_for_or_the_window_f
     def fail(*_: Any) -> None:
         raise RenderError("no window today")
 
-    monkeypatch.setattr("robokit.cli.look.watch", fail)
+    monkeypatch.setattr("robokit.calls.policies.watch", fail)
     capsys.readouterr()
     assert main(["demo"]) == 0
     assert shown[2:] == [("film", Path("go2_walk.mp4"))]

@@ -55,8 +55,15 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
 
 
 def title(task: Task) -> str:
-    """A task's name: the file's, `hopper`, or `hopper:Positions` for a class not named like the file."""
-    return titled(Path(inspect.getfile(type(task))), type(task).__name__)
+    """A task's name: the file's, `hopper`, or `hopper:Positions` for a class not named like the file.
+
+    A class without a file, of a notebook, has its own name.
+    """
+    try:
+        file = Path(inspect.getfile(type(task)))
+    except (TypeError, OSError):
+        return type(task).__name__
+    return titled(file, type(task).__name__)
 
 
 def class_name(task: Task) -> str:

@@ -7,7 +7,7 @@ import cart
 import pytest
 
 from robokit.errors import TaskError
-from robokit.task.lookup.find import find_task, load_task
+from robokit.task.lookup.find import class_name, find_task, load_task, title
 from robokit.task.lookup.source import known_tasks, summary
 from robokit.task.task import packaged
 
@@ -101,6 +101,12 @@ def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which
     with pytest.raises(TaskError) as error:
         load_task(f"{write(tmp_path, text)}{which}")
     assert words in str(error.value)
+
+
+def test_a_task_of_a_notebook_has_the_name_of_its_class():
+    cell = type("Cell", (cart.Cart,), {"__module__": "builtins"})
+    assert title(cell()) == class_name(cell()) == "Cell"
+    assert title(load_task("hopper:Positions")) == "hopper:Positions"
 
 
 def test_what_is_not_there_is_answered_with_the_nearest(tmp_path: Path):
