@@ -28,7 +28,6 @@ from robokit.export.weights import read_weights, weights_bytes, weights_path
 from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy
 
-
 PARENT = {"name": "arm/1", "sha256": "ab", "steps": 3}
 
 
