@@ -31,7 +31,7 @@ def compare(name: str, own: Layouts, parent: Layouts) -> Start:
     _check(name, ours, theirs)
     dropped = missing(theirs.features(), ours.features())
     same = not dropped and ours.squashed == theirs.squashed
-    critics, words = _critics(own["critic"], parent.get("critic"))
+    critics, words = _critics(own, parent)
     lines = [*_observations(ours, theirs), *_actuators(ours, theirs), *_squashing(ours, theirs), words]
     return Start(same, critics, lines)
 
@@ -113,12 +113,13 @@ def _squashing(ours: Layout, theirs: Layout) -> Iterator[str]:
         yield f"the spread of exploration begins anew: from a {theirs.kind} to a {ours.kind}"
 
 
-def _critics(ours: Layout, theirs: Layout | None) -> tuple[bool, str]:
+def _critics(own: Layouts, parent: Layouts) -> tuple[bool, str]:
     """Whether critics are taken over, and what differs, in words."""
+    ours, theirs = own["critic"], parent.get("critic")
     if theirs is None:
         return False, "critics begin anew: the parent has none"
-    if ours.kind != theirs.kind:
-        return False, f"critics begin anew: {ours.kind}, the parent's {theirs.kind}"
+    if (kind := own["policy"].kind) != (other := parent["policy"].kind):
+        return False, f"critics begin anew: of a {kind}, the parent's of a {other}"
     if differ := _sizes(ours, theirs):
         values = "; ".join(f"{key} {own}, the parent's {other}" for key, own, other in differ)
         return False, f"critics begin anew: {values}"

@@ -8,6 +8,7 @@ so that the first policy is the parent's. Optimiser, multipliers and random numb
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ ANEW = "anew: optimiser, multipliers of limits, random numbers"
 class Parent:
     """A policy to start from, with a run's critics too: tensors as in a learner's state, and layouts."""
 
-    name: str  # <task>/<date> of a run; the name of a file
+    name: str  # <task>/<date> of a run; folder and name of a file
     steps: int | None  # of its training; None: unknown
     tensors: State
     layouts: Layouts
@@ -73,7 +74,9 @@ def open_parent(what: str | Path) -> Parent:
     if Path(what).suffix == ".onnx":
         file = Exported.open(what)
         state, layout = read_weights(file)
-        return Parent(file.path.name, None, _with(f"{POLICY}.", state), {"policy": layout})
+        path = file.path.resolve()
+        tensors = _with(f"{POLICY}.", state)
+        return Parent(f"{path.parent.name}/{path.name}", _steps(file), tensors, {"policy": layout})
     run = Run.open(what)
     if (stored := run.config.get("layouts")) is None:
         rule = f"{run.path} was begun by an earlier version of robokit, without the names of its inputs"
@@ -87,6 +90,15 @@ def open_parent(what: str | Path) -> Parent:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path} has a config.json whose layouts are damaged: {error!r}") from error
     return Parent(f"{run.path.parent.name}/{run.path.name}", (best or last).steps, tensors, named)
+
+
+def _steps(file: Exported) -> int | None:
+    """The step of the training on a file's card; None without a card of this very file."""
+    try:
+        card = json.loads(file.path.with_suffix(".json").read_bytes())
+        return int(card["steps"]) if card["sha256"] == file.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def start_from(learner: Built, parent: Parent) -> Start:

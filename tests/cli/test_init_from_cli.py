@@ -65,7 +65,8 @@ def test_run_file_config_contract_and_card_name_the_same_parent(
     assert json.loads(Path(RUN, "policy.json").read_bytes())["parent"] == parent
     assert contract["hashes"]["weights"] != digest
     file = open_parent(f"{RUN}/policy.onnx")
-    assert file.facts == {"name": "policy.onnx", "sha256": contract["hashes"]["weights"]}
+    name = f"{Path(RUN).resolve().name}/policy.onnx"
+    assert file.facts == {"name": name, "sha256": contract["hashes"]["weights"], "steps": 32}
     assert file.facts["sha256"] == open_parent(RUN).facts["sha256"]
 
 
@@ -83,7 +84,7 @@ def test_check_lists_what_would_carry_over_and_trains_nothing(
     ]
     assert main(["check", "slide", "--init-from", str(trained / "policy.onnx"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["same"], found["critics"], found["parent"]["name"]) == (True, False, "policy.onnx")
+    assert (found["same"], found["critics"], found["parent"]["steps"]) == (True, False, 32)
     assert not Path("runs").exists()
     said = wrong(["check", "slide", "--init-from", str(trained), "--algo", "sac"], capsys)
     assert "its hidden is (4,), here (256, 256); its activation is tanh, here relu; its normalize_obs" in said

@@ -27,6 +27,8 @@ from robokit.export.weights import read_weights, weights_bytes, weights_path
 from robokit.export.write import Written, export, install
 from robokit.networks.policy import Policy
 
+PARENT = {"name": "arm/1", "sha256": "ab", "steps": 3}
+
 
 @dataclasses.dataclass
 class Made:
@@ -42,7 +44,8 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     env = robokit.make(Arm, num_envs=4, threads=1)
     policy = make_policy(env)
-    report = export(policy, env, tmp_path_factory.mktemp("export") / "arm.onnx", commit="abc")
+    path = tmp_path_factory.mktemp("export") / "arm.onnx"
+    report = export(policy, env, path, commit="abc", parent=PARENT)
     return Made(env, policy, report, Exported.open(report.path).contract)
 
 
@@ -102,7 +105,8 @@ def test_a_term_may_be_called_like_anything_within_the_graph(tmp_path: Path) -> 
     assert within & {"ctrl", "carry_next", *Named.names} == {"ctrl", "carry_next"}
 
 
-def test_the_figures_of_the_gate_stand_in_the_contract(made: Made) -> None:
+def test_the_parent_and_the_figures_of_the_gate_stand_in_the_contract(made: Made) -> None:
+    assert made.contract["parent"] == PARENT
     assert made.contract["parity"] == [dataclasses.asdict(p) for p in made.report.parity]
 
 
@@ -257,6 +261,7 @@ def test_a_card_tells_what_the_file_is_worth(made: Made, tmp_path: Path) -> None
     )
     assert card == {
         "task": "Arm", "robot": "arm", "commit": "abc", "sha256": made.report.sha256, "return": 12.5,
+        "parent": PARENT,
         "costs": {}, "parity_error": max(p.ctrl_error for p in made.report.parity),
     }  # fmt: skip
 

@@ -226,7 +226,7 @@ def test_ppo_into_sac_takes_the_actor_over_and_says_that_critics_and_exploration
     for line in (
         "a Gaussian clips its actions, a SquashedGaussian takes their tanh",
         "the spread of exploration begins anew: from a Gaussian to a SquashedGaussian",
-        "critics begin anew: ActionCritic, the parent's Critic",
+        "critics begin anew: of a SquashedGaussian, the parent's of a Gaussian",
     ):
         assert line in start.lines
     with torch.no_grad():
@@ -244,9 +244,11 @@ def test_ppo_into_sac_takes_the_actor_over_and_says_that_critics_and_exploration
 def test_sac_and_td3_share_the_deterministic_policy_exactly():
     old = learner_of("sac", Old)
     parent = parent_of(old)
-    new = learner_of("td3", Old, seed=1)
+    new, fresh = (learner_of("td3", Old, seed=1) for _ in range(2))
     start = start_from(new, parent)
     assert start.same and same(answers(new), answers(old), 1e-6)
+    assert not start.critics  # a Q with entropy is none without
+    assert torch.equal(values(new), values(fresh))
     assert "the spread of exploration begins anew: from a SquashedGaussian to a Deterministic" in start.lines
 
 
