@@ -44,10 +44,10 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     "learning.rollout": set[str](),
     "learning.offpolicy.replay": {"errors", "compute.processes"},
     "training.log": {"errors", "console"},
-    "training.folder": {"errors"},
+    "disk.folder": {"errors"},
     "training.run": {
         *("errors", "console", "compute.processes", "disk.checkpoint", "disk.write", "learning.protocols"),
-        "training.folder",
+        "disk.folder",
     },
     "training.loop": {
         *("errors", "console", "compute.compile", "compute.processes", "disk.checkpoint"),
@@ -65,7 +65,7 @@ FOREIGN = {  # all that a room or file may import beside the standard library; o
     "controller": NUMPY | {"onnxruntime"},
     "filter": NUMPY,
     "evaluation.statistics": NUMPY,
-    "training.folder": set[str](),
+    "disk.folder": set[str](),
     "task.lookup.source": set[str](),
     "training.run": TORCH,
     "training.loop": TORCH | {"rich"},

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from robokit.disk.folder import CONFIG, file_name, newest_run
 from robokit.errors import OptionError, RunError, did_you_mean, tell
 from robokit.task.lookup.source import known_tasks, shipped_folder, title_of, variants
-from robokit.training.folder import CONFIG, file_name, newest_run
 
 RUNS, POLICIES = Path("runs"), Path("policies")
 

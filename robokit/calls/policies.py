@@ -25,6 +25,7 @@ from robokit.calls.resolve import (
     torch_policy_of,
 )
 from robokit.console import say
+from robokit.disk.folder import POLICY, file_name
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.evaluation.measure import evaluate as measure
@@ -39,7 +40,6 @@ from robokit.seeds import seed as seed_of
 from robokit.show.film import write_film
 from robokit.show.window import watch
 from robokit.task.task import Task
-from robokit.training.folder import POLICY, file_name
 from robokit.training.restore import export_policy as write_policy, restore_policy
 from robokit.training.run import Run
 
@@ -83,10 +83,10 @@ class Subject:
     policy: Actor | None
     filter: Filter | None
 
-    @property
-    def path(self) -> Path:
-        """The exported file, even where there is none yet."""
-        return self.place if self.place.suffix == ".onnx" else self.place / POLICY
+
+def file_of(place: Path) -> Path:
+    """The exported file of a run folder, even where there is none yet; a file itself."""
+    return place if place.suffix == ".onnx" else place / POLICY
 
 
 def subject_of(
@@ -127,7 +127,7 @@ def report_on(
         commands=held,
         policy=subject.policy,
         filter=subject.filter,
-        gamma=gamma_of(run_of(subject.path)) if gamma is None else gamma,
+        gamma=gamma_of(run_of(file_of(subject.place))) if gamma is None else gamma,
         threads=threads,
     )
 

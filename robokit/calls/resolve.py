@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from robokit.calls.names import locate
+from robokit.disk.folder import CHECKPOINTS, CONFIG
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported, exported_at
@@ -14,7 +15,6 @@ from robokit.limits.limit import Limit, with_values
 from robokit.task.lookup.find import class_name, load_task, title
 from robokit.task.lookup.source import known_tasks
 from robokit.task.task import Task
-from robokit.training.folder import CHECKPOINTS, CONFIG
 from robokit.training.restore import exported, restore_policy, task_of
 from robokit.training.run import Run
 

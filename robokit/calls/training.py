@@ -97,7 +97,7 @@ def train(
             if new:
                 rule = "a resumed run keeps its task and options; only steps and save_every may be new"
                 raise OptionError(f"{rule}, got {', '.join(sorted(new))}")
-            return resume_run(open_run(resume), options.get("steps"), save_every, hooks).run
+            return resume_run(resume, options.get("steps"), save_every, hooks).run
         chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
         return begin(chosen, setup, config, Path(runs), save_every, hooks, init_from).run
 
@@ -163,7 +163,7 @@ def begin(
     _check_seconds(save_every)
     if begun := unfinished(runs, task):
         say(f"started again: going on with {begun}")
-        return resume_run(Run.open(begun), None, save_every, hooks)
+        return resume_run(begun, None, save_every, hooks)
     check_place(runs / file_name(title(task)))
     parent = None if init_from is None else open_parent(located(init_from))
     learner = build_learner(task, setup, config)
@@ -176,9 +176,12 @@ def begin(
     return _train(learner, run, save_every, hooks)
 
 
-def resume_run(run: Run, steps: int | None, save_every: float, hooks: Iterable[Hook] = ()) -> Trained:
+def resume_run(
+    run: Run | str | PathLike[str], steps: int | None, save_every: float, hooks: Iterable[Hook] = ()
+) -> Trained:
     """Go on with a run, to `steps` in total (None: as it began), and export its policy."""
     _check_seconds(save_every)
+    run = open_run(run)
     run = run if steps is None else replace(run, steps=steps)
     if differ := changed(run, task_of(run)):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"

@@ -10,13 +10,13 @@ from tyro.conf import Positional, arg
 from robokit.calls.names import locate, path_of
 from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
+from robokit.disk.folder import BEST, CHECKPOINTS, POLICY
 from robokit.env.laws import Finding, check_task
 from robokit.env.notes import find_notes
 from robokit.errors import ExportError, OptionError, TaskError
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, options
-from robokit.training.folder import BEST, CHECKPOINTS, POLICY
 from robokit.training.init_from import Parent, open_parent, preview, report
 from robokit.training.rehearse import rehearse
 from robokit.training.restore import export_env

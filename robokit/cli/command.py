@@ -184,8 +184,8 @@ def _check_options(arguments: Sequence[str], algo: str) -> None:
     """Raise OptionError for an option of other algorithms only."""
     from robokit.training.build import check_owners
 
-    given = (a.partition("=")[0] for a in arguments if a.startswith("--"))
-    check_owners({option.removeprefix("--").replace("-", "_"): option for option in given}, algo)
+    given = [a for a in arguments if a.startswith("--")]
+    check_owners({a.partition("=")[0].removeprefix("--").replace("-", "_"): a for a in given}, algo)
 
 
 def _limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

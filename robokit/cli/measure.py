@@ -7,7 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.calls.policies import Subject, report_on, subject_of
+from robokit.calls.policies import Subject, file_of, report_on, subject_of
+from robokit.calls.resolve import located
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.evaluation.across import pool
@@ -43,8 +44,9 @@ class Evaluate:
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
-        subjects = [subject_of(what, self.task, self.filter, self.torch) for what in self.what]
-        folders = self._folders(subjects)
+        places = [located(what) for what in self.what]
+        folders = self._folders(places)
+        subjects = [subject_of(place, self.task, self.filter, self.torch) for place in places]
         _one_task(dict(zip(self.what, subjects, strict=True)))
         reports: dict[str, Report] = {}
         options = self.episodes, self.seed, self.nominal, self.command, self.gamma, self.threads
@@ -53,7 +55,7 @@ class Evaluate:
             if not self.json:
                 print(report.text(), flush=True)
             if folders:
-                folder = subject.path.parent
+                folder = file_of(subject.place).parent
                 for picture in draw(folders[what], report, folder if (folder / METRICS).is_file() else None):
                     say(f"drew {picture}")
         together = pool(reports) if len(reports) > 1 else None
@@ -66,12 +68,12 @@ class Evaluate:
             print(together.text())
         return 1 if any(report.failed for report in reports.values()) else 0
 
-    def _folders(self, subjects: list[Subject]) -> dict[str, Path]:
+    def _folders(self, places: list[Path]) -> dict[str, Path]:
         """Run or file -> its folder: `plots`, of several `plots/1`, `plots/2`...; {} without `plots`.
 
         Raises OptionError for no run or file, one given twice, or a folder that is not writable.
         """
-        if len({subject.path.resolve() for subject in subjects}) != len(self.what) or not self.what:
+        if len({file_of(place).resolve() for place in places}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"
             raise OptionError(f"evaluate takes one or more names, runs or files, each once; got {given}")
         if self.plots is None:

@@ -16,7 +16,6 @@ from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task
 from robokit.training.build import Setup
 from robokit.training.loop import SAVE_SECONDS
-from robokit.training.run import Run
 
 Config = TypeVar("Config")
 Limits = TypeVar("Limits")
@@ -71,7 +70,7 @@ class Resume:
     json: bool = False  # print the outcome as one last line of JSON
 
     def __call__(self) -> int:
-        return _told(resume_run(Run.open(self.resume), self.steps, self.save_every), self.json)
+        return _told(resume_run(self.resume, self.steps, self.save_every), self.json)
 
 
 def _told(trained: Trained, as_json: bool) -> int:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from robokit.compute import processes
+from robokit.disk.folder import file_name
 from robokit.errors import RunError
 from robokit.export.fields import versions
 from robokit.sim.facts import model_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
-from robokit.training.folder import file_name
 from robokit.training.init_from import layouts
 from robokit.training.run import Run
 

@@ -15,6 +15,7 @@ from typing import Any
 from robokit.compute import processes
 from robokit.compute.devices import cores
 from robokit.console import say
+from robokit.disk.folder import POLICY
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.card import write_card
@@ -27,7 +28,6 @@ from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import known_tasks
 from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
-from robokit.training.folder import POLICY
 from robokit.training.init_from import begin
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, Run

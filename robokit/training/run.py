@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
 from robokit.disk.checkpoint import Checkpoint, newest, prune, save
+from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST
 from robokit.disk.write import sync_folder, write_atomically
 from robokit.errors import CheckpointError, RunError
 from robokit.learning.protocols import Learner
-from robokit.training.folder import BEST, CHECKPOINTS, CONFIG, LATEST
 
 SCHEMA = 1  # of config.json
 POLICY = "policy."  # prefix of the policy's tensors in a learner's state

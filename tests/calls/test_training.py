@@ -51,7 +51,7 @@ def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
 class Variant(InvertedPendulum):
     """A task of the notebook's own."""
 
-    weights = {"alive": 2.0}
+    time_limit = 5.0
 
 
 @pytest.mark.medium
@@ -121,9 +121,12 @@ def test_a_folder_without_a_run_is_refused():
 
 def test_an_interrupt_saves_exports_and_returns_the_run(unrehearsed: None, monkeypatch: pytest.MonkeyPatch):
     exported: list[int] = []
-    monkeypatch.setattr(
-        training, "export_policy", lambda run, restored, path: exported.append(restored.steps)
-    )
+
+    def export(run: Any, restored: Any, path: Path) -> Fake:
+        exported.append(restored.steps)
+        return Fake(path)
+
+    monkeypatch.setattr(training, "export_policy", export)
 
     def interrupt(event: robokit.Event) -> None:
         if event.done.iterations == 2:

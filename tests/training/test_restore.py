@@ -149,7 +149,7 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
         ("sac", "utd", True, r"of the type float \| None"),
         ("sac", "batch", 128.5, r"of the type int \| None"),
         ("sac", "hidden", ("a",), r"of the type tuple\[int, \.\.\.\]"),
-        ("td3", "hidden", [64], r"of the type tuple\[int, \.\.\.\]"),
+        ("td3", "hidden", ["a"], r"of the type tuple\[int, \.\.\.\]"),
         ("td3", "gains", (1.0,), r"of the type tuple\[float, float, float\]"),
         ("td3", "belief", "gruu", r"one of \['memoryless', .*\]"),
         ("td3", "delay", None, "of the type int"),
