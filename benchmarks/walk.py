@@ -1,9 +1,11 @@
-"""How fast a quadruped learns to walk: wall clock of training against error and falls in nominal episodes.
+r"""How fast a quadruped learns to walk: wall clock of training against error and falls in nominal episodes.
 
     python benchmarks/walk.py                        # the recipe; about 8 minutes on two cores
     python benchmarks/walk.py --seed 1 --name seed1 --every 100000 --first 800000 --target 0.14
     python benchmarks/walk.py --name no-mirror --set mirror=false --until 5000000
     python benchmarks/walk.py --task go2_walk:Go2WalkSensed --name sensed-gru
+    F=benchmarks/heavier_go2.py; python benchmarks/walk.py --task $F --judge $F --as-trained --every 100000 \
+        --until 2000000 --name heavier-from --init-from runs/go2_walk/latest    # and without --init-from
 
 writes `benchmarks/curves/walk_<name>.json`. The clock stops for an evaluation: deterministic actions in
 300 episodes without noise, randomisation and pushes, in the model of the task --judge, commands redrawn
@@ -35,6 +37,7 @@ from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, options
+from robokit.training.init_from import open_parent, start_from
 from robokit.training.provenance import create
 from robokit.training.run import Done
 
@@ -58,9 +61,15 @@ def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
     began = time.perf_counter()
     learner = build_learner(task, setup, config)
     ready = time.perf_counter() - began
-    run = create(Path("runs"), learner, setup)
+    parent = None if arguments.init_from is None else open_parent(arguments.init_from)
+    if parent is not None:
+        start_from(learner, parent)
+    run = create(Path("runs"), learner, setup, parent and parent.facts)
     seconds, steps, curve, end = 0.0, 0, [], min(config.steps, arguments.until)
     walks = False
+    if parent is not None:
+        curve.append({"steps": 0, "seconds": 0.0, **judge(learner, finer, not arguments.as_trained)})
+        print(json.dumps(curve[-1]), flush=True)
     while steps < end and not walks:
         began = time.perf_counter()
         learner.iterate()
@@ -68,7 +77,7 @@ def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
         steps += learner.steps_per_iteration
         passed = steps // every > (steps - learner.steps_per_iteration) // every
         if (passed and steps >= arguments.first) or steps >= end:
-            found = judge(learner, finer, nominal=True)
+            found = judge(learner, finer, not arguments.as_trained)
             walks = found["velocity_error"] <= arguments.target and found["falls"] <= 0.01
             curve.append({"steps": steps, "seconds": round(seconds, 1), **found})
             print(json.dumps(curve[-1]), flush=True)
@@ -78,6 +87,8 @@ def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
     return {
         "seed": arguments.seed,
         "judged in": arguments.judge,
+        "judged as trained": arguments.as_trained,
+        "parent": parent and parent.name,
         "changes": changes,
         "build_seconds": ready,
         "curve": curve,
@@ -131,6 +142,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", default="go2_walk")
     parser.add_argument("--judge", default="go2_walk:Go2WalkFull", help="task of the evaluations")
+    parser.add_argument(
+        "--as-trained", action="store_true", help="judge with noise, randomisation and pushes"
+    )
+    parser.add_argument("--init-from", help="run or file whose policy the training starts from")
     parser.add_argument("--target", type=float, default=0.0, help="error in m/s to stop at")
     parser.add_argument("--name", default="recipe")
     parser.add_argument("--seed", type=int, default=0)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from shutil import copy
+from typing import Any
 
 import pytest
 import torch
@@ -82,3 +83,17 @@ def test_the_reward_table_of_the_first_robot_is_the_task_s():
         r"^\| `(\w+)` \| (-?[\d.]+) \|", (ROOT / "docs/first-robot.md").read_text(), re.MULTILINE
     )
     assert {name: float(weight) for name, weight in rows} == load_task("go2_walk").weights
+
+
+@pytest.mark.slow
+def test_every_block_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert len(blocks) == 8
+    assert names["report"].returns.mean > 0
+    assert names["longer"].steps == 12_000
+    assert (tmp_path / "mine/own.onnx").is_file()
+    assert names["episodes"]["obs"].shape == (100, 8, 4)

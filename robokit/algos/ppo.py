@@ -152,12 +152,15 @@ def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Gaussi
     return make_policy(Gaussian, env, config, belief, init_std=config.init_std)
 
 
+MakeActor = Callable[[Env, Config, Belief], Gaussian]
+
+
 class Learner:
-    """PPO on one Env, with networks on `env.device`; `policy` is exported."""
+    """PPO on one Env, with networks on `env.device`; `policy`, made by `actor`, is exported."""
 
     replay = None
 
-    def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
+    def __init__(self, env: Env, config: Config, seed: int = 0, actor: MakeActor = make_actor) -> None:
         config = config.on(env.num_envs)
         check(config)
         self.env, self.config, device = env, config, env.device
@@ -168,7 +171,7 @@ class Learner:
             torch.manual_seed(seed)
             belief = make_actor_belief(env, config)
             beliefs = make_critic_beliefs(env, config, self.constrained)
-            self.policy = make_actor(env, config, belief).to(device)
+            self.policy = actor(env, config, belief).to(device)
             sizes = config.hidden, config.activation, config.normalize_obs
             self.critic = Critic(beliefs, outputs, seen, *sizes).to(device)
         self.net = ActorCritic(self.policy, self.critic)

@@ -245,7 +245,9 @@ def counted(headline: str, failure: tuple[str, ...] = ("terminated",)) -> type[T
 def test_the_headline_stands_on_top_of_the_table_and_in_the_json_and_failures_below_it(exported):
     path, _ = exported
     report = evaluate(path, counted("steady", ("leant", "moved")), 20, threads=1)
-    top, returns, failed = report.text().splitlines()[2:5]
+    lines = report.text().splitlines()
+    head = next(i for i, line in enumerate(lines) if line.split()[:1] == ["mean"])
+    top, returns, failed = lines[head + 1 : head + 4]
     interval = share(np.ones(20, np.bool_))
     bounds = f"[{interval.low:.4g}, 1]"
     assert top.split()[:5] == ["headline", "steady", "(held)", "1", bounds.split()[0]]

@@ -14,7 +14,12 @@ from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
 from robokit.task.task import Task, Terms, uniform
 
 SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(shipped_folder().resolve())]
-VARIANTS = [f"{name}:{cls.__name__}" for name in SHIPPED for cls in type(load_task(name)).__subclasses__()]
+VARIANTS = [  # in the files of the shipped tasks
+    f"{name}:{cls.__name__}"
+    for name, own in ((name, type(load_task(name))) for name in SHIPPED)
+    for cls in own.__subclasses__()
+    if cls.__module__ == own.__module__
+]
 SELDOM = {"inverted_double_pendulum": ["rail"]}  # random actions drop the poles before the cart gets so far
 SHOWN = {  # what a mask leaves to see
     "ant:Positions": ["position"],

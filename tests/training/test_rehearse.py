@@ -1,5 +1,6 @@
 """What the export gate would refuse after a training is refused before its first step."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ MODEL = """
 SMALL = Config(num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(8,), steps=64)
 
 
-def reach(scale: float, at: float = 1.5, size: float = 1.0) -> Task:
-    """Targets of `at` +- `scale`; observations of about `size`."""
+def reach(scale: float, at: float = 1.5, size: float = 1.0, dt: float = 0.02) -> Task:
+    """Targets of `at` +- `scale`; observations of about `size`; a control period of `dt` s."""
 
     class Reach(Task):
         model = mujoco.MjSpec.from_string(MODEL.format(low=at - 2 * abs(at), high=at + 2 * abs(at), at=at))
-        control_dt = 0.02
-        time_limit = 0.2
+        control_dt = dt
+        time_limit = 10 * dt
         action = Around("home", scale=scale)
         weights = {"near": 1.0}
 
@@ -89,3 +90,40 @@ def test_large_observations_pass_as_they_do_once_the_normaliser_has_seen_them():
     task = reach(0.5, size=1e6)
     env = export_env(task, Setup(threads=1))
     rehearse(make_actor(env, SMALL), env)
+
+
+ODD = [  # scale, center, size of observations, control period
+    *((scale, 1.5, 1.0, 0.02) for scale in (1e-7, 1e-6, 1e-5, 1e-4, 1e-2, 1.0, 100.0)),
+    *((scale, 1e3, 1.0, 0.02) for scale in (1e-3, 1e-2, 0.1, 1.0)),
+    *((0.5, 1.5, size, 0.02) for size in (1e-8, 1e-4, 1e4, 1e8)),
+    *((0.5, 1.5, 1.0, dt) for dt in (0.01, 0.5)),
+    (1e6, 0.5, 1.0, 0.02),
+    (1e-4, -1e-4, 1e5, 0.01),
+    (3.0, 1e6, 1e-3, 0.04),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "at", "size", "dt"), ODD)
+def test_the_rehearsal_refuses_what_the_export_would_and_nothing_else(
+    scale: float, at: float, size: float, dt: float, tmp_path: Path
+):
+    task = reach(scale, at, size, dt)
+    setup = Setup(threads=1)
+    learner, env = build_learner(task, setup, SMALL), export_env(task, setup)
+    path = tmp_path / "reach.onnx"
+    if refused := refusal(lambda: rehearse(learner.policy, env)):
+        assert "actuator 'elbow'" in refused
+        assert refusal(lambda: export(learner.policy, env, path))
+        return
+    for _ in range(2):
+        learner.iterate()
+    assert refusal(lambda: export(learner.policy, env, path)) == ""
+
+
+def refusal(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except ExportError as error:
+        return str(error)
+    return ""
