@@ -318,11 +318,10 @@ class Learner:
         return {"policy": self.policy, "critic": self.critic, "return_scale": self.return_scale}
 
     def _parts(self) -> dict[str, object]:
-        networks = {"policy": self.policy, "critic": self.critic, "adam": self.adam}
         running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
-        returns = {"discounted": self.discounted, "return_scale": self.return_scale}
-        own = {"env": self.env, "episodes": self.episodes, "rng": self.rng, **self.scalars}
-        return {**networks, **running, **returns, **own, **self.constrained.parts()}
+        running |= {"discounted": self.discounted, "adam": self.adam, **self.scalars}
+        own = {"env": self.env, "episodes": self.episodes, "rng": self.rng}
+        return {**self.networks, **running, **own, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the training state, the environment's included: enough to resume bit for bit."""
