@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from robokit.env.env import Env
 from robokit.export.gate import check_spans, record
@@ -21,15 +20,11 @@ STEPS = 200  # control periods of the replays: at least two resets in each
 def rehearse(policy: Policy, env: Env) -> None:
     """Export a copy of an untrained policy into a temporary folder. env: see restore.export_env.
 
-    The copy has seen STEPS observations, so that its normaliser is that of a training, and its last layer has
-    a gain of 1, so that its actions move. Raises ExportError where the gate refuses it.
+    The copy's normaliser has seen STEPS observations, as after the first iterations. Raises ExportError where
+    the gate refuses it.
     """
     check_spans(env)
     policy = copy.deepcopy(policy).cpu().eval()
-    last = policy.head[-1]
-    assert isinstance(last, nn.Linear)
-    with torch.no_grad():
-        last.weight /= policy.gain
     recording = record(policy, env, STEPS)
     seen = recording.obs.flatten(0, 1)
     policy.normalizer.update(seen, torch.ones(len(seen), dtype=torch.bool))
