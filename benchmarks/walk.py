@@ -55,7 +55,11 @@ def judge(learner: Built, task: Task, nominal: bool) -> dict[str, float]:
 
 def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
     """The curve of one training, which lies in runs/ for `robokit export`."""
-    task, finer, setup = load_task(arguments.task), load_task(arguments.judge), Setup(seed=arguments.seed)
+    task, finer, setup = (
+        load_task(arguments.task),
+        load_task(arguments.judge),
+        Setup(seed=arguments.seed, threads=arguments.threads, torch_threads=arguments.threads),
+    )
     every = arguments.every
     config = replace(options(task, "ppo"), **changes)
     began = time.perf_counter()
@@ -150,6 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--name", default="recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--threads", type=int, default=0, help="of physics and torch; 0: as a training has")
     parser.add_argument(
         "--until", type=float, default=math.inf, help="steps to stop at, on the recipe's schedule"
     )

@@ -97,3 +97,15 @@ def test_every_block_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest
     assert names["longer"].steps == 12_000
     assert (tmp_path / "mine/own.onnx").is_file()
     assert names["episodes"]["obs"].shape == (100, 8, 4)
+
+
+@pytest.mark.medium
+def test_the_first_block_of_the_python_page_runs_with_fewer_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    [block, *_] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block.replace("20_000", "2_048").replace("episodes=50", "episodes=4"), names)
+    assert names["run"].steps == 2048
+    assert names["report"].returns.mean > 0

@@ -35,6 +35,7 @@ from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written
 from robokit.filter import Filter
+from robokit.learning.options import plain
 from robokit.learning.protocols import Actor
 from robokit.seeds import seed as seed_of
 from robokit.show.film import write_film
@@ -70,6 +71,7 @@ def evaluate(
     Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
     """
     subject = subject_of(what, task, filter, torch)
+    episodes, seed, gamma, threads = (plain(x) for x in (episodes, seed, gamma, threads))
     return report_on(subject, episodes, seed, nominal, command, gamma, threads)
 
 
@@ -98,7 +100,7 @@ def subject_of(
     """What `evaluate` with these arguments measures."""
     for name, value in (("task", task), ("filter", filter)):
         if torch and value is not None:
-            raise OptionError(f"--torch measures a run's policy on its own task; without --{name}")
+            raise OptionError(f"torch measures a run's policy on its own task, without {name}")
     place = located(what)
     if torch:
         return Subject(place, None, *torch_policy_of(place), None)
@@ -151,7 +153,7 @@ def play(
     by its name. seconds: of simulated time; None: one episode, of a film at most 20 s. width, height: pixels.
     viewer: MuJoCo's window, in real time. Others: see `evaluate`.
     """
-    drawing = seed_of("evaluation", seed)
+    drawing = seed_of("evaluation", plain(seed))
     place = located(what)
     file, chosen, _ = policy_of(place, None if task is None else fspath(task))
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
@@ -183,7 +185,7 @@ def export_policy(
     """
     folder = Path(folder)
     if folder.suffix == ".onnx":
-        raise OptionError(f"--output must be a folder, for <task>.onnx, got {folder}")
+        raise OptionError(f"the output must be a folder, for <task>.onnx, got {folder}")
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
     run = what if isinstance(what, Run) else Run.open(locate(as_word(what), only_run=True))

@@ -5,6 +5,7 @@ run = robokit.train("hopper", "sac", hidden=[256, 256])
 run = robokit.train(resume=run, steps=1_000_000)
 """
 
+import copy
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,11 +15,13 @@ from typing import Any
 
 from robokit.calls.resolve import What, located
 from robokit.compute import processes
+from robokit.compute.compile import torch_threads
 from robokit.console import say
+from robokit.disk.folder import POLICY, file_name
 from robokit.errors import ExportError, OptionError, RunError
 from robokit.export.fields import versions
 from robokit.export.write import Written
-from robokit.learning.options import with_options
+from robokit.learning.options import fits, plain, with_options
 from robokit.limits.limit import with_values
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
@@ -26,10 +29,9 @@ from robokit.training.build import Built, Setup, build_learner, check_owners, op
 from robokit.training.hooks import Hook
 from robokit.training.init_from import open_parent, start_from
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
-from robokit.training.provenance import changed, create, file_name, unfinished
+from robokit.training.provenance import changed, create, unfinished
 from robokit.training.rehearse import rehearse
 from robokit.training.restore import (
-    POLICY,
     Restored,
     export_env,
     export_policy,
@@ -66,7 +68,7 @@ def train(
     limits: Mapping[str, float] | None = None,
     runs: str | PathLike[str] = "runs",
     save_every: float = SAVE_SECONDS,
-    hooks: Iterable[Hook] = (),
+    hooks: Hook | Iterable[Hook] = (),
     **options: Any,
 ) -> Run:
     """Train a policy and export it to the run's folder, `policy.onnx`; returns the run.
@@ -83,7 +85,10 @@ def train(
     Raises OptionError, TaskError or RunError for wrong input and ExportError for a task whose policies cannot
     be exported, all before the first step; RunError for a training that cannot go on.
     """
-    with processes.joined():
+    called = [hooks] if callable(hooks) else [*hooks]
+    if wrong := [hook for hook in called if not callable(hook)]:
+        raise OptionError(f"a hook must be a function of an Event, got {wrong[0]!r}")
+    with processes.joined(), torch_threads(1):  # in gradient steps as many as chosen
         if resume is not None:
             given = {
                 "task": task,
@@ -95,11 +100,11 @@ def train(
             }
             new = {name for name, value in given.items() if value is not None} - {"steps"}
             if new:
-                rule = "a resumed run keeps its task and options; only steps and save_every may be new"
+                rule = "a resumed run keeps its task and options; only steps, save_every and hooks may be new"
                 raise OptionError(f"{rule}, got {', '.join(sorted(new))}")
-            return resume_run(resume, options.get("steps"), save_every, hooks).run
+            return resume_run(resume, options.get("steps"), save_every, called).run
         chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
-        return begin(chosen, setup, config, Path(runs), save_every, hooks, init_from).run
+        return begin(chosen, setup, config, Path(runs), save_every, called, init_from).run
 
 
 def open_run(run: Run | str | PathLike[str]) -> Run:
@@ -118,7 +123,7 @@ def _chosen(
     if like is None:
         if task is None:
             raise OptionError("which task? robokit.train(task), with a name, a file.py or a class")
-        chosen = load_task(_as_name(task))
+        chosen = copy.copy(load_task(_as_name(task)))
         setup = Setup(algo=algo or Setup.algo)
         config = options(chosen, setup.algo)
     else:
@@ -128,7 +133,7 @@ def _chosen(
     check_owners({name: name for name in given if name not in setup_names}, setup.algo)
     setup = with_options(setup, {k: v for k, v in given.items() if k in setup_names})
     config = with_options(config, {k: v for k, v in given.items() if k not in setup_names})
-    chosen.limits = with_values(chosen.limits, limits)
+    chosen.limits = with_values(chosen.limits, {name: plain(value) for name, value in limits.items()})
     return chosen, setup, config
 
 
@@ -140,7 +145,7 @@ def like_run(run: Run, task: str | type[Task] | Task, algo: str | None) -> tuple
     setup, config = options_of(run)
     if algo not in (None, setup.algo):
         raise OptionError(f"{run.path} was trained by {setup.algo}: its options are not those of {algo}")
-    chosen = load_task(task)
+    chosen = copy.copy(load_task(task))
     own = {name: value for name, value in run.config["limits"].items() if name in chosen.limits}
     chosen.limits = with_values(chosen.limits, own)
     return chosen, setup, config
@@ -169,11 +174,22 @@ def begin(
     learner = build_learner(task, setup, config)
     if parent is not None:
         start_from(learner, parent)
-    if not processes.rank():
-        with processes.apart():
-            rehearse(learner.policy, export_env(task, setup))
+    _rehearse(learner, setup)
     run = create(runs, learner, setup, parent and parent.facts)
     return _train(learner, run, save_every, hooks)
+
+
+def _rehearse(learner: Built, setup: Setup) -> None:
+    """Rehearse the export in process 0. Raises ExportError in every process."""
+    refused = None
+    if not processes.rank():
+        try:
+            with processes.apart():
+                rehearse(learner.policy, export_env(learner.env.task, setup))
+        except ExportError as error:
+            refused = str(error)
+    if refused := processes.agreed(refused):
+        raise ExportError(refused)
 
 
 def resume_run(
@@ -182,7 +198,11 @@ def resume_run(
     """Go on with a run, to `steps` in total (None: as it began), and export its policy."""
     _check_seconds(save_every)
     run = open_run(run)
-    run = run if steps is None else replace(run, steps=steps)
+    if steps is not None:
+        total: Any = plain(steps)
+        if not fits(total, int) or total < 1:
+            raise OptionError(f"steps must be a whole number above 0, got {total!r}")
+        run = replace(run, steps=total)
     if differ := changed(run, task_of(run)):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
         raise RunError(f"{rule}; a new training starts from its policy with --init-from {run.path}")
@@ -195,7 +215,7 @@ def resume_run(
 
 def _check_seconds(save_every: float) -> None:
     if not save_every >= 0:
-        raise OptionError(f"save-every must be at least 0 s, got {save_every:g}")
+        raise OptionError(f"save_every must be at least 0 s, got {save_every:g}")
 
 
 def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -> Trained:
@@ -210,6 +230,8 @@ def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -
     policy = error = None
     try:
         say(f"trained and saved in {run.path}; checking the policy before it is exported")
+        if outcome.stop is not None:
+            run.load_policy(learner.policy)  # an interrupted iteration may have changed it
         steps = take_best(run, learner.policy, rule, outcome.done.steps)
         setup, _ = options_of(run)
         best = Restored(learner.policy, steps, export_env(learner.env.task, setup))

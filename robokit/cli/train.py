@@ -48,7 +48,7 @@ class Train(Generic[Config, Limits]):
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
         options = self.setup, self.algorithm, self.runs, self.save_every
-        return _told(begin(task, *options, init_from=self.init_from), self.json)
+        return _print_outcome(begin(task, *options, init_from=self.init_from), self.json)
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
@@ -70,10 +70,10 @@ class Resume:
     json: bool = False  # print the outcome as one last line of JSON
 
     def __call__(self) -> int:
-        return _told(resume_run(self.resume, self.steps, self.save_every), self.json)
+        return _print_outcome(resume_run(self.resume, self.steps, self.save_every), self.json)
 
 
-def _told(trained: Trained, as_json: bool) -> int:
+def _print_outcome(trained: Trained, as_json: bool) -> int:
     """Print the outcome in process 0. Returns 0, 1: the export was refused, 128 + signal: stopped."""
     outcome, policy = trained.outcome, trained.policy
     code = 128 + outcome.stop if outcome.stop is not None else 1 if trained.error else 0

@@ -124,9 +124,9 @@ def _refusal(batch: int, own: Tensor, equal: Tensor, i: int, spans: Spans, env: 
     difference, allowed, step = (f"{float(x[i] / spans.span[i]):.3g}" for x in (own, spans.allowed, equal))
     return (
         f"the ONNX graph differs from the policy at batch {batch} by {difference} of the actuator range, "
-        f"at most {allowed}, in the {_actuator(env, i)}, whose targets span {float(spans.span[i]):.3g}; one "
-        f"step from an equal state by {step}. Where large numbers are rounded, scale observations to about 1 "
-        f"or give the actuator a larger scale"
+        f"at most {allowed}, in the {_actuator(env, i)}, whose targets span {float(spans.span[i]):.3g} at a "
+        f"scale of {float(env.action_half[i]):.3g}; one step from an equal state by {step}. Where large "
+        f"numbers are rounded, scale observations to about 1 or give the actuator a larger scale"
     )
 
 

@@ -4,7 +4,8 @@
         if event.kind == "validation" and event.metrics["validation/return"] > 3000:
             return False  # enough: save, export, end
 
-A hook only reads. A training is bit-equal with and without it, unless it changes the learner.
+Hooks run in the first process only. A training is bit-equal with and without a hook, unless it changes the
+learner.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ Kind = Literal["begin", "iteration", "validation", "end"]
 
 @dataclass(frozen=True)
 class Event:
-    """What a hook is told."""
+    """What is passed to a hook."""
 
     # begin: before the first iteration, also of a resumed run; iteration: after each; validation: after an
     # iteration with one; end: the last checkpoint is written, the policy not yet exported
@@ -43,7 +44,7 @@ class Hooks:
         self._hooks = [*hooks]
 
     def __call__(self, event: Event) -> bool:
-        """Whether the training goes on: no hook returned False.
+        """Whether the training goes on: no hook returned False, or what is false.
 
         torch's global generator is afterwards as before.
         """
@@ -51,9 +52,11 @@ class Hooks:
         for hook in [*self._hooks]:
             try:
                 with torch.random.fork_rng(devices=[]):
-                    going &= hook(event) is not False
+                    answer = hook(event)
+                going &= answer is None or bool(answer)
             except Exception as error:  # noqa: BLE001 - a user's function must not end a training
                 self._hooks.remove(hook)
                 name = getattr(hook, "__qualname__", type(hook).__qualname__)
-                say(f"note: the hook {name} is not called again: {type(error).__name__}: {error}")
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                say(f"note: the hook {name} is not called again: {reason}")
         return going

@@ -72,8 +72,8 @@ def train(
             sweep(folder)
         saved = done = run.resume(learner)
         run.keep_steps()  # only after a successful resume
-        tell = _teller(Hooks(hooks), run, learner, requests)
-        with _record(run, steps, done, validate, tell) as record:
+        notify = _notifier(Hooks(hooks), run, learner, requests)
+        with _record(run, steps, done, validate, notify) as record:
             slow = SlowIteration()
 
             def keep() -> Done:
@@ -84,7 +84,7 @@ def train(
 
             if not done.steps:
                 keep()  # a folder that cannot be written fails now, not in an hour
-            record.tell("begin", done, {})
+            record.notify("begin", done, {})
             stop = agreed(requests[0] if requests else None)
             while done.steps < steps and stop is None:
                 before = done
@@ -94,18 +94,19 @@ def train(
                     if not requests:
                         raise
                     # a signal to the process group also ends subprocesses, such as a compiler
+                    record.notify("end", saved, {})
                     return Outcome(saved, run.checkpoint(saved.steps), requests[0])
                 if note := slow(done.seconds - before.seconds, any(n.startswith("loss/") for n in metrics)):
                     say(note)
                 record.add(done, metrics)
                 due = done.seconds - saved.seconds >= save_seconds or done.steps - saved.steps >= save_steps
                 stops, dues = zip(*everyone((requests[0] if requests else None, due)), strict=True)
-                stop = next((number for number in stops if number is not None), None)
+                stop = None if done.steps >= steps else next((x for x in stops if x is not None), None)
                 if dues[0]:  # by the first process's clock
                     saved = keep()
             if saved != done:
                 keep()
-            record.tell("end", done, {})
+            record.notify("end", done, {})
     return Outcome(done, run.checkpoint(done.steps), stop)
 
 
@@ -185,30 +186,30 @@ def _stop_requests() -> Iterator[list[int]]:
 
 Show = Callable[[Done, dict[str, float]], None]
 Validate = Callable[[Done], dict[str, float]]
-Tell = Callable[[Kind, Done, dict[str, float]], None]
+Notify = Callable[[Kind, Done, dict[str, float]], None]
 
 
-def _teller(hooks: Hooks, run: Run, learner: Learner, requests: list[int]) -> Tell:
+def _notifier(hooks: Hooks, run: Run, learner: Learner, requests: list[int]) -> Notify:
     """A function that calls the hooks; if one returns False, it appends BY_HOOK to `requests`."""
 
-    def tell(kind: Kind, done: Done, metrics: dict[str, float]) -> None:
+    def notify(kind: Kind, done: Done, metrics: dict[str, float]) -> None:
         if not hooks(Event(kind, run, done, learner, metrics)):
             requests.append(BY_HOOK)
 
-    return tell
+    return notify
 
 
 class Record:
-    """Validates, logs, displays and tells each iteration in the first process; without a log does nothing."""
+    """Validates, logs and displays each iteration and calls the hooks, in the first process only."""
 
     def __init__(
         self,
         log: Log | None = None,
         show: Show = lambda done, metrics: None,
         validate: Validate = lambda done: {},
-        tell: Tell = lambda kind, done, metrics: None,
+        notify: Notify = lambda kind, done, metrics: None,
     ) -> None:
-        self._log, self._show, self._validate, self.tell = log, show, validate, tell
+        self._log, self._show, self._validate, self.notify = log, show, validate, notify
 
     def add(self, done: Done, metrics: dict[str, float]) -> None:
         if self._log is None:
@@ -217,9 +218,9 @@ class Record:
         metrics = {**metrics, **validated}
         self._log.add(metrics)
         self._show(done, metrics)
-        self.tell("iteration", done, metrics)
+        self.notify("iteration", done, metrics)
         if validated:
-            self.tell("validation", done, metrics)
+            self.notify("validation", done, metrics)
 
     def sync(self) -> None:
         if self._log is not None:
@@ -227,12 +228,12 @@ class Record:
 
 
 @contextlib.contextmanager
-def _record(run: Run, steps: int, start: Done, validate: Validate, tell: Tell) -> Iterator[Record]:
+def _record(run: Run, steps: int, start: Done, validate: Validate, notify: Notify) -> Iterator[Record]:
     if rank():
         yield Record()
         return
     with Log(run.path, start.steps) as log, _display(run.path.parent.name, steps, start) as show:
-        yield Record(log, show, validate, tell)
+        yield Record(log, show, validate, notify)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from robokit.errors import CheckpointError, RunError
 from robokit.learning.protocols import Learner
 
 SCHEMA = 1  # of config.json
-POLICY = "policy."  # prefix of the policy's tensors in a learner's state
+PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Run:
         """Like `resume`, but for the policy alone, and from a checkpoint whose replay may be damaged."""
 
         def load(checkpoint: Checkpoint) -> None:
-            own = {k.removeprefix(POLICY): v for k, v in checkpoint.tensors.items() if k.startswith(POLICY)}
+            own = {k.removeprefix(PREFIX): v for k, v in checkpoint.tensors.items() if k.startswith(PREFIX)}
             policy.load_state_dict(own)
 
         return self._load(load, shared=False)

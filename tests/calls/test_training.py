@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from robokit.tasks.inverted_pendulum import InvertedPendulum  # pyright: ignore[reportMissingImports]
 from slide import OWN, write
 
 import robokit
+from robokit.algos.ppo import Learner
 from robokit.calls import training
 from robokit.errors import ExportError, OptionError, RunError
+from robokit.task.lookup.find import load_task
+from robokit.training.restore import restore_policy
 
 SMALL: dict[str, Any] = {
     "num_envs": 2,
@@ -97,11 +101,12 @@ def test_a_class_of_ones_own_is_trained_and_like_takes_task_options_and_limits(u
         ({"steps": 1e5}, "steps, set to 100000.0, must be of the type int"),
         ({"leraning_rate": 1}, "no option 'leraning_rate'"),
         ({"epoch": 3}, "no option 'epoch'; did you mean 'epochs'"),
-        ({"batch": 64}, "batch is an option of sac and td3, not of --algo ppo"),
+        ({"batch": 64}, "batch is an option of sac and td3, not of ppo"),
         ({"algo": "pppo"}, "no algorithm 'pppo'; did you mean 'ppo'"),
         ({"sim": "mujocoo"}, "sim, set to 'mujocoo', must be one of"),
         ({"limits": {"speed": 1.0}}, "the task has no limit 'speed'"),
-        ({"save_every": -1.0}, "save-every must be at least 0 s, got -1"),
+        ({"hooks": ["watch"]}, "a hook must be a function of an Event, got 'watch'"),
+        ({"save_every": -1.0}, "save_every must be at least 0 s, got -1"),
         ({"task": None}, "which task"),
         ({"resume": "runs", "algo": "sac"}, "a resumed run keeps its task and options.*got algo, task"),
     ],
@@ -119,22 +124,60 @@ def test_a_folder_without_a_run_is_refused():
         robokit.train(like="nowhere")
 
 
-def test_an_interrupt_saves_exports_and_returns_the_run(unrehearsed: None, monkeypatch: pytest.MonkeyPatch):
-    exported: list[int] = []
-
-    def export(run: Any, restored: Any, path: Path) -> Fake:
-        exported.append(restored.steps)
-        return Fake(path)
-
-    monkeypatch.setattr(training, "export_policy", export)
-
+@pytest.mark.medium
+def test_an_interrupt_saves_exports_and_returns_the_run():
     def interrupt(event: robokit.Event) -> None:
         if event.done.iterations == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run = robokit.train("inverted_pendulum", steps=3200, hidden=(4,), hooks=[interrupt], **SMALL)
+    run = robokit.train("inverted_pendulum", steps=3200, hidden=(4,), hooks=interrupt, **SMALL)
     assert run.checkpoint(64).is_dir()
-    assert exported == [64]
+    assert json.loads((run.path / "policy.json").read_text())["steps"] == 64
+
+
+def test_an_interrupt_that_breaks_an_iteration_exports_the_checkpoints_policy(
+    unrehearsed: None, monkeypatch: pytest.MonkeyPatch
+):
+    """As where Ctrl-C ends the compiler too: weights may then be those of half an update."""
+    exported: list[Any] = []
+
+    def export(run: Any, restored: Any, path: Path) -> Fake:
+        exported.append({name: x.clone() for name, x in restored.policy.state_dict().items()})
+        return Fake(path)
+
+    def half(self: Learner) -> dict[str, float]:
+        self.policy.log_std.data += 1.0
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("the compiler was interrupted")
+
+    monkeypatch.setattr(training, "export_policy", export)
+    ends: list[str] = []
+    whole = Learner.iterate
+    monkeypatch.setattr(Learner, "iterate", lambda self: half(self) if ends else whole(self))
+
+    def once(event: robokit.Event) -> None:
+        if event.kind in ("iteration", "end"):
+            ends.append(event.kind)
+
+    run = robokit.train("inverted_pendulum", steps=320, hidden=(4,), save_every=0.0, hooks=[once], **SMALL)
+    assert ends == ["iteration", "end"]
+    kept = restore_policy(run, last=True).policy.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in exported[0].items())
+
+
+def test_numbers_of_numpy_are_taken_for_steps_and_limits_and_a_task_of_ones_own_keeps_its_limits(
+    unrehearsed: None,
+):
+    task = load_task("half_cheetah:SpeedLimit")
+    before = dict(task.limits)
+    [name] = before
+    limits: Any = {name: np.float32(0.5)}
+    run = robokit.train(task, steps=np.int64(32), hidden=(4,), limits=limits, **SMALL)
+    assert run.config["limits"] == {name: 0.5}
+    assert task.limits == before
+    assert robokit.train(resume=run, steps=np.int64(64)).steps == 64
+    with pytest.raises(OptionError, match=r"steps must be a whole number above 0, got 0\.5"):
+        robokit.train(resume=run, steps=0.5)
 
 
 def test_a_training_runs_in_a_thread(unrehearsed: None):
