@@ -58,3 +58,10 @@ def cores() -> int:
     """Number of physics threads of each process on this machine; 0, meaning all cores, for one process."""
     sharing = processes.here()[1]
     return 0 if sharing == 1 else max(1, (os.cpu_count() or 1) // sharing)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has units for bfloat16 products; True where torch cannot tell."""
+    known = getattr(torch.cpu, "get_capabilities", dict[str, bool])() if device.type == "cpu" else {}
+    units = [known[name] for name in ("avx512_bf16", "amx_bf16") if name in known]
+    return any(units) or not units

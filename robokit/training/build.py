@@ -17,7 +17,7 @@ from torch import nn
 
 from robokit.compute import processes
 from robokit.compute.compile import choose, lacks
-from robokit.compute.devices import cores, find_device
+from robokit.compute.devices import cores, find_device, has_bf16
 from robokit.console import say
 from robokit.env.env import Env
 from robokit.env.laws import check_costs
@@ -102,6 +102,8 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
         raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
     if task.limits and not begun:
         check_costs(task, setup.seed)
+    if getattr(config, "bf16", False) and not has_bf16(device):
+        say("note: this processor has no units for bfloat16, so bf16 makes the training slower")
     compiles, torch_threads = computing(task, setup, config, device)
     env = Env(
         task,

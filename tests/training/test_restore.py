@@ -294,6 +294,16 @@ def test_without_a_compiler_a_run_that_would_be_compiled_says_so(file: Path, mon
     assert "no working C++ compiler ($CXX, else g++), 1 torch thread (by 1,000,000" in capsys.readouterr().err
 
 
+def test_bf16_without_its_units_is_slower_and_says_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    config = replace(options(load_task(file), "sac"), bf16=True, hidden=(8, 8), steps=8)
+    for unit, noted in ((True, False), (False, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda unit=unit: {"avx512_bf16": unit})
+        build_learner(load_task(file), Setup(algo="sac", threads=1), config)
+        assert ("no units for bfloat16" in capsys.readouterr().err) == noted
+
+
 def test_a_run_of_another_version_is_refused(tmp_path: Path, file: Path):
     run = create(tmp_path / "runs", build_learner(load_task(file), SETUP, SMALL), SETUP)
     run.config["options"]["momentum"] = 0.9
