@@ -377,7 +377,8 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
     for extra in (["--lr", "0.1"], ["slide"]):
         said = wrong([*resume, *extra], capsys)
         assert "a resumed run keeps its task and options; only --steps, " in said
-        assert said.endswith(f", got {' '.join(extra)}\n")
+        then = "; a new training starts from its policy with --init-from runs/slide/latest\n"
+        assert said.endswith(f", got {' '.join(extra)}{then}")
     Path("tasks/slide.py").write_text(OWN + "\n")
     said = wrong(resume, capsys)
     assert "changed since it began: slide.py; a new training starts from its policy with --init-from " in said
