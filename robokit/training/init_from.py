@@ -129,7 +129,9 @@ def init_learner(learner: Built, parent: Parent) -> Takeover:
     given = _given_temperature(learner) if takeover.critics and TEMPERATURE in networks else None
     if given is not None:
         takeover = takeover.adding(f"the temperature is the given {given:g}, not the parent's")
-    kept = {POLICY} | ({*networks} if takeover.critics else set()) - ({TEMPERATURE} if given else set())
+    kept = {POLICY} | ({*networks} if takeover.critics else set()) - (
+        set() if given is None else {TEMPERATURE}
+    )
     chosen = {name: net for name, net in networks.items() if name in kept}
     for name, state in weights(chosen, own, parent.tensors, parent.layouts).items():
         networks[name].load_state_dict(state)

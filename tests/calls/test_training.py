@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from robokit.tasks.inverted_pendulum import InvertedPendulum  # pyright: ignore[reportMissingImports]
+from safetensors.torch import load_file
 from slide import OWN, write
 
 import robokit
 from robokit.calls import training
 from robokit.errors import ExportError, OptionError, RunError
+from robokit.training.init_from import open_parent
 
 SMALL: dict[str, Any] = {
     "num_envs": 2,
@@ -150,6 +153,8 @@ def test_what_starts_from_a_run(unrehearsed: None, monkeypatch: pytest.MonkeyPat
     assert run.config["parent"]["name"] == f"inverted_pendulum/{parent.path.name}"
     assert run.config["options"] == parent.config["options"]
     assert run.checkpoint(32).is_dir()
+    first = load_file(run.checkpoint(0) / "state.safetensors")
+    assert all(torch.equal(first[f"policy.{key}"], x) for key, x in open_parent(parent.path).policy.items())
     assert len([*(here / "runs/inverted_pendulum").glob("2*")]) == 2
 
 
