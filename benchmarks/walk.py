@@ -37,7 +37,7 @@ from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, options
-from robokit.training.init_from import open_parent, start_from
+from robokit.training.init_from import init_learner, open_parent
 from robokit.training.provenance import create
 from robokit.training.run import Done
 
@@ -67,8 +67,8 @@ def record(arguments: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
     ready = time.perf_counter() - began
     parent = None if arguments.init_from is None else open_parent(arguments.init_from)
     if parent is not None:
-        start_from(learner, parent)
-    run = create(Path("runs"), learner, setup, parent and parent.facts)
+        init_learner(learner, parent)
+    run = create(Path("runs"), learner, setup, parent)
     seconds, steps, curve, end = 0.0, 0, [], min(config.steps, arguments.until)
     walks = False
     if parent is not None:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from robokit import seeds
 from robokit.algos import ppo, sac, td3
+from robokit.calls import training
 from robokit.compute import processes
 from robokit.env.env import Env
 from robokit.learning.rollout import Rollout
 from robokit.task.lookup.find import load_task
+from robokit.training.build import Setup
 
 State = dict[str, Tensor]
 SIMULATIONS, WINDOWS = 4, 32
@@ -38,6 +40,7 @@ OFF: dict[str, Any] = {
     "replay": 4000,
     "n_step": 3,
 }
+SLIDE = ppo.Config(**SMALL, horizon=8, minibatch=16, steps=32)
 KINDS = {"sac": (sac.Learner, sac.Config), "td3": (td3.Learner, td3.Config)}
 
 
@@ -103,6 +106,19 @@ def hundred(learner: Any, steps: int) -> State:
     return {**after, "own.qpos": learner.env.sim.qpos.clone(), "own.moved": moved}
 
 
+def start(folder: Path) -> None:
+    """A training of slide.py from its newest run, up to the first iteration."""
+
+    def save(learner: Any, *rest: Any) -> None:
+        save_file(shared(learner), folder / f"start.{processes.rank()}")
+
+    setattr(training, "rehearse", lambda policy, env: None)  # noqa: B010
+    setattr(training, "_train", save)  # noqa: B010
+    task, runs = load_task(folder / "slide.py"), folder / "runs"
+    with processes.joined():
+        training.begin(task, Setup(threads=1), SLIDE, runs, init_from=runs / "slide/latest")
+
+
 def main(folder: Path, compile: bool) -> None:
     torch.set_num_threads(1)
     many = {"minibatch": 16, "epochs": 5, "lr_schedule": "adaptive", "compile": compile}
@@ -117,4 +133,7 @@ def main(folder: Path, compile: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "compiled" in sys.argv)
+    if "start" in sys.argv:
+        start(Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]), "compiled" in sys.argv)

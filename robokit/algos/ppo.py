@@ -165,12 +165,11 @@ class Learner:
         check(config)
         self.env, self.config, device = env, config, env.device
         self.rng = torch.Generator(device).manual_seed(seeds.seed("training", seed, processes.rank()))
-        self.constrained = Constrained(env, config)
-        seen, outputs = sum(self.constrained.widths.values()), self.constrained.outputs
+        self.constrained = constrained = Constrained(env, config)
+        seen, outputs = sum(constrained.widths.values()), constrained.outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            belief = make_actor_belief(env, config)
-            beliefs = make_critic_beliefs(env, config, self.constrained)
+            belief, beliefs = make_actor_belief(env, config), make_critic_beliefs(env, config, constrained)
             self.policy = actor(env, config, belief).to(device)
             sizes = config.hidden, config.activation, config.normalize_obs
             self.critic = Critic(beliefs, outputs, seen, *sizes).to(device)
@@ -190,9 +189,9 @@ class Learner:
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # discounted returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
-        self.least_scale = torch.cat((torch.zeros(1, device=device), self.constrained.largest))
-        start = ("lr", config.lr), ("beta", 1.0), ("iterations", 0.0)
-        self.scalars = {name: torch.tensor(value, device=device) for name, value in start}
+        self.least_scale = torch.cat((torch.zeros(1, device=device), constrained.largest))
+        start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
+        self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
         env.reset(stagger=True)
 
     def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
@@ -257,8 +256,7 @@ class Learner:
         self.critic_belief = after[-1].clone()
         is_first = torch.zeros_like(rollout.done).flatten()  # V(final) uses the belief of its own episode
         ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), is_first)[0]
-        next_value = ends.view_as(value)
-        base, ahead = (value, next_value) if config.baseline else (torch.zeros_like(value),) * 2
+        base, ahead = (value, ends.view_as(value)) if config.baseline else (torch.zeros_like(value),) * 2
         advantages = gae(signal, base, ahead, over, over | rollout.done[..., None], config.gamma, config.lam)
         self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.steps_left)
         advantage = self.constrained.advantage(advantages * scale, ~rollout.bad)
@@ -293,8 +291,7 @@ class Learner:
                 order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)
                 shuffled, before = (x[order].unflatten(0, (-1, self.chunks)) for x in (rows, beliefs))
                 batches = zip(self._ready(shuffled), before, strict=True)
-                fixed = rollout.log_std, scalars["beta"]
-                history += [self.update(scalars["lr"], *batch, *fixed) for batch in batches]
+                history += [self.update(scalars["lr"], *b, rollout.log_std, scalars["beta"]) for b in batches]
         means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
         if config.objective == "penalty":
             last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
@@ -317,6 +314,10 @@ class Learner:
         """What another training can start from, by its name in `state_dict`."""
         return {"policy": self.policy, "critic": self.critic, "return_scale": self.return_scale}
 
+    def keep_weights(self) -> None:
+        """Keep the present weights; the unit of the return then counts no more than one rollout."""
+        self.return_scale.count.clamp_(max=self.steps_per_iteration)
+
     def _parts(self) -> dict[str, object]:
         running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
         running |= {"discounted": self.discounted, "adam": self.adam, **self.scalars}
@@ -338,13 +339,12 @@ def check(config: Config) -> None:
     check_options(config, positive, ("value_coef", "entropy_coef"), ("lam",), minibatch=config.minibatch)
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
-    own = config.minibatch // processes.world()
+    minibatch, batch = config.minibatch, config.simulations * config.horizon
     check_chunk(config, "chunk", config.horizon, f"horizon ({config.horizon})")
-    check_chunk(config, "chunk", own, each_of("minibatch", config.minibatch))
-    batch = config.simulations * config.horizon
-    if batch % config.minibatch:
-        raise OptionError(f"minibatch ({config.minibatch}) must divide num_envs * horizon ({batch})")
+    check_chunk(config, "chunk", minibatch // processes.world(), each_of("minibatch", minibatch))
+    if batch % minibatch:
+        raise OptionError(f"minibatch ({minibatch}) must divide num_envs * horizon ({batch})")
     by_kl = [v for v in (config.lr_schedule, config.objective) if v in ("adaptive", "penalty")]
-    if by_kl and config.epochs == 1 and batch == config.minibatch:
+    if by_kl and config.epochs == 1 and batch == minibatch:
         rule = "follows the KL divergence, which is 0 at the first gradient step of a rollout"
         raise OptionError(f"{by_kl[0]} {rule}; epochs 1 and a minibatch of all {batch} take no other step")

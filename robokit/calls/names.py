@@ -45,7 +45,7 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
         if run or not only_run:
             tell(f"{what}: {_kind(path)} {path}")
     if only_run and path.suffix == ".onnx":
-        raise RunError(f"only a run can be exported, and {path} is exported already")
+        raise RunError(f"this takes a run, and {path} is an exported file")
     return path
 
 

@@ -13,13 +13,14 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from robokit.calls.names import locate, path_of
+from robokit.calls.names import path_of
 from robokit.calls.resolve import (
     What,
     as_word,
     gamma_of,
     held_commands,
     located,
+    named_run,
     policy_of,
     run_of,
     torch_policy_of,
@@ -188,7 +189,7 @@ def export_policy(
         raise OptionError(f"the output must be a folder, for <task>.onnx, got {folder}")
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
-    run = what if isinstance(what, Run) else Run.open(locate(as_word(what), only_run=True))
+    run = named_run(what)
     restored = restore_policy(run, last)
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():

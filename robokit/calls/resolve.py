@@ -26,6 +26,11 @@ def located(what: What) -> Path:
     return what.path if isinstance(what, Run) else locate(as_word(what))
 
 
+def named_run(what: What) -> Run:
+    """The run that a folder or a name means; errors as `names.locate` for what is only a file."""
+    return what if isinstance(what, Run) else Run.open(locate(as_word(what), only_run=True))
+
+
 def as_word(what: str | PathLike[str]) -> str | Path:
     """As names.py takes it: a str may be a name, a Path is a place."""
     return what if isinstance(what, str) else Path(what)

@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from robokit.calls.resolve import What, located
+from robokit.calls.resolve import What, located, named_run
 from robokit.compute import processes
 from robokit.compute.compile import torch_threads
 from robokit.console import say
@@ -27,7 +27,7 @@ from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, check_owners, options
 from robokit.training.hooks import Hook
-from robokit.training.init_from import open_parent, start_from
+from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
 from robokit.training.provenance import changed, create, unfinished
 from robokit.training.rehearse import rehearse
@@ -45,6 +45,7 @@ from robokit.training.restore import (
 from robokit.training.run import Run, check_place
 from robokit.training.selection import Selection, validations
 
+BEGIN_FROM = "a new training starts from its policy with --init-from {}"  # where a resume is refused
 Named = str | PathLike[str] | type[Task] | Task  # a task: its name, file.py, file.py:Class, class or object
 
 
@@ -74,10 +75,11 @@ def train(
     """Train a policy and export it to the run's folder, `policy.onnx`; returns the run.
 
     task: as in `robokit train`; also a class of a notebook's own file. algo: None: "ppo". options: those of
-    the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run whose
-    task, options and limits are the defaults. init_from: a run, file or name whose policy it starts from, by
-    the names of observations and actuators. resume: a run to go on with; only steps and save_every may be
-    new. limits: {name: value}. runs: folder of all runs. save_every: s between checkpoints.
+    the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run, or the
+    name of one, whose task, options and limits are the defaults. init_from: a run, file or name whose policy
+    it starts from, by the names of observations and actuators. resume: a run or its folder, to go on with;
+    only steps and save_every may be new. limits: {name: value}. runs: folder of all runs. save_every: s
+    between checkpoints.
 
     An interrupt (Ctrl-C, a notebook's stop) ends the training after its iteration: saved, exported, returned.
     If the export is refused, one line says so, and the run has no policy.onnx.
@@ -101,7 +103,8 @@ def train(
             new = {name for name, value in given.items() if value is not None} - {"steps"}
             if new:
                 rule = "a resumed run keeps its task and options; only steps, save_every and hooks may be new"
-                raise OptionError(f"{rule}, got {', '.join(sorted(new))}")
+                path = open_run(resume).path
+                raise OptionError(f"{rule}, got {', '.join(sorted(new))}; {BEGIN_FROM.format(path)}")
             return resume_run(resume, options.get("steps"), save_every, called).run
         chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
         return begin(chosen, setup, config, Path(runs), save_every, called, init_from).run
@@ -127,7 +130,7 @@ def _chosen(
         setup = Setup(algo=algo or Setup.algo)
         config = options(chosen, setup.algo)
     else:
-        run = open_run(like)
+        run = named_run(like)
         chosen, setup, config = like_run(run, _as_name(task or place_of(run)), algo)
     setup_names = {f.name for f in fields(Setup)} - {"algo"}
     check_owners({name: name for name in given if name not in setup_names}, setup.algo)
@@ -170,12 +173,13 @@ def begin(
         say(f"started again: going on with {begun}")
         return resume_run(begun, None, save_every, hooks)
     check_place(runs / file_name(title(task)))
-    parent = None if init_from is None else open_parent(located(init_from))
+    # process 0's, once all have opened it: `latest` and names move to the new run
+    parent = None if init_from is None else processes.everyone(open_parent(located(init_from)))[0]
     learner = build_learner(task, setup, config)
     if parent is not None:
-        start_from(learner, parent)
+        init_learner(learner, parent)
     _rehearse(learner, setup)
-    run = create(runs, learner, setup, parent and parent.facts)
+    run = create(runs, learner, setup, parent)
     return _train(learner, run, save_every, hooks)
 
 
@@ -205,7 +209,7 @@ def resume_run(
         run = replace(run, steps=total)
     if differ := changed(run, task_of(run)):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
-        raise RunError(f"{rule}; a new training starts from its policy with --init-from {run.path}")
+        raise RunError(f"{rule}; {BEGIN_FROM.format(run.path)}")
     learner = rebuild(run)
     now, then = versions(), run.about["versions"]
     if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:

@@ -17,7 +17,7 @@ from robokit.errors import ExportError, OptionError, TaskError
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, options
-from robokit.training.init_from import Parent, open_parent, preview, report
+from robokit.training.init_from import Parent, open_parent, preview
 from robokit.training.rehearse import rehearse
 from robokit.training.restore import export_env
 from robokit.training.run import Run
@@ -30,7 +30,7 @@ class Check:
     # a task (its name, file.py or file.py:Class), an exported file, or a run folder
     what: Positional[Annotated[str, arg(metavar="TASK|RUN|FILE.onnx")]]
     json: bool = False  # print JSON
-    # list what training the task from this run or exported file would take over, and train nothing
+    # list what a training from this run folder, exported file or name would take over, and train nothing
     init_from: str | None = None
     algo: str = Setup.algo  # of that training
 
@@ -54,9 +54,10 @@ class Check:
         return 0 if all(f.ok for f in findings) else 1
 
     def _start(self, parent: Parent) -> int:
-        start = preview(load_task(self.what), self.algo, parent)
-        found = {"parent": parent.facts, **asdict(start)}
-        print(json.dumps(found, indent=1) if self.json else "\n".join(report(parent, start)))
+        takeover = preview(load_task(self.what), self.algo, parent)
+        found = {"parent": parent.facts, **asdict(takeover)}
+        lines = takeover.report(parent.name, parent.steps)
+        print(json.dumps(found, indent=1) if self.json else "\n".join(lines))
         return 0
 
     def _run(self, run: Run) -> int:

@@ -124,7 +124,7 @@ class Kind:
     """Options that are read first, because they determine which others exist."""
 
     algo: str | None = None
-    like: Path | None = None
+    like: str | None = None
     resume: Path | None = None
     init_from: str | None = None
 
@@ -133,7 +133,8 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
     import tyro
 
-    from robokit.calls.training import like_run
+    from robokit.calls.resolve import named_run
+    from robokit.calls.training import BEGIN_FROM, like_run
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import load_task
@@ -141,7 +142,6 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.task.rules import check_limits
     from robokit.training.build import Setup, algorithm, options
     from robokit.training.restore import options_of, place_of
-    from robokit.training.run import Run
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
     kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
@@ -151,9 +151,10 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
             new = "only --steps, --save-every and --json may be new"
-            raise OptionError(f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}")
+            rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
+            raise OptionError(f"{rule}; {BEGIN_FROM.format(kind.resume)}")
         return resume
-    like = Run.open(kind.like) if kind.like else None
+    like = named_run(kind.like) if kind.like else None
     setup = options_of(like)[0] if like else Setup(algo=kind.algo or Setup.algo)
     algo, prog = kind.algo or setup.algo, f"robokit train{f' --algo {kind.algo}' if kind.algo else ''}"
     default = algorithm(algo).Config()

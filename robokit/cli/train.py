@@ -34,11 +34,11 @@ class Train(Generic[Config, Limits]):
     # a name (see robokit tasks), or file.py, or file.py:Class
     task: Positional[Annotated[str | None, arg(metavar="TASK")]] = None
     runs: Path = Path("runs")  # folder of all runs
-    # a run whose task, options and limits are the defaults
-    like: Path | None = None
-    # resume the run in this folder; allowed beside it: --steps, --save-every and --json
+    # a run folder, or a name for its newest run: its task, options and limits are the defaults
+    like: str | None = None
+    # resume the run in this folder (no name); allowed beside it: --steps, --save-every and --json
     resume: Path | None = None
-    # start from the policy of this run folder or exported file, by the names of observations and actuators
+    # start from the policy of this run folder, exported file or name, by names of observations and actuators
     init_from: str | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON

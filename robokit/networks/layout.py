@@ -3,8 +3,7 @@
     state = moved(new.state_dict(), axes(layout), old.state_dict(), axes(old_layout))
 
 An input belongs to a column of an observation term (and in a stack to one of its frames), or to an actuator;
-an output to an actuator, to the reward or to a limit. Nothing is moved by its place alone: of two hidden
-layers of the same size every unit is the same one.
+an output to an actuator, to the reward or to a limit. Hidden units have no names and are matched by index.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,10 +14,12 @@ import torch
 from torch import Tensor
 
 from robokit.networks.belief import KINDS, RECURRENT
+from robokit.networks.mlp import ACTIVATIONS
 from robokit.state import State
 
 POLICIES = ("Gaussian", "SquashedGaussian", "Deterministic")
-SIZES = ("hidden", "activation", "belief", "belief_size", "normalize_obs", "mirror", "members", "layer_norm")
+OPTIONS = ("hidden", "activation", "belief", "belief_size", "normalize_obs", "mirror")  # of a policy
+SIZES = (*OPTIONS, "members", "layer_norm")
 REWARD = "reward"
 Name = tuple[Any, ...]  # of one row or column
 
@@ -32,12 +33,14 @@ class Layout:
     actuators: dict[str, tuple[float, float]]  # (center, half): ctrl = center + half * action; in order
     belief: str  # one of belief.KINDS, else the name of the class
     hidden: tuple[int, ...]
-    activation: str  # "" without hidden layers
+    activation: str  # "" without hidden layers; of a head that is no `mlp` the classes of its layers
     normalize_obs: bool
     belief_size: int = 0  # units of a recurrent belief
     history: dict[str, int] = field(default_factory=dict)  # frames of each term in a stack
     mirror: bool = False  # a policy's
     outputs: tuple[tuple[str, ...], ...] = ()  # of each of the critics' networks: REWARD, or limits
+    targets: dict[str, str] = field(default_factory=dict)  # what these are trained on: measure, units
+    gamma: float | None = None  # critics' discount; None: unknown
     members: int = 1  # E of an ActionCritic
     layer_norm: bool = False
     control_dt: float = 0.0  # s, a policy's
@@ -52,13 +55,15 @@ class Layout:
         actuators = {str(name): (float(a), float(b)) for name, (a, b) in facts["actuators"].items()}
         outputs = tuple(tuple(map(str, names)) for names in facts["outputs"])
         widths = {str(name): int(width) for name, width in facts["terms"].items()}
-        own = {"terms": widths, "actuators": actuators, "outputs": outputs}
+        targets = {str(name): str(words) for name, words in facts.get("targets", {}).items()}
+        own = {"terms": widths, "actuators": actuators, "outputs": outputs, "targets": targets}
         return cls(**{**facts, **own, "hidden": tuple(map(int, facts["hidden"]))})
 
     @property
     def named(self) -> bool:
-        """Whether `axes` names every input and output: not so for a user's own class of belief or policy."""
-        return self.belief in KINDS and (bool(self.outputs) or self.kind in POLICIES)
+        """Whether `axes` names every input and output: not so for a user's own head, belief or policy."""
+        known = self.belief in KINDS and self.activation in ("", *ACTIVATIONS)
+        return known and (bool(self.outputs) or self.kind in POLICIES)
 
     @property
     def squashed(self) -> bool:
@@ -84,6 +89,10 @@ class Layout:
         units = range(self.belief_size if self.belief in RECURRENT else 0)
         return [*self.inputs(), *(("unit", i) for i in units)]
 
+    def learned(self) -> list[list[Name]]:
+        """Names of each critic's outputs; `targets` are part of them, so that other ones begin anew."""
+        return [[(name, self.targets.get(name, "")) for name in names] for names in self.outputs]
+
 
 class Axis(NamedTuple):
     """Names along one dimension of a tensor."""
@@ -106,9 +115,8 @@ def axes(layout: Layout) -> Axes:
         outputs = [*means, *(spreads if layout.kind == "SquashedGaussian" else [])]
         found |= {"log_std": {0: Axis(spreads, False)}}
         return found | _driven(layout, "belief") | _mlp(layout, "head", outputs)
-    for i, names in enumerate(layout.outputs):
+    for i, outputs in enumerate(layout.learned()):
         found |= _driven(layout, f"beliefs.{i}")
-        outputs = [(name,) for name in names]
         if layout.kind == "Critic":
             found |= _mlp(layout, f"heads.{i}", outputs)
         else:

@@ -48,6 +48,6 @@ class Normalizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any, **more: Any) -> None:
         count = state_dict.get(f"{prefix}count")
-        if count is not None and not count.dim():  # of a run of before, when all columns shared one
+        if count is not None and not count.dim():  # of earlier versions, where all columns shared one
             state_dict[f"{prefix}count"] = count.expand_as(self.count)
         super()._load_from_state_dict(state_dict, prefix, *rest, **more)

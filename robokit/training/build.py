@@ -53,9 +53,13 @@ class Built(Learner, Protocol):
     constrained: Constrained
 
     @property
-    def networks(
-        self,
-    ) -> Mapping[str, nn.Module]: ...  # what another training can start from: as in its state
+    def networks(self) -> Mapping[str, nn.Module]: ...  # that another training can start from
+
+    def keep_weights(self) -> None:
+        """Begin with the present weights, which are a parent's, instead of as at random.
+
+        Call it before the first iteration; before a resumed run's state is loaded.
+        """
 
 
 def algorithms() -> list[str]:

@@ -1,7 +1,7 @@
 """A training that starts from another policy: `robokit train TASK --init-from RUN`.
 
     parent = open_parent("runs/hopper/latest")       # or an exported file, with its weights beside it
-    start_from(learner, parent)                      # before the first iteration; prints what differs
+    init_learner(learner, parent)                    # before the first iteration; prints what differs
 
 Policy, normaliser and critics move by the names of observations and actuators. What is new has weight zero,
 so that the first policy is the parent's. Optimiser, multipliers and random numbers are the new run's.
@@ -10,7 +10,7 @@ so that the first policy is the parent's. Optimiser, multipliers and random numb
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,31 @@ from robokit.errors import RunError
 from robokit.export.file import Exported
 from robokit.export.weights import read_weights, weights_bytes
 from robokit.learning.constrained import Constrained
-from robokit.learning.layouts import critic_layout, policy_layout
-from robokit.learning.offpolicy.loop import OffPolicy
-from robokit.learning.warm_start import Layouts, Start, compare
-from robokit.networks.layout import Axes, Layout, axes, moved, scales
+from robokit.learning.layouts import critic_layout, layouts_of, policy_layout
+from robokit.learning.takeover import (
+    Layouts,
+    Takeover,
+    as_arguments,
+    check_weights,
+    compare,
+    network_options,
+    under,
+    weights,
+)
+from robokit.networks.layout import Layout
 from robokit.state import State
 from robokit.task.task import Task
 from robokit.training.build import Built, algorithm, options
 from robokit.training.run import Run
 
-POLICY, RETURNS, TEMPERATURE = "policy", "return_scale", "temperature"  # see `Built.networks`
-ANEW = "anew: optimiser, multipliers of limits, random numbers"
+POLICY, TEMPERATURE = "policy", "temperature"  # see `Built.networks`
 
 
 @dataclass(frozen=True)
 class Parent:
     """A policy to start from, with a run's critics too: tensors as in a learner's state, and layouts."""
 
+    path: Path  # of the run or file
     name: str  # <task>/<date> of a run; folder and name of a file
     steps: int | None  # of its training; None: unknown
     tensors: State
@@ -48,7 +56,7 @@ class Parent:
     @property
     def policy(self) -> State:
         """The policy's state_dict."""
-        return _under(f"{POLICY}.", self.tensors)
+        return under(POLICY, self.tensors)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -56,13 +64,6 @@ class Parent:
         digest = hashlib.sha256(weights_bytes(self.policy, self.layouts["policy"])).hexdigest()
         known = {} if self.steps is None else {"steps": self.steps}
         return {"name": self.name, "sha256": digest, **known}
-
-
-def layouts(learner: Built) -> dict[str, Layout]:
-    """The layouts of a learner's policy and critics."""
-    env = learner.env
-    critics = critic_layout(env, learner.config, learner.constrained)
-    return {"policy": policy_layout(learner.policy, env), "critic": critics}
 
 
 def open_parent(what: str | Path) -> Parent:
@@ -76,7 +77,7 @@ def open_parent(what: str | Path) -> Parent:
         state, layout = read_weights(file)
         path = file.path.resolve()
         tensors = _with(f"{POLICY}.", state)
-        return Parent(f"{path.parent.name}/{path.name}", _steps(file), tensors, {"policy": layout})
+        return Parent(path, f"{path.parent.name}/{path.name}", _steps(file), tensors, {"policy": layout})
     run = Run.open(what)
     if (stored := run.config.get("layouts")) is None:
         rule = f"{run.path} was begun by an earlier version of robokit, without the names of its inputs"
@@ -89,7 +90,8 @@ def open_parent(what: str | Path) -> Parent:
         named = {name: Layout.of(facts) for name, facts in stored.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path} has a config.json whose layouts are damaged: {error!r}") from error
-    return Parent(f"{run.path.parent.name}/{run.path.name}", (best or last).steps, tensors, named)
+    name = f"{run.path.parent.name}/{run.path.name}"
+    return Parent(run.path, name, (best or last).steps, tensors, named)
 
 
 def _steps(file: Exported) -> int | None:
@@ -101,65 +103,69 @@ def _steps(file: Exported) -> int | None:
         return None
 
 
-def start_from(learner: Built, parent: Parent) -> Start:
+def parent_of(run: Run) -> Parent:
+    """The parent of a run without a checkpoint. Raises RunError if it is gone or was trained further."""
+    facts, path = run.config["parent"], str(run.about.get("parent"))
+    rule = f"{run.path} has no checkpoint yet, and its parent {facts['name']}"
+    anew = "begin it again with --init-from"
+    try:
+        parent = open_parent(path)
+    except (ValueError, OSError) as error:
+        raise RunError(f"{rule} cannot be opened ({error}): {anew}") from error
+    if parent.facts != facts:
+        raise RunError(f"{rule} is another policy now: {anew}")
+    return parent
+
+
+def init_learner(learner: Built, parent: Parent) -> Takeover:
     """Give a new learner, before its first iteration, the parent's weights, and print what differs.
 
-    Raises OptionError as `compare`; the learner is then unchanged.
+    Raises OptionError as `compare`, or if the weights are not those of such a network; the learner is then
+    unchanged.
     """
-    own = layouts(learner)
-    start = compare(parent.name, own, parent.layouts)
-    names, their_names = _names(own), _names(parent.layouts)
-    for name, net in learner.networks.items():
-        theirs = _under(f"{name}.", parent.tensors)
-        beside = start.critics and (name != TEMPERATURE or _open_temperature(learner.config))
-        if theirs and (name == POLICY or beside):
-            net.load_state_dict(moved(net.state_dict(), names[name], theirs, their_names[name]))
-        if name == RETURNS:  # of old rewards: new ones soon outweigh what counts as one rollout
-            net.get_buffer("count").clamp_(max=learner.steps_per_iteration)
-    begin(learner)
-    for line in report(parent, start):
-        say(line)
-    return start
-
-
-def _names(layouts: Layouts) -> dict[str, Axes]:
-    """Names in the tensors of each of a learner's networks."""
-    outputs = (
-        [(name,) for names in layouts["critic"].outputs for name in names] if "critic" in layouts else []
+    own, networks = layouts_of(learner), learner.networks
+    takeover = compare(parent.name, own, parent.layouts).at(learner.config.lr)
+    check_weights(parent.name, learner.policy.state_dict(), parent.policy)
+    given = _given_temperature(learner) if takeover.critics and TEMPERATURE in networks else None
+    if given is not None:
+        takeover = takeover.adding(f"the temperature is the given {given:g}, not the parent's")
+    kept = {POLICY} | ({*networks} if takeover.critics else set()) - (
+        set() if given is None else {TEMPERATURE}
     )
-    named = {name: axes(layout) for name, layout in layouts.items()}
-    return {**named, RETURNS: scales(outputs, ""), TEMPERATURE: {}}
+    chosen = {name: net for name, net in networks.items() if name in kept}
+    for name, state in weights(chosen, own, parent.tensors, parent.layouts).items():
+        networks[name].load_state_dict(state)
+    learner.keep_weights()
+    for line in takeover.report(parent.name, parent.steps):
+        say(line)
+    return takeover
 
 
-def _open_temperature(config: Any) -> bool:
-    """Whether SAC's options leave the temperature, the critics' weight of entropy, to the parent."""
-    return config.init_temperature == type(config)().init_temperature
+def _given_temperature(learner: Built) -> float | None:
+    """SAC's init_temperature, if it is another one than the task's recipe or the algorithm has."""
+    config, own = learner.config, type(learner.config)
+    recipe = learner.env.task.recipes.get(own.__module__.rpartition(".")[2], {})
+    usual = recipe.get("init_temperature", own().init_temperature)
+    return None if config.init_temperature == usual else config.init_temperature
 
 
-def begin(learner: Built) -> None:
-    """Tell a learner that its policy did not begin at random; a resumed one before its state is loaded."""
-    if isinstance(learner, OffPolicy):
-        learner.begin()
+def preview(task: Task, algo: str, parent: Parent) -> Takeover:
+    """What a training with the task's recipe takes over, in networks of the parent's size; trains nothing.
 
-
-def preview(task: Task, algo: str, parent: Parent) -> Start:
-    """As `compare`, for a training with the task's recipe; nothing is trained."""
-    config, env = options(task, algo), Env(task, threads=1, nominal=True)
+    The last line names the options that `train` must be given for this size, if any. Errors: `init_learner`.
+    """
+    config, env, theirs = options(task, algo), Env(task, threads=1, nominal=True), parent.layouts["policy"]
+    wanted = network_options(theirs) if theirs.named else {}
+    needed = {name: value for name, value in wanted.items() if getattr(config, name) != value}
+    config = replace(config, **needed)
     with torch.random.fork_rng(devices=[]):
         policy = algorithm(algo).make_actor(env, config)
     critic = critic_layout(env, config, Constrained(env, config))
-    return compare(parent.name, {"policy": policy_layout(policy, env), "critic": critic}, parent.layouts)
-
-
-def report(parent: Parent, start: Start) -> list[str]:
-    """`start` in lines of text."""
-    known = "" if parent.steps is None else f", step {parent.steps}"
-    first = "the first policy is the parent's" if start.same else "the first policy is NOT the parent's"
-    return [f"from {parent.name}{known}: {first}", *(f"  {line}" for line in (*start.lines, ANEW))]
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> State:
-    return {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+    own = {"policy": policy_layout(policy, env), "critic": critic}
+    takeover = compare(parent.name, own, parent.layouts).at(config.lr)
+    check_weights(parent.name, policy.state_dict(), parent.policy)
+    words = f"train needs the parent's network: {as_arguments(needed)}"
+    return takeover.adding(words) if needed else takeover
 
 
 def _with(prefix: str, state: Mapping[str, Tensor]) -> State:

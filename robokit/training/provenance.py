@@ -7,29 +7,28 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from robokit.compute import processes
 from robokit.disk.folder import file_name
 from robokit.errors import RunError
 from robokit.export.fields import versions
+from robokit.learning.layouts import layouts_of
 from robokit.sim.facts import model_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
-from robokit.training.init_from import layouts
+from robokit.training.init_from import Parent
 from robokit.training.run import Run
 
 
-def create(root: Path, learner: Built, setup: Setup, parent: Mapping[str, Any] | None = None) -> Run:
+def create(root: Path, learner: Built, setup: Setup, parent: Parent | None = None) -> Run:
     """Create a new learner's run folder `root/<task>/<date>` in process 0; every process returns its Run.
 
     Its config has the numbers of threads in use, where `setup` may have 0; the layouts of its networks, which
-    outlast its task's files; and `parent`, the facts of the policy that it starts from, if it does.
+    outlast its task's files; and the facts of its parent, whose place is in `about`.
     """
     task, file = learner.env.task, task_file(learner.env.task)
     threads = getattr(learner.env.sim, "threads", setup.threads)
@@ -37,8 +36,8 @@ def create(root: Path, learner: Built, setup: Setup, parent: Mapping[str, Any] |
     own = {key: value for key, value in asdict(learner.config).items() if key != "steps"}
     limits = {name: limit.value for name, limit in task.limits.items()}
     parts = {"processes": processes.world(), "options": own, "hashes": task_hashes(task)}
-    parts |= {"layouts": {name: layout.facts() for name, layout in layouts(learner).items()}}
-    parts |= {} if parent is None else {"parent": dict(parent)}
+    parts |= {"layouts": {name: layout.facts() for name, layout in layouts_of(learner).items()}}
+    parts |= {} if parent is None else {"parent": parent.facts}
     counts = {"headline": task.headline, "failure": [*task.failure]}
     config = {"task": title(task), "limits": limits, **counts, **asdict(setup), **parts}
     about = {
@@ -49,6 +48,7 @@ def create(root: Path, learner: Built, setup: Setup, parent: Mapping[str, Any] |
         "versions": versions(),
         "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        **({} if parent is None else {"parent": str(parent.path)}),
     }
     steps = learner.config.steps
     made = None if processes.rank() else Run.create(root, file_name(title(task)), steps, config, about)

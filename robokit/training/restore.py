@@ -28,7 +28,7 @@ from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import known_tasks
 from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
-from robokit.training.init_from import begin
+from robokit.training.init_from import init_learner, parent_of
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, Run
 from robokit.training.selection import headline_of, load_best, validations
@@ -72,19 +72,19 @@ def going_on(run: Run) -> str:
 def rebuild(run: Run) -> Built:
     """A learner with a run's options, before its first iteration: no checkpoint is loaded.
 
-    Raises RunError for a run of another version of robokit or of another number of processes, and for one
-    with a parent that was killed before its first checkpoint.
+    A run that was killed before its first checkpoint starts from its parent again, if it has one. Raises
+    RunError for a run of another version of robokit or of another number of processes; as `parent_of`.
     """
     task = task_of(run)
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
     learner = build_learner(task, *options_of(run), begun=True)
-    if parent := run.config.get("parent"):
+    if run.config.get("parent"):
         if run.newest(shared=False)[0] is None:
-            rule = f"{run.path} has no checkpoint yet, and so not the policy that it starts from"
-            raise RunError(f"{rule}: begin it again with --init-from, its parent {parent['name']}")
-        begin(learner)
+            init_learner(learner, parent_of(run))
+        else:
+            learner.keep_weights()
     return learner
 
 

@@ -106,7 +106,7 @@ def validations(run: Run, rule: str) -> int:
 
 
 def headline_of(run: Run) -> str:
-    """The name of the headline of a run's task; runs of before it was stored have the return."""
+    """The name of the headline of a run's task; runs of earlier versions have the return."""
     return str(run.config.get("headline", RETURN))
 
 

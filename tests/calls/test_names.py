@@ -97,8 +97,8 @@ def test_paths_are_taken_as_they_are(capsys: pytest.CaptureFixture[str]):
     assert locate(Path("hopper")) == Path("hopper")
 
 
-def test_only_a_run_can_be_exported(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(RunError, match=r"only a run can be exported, and .*hopper\.onnx is exported already"):
+def test_where_only_a_run_will_do_a_file_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(RunError, match=r"this takes a run, and .*hopper\.onnx is an exported file"):
         locate("hopper", only_run=True)
     assert said(capsys) == ""
     run = begin("runs/hopper/a", "01T10:00")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from robokit.tasks.inverted_pendulum import InvertedPendulum  # pyright: ignore[reportMissingImports]
+from safetensors.torch import load_file
 from slide import OWN, write
 
 import robokit
@@ -19,6 +20,7 @@ from robokit.algos.ppo import Learner
 from robokit.calls import training
 from robokit.errors import ExportError, OptionError, RunError
 from robokit.task.lookup.find import load_task
+from robokit.training.init_from import open_parent
 from robokit.training.restore import restore_policy
 
 SMALL: dict[str, Any] = {
@@ -108,7 +110,6 @@ def test_a_class_of_ones_own_is_trained_and_like_takes_task_options_and_limits(u
         ({"hooks": ["watch"]}, "a hook must be a function of an Event, got 'watch'"),
         ({"save_every": -1.0}, "save_every must be at least 0 s, got -1"),
         ({"task": None}, "which task"),
-        ({"resume": "runs", "algo": "sac"}, "a resumed run keeps its task and options.*got algo, task"),
     ],
 )
 def test_what_does_not_fit_is_a_typed_error_before_anything_is_made(
@@ -119,9 +120,46 @@ def test_what_does_not_fit_is_a_typed_error_before_anything_is_made(
     assert [*here.iterdir()] == []
 
 
-def test_a_folder_without_a_run_is_refused():
+@pytest.mark.parametrize(
+    "given", [{"like": "nowhere"}, {"resume": "nowhere"}, {"task": Variant, "init_from": "no"}]
+)
+def test_a_folder_without_a_run_is_refused(given: dict[str, Any]):
     with pytest.raises(RunError, match="is no run"):
-        robokit.train(like="nowhere")
+        robokit.train(**given)
+
+
+def test_like_takes_a_run_only():
+    with pytest.raises(RunError, match=r"this takes a run, and .*go2_walk\.onnx is an exported file"):
+        robokit.train(like="go2_walk")
+
+
+class Killed(BaseException):
+    """In place of a SIGKILL."""
+
+
+def test_what_starts_from_a_run(unrehearsed: None, monkeypatch: pytest.MonkeyPatch, here: Path):
+    """Options and weights by name; a resume that is refused names the way; a child that torchrun restarts."""
+    parent = robokit.train("inverted_pendulum", steps=32, hidden=(4,), **SMALL)
+    with pytest.raises(OptionError, match=f"got algo, task; a new .* with --init-from {parent.path}$"):
+        robokit.train("inverted_pendulum", "sac", resume=parent)
+
+    def killed(*arguments: Any) -> None:
+        raise Killed
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
+    start: dict[str, Any] = {"like": "inverted_pendulum", "init_from": "inverted_pendulum"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train", killed)
+        with pytest.raises(Killed):
+            robokit.train(**start)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    run = robokit.train(**start)  # the name is the child's now
+    assert run.config["parent"]["name"] == f"inverted_pendulum/{parent.path.name}"
+    assert run.config["options"] == parent.config["options"]
+    assert run.checkpoint(32).is_dir()
+    first = load_file(run.checkpoint(0) / "state.safetensors")
+    assert all(torch.equal(first[f"policy.{key}"], x) for key, x in open_parent(parent.path).policy.items())
+    assert len([*(here / "runs/inverted_pendulum").glob("2*")]) == 2
 
 
 @pytest.mark.medium

@@ -370,6 +370,9 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
     write(Path("tasks"))
     train: Any = parse("train", ["slide", *SMALL])
     create(Path("runs"), build_learner(load_task("slide"), train.setup, train.algorithm), train.setup)
+    again: Any = parse("train", ["--like", "slide", "--seed", "4"])
+    assert Path(again.task).samefile("tasks/slide.py")
+    assert (again.algorithm.hidden, again.setup.seed) == (train.algorithm.hidden, 4)
     resume = ["train", "--resume", "runs/slide/latest"]
     assert "its runs are inside; try its 'latest'" in wrong([*resume[:2], "runs/slide"], capsys)
     assert "steps must be > 0, got 0" in wrong([*resume, "--steps", "0"], capsys)
@@ -377,7 +380,8 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
     for extra in (["--lr", "0.1"], ["slide"]):
         said = wrong([*resume, *extra], capsys)
         assert "a resumed run keeps its task and options; only --steps, " in said
-        assert said.endswith(f", got {' '.join(extra)}\n")
+        then = "; a new training starts from its policy with --init-from runs/slide/latest\n"
+        assert said.endswith(f", got {' '.join(extra)}{then}")
     Path("tasks/slide.py").write_text(OWN + "\n")
     said = wrong(resume, capsys)
     assert "changed since it began: slide.py; a new training starts from its policy with --init-from " in said

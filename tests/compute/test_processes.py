@@ -22,8 +22,11 @@ from robokit.compute.devices import find_device
 from robokit.errors import OptionError, RunError
 from robokit.learning.offpolicy import replay
 from robokit.learning.options import check_shared
+from robokit.task.lookup.find import load_task
+from robokit.training.build import Setup, build_learner
+from robokit.training.provenance import create
 from robokit.training.restore import rebuild
-from robokit.training.run import Run
+from robokit.training.run import Done, Run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
 ALONE = (*TORCHRUN, "--standalone")
@@ -130,6 +133,23 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(processes, "_world", 2)
     with pytest.raises(OptionError, match=r"bytes in each of 2 processes\) takes 1\.61e-06 GB"):
         replay.check_fits({"obs": 1}, 0, num_envs=1, capacity=200)
+
+
+@pytest.mark.medium
+def test_all_processes_start_from_the_same_parent(tmp_path: Path):
+    """Also where that is `latest`, which the first process moves to the new run."""
+    setup = Setup(seed=3, threads=1)
+    learner = build_learner(load_task(write(tmp_path, PUSHED)), setup, ranks.SLIDE)
+    learner.iterate()
+    parent = create(tmp_path / "runs", learner, setup)
+    parent.save(learner, Done(32, 1))
+    in_two(tmp_path, "start")
+    assert Run.open(tmp_path / "runs/slide/latest").config["parent"]["name"] == f"slide/{parent.path.name}"
+    for rank in (0, 1):
+        found = load_file(tmp_path / f"start.{rank}")
+        for name in ("policy", "critic"):
+            theirs = learner.networks[name].state_dict()
+            assert all(torch.equal(found[f"{name}.{key}"], x) for key, x in theirs.items())
 
 
 # -- the command -------------------------------------------------------------------------------------

@@ -57,6 +57,11 @@ def test_a_network_without_hidden_layers_has_names_in_both_dimensions():
     assert names["head.0.bias"].keys() == {0}
 
 
+def test_a_head_of_ones_own_has_no_names():
+    assert LAYOUT.named and replace(LAYOUT, hidden=(), activation="").named
+    assert not replace(LAYOUT, activation="Linear-LayerNorm-Linear").named
+
+
 def test_a_layout_survives_json_and_keeps_every_order():
     again = Layout.of(json.loads(json.dumps(LAYOUT.facts())))
     assert again == LAYOUT

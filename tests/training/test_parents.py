@@ -14,7 +14,7 @@ from robokit.algos import ppo, sac
 from robokit.errors import RunError
 from robokit.task.lookup.find import load_task
 from robokit.training.build import Built, Setup, build_learner
-from robokit.training.init_from import open_parent, start_from
+from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import train
 from robokit.training.provenance import create
 from robokit.training.restore import rebuild
@@ -40,8 +40,8 @@ def begun(file: Path, algo: str, parent: Path | None = None, seed: int = 3) -> t
     learner = build_learner(load_task(file), setup, CONFIGS[algo])
     opened = None if parent is None else open_parent(parent)
     if opened is not None:
-        start_from(learner, opened)
-    return learner, create(file.parent / "runs", learner, setup, opened and opened.facts)
+        init_learner(learner, opened)
+    return learner, create(file.parent / "runs", learner, setup, opened)
 
 
 def trained(file: Path, algo: str = "ppo") -> tuple[Built, Run]:
@@ -106,11 +106,17 @@ def test_off_policy_a_resumed_child_still_acts_with_its_policy_from_the_first_st
     assert getattr(rebuild(parent), "random") is True  # noqa: B009
 
 
-def test_a_child_that_was_killed_before_its_first_checkpoint_does_not_go_on_at_random(file: Path):
+def test_a_child_that_was_killed_before_its_first_checkpoint_starts_from_its_parent_again(file: Path):
+    """From the same policy, or not at all; never at random."""
     _, parent = trained(file)
-    _, run = begun(file, "ppo", parent.path)
-    words = f"no checkpoint yet.*begin it again with --init-from, its parent slide/{parent.path.name}"
-    with pytest.raises(RunError, match=words):
+    learner, run = begun(file, "ppo", parent.path)
+    assert same(rebuild(run).state_dict(), learner.state_dict())
+    parent.keep_best(16, {key: x + 1 for key, x in learner.policy.state_dict().items()}, {})
+    words = f"no checkpoint yet, and its parent slide/{parent.path.name} "
+    with pytest.raises(RunError, match=f"{words}is another policy now: begin it again with --init-from"):
+        rebuild(run)
+    shutil.rmtree(parent.path)
+    with pytest.raises(RunError, match=f"{words}cannot be opened .*is no run.*: begin it again"):
         rebuild(run)
 
 

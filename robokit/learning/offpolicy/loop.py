@@ -27,7 +27,7 @@ from robokit.learning.rollout import OF_STEP
 from robokit.limits.multipliers import SLOW
 from robokit.state import gather, scatter
 
-TAUGHT = ("policy", "critic", "temperature")  # of the agent's parts
+NETWORKS = ("policy", "critic", "temperature")  # of the agent's parts
 
 
 class OffPolicy(ABC):
@@ -67,10 +67,10 @@ class OffPolicy(ABC):
         self.random = True  # whether actions are random until pace.starts
         env.reset(stagger=self._all > 1)
 
-    def begin(self) -> None:
-        """Start from the networks as they are, at first also of a resumed run: they were taught elsewhere.
+    def keep_weights(self) -> None:
+        """Keep the present weights: copy them to the targets, and act with the policy from the first step.
 
-        The target networks become equal to them, and the policy acts from the first step, not chance.
+        Call it before loading a resumed run's state.
         """
         for target, online in self.agent.targets:
             target.flat.copy_(online.flat)
@@ -185,8 +185,8 @@ class OffPolicy(ABC):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What another training can start from, by its name in `state_dict`; see `begin`."""
-        return {name: x for name, x in self.agent.parts().items() if name in TAUGHT}
+        """What another training can start from, by its name in `state_dict`; see `keep_weights`."""
+        return {name: x for name, x in self.agent.parts().items() if name in NETWORKS}
 
     def _parts(self) -> dict[str, Any]:
         own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}

@@ -1,31 +1,54 @@
-"""What a training takes over from another one's networks, by their layouts, and in words what it does not.
+"""What a training takes over from its parent, by the layouts of both, and in words what it does not.
 
-start = compare("hopper/2026-11-30_10-00-00", {"policy": ours, "critic": ...}, {"policy": theirs})
+takeover = compare("hopper/2026-11-30_10-00-00", {"policy": ours, "critic": ...}, {"policy": theirs})
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor, nn
+
 from robokit.errors import OptionError
-from robokit.networks.layout import SIZES, Layout, Name, missing
+from robokit.networks.layout import OPTIONS, SIZES, Axes, Layout, axes, missing, moved, scales
+from robokit.state import State
 
 Layouts = Mapping[str, Layout]  # "policy", "critic"
+ANEW = "anew: optimiser, multipliers of limits, random numbers"
+KEEPING_LR = 3e-4  # see docs/init-from.md for what a larger one does
 
 
 @dataclass(frozen=True)
-class Start:
+class Takeover:
     """What a training takes over from a parent."""
 
     same: bool  # whether the first policy is the parent's, for the actuators that both have
     critics: bool  # whether these are taken over too
     lines: list[str]  # all that differs, for people
 
+    def adding(self, line: str) -> "Takeover":
+        """With a line more."""
+        return replace(self, lines=[*self.lines, line])
 
-def compare(name: str, own: Layouts, parent: Layouts) -> Start:
+    def at(self, lr: float) -> "Takeover":
+        """With a line about a learning rate at which gradient steps soon undo what was taken over."""
+        words = (
+            f"note: lr {lr:g} is one for a new policy and may undo this one; --lr {KEEPING_LR:g} keeps more"
+        )
+        return self.adding(words) if lr > KEEPING_LR else self
+
+    def report(self, name: str, steps: int | None) -> list[str]:
+        """In lines of text, for a parent of this name and step."""
+        known = "" if steps is None else f", step {steps}"
+        first = "the first policy is the parent's" if self.same else "the first policy is NOT the parent's"
+        return [f"from {name}{known}: {first}", *(f"  {line}" for line in (*self.lines, ANEW))]
+
+
+def compare(name: str, own: Layouts, parent: Layouts) -> Takeover:
     """What a training takes over from a parent of this name, which may have no critic.
 
-    Raises OptionError if the policies' networks differ in size or kind, or share no actuator or observation.
+    Raises OptionError if the policies' networks differ in size or kind, share no actuator or no observation,
+    or if one is of a user's own.
     """
     ours, theirs = own["policy"], parent["policy"]
     _check(name, ours, theirs)
@@ -33,16 +56,15 @@ def compare(name: str, own: Layouts, parent: Layouts) -> Start:
     same = not dropped and ours.squashed == theirs.squashed
     critics, words = _critics(own, parent)
     lines = [*_observations(ours, theirs), *_actuators(ours, theirs), *_squashing(ours, theirs), words]
-    return Start(same, critics, lines)
+    return Takeover(same, critics, lines)
 
 
 def _check(name: str, ours: Layout, theirs: Layout) -> None:
     """Raise OptionError unless weights can move by name from the parent of this name."""
-    if not (ours.named and theirs.named):
-        odd = next(x for x in (ours, theirs) if not x.named)
-        raise OptionError(
-            f"a {odd.kind} with a belief {odd.belief!r} is unknown here: its weights have no names"
-        )
+    for who, layout in ((name, theirs), ("the new policy", ours)):
+        if not layout.named:
+            made = ", ".join((layout.kind, layout.belief, layout.activation))
+            raise OptionError(f"{who} is a network of its own ({made}): its weights have no names to move by")
     for what, own, other in (
         ("actuators", [*ours.actuators], [*theirs.actuators]),
         ("observations", [*ours.terms], [*theirs.terms]),
@@ -53,8 +75,22 @@ def _check(name: str, ours: Layout, theirs: Layout) -> None:
             )
     if differ := _sizes(ours, theirs):
         values = "; ".join(f"its {key} is {other}, here {own}" for key, own, other in differ)
-        remedy = " ".join(_option(key, other) for key, _, other in differ)
+        keys, wanted = [key for key, _, _ in differ], network_options(theirs)
+        remedy = as_arguments({key: wanted[key] for key in keys if key in wanted})
         raise OptionError(f"{name} is a policy of another network: {values}; give {remedy}")
+
+
+def network_options(layout: Layout) -> dict[str, Any]:
+    """The options that give a policy the network of a layout."""
+    each = {key: getattr(layout, key) for key in OPTIONS}
+    unused = {"activation"} if not layout.hidden else set[str]()
+    unused |= {"belief_size"} if not layout.belief_size else set()
+    return {key: value for key, value in each.items() if key not in unused}
+
+
+def as_arguments(options: Mapping[str, Any]) -> str:
+    """Options as the command line takes them: `--hidden 64 64 --normalize-obs`."""
+    return " ".join(_option(key, value) for key, value in options.items())
 
 
 def _sizes(ours: Layout, theirs: Layout) -> list[tuple[str, Any, Any]]:
@@ -123,15 +159,56 @@ def _critics(own: Layouts, parent: Layouts) -> tuple[bool, str]:
     if differ := _sizes(ours, theirs):
         values = "; ".join(f"{key} {own}, the parent's {other}" for key, own, other in differ)
         return False, f"critics begin anew: {values}"
-    named = [{name for names in x.outputs for name in names} for x in (ours, theirs)]
+    now, then = ([name for names in x.learned() for name in names] for x in (ours, theirs))
+    gone = {name for name, _ in then} - {name for name, _ in now}
     found = {
         "inputs new, with weight zero": _terms(missing(ours.features(), theirs.features())),
         "inputs dropped": _terms(missing(theirs.features(), ours.features())),
-        "outputs anew": sorted(named[0] - named[1]),
-        "outputs dropped": sorted(named[1] - named[0]),
+        "outputs anew": sorted(_output(name, of, dict(then)) for name, of in missing(now, then)),
+        "outputs dropped": sorted(gone),
+        "gamma": [] if theirs.gamma in (None, ours.gamma) else [f"{ours.gamma}, the parent's {theirs.gamma}"],
     }
-    return True, "critics go on" + "".join(f"; {words}: {', '.join(x)}" for words, x in found.items() if x)
+    return True, "critics go on" + "".join(f"; {what}: {', '.join(x)}" for what, x in found.items() if x)
 
 
-def _terms(names: list[Name]) -> list[str]:
+def _output(name: str, learned: str, theirs: Mapping[str, str]) -> str:
+    """A limit that begins anew: alone, or with what it is and what the parent's of its name was."""
+    return f"{name} ({learned}; the parent's {theirs[name] or 'unknown'})" if name in theirs else name
+
+
+def _terms(names: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(str(name[0]) for name in names))
+
+
+def check_weights(name: str, ours: State, theirs: State) -> None:
+    """Raise OptionError unless the policy of the parent of this name has the tensors that the new one has."""
+    if odd := sorted((ours.keys() ^ theirs.keys()) - {"log_std"}):
+        rule = f"{name} has a network of its own: its weights are not those of this one"
+        raise OptionError(f"{rule}, which differ in {', '.join(odd)}")
+
+
+def weights(
+    networks: Mapping[str, nn.Module], own: Layouts, tensors: State, layouts: Layouts
+) -> dict[str, State]:
+    """State_dicts of a learner's networks with the tensors of a parent's state; own, layouts: of the two."""
+    names, theirs = _names(own), _names(layouts)
+    states = {name: under(name, tensors) for name in networks}
+    return {
+        name: moved(networks[name].state_dict(), names[name], state, theirs[name])
+        for name, state in states.items()
+        if state
+    }
+
+
+def under(name: str, state: Mapping[str, Tensor]) -> State:
+    """The tensors of one part of a learner's state."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
+
+
+def _names(layouts: Layouts) -> dict[str, Axes]:
+    """Names in the tensors of each of a learner's networks."""
+    critic = layouts.get("critic")
+    outputs = [name for names in critic.learned() for name in names] if critic else []
+    named = {name: axes(layout) for name, layout in layouts.items()}
+    return {**named, "return_scale": scales(outputs, ""), "temperature": {}}
