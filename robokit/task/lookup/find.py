@@ -59,11 +59,16 @@ def title(task: Task) -> str:
 
     A class without a file, of a notebook, has its own name.
     """
+    file = source_of(type(task))
+    return type(task).__name__ if file is None else titled(file, type(task).__name__)
+
+
+def source_of(cls: type) -> Path | None:
+    """The file of a class; None without one: of a notebook's cell, or of executed text."""
     try:
-        file = Path(inspect.getfile(type(task)))
+        return Path(inspect.getfile(cls))
     except (TypeError, OSError):
-        return type(task).__name__
-    return titled(file, type(task).__name__)
+        return None
 
 
 def class_name(task: Task) -> str:
