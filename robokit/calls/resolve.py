@@ -12,7 +12,8 @@ from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported, exported_at
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
-from robokit.task.lookup.find import class_name, find_task, load_task, source_of, title
+from robokit.task.lookup.files import source_of
+from robokit.task.lookup.find import class_name, find_task, load_task, title
 from robokit.task.lookup.source import known_tasks, shipped_folder, tasks_below
 from robokit.task.task import Task
 from robokit.training.restore import exported, place_of, restore_policy, task_of

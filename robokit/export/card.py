@@ -16,7 +16,8 @@ from robokit.errors import TaskError
 from robokit.export.file import Exported
 from robokit.sim.facts import actuators, model_name
 from robokit.task.columns import supplied
-from robokit.task.lookup.find import class_name, source_of
+from robokit.task.lookup.files import source_of
+from robokit.task.lookup.find import class_name
 from robokit.task.task import Task
 
 Fact = tuple[str, Any, Any]  # what, in the file, in the task

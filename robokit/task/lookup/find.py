@@ -10,6 +10,7 @@ from types import ModuleType
 
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
+from robokit.task.lookup.files import source_of
 from robokit.task.lookup.source import known_tasks, meant, shipped_folder, tasks_below, titled
 from robokit.task.task import Task
 
@@ -63,14 +64,6 @@ def title(task: Task) -> str:
     return type(task).__name__ if file is None else titled(file, type(task).__name__)
 
 
-def source_of(cls: type) -> Path | None:
-    """The file of a class; None without one: of a notebook's cell, or of executed text."""
-    try:
-        return Path(inspect.getfile(cls))
-    except (TypeError, OSError):
-        return None
-
-
 def class_name(task: Task) -> str:
     """A contract's `task`: the class, `Hopper`, or `hopper:Positions` for a class not named like the file."""
     name = title(task)
@@ -80,17 +73,27 @@ def class_name(task: Task) -> str:
 def _classes(path: Path) -> dict[str, type[Task]]:
     """Name -> each Task class that the file defines, not those it imports; runs the file.
 
-    A shipped file is imported once, as robokit.tasks.NAME; any other is run anew.
+    A shipped file is imported once, as robokit.tasks.NAME; the script that is running is not run again; any
+    other is run anew.
     """
     try:
-        shipped = path.is_relative_to(shipped_folder().resolve())
-        module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
+        module = _main(path)
+        if module is None:
+            shipped = path.is_relative_to(shipped_folder().resolve())
+            module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
         where = "".join(lines[-1:])
         raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
+
+
+def _main(path: Path) -> ModuleType | None:
+    """The module `__main__` if that is the file, else None."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return main if file and Path(file).resolve() == path else None
 
 
 def _run(path: Path) -> ModuleType:
