@@ -5,7 +5,8 @@
     class Faster(Go2Walk):
         weights = {**Go2Walk.weights, "tracking": 2.0}
 
-`load_task` uses these modules too, so each class exists once.
+`load_task` uses these modules too, so each class exists once. Only `robokit.tasks.NAME` can be
+imported: all shipped tasks are in subfolders, none is directly in the folder of them all.
 """
 
 from importlib import import_module
@@ -21,8 +22,8 @@ def shipped_folder(what: Literal["tasks", "policies"] = "tasks") -> Path:
     return installed if installed.is_dir() else here.parent / what
 
 
-_folders = (path for path in sorted(shipped_folder().glob("*/")) if path.name[0] not in "_.")
-__path__ = [str(path) for path in (shipped_folder(), *_folders)]  # where `import robokit.tasks.NAME` looks
+# where `import robokit.tasks.NAME` looks; with the folder itself there would be robokit.tasks.FOLDER.NAME too
+__path__ = [str(path) for path in sorted(shipped_folder().glob("*/")) if path.name[0] not in "_."]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -29,8 +29,9 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
     """The run folder or the exported file (it ends in .onnx) that a path or a name means.
 
     A name is that of a task, `task:Class`, `file.py` or `file.py:Class`, or of a policy. It means the newest
-    run in ./runs/<task>, else ./policies/<name>.onnx, else the shipped policy; a line says which. `task` is
-    one class, as for `train`: no run of another class in its file is meant.
+    run in ./runs/<task> that has learned, else ./policies/<name>.onnx, else the shipped policy; a line says
+    which. `task` is one class, as for `train`: no run of another class in its file is meant. A shipped policy
+    is that of the shipped task alone: no file of the user's own, by its path or in ./tasks, means it.
 
     Raises RunError if there is nothing of that name, if it has two newest runs, or for a file if only a run
     will do; OptionError and TaskError as `path_of` and `title_of`.
@@ -39,9 +40,10 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
     if path is None:
         title = title_of(str(what))
         run = newest_run(RUNS / file_name(title))
-        path = run or _policy(title)
+        own = _is_own(str(what))
+        path = run or _policy(title, own)
         if path is None:
-            raise RunError(_unknown(what, title))
+            raise RunError(_unknown(what, title, own))
         if run or not only_run:
             tell(f"{what}: {_kind(path)} {path}")
     if only_run and path.suffix == ".onnx":
@@ -49,22 +51,34 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
     return path
 
 
-def _policy(title: str) -> Path | None:
-    """The exported file of a title: of ./policies, else a shipped one."""
+def is_shipped(file: Path) -> bool:
+    """Whether a file lies in the folder of the shipped policies; in a checkout that is ./policies."""
+    return file.parent.resolve() == shipped_folder("policies").resolve()
+
+
+def _is_own(what: str) -> bool:
+    """Whether a name means a task file that is not shipped: by its path, or the one in ./tasks."""
+    text, known = what.partition(":")[0], known_tasks()
+    stem = text if text in known else text.partition("-")[0]  # of a policy, go2_walk-Go2WalkSensed
+    file = Path(text) if text.endswith(".py") else known.get(stem)
+    return file is not None and not file.resolve().is_relative_to(shipped_folder().resolve())
+
+
+def _policy(title: str, own: bool) -> Path | None:
+    """The exported file of a title: of ./policies, else, unless the task is the user's own, a shipped one."""
     files = (folder / f"{file_name(title)}.onnx" for folder in (POLICIES, shipped_folder("policies")))
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if file.is_file() and not (own and is_shipped(file))), None)
 
 
 def _kind(path: Path) -> str:
     if path.suffix != ".onnx":
         return "the run"
-    shipped = path.resolve().parent == shipped_folder("policies").resolve()
-    return "the shipped policy" if shipped else "the policy"
+    return "the shipped policy" if is_shipped(path) else "the policy"
 
 
-def _unknown(what: str | Path, title: str) -> str:
+def _unknown(what: str | Path, title: str, own: bool) -> str:
     known = _titles()
-    if title in known:
+    if own or title in known:
         return f"{title!r} has no run in ./{RUNS} and no policy: robokit train {what}"
     hint = did_you_mean(title, known)
     return f"{what} is no run, no file, and no name of a task or policy{hint}; see robokit tasks"

@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from robokit.calls.names import path_of
+from robokit.calls.names import is_shipped, path_of
 from robokit.calls.resolve import (
     What,
     as_word,
@@ -71,7 +71,7 @@ def evaluate(
 
     Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
     """
-    subject = subject_of(what, task, filter, torch)
+    subject = subject_of(located(what), task, filter, torch)
     episodes, seed, gamma, threads = (plain(x) for x in (episodes, seed, gamma, threads))
     return report_on(subject, episodes, seed, nominal, command, gamma, threads)
 
@@ -85,6 +85,7 @@ class Subject:
     task: Task
     policy: Actor | None
     filter: Filter | None
+    own: bool = True  # whether the task is the file's own, and no variant
 
 
 def file_of(place: Path) -> Path:
@@ -93,20 +94,20 @@ def file_of(place: Path) -> Path:
 
 
 def subject_of(
-    what: What,
+    place: Path,
     task: str | PathLike[str] | None = None,
     filter: str | PathLike[str] | None = None,
     torch: bool = False,
 ) -> Subject:
-    """What `evaluate` with these arguments measures."""
+    """What `evaluate` with these arguments measures. place: see `resolve.located`."""
     for name, value in (("task", task), ("filter", filter)):
         if torch and value is not None:
             raise OptionError(f"torch measures a run's policy on its own task, without {name}")
-    place = located(what)
     if torch:
         return Subject(place, None, *torch_policy_of(place), None)
-    file, chosen, policy = policy_of(place, None if task is None else fspath(task))
-    return Subject(place, file, chosen, policy, None if filter is None else filter_for(file, Path(filter)))
+    file, chosen, policy, own = policy_of(place, None if task is None else fspath(task))
+    guard = None if filter is None else filter_for(file, Path(filter))
+    return Subject(place, file, chosen, policy, guard, own)
 
 
 def report_on(
@@ -132,6 +133,7 @@ def report_on(
         filter=subject.filter,
         gamma=gamma_of(run_of(file_of(subject.place))) if gamma is None else gamma,
         threads=threads,
+        own=subject.own,
     )
 
 
@@ -150,21 +152,21 @@ def play(
 ) -> Path | None:
     """Film an exported file in simulation and return the film; or show it in a window, and return None.
 
-    output: .mp4 or .gif; None: play.mp4 in the run folder, an mp4 beside the file, or here for a policy given
-    by its name. seconds: of simulated time; None: one episode, of a film at most 20 s. width, height: pixels.
-    viewer: MuJoCo's window, in real time. Others: see `evaluate`.
+    output: .mp4 or .gif; None: play.mp4 in the run folder, an mp4 beside the file, or here for a policy that
+    is given by its name or shipped. seconds: of simulated time; None: one episode, of a film at most 20 s.
+    width, height: pixels. viewer: MuJoCo's window, in real time. Others: see `evaluate`.
     """
     drawing = seed_of("evaluation", plain(seed))
     place = located(what)
-    file, chosen, _ = policy_of(place, None if task is None else fspath(task))
+    file, chosen, _, own = policy_of(place, None if task is None else fspath(task))
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
     env.hold(_held(chosen, command))
     if viewer:
-        watch(file, env, seconds)
+        watch(file, env, seconds, own)
         return None
     film = _film_of(place, named=not isinstance(what, Run) and path_of(as_word(what)) is None)
     film = film if output is None else Path(output)
-    write_film(file, env, film, seconds, width, height)
+    write_film(file, env, film, seconds, width, height, own)
     return film
 
 
@@ -172,7 +174,7 @@ def _film_of(place: Path, named: bool) -> Path:
     if place.suffix != ".onnx":
         return Run.open(place).path / "play.mp4"
     film = place.with_name("play.mp4" if place.name == POLICY else f"{place.stem}.mp4")
-    return Path(film.name) if named else film
+    return Path(film.name) if named or is_shipped(place) else film
 
 
 def export_policy(

@@ -5,17 +5,18 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 
-from robokit.calls.names import locate
+from robokit.calls.names import is_shipped, locate
 from robokit.disk.folder import CHECKPOINTS, CONFIG
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported, exported_at
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
-from robokit.task.lookup.find import class_name, load_task, title
-from robokit.task.lookup.source import known_tasks
+from robokit.task.lookup.files import source_of
+from robokit.task.lookup.find import class_name, find_task, load_task, title
+from robokit.task.lookup.source import known_tasks, shipped_folder, tasks_below
 from robokit.task.task import Task
-from robokit.training.restore import exported, restore_policy, task_of
+from robokit.training.restore import exported, place_of, restore_policy, task_of
 from robokit.training.run import Run
 
 What = Run | str | PathLike[str]  # a run, its folder, an exported file, or a name
@@ -66,54 +67,76 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def policy_of(what: str | Path, task: str | None = None) -> tuple[Exported, Task, Actor | None]:
-    """The exported file of a run, file or name (names.locate), its task, and a run's torch policy.
+def policy_of(place: Path, task: str | None = None) -> tuple[Exported, Task, Actor | None, bool]:
+    """(exported file, its task, torch policy, whether the task is the own one) of a run folder, or of a file.
 
     A run's policy is exported first if need be. The task has the limits of its training. task: replaces the
-    file's or run's own; then, and for a file, the torch policy is None.
+    file's or run's own; then, and for a file, the torch policy is None. It is the own task all the same if it
+    is that class of that file; if the file's own is unknown here, if it is called like it.
     """
-    path = locate(what)
-    if path.suffix != ".onnx":
+    run, policy = None, None
+    if place.suffix != ".onnx":
+        run = Run.open(place)
         try:
-            file, restored = exported(Run.open(path))
+            file, restored = exported(run)
         except ExportError as refused:
-            raise ExportError(f"{refused}; without a file: robokit evaluate {path} --torch") from refused
-        if task is None:
-            return file, restored.env.task, restored.policy
-        return file, _with_limits(load_task(task), file), None
-    file = exported_at(path)
-    if task is None and (run := run_of(path)):
-        return file, task_of(run), None
-    return file, _with_limits(load_task(task or _own_task(file)), file), None
+            raise ExportError(f"{refused}; without a file: robokit evaluate {place} --torch") from refused
+        own, policy = restored.env.task, restored.policy
+    else:
+        file = exported_at(place)
+        run = run_of(place)
+        own = task_of(run) if run and task is None else None
+    if task is None:
+        return file, own or _with_limits(load_task(_own_task(file)), file, True), policy, True
+    chosen = load_task(task)
+    is_own = _is_own(chosen, file, run)
+    return file, _with_limits(chosen, file, is_own), None, is_own
 
 
-def torch_policy_of(what: str | Path) -> tuple[Task, Actor]:
-    """The task and the torch policy of a run, with or without an exported file. OptionError for a file."""
-    path = locate(what)
-    if path.suffix == ".onnx":
-        raise OptionError(f"--torch goes with a run: {path} holds no torch policy")
-    restored = restore_policy(Run.open(path))
+def torch_policy_of(place: Path) -> tuple[Task, Actor]:
+    """The task and torch policy of a run folder, with or without an exported file. OptionError for a file."""
+    if place.suffix == ".onnx":
+        raise OptionError(f"--torch goes with a run: {place} holds no torch policy")
+    restored = restore_policy(Run.open(place))
     return restored.env.task, restored.policy
 
 
 def _own_task(file: Exported) -> str:
-    """The known task of an exported file, as `task:Class`. Raises OptionError if there is none."""
-    named = str(file.contract["task"])
-    stem, _, cls = named.rpartition(":")
-    own = [
-        s for s in known_tasks() if s == stem or (not stem and s.replace("_", "").lower() == named.lower())
-    ]
-    if not own:
+    """The own task of an exported file, as `file.py:Class`. Raises OptionError if it is unknown here."""
+    named, known = str(file.contract["task"]), _own_file(file)
+    cls = named.rpartition(":")[2]
+    if known is None:
         raise OptionError(
             f"{file.path} was exported for task {named!r}, which is unknown: give --task file.py:{cls}"
         )
-    return f"{own[0]}:{cls}"
+    return f"{known}:{cls}"
 
 
-def _with_limits(task: Task, file: Exported) -> Task:
-    """`task` itself, now with the file's limit values. Raises TaskError if limits differ in anything else.
+def _own_file(file: Exported) -> Path | None:
+    """The task file of an exported file, among the known ones; a shipped policy is of a shipped task."""
+    named = str(file.contract["task"])
+    stem = named.rpartition(":")[0]
+    known = tasks_below(shipped_folder()) if is_shipped(file.path) else known_tasks()
+    own = (s for s in known if s == stem or (not stem and s.replace("_", "").lower() == named.lower()))
+    return next((known[s] for s in own), None)
 
-    A variant keeps limits of its own: it has the file's values where name and measure are the same.
+
+def _is_own(task: Task, file: Exported, run: Run | None) -> bool:
+    """Whether a task is the one that a file was exported for; run: the one that the file is of."""
+    if class_name(task) != file.contract["task"]:
+        return False
+    try:
+        home = _own_file(file) if run is None else find_task(place_of(run))[0]
+    except TaskError:
+        home = None
+    source = source_of(type(task))
+    return home is None or (source is not None and source.resolve() == home)
+
+
+def _with_limits(task: Task, file: Exported, own: bool) -> Task:
+    """`task` itself, now with the file's limit values, where name and measure are the same.
+
+    A variant keeps limits of its own beside them. Raises TaskError if the file's own task has other limits.
     """
     trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
     shared = {
@@ -122,7 +145,7 @@ def _with_limits(task: Task, file: Exported) -> Task:
         if name in task.limits and x.measure == task.limits[name].measure
     }
     now = with_values(task.limits, shared)
-    if trained and trained != now and class_name(task) == file.contract["task"]:
+    if own and trained and trained != now:
         raise TaskError(
             f"{file.path} was trained for {trained}, but {title(task)} now has {now}: train again"
         )

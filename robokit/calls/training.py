@@ -23,6 +23,7 @@ from robokit.export.fields import versions
 from robokit.export.write import Written
 from robokit.learning.options import fits, plain, with_options
 from robokit.limits.limit import with_values
+from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, check_owners, options
@@ -169,6 +170,7 @@ def begin(
 ) -> Trained:
     """Begin a run in `runs`, train it and export its policy. Errors: see `train`."""
     _check_seconds(save_every)
+    check_saved(task)
     if begun := unfinished(runs, task):
         say(f"started again: going on with {begun}")
         return resume_run(begun, None, save_every, hooks)

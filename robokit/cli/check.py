@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated
 
+import torch
 from tyro.conf import Positional, arg
 
 from robokit.calls.names import locate, path_of
@@ -32,29 +33,34 @@ class Check:
     json: bool = False  # print JSON
     # list what a training from this run folder, exported file or name would take over, and train nothing
     init_from: str | None = None
-    algo: str = Setup.algo  # of that training
+    # algorithm of that training, by default ppo; and of the rehearsed export, by default the first recipe's
+    algo: str | None = None
 
     def __call__(self) -> int:
         if self.init_from is not None:
             return self._start(open_parent(locate(self.init_from)))
         if path := path_of(self.what):
+            if self.algo is not None:
+                raise OptionError(f"--algo goes with a task: {path} is none")
             return check_file(path, self.json) if path.suffix == ".onnx" else self._run(Run.open(path))
         file, name = find_task(self.what)
         try:
-            task = load_task(f"{file}:{name}" if name else file)
-            laws = check_task(task)
-            doubts = find_notes(task) if all(law.ok for law in laws) else []
-            recipes = [*map(partial(_recipe, task), task.recipes)]
-            exports = [_exports(task)] if all(f.ok for f in (*laws, *recipes)) else []
-            findings = [*laws, *recipes, *exports, *doubts]
+            findings = self._findings(load_task(f"{file}:{name}" if name else file))
         except TaskError as error:
             findings = [Finding("import", False, str(error))]
         rows = [f"{_word(f):<5}{f.name:<15}{' '.join(f.detail.split())}" for f in findings]
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
+    def _findings(self, task: Task) -> list[Finding]:
+        laws = check_task(task)
+        recipes = [*map(partial(_recipe, task), task.recipes)]
+        exports = [_exports(task, self.algo)] if all(f.ok for f in (*laws, *recipes)) else []
+        doubts = find_notes(task) if all(law.ok for law in laws) else []
+        return [*laws, *recipes, *exports, *doubts]
+
     def _start(self, parent: Parent) -> int:
-        takeover = preview(load_task(self.what), self.algo, parent)
+        takeover = preview(load_task(self.what), self.algo or Setup.algo, parent)
         found = {"parent": parent.facts, **asdict(takeover)}
         lines = takeover.report(parent.name, parent.steps)
         print(json.dumps(found, indent=1) if self.json else "\n".join(lines))
@@ -91,12 +97,18 @@ def _recipe(task: Task, algo: str) -> Finding:
     return Finding(f"recipe {algo}", True, ", ".join(f"{k}={v}" for k, v in task.recipes[algo].items()))
 
 
-def _exports(task: Task) -> Finding:
-    """Finding "export": whether an untrained policy passes the gate of the export."""
-    algo = next(iter(task.recipes), Setup.algo)
-    env = export_env(task, Setup())
+def _exports(task: Task, algo: str | None) -> Finding:
+    """Finding "export": whether an untrained policy of `algo` passes the gate of the export.
+
+    Without `algo` it is the task's first recipe's.
+    """
+    algo = algo or next(iter(task.recipes), Setup.algo)
+    setup = Setup()
     try:
-        rehearse(algorithm(algo).make_actor(env, options(task, algo)), env)
-    except ExportError as error:
+        env = export_env(task, setup)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            rehearse(algorithm(algo).make_actor(env, options(task, algo)), env)
+    except (ExportError, TaskError) as error:
         return Finding("export", False, str(error))
     return Finding("export", True, f"an untrained policy of {algo} passes the gate")

@@ -13,7 +13,8 @@ class Play:
     """Film the exported file in simulation, or show it in MuJoCo's viewer."""
 
     what: What  # a name (its newest run, else policy), a run folder, or an exported file
-    # .mp4 or .gif; default: play.mp4 in the run folder, an mp4 beside the file, or here for a named policy
+    # .mp4 or .gif; default: play.mp4 in the run folder, an mp4 beside the file, or here for a named
+    # or shipped policy
     output: Annotated[Path | None, OUTPUT] = None
     seconds: float | None = None  # s of simulated time; default: one episode, for a film at most 20 s
     seed: int = 0  # of the episodes, from 0 to 999999; disjoint from the seeds of training

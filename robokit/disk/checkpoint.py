@@ -116,8 +116,10 @@ def save(
     return target
 
 
-def load(path: Path, shared: bool = True) -> Checkpoint:
-    """Read and verify the checkpoint in a folder; shared: verify its segments too.
+def load(path: Path, shared: bool = True, verified: set[tuple[str, str]] | None = None) -> Checkpoint:
+    """Read and verify the checkpoint in a folder; shared: verify its segments too, but those in `verified`.
+
+    verified: names and sha256 of segments; those that are found to be whole are added.
 
     Raises CheckpointError if a file is missing or truncated, or has one flipped bit.
     """
@@ -127,8 +129,11 @@ def load(path: Path, shared: bool = True) -> Checkpoint:
     except (OSError, ValueError) as error:  # ValueError: a malformed manifest
         raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from error
     tensors, facts = (_content(path, name, listed.get(name)) for name in (TENSORS, FACTS))
+    verified = set() if verified is None else verified
     for name in listed.keys() - {TENSORS, FACTS} if shared else ():
-        _content(path, name, listed[name])  # by the listed name, so that a flipped bit in it is found too
+        if (name, listed[name]) not in verified:
+            _content(path, name, listed[name])  # by the listed name: a flipped bit in it is found too
+            verified.add((name, listed[name]))
     try:
         return Checkpoint(path, read_tensors(tensors), json.loads(facts), segments)
     except (SafetensorError, ValueError) as error:
@@ -163,14 +168,19 @@ def newest(
 
 
 def damaged(parent: Path) -> dict[str, str | None]:
-    """Every checkpoint in a folder, by name -> what is wrong with it, None: nothing."""
+    """Every checkpoint in a folder, by name -> what is wrong with it, None: nothing.
+
+    Each segment is read once. Checkpoints that the run deletes meanwhile are left out.
+    """
     found: dict[str, str | None] = {}
+    verified: set[tuple[str, str]] = set()
     for path in _folders(parent):
         try:
-            load(path)
+            load(path, verified=verified)
             found[path.name] = None
         except CheckpointError as error:
-            found[path.name] = str(error)
+            if path.exists():
+                found[path.name] = str(error)
     return found
 
 

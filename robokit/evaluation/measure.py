@@ -54,6 +54,7 @@ def evaluate(
     sim: str = "mujoco",
     device: str = "cpu",
     threads: int = 0,
+    own: bool | None = None,
 ) -> Report:
     """Statistics of an exported file on a task, and a verdict on each limit.
 
@@ -62,6 +63,7 @@ def evaluate(
     commands: constant values, clipped to the trained range; the report's notes list the clipped ones.
     policy: the torch policy that the file was exported from; None: no comparison. filter: run the same
     episodes once more through it (export/bounds.py resolves a person's numbers). gamma: of discounted limits.
+    own: see `card.variant`.
 
     Raises ContractError for a damaged file, TaskError for a file that does not fit the task, FilterError for
     a filter of another file, and OptionError for episodes < 2 (an interval needs two), a seed below 0, a
@@ -86,7 +88,7 @@ def evaluate(
 
     guarded = FilteredActor(_actor(exported, policy), filter, episodes) if filter else None
     env = fresh()
-    other = variant(contract, env) if exported else None
+    other = variant(contract, env, own) if exported else None
     ran = run_episodes(env, _actor(exported, policy), gamma)
     versus = stochastic = None
     if policy is not None:

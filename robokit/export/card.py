@@ -1,7 +1,8 @@
 """The card beside an exported file, and checks of its commands and targets."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from robokit.errors import TaskError
 from robokit.export.file import Exported
 from robokit.sim.facts import actuators, model_name
 from robokit.task.columns import supplied
+from robokit.task.lookup.files import source_of
 from robokit.task.lookup.find import class_name
+from robokit.task.task import Task
+
+Fact = tuple[str, Any, Any]  # what, in the file, in the task
 
 ROUNDING = 1e-3  # largest error, in action units, due to float32 rounding of a target far from zero
 
@@ -54,31 +59,66 @@ def clip_note(contract: Mapping[str, Any], name: str, numbers: Sequence[float], 
     return f"{name} {given} clipped to {taken} (trained range {low} to {high}), {steps} steps"
 
 
-def variant(contract: Mapping[str, Any], env: Env) -> str | None:
+def variant(contract: Mapping[str, Any], env: Env, own: bool | None = None) -> str | None:
     """None if an exported file runs on the task that it was exported for, else both tasks in words.
 
-    What counts is the contract: the names and sizes of the inputs, the actuators in their order, and the
-    control period. Raises TaskError naming all that differ.
+    own: whether it is that task; None: if its class has the name in the contract. What counts is the
+    contract: names and sizes of the inputs, the actuators in their order, their ranges, their ctrl at action
+    0, and the control period. Raises TaskError naming all that differ. The scale of actions is not in the
+    contract: see `check_ctrl`.
     """
-    own, here = contract["task"], class_name(env.task)
+    named, here = contract["task"], class_name(env.task)
+    own = named == here if own is None else own
+    here = f"{here} of {_file_of(env.task)}" if named == here and not own else here
     takes, gives = {i["name"]: i["size"] for i in contract["inputs"]}, supplied(env.columns)
-    named, names = ([a["name"] for a in of] for of in (contract["actuators"], actuators(env.sim)))
-    facts: list[tuple[str, Any, Any]] = [
+    theirs, ours = ([a["name"] for a in of] for of in (contract["actuators"], actuators(env.sim)))
+    facts: list[Fact] = [
         *((f"input {n!r}", takes.get(n, "none"), gives.get(n, "none")) for n in {**takes, **gives}),
-        ("actuators", named, names),
+        ("actuators", theirs, ours),
+        *(_maps(contract["actuators"], env) if theirs == ours else ()),
         ("control_dt", contract["control_dt"], float(env.task.control_dt)),
     ]
-    if own == here:
+    if own:
         facts.append(("robot", contract["robot"], model_name(env.sim)))
     differ = [f"{what}: {there} in the file, {now} in the task" for what, there, now in facts if there != now]
     if differ:
-        again = ", which has changed: train again" if own == here else ""
-        raise TaskError(f"a file exported for {own} does not fit {here}{again}; {'; '.join(differ)}")
-    if own == here:
+        again = ", which has changed: train again" if own else ""
+        raise TaskError(f"a file exported for {named} does not fit {here}{again}; {'; '.join(differ)}")
+    if own:
         return None
     robots = contract["robot"], model_name(env.sim)
     model = "" if robots[0] == robots[1] else f", on robot {robots[1]!r} and not {robots[0]!r}"
-    return f"{here}, exported for {own}{model}"
+    return f"{here}, exported for {named}{model}"
+
+
+def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
+    """For each part of the action map that the contract has: the first actuator in which it differs."""
+    parts = {
+        "low": ("lowest ctrl", env.action_low),
+        "high": ("highest ctrl", env.action_high),
+        "default": ("ctrl at action 0", env.action_center),
+    }
+    rooms = (ROUNDING * env.action_half).tolist()
+    for key, (words, values) in parts.items():
+        rows = zip(known, values.tolist(), rooms, strict=True)
+        apart = [(a["name"], a[key], x) for a, x, room in rows if key in a and not _close(a[key], x, room)]
+        if apart:
+            name, there, now = apart[0]
+            more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+            yield f"{words} of {name!r}{more}", "none" if there is None else f"{there:g}", f"{now:g}"
+
+
+def _close(there: float | None, now: float, room: float) -> bool:
+    """Whether a contract's number, None for one that is infinite, is the task's."""
+    return math.isinf(now) if there is None else abs(there - now) <= room
+
+
+def _file_of(task: Task) -> str:
+    """The task's file, from here if it is below; "another file" if it has none."""
+    file = source_of(type(task))
+    if file is None:
+        return "another file"
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
@@ -92,5 +132,7 @@ def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
     if bool((apart > torch.maximum(ROUNDING * env.action_half, ulps)).any()):
         worst = (apart / env.action_half).amax(0)
         i = int(worst.argmax())
-        off = f"differs from {type(env.task).__name__}.action by {float(worst[i]):.3g} in action units"
-        raise TaskError(f"the file's ctrl {i} {off}, because the task has changed: train again")
+        name, kind = actuators(env.sim)[i]["name"], type(env.task).__name__
+        off = f"differs from {kind}.action by {float(worst[i]):.3g} in action units"
+        scale = f"its scale there is {float(env.action_half[i]):g}, in the file another"
+        raise TaskError(f"the file's ctrl of {name!r} {off}: {scale}; give it the file's, or train again")

@@ -55,16 +55,18 @@ def write_film(
     seconds: float | None = None,
     width: int = 640,
     height: int = 480,
+    own: bool | None = None,
 ) -> float:
     """Write an mp4 or gif of `seconds` of simulated time, atomically; returns the sum of rewards in it.
 
     seconds: by default one episode, at most 20 s; width, height: pixels, even numbers.
+    own: see `card.variant`.
 
     Raises OptionError for an impossible path, length or size, RenderError without a renderer, ContractError
     for a damaged policy, TaskError for one that does not fit the task, and RunError if the film cannot be
     written.
     """
-    path, controller = Path(path), one_controller(policy, env)
+    path, controller = Path(path), one_controller(policy, env, own)
     if path.suffix not in ENCODING:
         raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
     seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
@@ -89,7 +91,7 @@ def periods_per_frame(control_dt: float, suffix: str) -> int:
     return max(1, round(1 / (control_dt * MAX_FPS[suffix])))
 
 
-def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
+def one_controller(policy: str | Path | Loaded, env: Env, own: bool | None = None) -> Controller:
     """A Controller of a file that fits `env`; a line says if its task is another than the file's.
 
     Raises OptionError unless num_envs is 1, TaskError if the file does not fit.
@@ -97,7 +99,7 @@ def one_controller(policy: str | Path | Loaded, env: Env) -> Controller:
     if env.num_envs != 1:
         raise OptionError(f"play shows one simulation, got an environment of {env.num_envs}")
     controller = Controller(policy)
-    if other := variant(controller.contract, env):
+    if other := variant(controller.contract, env, own):
         say(f"on a variant: {other}")
     return controller
 

@@ -9,12 +9,15 @@ from robokit.show.film import control_steps, one_controller, say_clipped
 from robokit.sim.render import window
 
 
-def watch(policy: str | Path | Loaded, env: Env, seconds: float | None = None) -> float:
+def watch(
+    policy: str | Path | Loaded, env: Env, seconds: float | None = None, own: bool | None = None
+) -> float:
     """Show the file in real time until the window is closed or `seconds` are over; return the sum of rewards.
 
-    seconds None: until it is closed. Raises ContractError, TaskError and RenderError as `write_film`.
+    seconds None: until it is closed. own: see `card.variant`. Raises ContractError, TaskError and RenderError
+    as `write_film`.
     """
-    controller, total, began = one_controller(policy, env), 0.0, time.monotonic()
+    controller, total, began = one_controller(policy, env, own), 0.0, time.monotonic()
     with window(env.sim) as show:
         for n, step in enumerate(control_steps(controller, env), 1):
             total += float(step.reward)

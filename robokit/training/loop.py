@@ -23,7 +23,7 @@ from torch import Tensor
 
 from robokit.compute.compile import compile_seconds
 from robokit.compute.processes import agreed, everyone, rank
-from robokit.console import say
+from robokit.console import SlowIteration as SlowIteration, say
 from robokit.disk.checkpoint import sweep
 from robokit.errors import RunError
 from robokit.learning.protocols import Learner
@@ -34,7 +34,6 @@ from robokit.training.run import BEST, Done, Run
 SAVE_SECONDS = 300.0  # between checkpoints
 PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
 BY_HOOK = 0  # no signal has this number
-SLOW, LEAST_SLOW = 5.0, 1.0  # a slow iteration takes at least SLOW times the fastest, and LEAST_SLOW s
 
 
 @dataclass(frozen=True)
@@ -108,31 +107,6 @@ def train(
                 keep()
             record.notify("end", done, {})
     return Outcome(done, run.checkpoint(done.steps), stop)
-
-
-class SlowIteration:
-    """Finds the first slow iteration: at least SLOW times the fastest one before it, and LEAST_SLOW s.
-
-    Iterations without a gradient step do not count, nor does the first one with any: it may compile.
-    """
-
-    def __init__(self) -> None:
-        self._fastest: float | None = None  # s; None before the first gradient step
-        self._noted = False
-
-    def __call__(self, seconds: float, learned: bool) -> str:
-        """A note for the first slow iteration, else ""; it took `seconds`; learned: it had gradient steps."""
-        if not learned:
-            return ""
-        fastest, first = self._fastest or math.inf, self._fastest is None
-        self._fastest = math.inf if first else min(fastest, seconds)
-        if first or self._noted or seconds < max(SLOW * fastest, LEAST_SLOW):
-            return ""
-        self._noted = True
-        return (
-            f"note: an iteration took {seconds:.1f} s, {seconds / fastest:.0f} times as long as the fastest "
-            f"one: is the machine busy with something else? Results do not depend on it"
-        )
 
 
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:

@@ -1,7 +1,6 @@
 """Provenance of a run: options, versions, commits and hashes, written when its folder is made."""
 
 import contextlib
-import hashlib
 import inspect
 import os
 import platform
@@ -12,16 +11,20 @@ from datetime import datetime
 from pathlib import Path
 
 from robokit.compute import processes
+from robokit.console import say
 from robokit.disk.folder import file_name
 from robokit.errors import RunError
 from robokit.export.fields import versions
 from robokit.learning.layouts import layouts_of
 from robokit.sim.facts import model_hashes
+from robokit.task.lookup.files import source_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup
 from robokit.training.init_from import Parent
 from robokit.training.run import Run
+
+MODEL = "model "  # before the names of the model's files
 
 
 def create(root: Path, learner: Built, setup: Setup, parent: Parent | None = None) -> Run:
@@ -70,8 +73,15 @@ def unfinished(root: Path, task: Task) -> Path | None:
 
 
 def changed(run: Run, task: Task) -> list[str]:
-    """Keys of `task_hashes` of files that were changed, added or removed since the run began."""
+    """Keys of `task_hashes` of files that were changed, added or removed since the run began.
+
+    One begun before base classes had hashes says so in a line; with them, a new base is a changed file.
+    """
     now, then = task_hashes(task), run.config["hashes"]
+    own = task_file(task).name
+    if unknown := [n for n in now.keys() - then.keys() if n != own and not n.startswith(MODEL)]:
+        say(f"note: {run.path} does not tell whether base classes have changed: {', '.join(sorted(unknown))}")
+        now = {name: digest for name, digest in now.items() if name not in unknown}
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
@@ -94,6 +104,5 @@ def task_file(task: Task) -> Path:
 
 
 def task_hashes(task: Task) -> dict[str, str]:
-    """sha256 by file: the task file by its name, each file of the model by "model <path>"."""
-    own = {task_file(task).name: hashlib.sha256(task_file(task).read_bytes()).hexdigest()}
-    return own | {f"model {name}": digest for name, digest in model_hashes(task.model).items()}
+    """sha256 by file: see `source_hashes`, and each file of the model by "model <path>"."""
+    return source_hashes(type(task)) | {f"{MODEL}{n}": d for n, d in model_hashes(task.model).items()}

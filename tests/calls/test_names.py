@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def begin(run: str, started: str) -> Path:
-    """A run folder with nothing but its beginning."""
-    Path(run).mkdir(parents=True)
+    """A run folder with its beginning and the name of a checkpoint."""
+    Path(run, "checkpoints/000000000016").mkdir(parents=True)
     Path(run, "config.json").write_text(json.dumps({"about": {"started": f"2026-11-{started}:00+00:00"}}))
     return Path(run)
 
@@ -63,8 +64,48 @@ def test_the_newest_run_is_the_one_of_latest_else_the_one_that_started_last():
 def test_two_newest_runs_are_refused_by_name():
     begin("runs/hopper/a", "01T10:00")
     begin("runs/hopper/b", "01T10:00")
-    with pytest.raises(RunError, match=r"no link 'latest', and two .*: name runs/hopper/a or runs/hopper/b$"):
+    with pytest.raises(RunError, match=r"no link 'latest' to one .*: name runs/hopper/a or runs/hopper/b$"):
         locate("hopper")
+
+
+def unlearned(run: str, started: str) -> Path:
+    """A run that was interrupted before its first iteration."""
+    folder = begin(run, started)
+    (folder / "checkpoints/000000000016").rename(folder / "checkpoints/000000000000")
+    return folder
+
+
+def test_a_run_that_has_not_learned_is_skipped_and_named(capsys: pytest.CaptureFixture[str]):
+    before = unlearned("runs/hopper/a", "01T08:00")
+    learned = begin("runs/hopper/b", "01T09:00")
+    after = unlearned("runs/hopper/c", "01T10:00")
+    skipped = f"skipped {after}: it has no checkpoint after its start\n"
+    assert locate("hopper") == learned
+    assert said(capsys) == f"{skipped}hopper: the run {learned}\n"
+    Path("runs/hopper/latest").symlink_to("c")
+    assert locate("hopper") == learned
+    assert said(capsys).count(skipped) == 1
+    shutil.rmtree(learned)
+    assert locate("hopper") == shipped_folder("policies") / "hopper.onnx"
+    assert f"skipped {before}: " in said(capsys)
+
+
+def test_a_task_file_of_ones_own_does_not_mean_the_shipped_policy():
+    own = OWN.replace("Slide", "Hopper")
+    write(Path("own"), own).rename("own/hopper.py")
+    with pytest.raises(RunError, match=r"'hopper' has no run in ./runs and no policy: robokit train own/hop"):
+        locate("own/hopper.py")
+    assert locate("hopper") == shipped_folder("policies") / "hopper.onnx"
+    assert locate(known_tasks()["hopper"].as_posix()) == locate("hopper")  # the shipped file by its path
+    Path("own").rename("tasks")
+    with pytest.raises(RunError, match=r"'hopper' has no run in ./runs and no policy: robokit train hopper"):
+        locate("hopper")
+    Path("policies").symlink_to(shipped_folder("policies"))  # as in a checkout
+    with pytest.raises(RunError, match="no policy"):
+        locate("hopper")
+    write(Path("tasks")).rename("tasks/go2_walk.py")
+    with pytest.raises(RunError, match="no policy"):
+        locate("go2_walk-Go2WalkSensed")
 
 
 def test_a_name_means_one_class_as_for_training():

@@ -18,7 +18,7 @@ from slide import OWN, write
 import robokit
 from robokit.algos.ppo import Learner
 from robokit.calls import training
-from robokit.errors import ExportError, OptionError, RunError
+from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.task.lookup.find import load_task
 from robokit.training.init_from import open_parent
 from robokit.training.restore import restore_policy
@@ -238,6 +238,17 @@ def test_a_task_that_cannot_be_exported_is_refused_before_its_run_is_made(here: 
     )
     with pytest.raises(ExportError, match="span 2e-09, which float32 divides into steps"):
         robokit.train(file, **SMALL)
+    assert not (here / "runs").exists()
+
+
+def test_a_class_that_no_run_could_load_again_is_refused_before_anything_is_built(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "build_learner", lambda *_: pytest.fail("built"))
+    cell: dict[str, Any] = {"Variant": Variant}
+    exec("class Cell(Variant):\n    pass", cell)
+    with pytest.raises(TaskError, match=r"Cell is a class without a file; save it in a file, .* load"):
+        robokit.train(cell["Cell"], **SMALL)
     assert not (here / "runs").exists()
 
 

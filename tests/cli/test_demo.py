@@ -31,7 +31,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("robokit.calls.policies.write_film", film)
     monkeypatch.setattr(
-        "robokit.calls.policies.watch", lambda file, env, seconds: seen.append(("window", seconds))
+        "robokit.calls.policies.watch", lambda file, env, seconds, own: seen.append(("window", seconds))
     )
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -370,7 +370,7 @@ def test_a_run_goes_on_only_with_the_files_it_began_with(here: Path, capsys: pyt
     write(Path("tasks"))
     train: Any = parse("train", ["slide", *SMALL])
     create(Path("runs"), build_learner(load_task("slide"), train.setup, train.algorithm), train.setup)
-    again: Any = parse("train", ["--like", "slide", "--seed", "4"])
+    again: Any = parse("train", ["--like", "runs/slide/latest", "--seed", "4"])
     assert Path(again.task).samefile("tasks/slide.py")
     assert (again.algorithm.hidden, again.setup.seed) == (train.algorithm.hidden, 4)
     resume = ["train", "--resume", "runs/slide/latest"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_checkpoint import largest_file, without_root
 
-from robokit.disk.checkpoint import MANIFEST, SEGMENTS, Checkpoint, load, newest, save, sweep
+from robokit.disk.checkpoint import MANIFEST, SEGMENTS, Checkpoint, damaged, load, newest, save, sweep
 from robokit.errors import CheckpointError
 from robokit.learning.offpolicy.replay import Replay
 
@@ -130,6 +130,22 @@ def test_a_damaged_or_missing_segment_makes_way_for_the_older_checkpoint(tmp_pat
     harm(segment(tmp_path, 2))  # both need it
     with pytest.raises(CheckpointError, match="no good checkpoint"):
         newest(tmp_path)
+
+
+def test_all_checkpoints_are_verified_with_one_look_at_each_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    replay, read, looks = fill(new(), 11), Path.read_bytes, list[str]()
+    keep(tmp_path, replay)
+    keep(tmp_path, fill(replay, 17))
+    (tmp_path / "000000000023").symlink_to("gone")  # as a checkpoint that is deleted after it was listed
+    monkeypatch.setattr(Path, "read_bytes", lambda path: looks.append(path.name) or read(path))
+    assert damaged(tmp_path) == {"000000000011": None, "000000000017": None}
+    assert [sum(look.startswith(f"{n:08d}-") for look in looks) for n in range(8)] == [1] * 8
+    (tmp_path / "000000000023").unlink()
+    flip_a_bit(segment(tmp_path, 2))
+    first, second = damaged(tmp_path).values()
+    assert "segments/00000002-" in str(first) and "segments/00000002-" in str(second)
 
 
 def test_a_list_of_segments_that_was_cut_is_seen(tmp_path: Path):

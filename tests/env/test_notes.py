@@ -100,6 +100,30 @@ def placed(column: int, by: float, share: float = 1.0) -> Any:
     return reset
 
 
+def looked_up(self: Bench, sim: Sim) -> Terms:
+    """A number from a table by the cube's place, which ends 5 m from here; and the cube's velocity."""
+    return {"table": torch.ones(50, 1)[(10 * sim.qpos[:, 1]).long()], "velocity": sim.sensor("velocity")}
+
+
+def test_an_observation_that_fails_far_away_is_one_note_and_the_others_are_there():
+    faulty = type("Faulty", (Bench,), {"observe": looked_up})
+    said = [note.detail for note in find_notes(faulty()) if note.name == "observation"]
+    line = looked_up.__code__.co_firstlineno + 2
+    failed, velocity = said
+    assert failed.startswith(f"Faulty.observe (test_notes.py, line {line}) raised IndexError: ")
+    assert velocity.startswith("'velocity' needs ")
+
+
+def test_what_fails_in_one_part_of_the_notes_hides_no_other_part():
+    def rewards(self: Bench, sim: Sim, action: Tensor) -> Terms:
+        assert len(action) != 32 or float(sim.memory["age"].max()) < 2, "too old"
+        return Bench.rewards(self, sim, action)
+
+    said = found(rewards=rewards, observe=lambda self, sim: {"place": sim.sensor("corner")})
+    assert "not looked at to the end: step 0 raised AssertionError: too old" in said["rollout"]
+    assert said["observation"].startswith("'place' needs ")
+
+
 def test_a_start_beyond_a_joint_s_range_is_noted_with_its_size_and_the_line_of_reset():
     said = found(reset=placed(0, 10.0))["joint range"]
     line = placed(0, 0.0).__code__.co_firstlineno

@@ -17,6 +17,7 @@ from robokit.export.file import Exported
 from robokit.networks.belief import make_belief
 from robokit.networks.policy import Gaussian
 from robokit.seeds import seed
+from robokit.task.action import Around
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 
@@ -65,6 +66,40 @@ def test_what_differs_is_named(key: str, value: Any, words: str):
     contract = Exported.open(HOPPER).contract | {key: value}
     with pytest.raises(TaskError, match=f"exported for Hopper does not fit test_variants:Other; {words}"):
         variant(contract, Env(like_hopper("Other")(), threads=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"high": 0.5}, "highest ctrl of 'thigh_joint': 0.5 in the file, 1 in the task"),
+        ({"low": None}, "lowest ctrl of 'thigh_joint': none in the file, -1 in the task"),
+        ({"default": 0.1}, "ctrl at action 0 of 'thigh_joint': 0.1 in the file, 0 in the task"),
+    ],
+)
+def test_an_action_map_that_differs_is_named_before_an_episode(changes: dict[str, Any], words: str):
+    contract = Exported.open(HOPPER).contract
+    first, *others = contract["actuators"]
+    turned = contract | {"actuators": [first | changes, *others]}
+    with pytest.raises(TaskError, match=f"does not fit test_variants:Other; {words}$"):
+        variant(turned, Env(like_hopper("Other")(), threads=1))
+
+
+def test_another_scale_of_actions_is_named_with_the_actuator():
+    spec = mujoco.MjSpec.from_file(str(load_task("hopper").model))
+    spec.add_key(name="zero", ctrl=[0.0, 0.0, 0.0])
+    other = like_hopper("Other", model=spec, action=Around("zero", (1.0, 0.25, 1.0)))
+    with pytest.raises(TaskError) as error:
+        evaluate(HOPPER, other, 2, threads=1)
+    words = str(error.value)
+    assert "the file's ctrl of 'leg_joint' differs from Other.action by " in words
+    assert words.endswith("its scale there is 0.25, in the file another; give it the file's, or train again")
+
+
+def test_whoever_knows_better_says_whether_the_task_is_the_files_own():
+    contract = Exported.open(HOPPER).contract
+    env = Env(like_hopper("Other")(), threads=1)
+    assert variant(contract, env, own=True) is None
+    assert str(variant(contract, make("hopper", threads=1), own=False)).endswith("exported for Hopper")
 
 
 def test_actuators_in_another_order_do_not_fit():

@@ -67,7 +67,7 @@ def test_what_is_shown_is_what_evaluate_measures(policy: Path):
 def test_a_file_whose_ctrl_the_tasks_actions_no_longer_stand_for_is_refused(policy: Path):
     env = make(TASK, 1)
     env.action_half = env.action_half * 1e-3
-    with pytest.raises(TaskError, match=r"ctrl 0 differs from .*\.action by .* the task has changed"):
+    with pytest.raises(TaskError, match=r"ctrl of 'slide' differs from .*\.action by .* the file another"):
         list(islice(control_steps(Controller(policy), env), 20))
 
 

@@ -30,6 +30,6 @@ def test_a_shipped_policy_is_the_one_its_card_describes(path: Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_policy_reaches_the_return_on_its_card(path: Path):
     card = json.loads(path.with_suffix(".json").read_text())["evaluation"]["returns"]
-    file, task, _ = policy_of(str(path), None)
+    file, task, *_ = policy_of(path)
     measured = evaluate(file, task, 100, seed=1).returns  # other episodes than the card's
     assert measured.low <= card["high"] and measured.high >= card["low"]

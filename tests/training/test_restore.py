@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, options
 from robokit.training.loop import train
-from robokit.training.provenance import changed, commit, create
+from robokit.training.provenance import changed, commit, create, task_hashes
 from robokit.training.restore import exported, rebuild, restore_policy, task_of
 from robokit.training.run import Run
 
@@ -126,6 +127,47 @@ def test_what_changed_since_the_run_began_is_named(tmp_path: Path, file: Path):
     assert changed(run, task_of(run)) == ["model slide.xml"]
     file.write_text(f"{OTHER}# edited")
     assert changed(run, task_of(run)) == ["model slide.xml", "slide.py"]
+
+
+BASED = """
+from robokit.tasks.hopper import Hopper as Shipped
+
+class Base(Shipped):
+    pass
+"""
+OF_BASE = """
+import sys
+sys.path.insert(0, {folder!r})
+from bases.hopper import Base
+
+class Hopper(Base):
+    pass
+"""
+
+
+def test_files_of_base_classes_count_and_none_hides_another_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    base, own = tmp_path / "bases/hopper.py", tmp_path / "hopper.py"
+    base.parent.mkdir()
+    base.write_text(BASED)
+    own.write_text(OF_BASE.format(folder=str(tmp_path)))
+    task = load_task(own)
+    then = task_hashes(task)
+    names = {"hopper.py", "bases/hopper.py", "gymnasium_v5/hopper.py"}
+    assert {name for name in then if not name.startswith("model ")} == names
+    run = Run.create(tmp_path / "runs", "hopper", 1, {"hashes": then}, {})
+    assert changed(run, task) == []
+    base.write_text(f"{BASED}# edited")
+    assert changed(run, task) == ["bases/hopper.py"]
+    older = {name: digest for name, digest in then.items() if "/" not in name}
+    capsys.readouterr()
+    assert changed(replace(run, config={"hashes": older}), task) == []
+    said = f"note: {run.path} does not tell whether base classes have changed: "
+    assert capsys.readouterr().err == f"{said}bases/hopper.py, gymnasium_v5/hopper.py\n"
+    own.write_text(own.read_text() + "# edited")
+    assert changed(replace(run, config={"hashes": older}), task) == ["hopper.py"]
 
 
 def test_a_recipe_overrides_the_defaults(file: Path):

@@ -10,6 +10,7 @@ from types import ModuleType
 
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
+from robokit.task.lookup.files import source_of
 from robokit.task.lookup.source import known_tasks, meant, shipped_folder, tasks_below, titled
 from robokit.task.task import Task
 
@@ -59,11 +60,8 @@ def title(task: Task) -> str:
 
     A class without a file, of a notebook, has its own name.
     """
-    try:
-        file = Path(inspect.getfile(type(task)))
-    except (TypeError, OSError):
-        return type(task).__name__
-    return titled(file, type(task).__name__)
+    file = source_of(type(task))
+    return type(task).__name__ if file is None else titled(file, type(task).__name__)
 
 
 def class_name(task: Task) -> str:
@@ -75,17 +73,27 @@ def class_name(task: Task) -> str:
 def _classes(path: Path) -> dict[str, type[Task]]:
     """Name -> each Task class that the file defines, not those it imports; runs the file.
 
-    A shipped file is imported once, as robokit.tasks.NAME; any other is run anew.
+    A shipped file is imported once, as robokit.tasks.NAME; the script that is running is not run again; any
+    other is run anew.
     """
     try:
-        shipped = path.is_relative_to(shipped_folder().resolve())
-        module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
+        module = _main(path)
+        if module is None:
+            shipped = path.is_relative_to(shipped_folder().resolve())
+            module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
         where = "".join(lines[-1:])
         raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
+
+
+def _main(path: Path) -> ModuleType | None:
+    """The module `__main__` if that is the file, else None."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return main if file and Path(file).resolve() == path else None
 
 
 def _run(path: Path) -> ModuleType:

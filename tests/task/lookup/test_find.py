@@ -1,15 +1,20 @@
 """A task is found by name, path or class, and read before it is imported."""
 
+import importlib
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import cart
 import pytest
 
 from robokit.errors import TaskError
+from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import class_name, find_task, load_task, title
-from robokit.task.lookup.source import known_tasks, summary
-from robokit.task.task import packaged
+from robokit.task.lookup.source import known_tasks, shipped_folder, summary
+from robokit.task.task import Task, packaged
 
 # -- files ---------------------------------------------------------------------------------------
 
@@ -83,6 +88,53 @@ def test_own_tasks_come_before_shipped_ones_and_that_is_said(
     assert "_hidden" not in known_tasks()
     assert find_task("hopper:Slow") == (own, "Slow")
     assert "note: 'hopper' is your own" in capsys.readouterr().err
+
+
+def test_a_shipped_task_is_one_module_whatever_its_folder():
+    walk = importlib.import_module("robokit.tasks.go2_walk")
+    assert type(load_task("go2_walk")) is walk.Go2Walk
+    for name in ("locomotion", "locomotion.go2_walk"):
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(f"robokit.tasks.{name}")
+    assert not [*shipped_folder().glob("*.py")]  # they could not be imported
+
+
+SCRIPT = """
+from pathlib import Path
+with Path("runs.txt").open("a") as file:
+    file.write("once ")
+from robokit.task.lookup.files import check_saved
+from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
+
+class Mine(Task):
+    pass
+
+for what in (__file__, "mine.py:Mine"):
+    assert type(load_task(what)) is Mine
+check_saved(Mine())
+"""
+
+
+def test_a_script_that_is_running_is_not_run_again_for_its_class(tmp_path: Path):
+    write(tmp_path, SCRIPT, "mine.py")
+    subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True)
+    assert (tmp_path / "runs.txt").read_text() == "once "
+
+
+def test_a_class_without_a_file_is_told_from_one_that_can_be_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text: dict[str, Any] = {"Task": Task}
+    exec("class Text(Task):\n    pass", text)  # as in a notebook without __main__.__file__
+    typed = type("Typed", (Task,), {"__module__": "__main__"})  # as at a prompt that left a file there
+    monkeypatch.setattr(sys.modules["__main__"], "Typed", typed, raising=False)
+    local = type("Local", (Task,), {})
+    for cls in (text["Text"], typed, local):
+        with pytest.raises(TaskError, match=f"{cls.__name__} is a class without a file; save it in a file"):
+            check_saved(cls())
+    for saved in (cart.Cart(), load_task(write(tmp_path, several("Anything"))), load_task("hopper")):
+        check_saved(saved)
 
 
 @pytest.mark.parametrize(
