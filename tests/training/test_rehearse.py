@@ -14,8 +14,9 @@ from robokit.errors import ExportError
 from robokit.evaluation.measure import evaluate
 from robokit.export.write import export
 from robokit.task.action import Around
+from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
-from robokit.training.build import Setup, build_learner
+from robokit.training.build import Setup, algorithm, build_learner, options
 from robokit.training.rehearse import rehearse
 from robokit.training.restore import export_env
 
@@ -90,6 +91,23 @@ def test_large_observations_pass_as_they_do_once_the_normaliser_has_seen_them():
     task = reach(0.5, size=1e6)
     env = export_env(task, Setup(threads=1))
     rehearse(make_actor(env, SMALL), env)
+
+
+@pytest.mark.medium
+def test_the_quadruped_passes():
+    """It observes its own action: where those were tiny, normalising them amplified rounding."""
+    task, setup = load_task("go2_walk"), Setup(threads=1)
+    env = export_env(task, setup)
+    rehearse(make_actor(env, options(task, "ppo")), env)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
+@pytest.mark.parametrize("name", sorted(known_tasks()))
+def test_every_shipped_task_passes(name: str, algo: str):
+    task, setup = load_task(name), Setup(threads=1)
+    env = export_env(task, setup)
+    rehearse(algorithm(algo).make_actor(env, options(task, algo)), env)
 
 
 ODD = [  # scale, center, size of observations, control period
