@@ -35,5 +35,6 @@ class SlowIteration:
         self._noted = True
         return (
             f"note: an iteration took {seconds:.1f} s, {seconds / fastest:.0f} times as long as the fastest "
-            f"one: is the machine busy with something else? Results do not depend on it"
+            f"one: is the machine busy with something else? Results do not depend on it; where it stays "
+            f"busy, a new training is faster with --torch-threads 1"
         )

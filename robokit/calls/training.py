@@ -144,12 +144,16 @@ def _chosen(
 def like_run(run: Run, task: str | type[Task] | Task, algo: str | None) -> tuple[Task, Setup, Any]:
     """`task`, with the options and, where they are its own, the limit values of a run.
 
-    Raises OptionError if `algo` is given and another one than the run's.
+    Threads and compiling are chosen anew, by the sizes of this training. Raises OptionError if `algo` is
+    given and another one than the run's.
     """
     setup, config = options_of(run)
+    setup, config = replace(setup, threads=0, torch_threads=0), replace(config, compile=None)
     if algo not in (None, setup.algo):
         raise OptionError(f"{run.path} was trained by {setup.algo}: its options are not those of {algo}")
     chosen = copy.copy(load_task(task))
+    if (other := title(chosen)) != run.config["task"]:
+        say(f"note: the options of {run.path}, a run of {run.config['task']}, for {other}")
     own = {name: value for name, value in run.config["limits"].items() if name in chosen.limits}
     chosen.limits = with_values(chosen.limits, own)
     return chosen, setup, config
@@ -206,13 +210,15 @@ def resume_run(
     run = open_run(run)
     if steps is not None:
         total: Any = plain(steps)
-        if not fits(total, int) or total < 1:
-            raise OptionError(f"steps must be a whole number above 0, got {total!r}")
+        if not fits(total, int):
+            raise OptionError(f"steps must be a whole number, got {total!r}")
         run = replace(run, steps=total)
     if differ := changed(run, task_of(run)):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
         raise RunError(f"{rule}; {BEGIN_FROM.format(run.path)}")
     learner = rebuild(run)
+    if (done := run.newest(shared=False)[0]) is not None and done.steps >= run.steps:
+        say(f"{run.path} has its {run.steps:,} steps already; --steps with more goes on")
     now, then = versions(), run.about["versions"]
     if newer := [f"{name} {then.get(name)} -> {v}" for name, v in now.items() if then.get(name) != v]:
         say(f"note: not bit for bit, other versions than at the start: {', '.join(newer)}")

@@ -38,7 +38,7 @@ from robokit.networks.layout import Layout
 from robokit.state import State
 from robokit.task.task import Task
 from robokit.training.build import Built, algorithm, options
-from robokit.training.run import Run
+from robokit.training.run import UNSAVED, Run
 
 POLICY, TEMPERATURE = "policy", "temperature"  # see `Built.networks`
 
@@ -84,7 +84,7 @@ def open_parent(what: str | Path) -> Parent:
         raise RunError(f"{rule}: export it (robokit export {run.path}), and start from the file")
     last, best = run.last(), run.best()
     if last is None or not last.steps:
-        raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
+        raise RunError(f"{run.path} {UNSAVED}")
     tensors = last.tensors | (_with(f"{POLICY}.", best.tensors) if best else {})
     try:
         named = {name: Layout.of(facts) for name, facts in stored.items()}

@@ -218,12 +218,14 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
     )
     task = bar.add_task(name, total=steps, completed=start.steps)
-    latest, shown, warm = "-", -math.inf, None
+    latest, headline, shown, warm = "-", "", -math.inf, None
 
     def show(done: Done, metrics: dict[str, float]) -> None:
-        nonlocal latest, shown, warm
+        nonlocal latest, headline, shown, warm
         latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
-        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}"
+        if "validation/headline" in metrics:
+            headline = f", headline {metrics['validation/headline']:.4g}"
+        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}{headline}"
         if compiling := compile_seconds():
             say(f"compiled in {compiling:.1f} s")
         if compiling or warm is None:

@@ -1,7 +1,4 @@
-"""Rehearsal of the export: before the first step, the untrained policy goes through export and gate.
-
-What the gate would refuse after hours of training, it refuses now.
-"""
+"""Rehearsal of the export: what its gate would refuse after hours of training, it refuses before a step."""
 
 import copy
 import tempfile

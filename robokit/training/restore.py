@@ -30,7 +30,7 @@ from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
 from robokit.training.init_from import init_learner, parent_of
 from robokit.training.provenance import changed
-from robokit.training.run import CONFIG, Run
+from robokit.training.run import CONFIG, UNSAVED, Run
 from robokit.training.selection import headline_of, load_best, validations
 
 EXPORT_ENVS = 64  # simulations of the export's gate
@@ -117,7 +117,7 @@ def restore_policy(run: Run, last: bool = False) -> Restored:
     policy = module.make_actor(env, config)
     steps = run.load_policy(policy).steps
     if not steps:
-        raise RunError(f"{run.path} has no checkpoint after its start: it has learned nothing yet")
+        raise RunError(f"{run.path} {UNSAVED}")
     return Restored(policy, steps if last else take_best(run, policy, config.limit_rule, steps), env)
 
 

@@ -20,7 +20,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from robokit.errors import CheckpointError, RunError
 from robokit.learning.protocols import Learner
 
 SCHEMA = 1  # of config.json
+UNSAVED = "has no checkpoint after its start: one is saved every 300 s (--save-every) and at the end"
 PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
 
 
@@ -54,8 +55,8 @@ class Run:
 
     path: Path
     steps: int  # environment steps to train for
-    config: dict[str, Any]
-    about: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
 
     @classmethod
     def create(

@@ -88,7 +88,11 @@ class SpeedLimit(Humanoid):
 
     weights = {"forward": 1.25, "healthy": 5.0, "ctrl": -0.1}
     limits = {"speed": Limit(25.0, "episode")}
-    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
+    recipes = {
+        "ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000},
+        "sac": {"normalize_obs": True},  # inertias and forces in the hundreds: float32 would round actions
+        "td3": {"normalize_obs": True},
+    }
 
     def observe(self, sim):
         return {

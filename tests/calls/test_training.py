@@ -214,7 +214,7 @@ def test_numbers_of_numpy_are_taken_for_steps_and_limits_and_a_task_of_ones_own_
     assert run.config["limits"] == {name: 0.5}
     assert task.limits == before
     assert robokit.train(resume=run, steps=np.int64(64)).steps == 64
-    with pytest.raises(OptionError, match=r"steps must be a whole number above 0, got 0\.5"):
+    with pytest.raises(OptionError, match=r"steps must be a whole number, got 0\.5"):
         robokit.train(resume=run, steps=0.5)
 
 
