@@ -256,9 +256,15 @@ def test_an_export_goes_into_a_folder_and_not_a_file(
 
 
 @pytest.mark.medium
-def test_a_refused_export_keeps_the_run_and_says_so(capsys: pytest.CaptureFixture[str]):
+def test_a_refused_export_keeps_the_run_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     late = 'sim.memory["action"] * (sim.memory["age"] < 9)'  # not the previous action, but at first
     write(Path("tasks"), OWN.replace('{"slide": sim.qpos}', f'{{"slide": sim.qpos, "action": {late}}}'))
+    assert main(["train", "slide", *SMALL]) == 1  # refused before the first step
+    assert "the observation 'action' is not the previous action" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    monkeypatch.setattr("robokit.calls.training.rehearse", lambda policy, env: None)
     assert main(["train", "slide", *SMALL, "--json"]) == 1
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert "not exported" in result["error"]
