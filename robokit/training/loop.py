@@ -218,14 +218,14 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
     )
     task = bar.add_task(name, total=steps, completed=start.steps)
-    latest, headline, shown, warm = "-", "", -math.inf, None
+    latest, validated, shown, warm = "-", "", -math.inf, None
 
     def show(done: Done, metrics: dict[str, float]) -> None:
-        nonlocal latest, headline, shown, warm
+        nonlocal latest, validated, shown, warm
         latest = f"{metrics['episode/return']:.1f}" if "episode/return" in metrics else latest
         if "validation/headline" in metrics:
-            headline = f", headline {metrics['validation/headline']:.4g}"
-        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}{headline}"
+            validated = f", validation {metrics['validation/headline']:.4g}"  # of the task's headline
+        text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}{validated}"
         if compiling := compile_seconds():
             say(f"compiled in {compiling:.1f} s")
         if compiling or warm is None:
