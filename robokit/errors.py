@@ -36,6 +36,14 @@ class ExportError(Error):
     """A policy cannot be exported: a check of its graph failed, or the file cannot be written."""
 
 
+class ParityError(ExportError):
+    """A graph's ctrl differs from the policy's. excess: the largest difference over what is allowed."""
+
+    def __init__(self, message: str, excess: float) -> None:
+        super().__init__(message)
+        self.excess = excess
+
+
 def tell(text: str) -> None:
     """Print a line on standard error. If that fails (closed, disk full), print nothing and continue."""
     try:

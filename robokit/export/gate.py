@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env.env import Env
-from robokit.errors import ExportError
+from robokit.errors import ExportError, ParityError
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, readings
 from robokit.task.columns import CARRIED, supplied
@@ -90,7 +90,8 @@ def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) 
         own, equal = differences(session, policy, env, seen, is_first)
         over = (own / spans.allowed).nan_to_num(torch.inf, torch.inf)
         if bool((over > 1).any()):
-            raise ExportError(_refusal(batch, own, equal, int(over.argmax()), spans, env))
+            message = _refusal(batch, own, equal, int(over.argmax()), spans, env)
+            raise ParityError(message, float(over.max()))
         errors = (float((x / spans.span).max()) for x in (own, equal))
         parity.append(Parity(batch, len(seen), int(is_first.sum(0).min()), *errors))
     return tuple(parity)

@@ -7,6 +7,7 @@ Each file of robokit.algos defines `Config` with `sizes`, `Learner`, `check(conf
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from robokit.disk.checkpoint import Segmented
@@ -29,6 +30,22 @@ class Actor(Protocol):
     def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A random action, maybe beyond [-1, 1], from standard normal noise (N, A), and the next belief."""
         ...
+
+
+class Exploring:
+    """A policy that samples its actions, as an actor: what it observes is like what a training does."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.act_dim, self.belief_size = policy, policy.act_dim, policy.belief_size
+        self.rng = torch.Generator().manual_seed(0)
+
+    def __call__(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(len(obs), self.act_dim, generator=self.rng)
+        action, belief = self.sample(obs, belief, is_first, noise)
+        return action.clamp(-1.0, 1.0), belief
+
+    def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy.sample(obs, belief, is_first, noise)
 
 
 class Learner(Protocol):

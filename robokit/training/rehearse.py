@@ -5,37 +5,24 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from robokit.console import say
 from robokit.env.env import Env
+from robokit.errors import ParityError
 from robokit.export.gate import check_spans, record
 from robokit.export.write import export
+from robokit.learning.protocols import Exploring
 from robokit.networks.policy import Policy
 
+EDGE = 10.0  # times the tolerance: below it a difference is noted, as the trained policy may pass
 STEPS = 200  # control periods of the replays: at least two resets in each
-
-
-class Exploring:
-    """A policy that samples its actions: observations are then like those of a training."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy, self.act_dim, self.belief_size = policy, policy.act_dim, policy.belief_size
-        self.rng = torch.Generator().manual_seed(0)
-
-    def __call__(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(len(obs), self.act_dim, generator=self.rng)
-        action, belief = self.sample(obs, belief, is_first, noise)
-        return action.clamp(-1.0, 1.0), belief
-
-    def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy.sample(obs, belief, is_first, noise)
 
 
 def rehearse(policy: Policy, env: Env) -> None:
     """Export a copy of an untrained policy into a temporary folder. env: see restore.export_env.
 
     The copy's normaliser has seen STEPS observations of an exploring policy, as after the first iterations.
-    Raises ExportError where the gate refuses it.
+    Raises ExportError where the gate refuses it, but for rounding near its tolerance, which is noted.
     """
     check_spans(env)
     policy = copy.deepcopy(policy).cpu().eval()
@@ -43,4 +30,9 @@ def rehearse(policy: Policy, env: Env) -> None:
     seen = recording.obs.flatten(0, 1)
     policy.normalizer.update(seen, torch.ones(len(seen), dtype=torch.bool))
     with tempfile.TemporaryDirectory() as folder:
-        export(policy, env, Path(folder) / "policy.onnx", recording=recording)
+        try:
+            export(policy, env, Path(folder) / "policy.onnx", recording=recording)
+        except ParityError as near:
+            if not near.excess <= EDGE:
+                raise
+            say(f"note: an export may be refused, as that of the untrained policy is: {near}")
