@@ -33,7 +33,7 @@ def named_run(what: What) -> Run:
 
 
 def as_word(what: str | PathLike[str]) -> str | Path:
-    """As names.py takes it: a str may be a name, a Path is a place."""
+    """A str or a Path, as calls/names.py takes them; either may be a name or a place."""
     return what if isinstance(what, str) else Path(what)
 
 

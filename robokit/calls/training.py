@@ -79,8 +79,8 @@ def train(
     the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run, or the
     name of one, whose task, options and limits are the defaults. init_from: a run, file or name whose policy
     it starts from, by the names of observations and actuators. resume: a run or its folder, to go on with;
-    only steps and save_every may be new. limits: {name: value}. runs: folder of all runs. save_every: s
-    between checkpoints.
+    only steps, save_every and hooks may be new, and `runs` is ignored. limits: {name: value}. runs: folder of
+    all runs. save_every: s between checkpoints. hooks: one or several, called in order.
 
     An interrupt (Ctrl-C, a notebook's stop) ends the training after its iteration: saved, exported, returned.
     If the export is refused, one line says so, and the run has no policy.onnx.

@@ -12,9 +12,11 @@ from torch import Tensor
 from robokit.algos.ppo import Config, make_actor
 from robokit.errors import ExportError, ParityError
 from robokit.evaluation.measure import evaluate
+from robokit.export.file import Exported
+from robokit.export.weights import read_weights
 from robokit.export.write import export
 from robokit.task.action import Around
-from robokit.task.lookup.find import known_tasks, load_task
+from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, build_learner, options
 from robokit.training.rehearse import rehearse
@@ -114,6 +116,16 @@ def test_the_quadruped_passes():
     task, setup = load_task("go2_walk"), Setup(threads=1)
     env = export_env(task, setup)
     rehearse(make_actor(env, options(task, "ppo")), env)
+
+
+@pytest.mark.medium
+def test_a_trained_policy_passes_as_where_a_training_starts_from_one():
+    task, setup = load_task("go2_walk"), Setup(threads=1)
+    env = export_env(task, setup)
+    policy = make_actor(env, options(task, "ppo"))
+    state, _ = read_weights(Exported.open(shipped_folder("policies") / "go2_walk.onnx"))
+    policy.load_state_dict(state)
+    rehearse(policy, env)
 
 
 @pytest.mark.slow
