@@ -27,7 +27,7 @@ from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, check_owners, options
-from robokit.training.hooks import Hook
+from robokit.training.hooks import Event, Hook
 from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
 from robokit.training.provenance import changed, create, unfinished
@@ -185,6 +185,7 @@ def begin(
     if parent is not None:
         init_learner(learner, parent)
     _rehearse(learner, setup)
+    learner.env.state_dict()  # fails here, before there is a run, for a model that cannot be saved
     run = create(runs, learner, setup, parent)
     return _train(learner, run, save_every, hooks)
 
@@ -230,11 +231,21 @@ def _check_seconds(save_every: float) -> None:
         raise OptionError(f"save_every must be at least 0 s, got {save_every:g}")
 
 
+def _note_broken(event: Event) -> None:
+    """A hook that says when a simulation breaks for the first time, and at the end how often."""
+    last = event.kind == "end"
+    if not (last or event.metrics.get("episode/bad")):
+        return
+    if note := event.learner.env.broken.note(last):
+        say(f"note: {note}; see robokit check")
+
+
 def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -> Trained:
     rule = learner.config.limit_rule
     times = validations(run, rule)
     validate = Selection(run, learner, times) if times else (lambda done: {})
-    outcome = loop(learner, run, run.steps, save_seconds=save_every, validate=validate, hooks=[*hooks])
+    called = [_note_broken, *hooks]
+    outcome = loop(learner, run, run.steps, save_seconds=save_every, validate=validate, hooks=called)
     if outcome.stop is not None:
         say(f"stopped and saved; go on with: {going_on(run)}")
     if processes.rank() or outcome.stop == signal.SIGTERM or not outcome.done.steps:

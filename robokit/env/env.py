@@ -20,6 +20,7 @@ from torch import Tensor
 from robokit.compute.compile import Unguarded
 from robokit.compute.transfer import Transfer
 from robokit.console import say
+from robokit.env.broken import Broken
 from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
@@ -76,6 +77,7 @@ class Env:
         self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
             raise TaskError(f"the model of {type(task).__name__} has no actuator")
+        self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.action_center, self.action_half = task.action.affine(self.sim)
         self.action_low, self.action_high = ctrl_limits(self.sim)
@@ -138,6 +140,8 @@ class Env:
         self.sensors.advance(self.rng)
         fields, due, found = self._after(action)
         broken, over, moved = self._read(found)
+        if broken:
+            self.broken.add(self.sim.faults())  # before a restart clears them
         if moved:
             self._redraw_commands(due)
         if over:

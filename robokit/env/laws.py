@@ -134,7 +134,7 @@ def _check_step(env: Env, step: Step, t: int) -> None:
         "metrics": (torch.where(step.metrics.isnan(), 0.0, step.metrics), list(names.metrics)),
     }
     if step.bad.any():
-        raise TaskError(f"simulation {_first(step.bad)} broke at step {t}: not finite; a smaller timestep?")
+        raise TaskError(f"at step {t} {env.broken.note(last=True)}")
     for function, (values, known) in columns.items():
         if not torch.isfinite(values).all():
             raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")
@@ -159,17 +159,29 @@ def _check_cost(env: Env, cost: Tensor, t: int) -> None:
 
 
 def _deterministic(task: Task, num_envs: int, steps: int, seed: int) -> str:
-    """TaskError unless two new environments with one seed and the same actions agree bit for bit."""
+    """TaskError unless two new environments with one seed and the same actions agree bit for bit.
+
+    Half-way a third one takes the second's place, from the first's state: a resumed training must agree too.
+    """
     envs = [Env(task, num_envs, seed=seed, threads=1) for _ in range(2)]
-    runs = [random_steps(env, steps, seed) for env in envs]
     for name, a, b in zip(_columns(envs[0].names.obs), envs[0].obs.T, envs[1].obs.T, strict=True):
         if not torch.equal(a, b):
             raise TaskError(f"observe {name!r} differs between two resets of one seed")
-    for t, (one, two) in enumerate(zip(*runs, strict=True)):
+    half = steps // 2
+    _agree(envs, half, seed, "between two runs of one seed", 0)
+    envs[1] = Env(task, num_envs, seed=seed, threads=1)
+    envs[1].load_state_dict(envs[0].state_dict())
+    _agree(envs, steps - half, seed + 1, "in a training resumed from its checkpoint", half)
+    return f"{steps} steps the same twice"
+
+
+def _agree(envs: list[Env], steps: int, seed: int, when: str, done: int) -> None:
+    """Raise TaskError unless two environments agree bit for bit in `steps` random steps, after `done`."""
+    runs = [random_steps(env, steps, seed) for env in envs]
+    for t, (one, two) in enumerate(zip(*runs, strict=True), done):
         for f in fields(Step):
             if not _same(getattr(one, f.name), getattr(two, f.name)):
-                raise TaskError(f"Step.{f.name} differs between two runs of one seed, at step {t}")
-    return f"{steps} steps the same twice"
+                raise TaskError(f"Step.{f.name} differs {when}, at step {t}")
 
 
 # -- functions one by one ------------------------------------------------------------------------
@@ -194,7 +206,7 @@ class StandIn(Sim):
     def step(self, *_: Any, **__: Any) -> Never:
         raise TaskError("a task only reads sim: Env steps and resets it, and writes what the task returns")
 
-    reset = bad = state_dict = load_state_dict = step
+    reset = bad = faults = state_dict = load_state_dict = step
 
 
 def _pure(env: Env, seed: int) -> str:

@@ -102,6 +102,7 @@ def evaluate(
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
+    notes = [clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()]
     return Report(
         task=contract["task"],
         file=str(exported.path) if exported else None,
@@ -124,7 +125,7 @@ def evaluate(
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
-        notes=[clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()],
+        notes=[*notes, *([env.broken.note(last=True)] if ran.bad else [])],
         per_episode=ran.lists(),
         filtered=filtered,
         variant=other,

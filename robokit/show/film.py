@@ -43,6 +43,8 @@ def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
         action = torch.from_numpy(controller.action)[None]
         check_ctrl(env, action, ctrl[None])
         step = env.step(action)
+        if note := env.broken.note():
+            say(f"note: {note}")
         if bool(step.done):
             controller.reset()
         yield step

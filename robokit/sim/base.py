@@ -12,6 +12,7 @@ CPU, float32 on Warp). A step overwrites them: clone values to keep. Only Env an
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -22,6 +23,7 @@ from robokit.errors import ModelError, did_you_mean
 from robokit.sim.model import index, names, nominal
 
 STATE = ("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
+SMALLER = "a smaller timestep may help"  # against what diverges
 _OF_BODY = ("xpos", "xquat", "xmat", "xipos", "ximat", "cvel", "cacc", "cfrc_int", "cfrc_ext", "xfrc_applied")
 _FIELDS = {
     "body": {f: f for f in (*_OF_BODY, "subtree_com", "subtree_linvel", "subtree_angmom")},
@@ -33,11 +35,19 @@ _OF_JOINT = ("qpos", "qvel", "qacc", "qfrc_actuator", "qfrc_applied", "qfrc_cons
 
 @dataclass(frozen=True)
 class Keyframe:
-    """One keyframe of the model: qpos (nq,), qvel (nv,), ctrl (A,)."""
+    """One keyframe of the model: the state that a reset can return."""
 
-    qpos: Tensor
-    qvel: Tensor
-    ctrl: Tensor
+    qpos: Tensor  # (nq,)
+    qvel: Tensor  # (nv,)
+    ctrl: Tensor  # (A,)
+    act: Tensor  # (na,) of actuators with a state
+    mocap_pos: Tensor  # (nmocap, 3)
+    mocap_quat: Tensor  # (nmocap, 4)
+    time: Tensor  # () s
+
+
+class MissingError(ModelError, AttributeError):
+    """A Sim has no such attribute; `hasattr` and `getattr` with a default work as ever."""
 
 
 class Named:
@@ -77,6 +87,9 @@ class Sim(ABC):
     """N simulations of one model; the engines differ only in the abstract methods."""
 
     engine: str  # its name in `make_sim`
+    causes: Mapping[
+        str, str
+    ]  # why a simulation breaks -> what to do; in the order of the columns of `faults`
     qpos: Tensor  # (N, nq)
     qvel: Tensor  # (N, nv)
     ctrl: Tensor  # (N, A), actuator order
@@ -99,6 +112,32 @@ class Sim(ABC):
         ranges = (slice(start, start + width) for start, width in zip(starts, widths, strict=True))
         self._columns = dict(zip(names(model, "sensor"), ranges, strict=True))
         self._sensors = {name: sensordata[:, columns] for name, columns in self._columns.items()}
+
+    @property
+    def act(self) -> Tensor:
+        """(N, na) states of the actuators that have one."""
+        return self.field("act")
+
+    @property
+    def time(self) -> Tensor:
+        """(N,) s since the reset."""
+        return self.field("time")
+
+    @property
+    def mocap_pos(self) -> Tensor:
+        """(N, nmocap, 3) m."""
+        return self.field("mocap_pos")
+
+    @property
+    def mocap_quat(self) -> Tensor:
+        """(N, nmocap, 4)."""
+        return self.field("mocap_quat")
+
+    def __getattr__(self, name: str) -> Any:
+        """Of a name that a Sim does not have: ModelError that says how it is read."""
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise MissingError(f"sim has no {name!r}{_how(name)}")
 
     def sensor(self, name: str) -> Tensor:
         """Live readings of one sensor, (N, dim), unit and frame as MuJoCo defines the sensor's type."""
@@ -142,9 +181,10 @@ class Sim(ABC):
         """A keyframe of the model, on the simulation's device."""
         if name not in self._keyframes:
             row = index(self.model, "key", name)
-            self._keyframes[name] = Keyframe(
-                *(self.nominal(f"key_{f}")[row] for f in ("qpos", "qvel", "ctrl"))
-            )
+            fields = ("qpos", "qvel", "ctrl", "act", "mpos", "mquat", "time")
+            values = dict(zip(fields, (self.nominal(f"key_{f}")[row] for f in fields), strict=True))
+            values |= {"mpos": values["mpos"].view(-1, 3), "mquat": values["mquat"].view(-1, 4)}
+            self._keyframes[name] = Keyframe(*values.values())
         return self._keyframes[name]
 
     def written(self, name: str) -> Tensor:
@@ -184,12 +224,19 @@ class Sim(ABC):
         """
 
     @abstractmethod
+    def faults(self) -> Tensor:
+        """(N, number of causes) bool: by which of `causes` a simulation broke since its last reset."""
+
     def bad(self) -> Tensor:
-        """(N,) bool: simulations that broke (not finite, or an engine error) since their last reset."""
+        """(N,) bool: simulations that broke since their last reset, by any of `causes`."""
+        return self.faults().any(-1)
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything needed for a bit-equal continuation."""
+        """Copies of everything needed for a bit-equal continuation.
+
+        Raises ModelError for a model with state that the engine neither gives nor takes.
+        """
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -199,3 +246,15 @@ class Sim(ABC):
 def model_field_names() -> frozenset[str]:
     """MjModel fields whose change needs mj_setConst before the next forward."""
     return frozenset(mujoco.MjModel._setconst_inputs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _how(name: str) -> str:
+    """How a task reads what is no attribute of a Sim: `: read it with sim.field('qacc')`, or a close name."""
+    if hasattr(mujoco.MjData, name):
+        return f": read it with sim.field({name!r})"
+    if hasattr(mujoco.MjModel, name):
+        return f": read the model's with sim.nominal({name!r})"
+    if hasattr(mujoco.MjOption, name):
+        return f": read the option with sim.nominal('opt.{name}')"
+    known = (*Sim.__annotations__, *dir(Sim), *dir(mujoco.MjData))
+    return did_you_mean(name, (one for one in known if not one.startswith("_")))

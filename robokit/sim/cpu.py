@@ -1,6 +1,7 @@
 """N simulations on CPU threads: `mujoco.batch` behind the tensors of `robokit.sim.base`.
 
-Results equal a loop over one MjData per simulation bit for bit, with any number of threads.
+Results equal a loop over one MjData per simulation bit for bit, with any number of threads. MuJoCo's warnings
+are counted, not written: see `MujocoSim.causes`.
 """
 
 import functools
@@ -14,10 +15,13 @@ from mujoco.batch import Batch, SimulationError
 from torch import Tensor
 
 from robokit.errors import ModelError, did_you_mean
-from robokit.sim.base import STATE, Sim, model_field_names
+from robokit.sim.base import SMALLER, STATE, Sim, model_field_names
+from robokit.sim.drawn import check_drawn
 from robokit.sim.model import compile_model
 
-BAD = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+BAD = slice(int(mujoco.mjtWarning.mjWARN_CONTACTFULL), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+UNSAVED = ("SLEEP", "IPC")  # flags with which an MjData holds more than MuJoCo's state
+PERSISTENT_BYTES = 4e9  # of one MjData per simulation with dense constraints, about 48 nv^2 each
 RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
 PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
 
@@ -42,16 +46,23 @@ class MujocoSim(Sim):
         if device not in (None, "cpu"):
             raise ModelError(f"sim='mujoco' computes on the CPU, not on {device!r}")
         model = compile_model(spec)
-        persistent = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4 and num_envs <= PERSISTENT_LIMIT
+        flags = mujoco.mjtEnableBit.__members__
+        self._unsaved = [f for f in UNSAVED if model.opt.enableflags & flags.get(f"mjENBL_{f}", 0)]
+        self.causes = _causes(model)
+        self._raised = torch.zeros(num_envs, dtype=torch.bool)  # with an error of MuJoCo, since the reset
+        persistent = bool(self._unsaved) or _persistent(model, num_envs)
         self._batch = Batch(model, num_envs, threads, persistent=persistent)
         self.threads = self._batch.nthread
         self._stage = mujoco.mjtStage.mjSTAGE_NONE if lag else mujoco.mjtStage.mjSTAGE_VEL
         # not in MuJoCo's userdata: writing that would discard the stages that a persistent batch continues
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), dtype=torch.float64)}
         self._fields: dict[str, Tensor] = {}  # model fields with a row for each simulation
-        self._warned = torch.from_numpy(self._batch.warning[:, BAD, 1])  # live (N, 3): counts since the reset
+        self._warned = torch.from_numpy(self._batch.warning[:, BAD, 1])  # live (N, 6): counts since the reset
         super().__init__(model, num_envs, memory, torch.device("cpu"))
-        self._batch.reset()
+        try:
+            self._batch.reset()
+        except (SimulationError, ValueError) as error:
+            raise ModelError(f"MuJoCo cannot start the model: {error}") from error
 
     def field(self, name: str) -> Tensor:
         if name not in self._bound:
@@ -69,10 +80,13 @@ class MujocoSim(Sim):
         try:
             self._batch.step(nstep=nstep, stage=int(self._stage))
         except SimulationError as error:
-            self._batch.warning[error.ids, BAD, 1] = 1  # cleared by a reset, like MuJoCo's own warnings
+            self._raised[torch.from_numpy(error.ids)] = True
+
+    def faults(self) -> Tensor:
+        return torch.cat((self._warned != 0, self._raised[:, None]), -1)
 
     def bad(self) -> Tensor:
-        return self._warned.any(-1)
+        return self._warned.any(-1) | self._raised
 
     def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
         masked = which is not None and which.dtype == torch.bool
@@ -84,13 +98,20 @@ class MujocoSim(Sim):
             self._target(name).numpy()[rows] = value.numpy()[rows] if masked else value.numpy()
         if _needs_set_const(tuple(values)):
             self._batch.set_const(ids)
-        self._batch.forward(ids)
+        self._raised.numpy()[rows] = False
+        try:
+            self._batch.forward(ids)
+        except SimulationError as error:
+            if which is None and len(error.ids) == self.num_envs:
+                raise ModelError(f"MuJoCo cannot start the model: {error}") from error
+            self._raised[torch.from_numpy(error.ids)] = True  # the next step ends these episodes
 
     def _target(self, name: str) -> Tensor:
         return self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
 
     def _field_of_model(self, name: str) -> Tensor:
         if name not in self._fields:
+            check_drawn(self.model, name)
             try:
                 self._fields[name] = torch.from_numpy(self._batch.expand(name))
             except (ValueError, AttributeError, KeyError) as error:
@@ -100,6 +121,9 @@ class MujocoSim(Sim):
         return self._fields[name]
 
     def state_dict(self) -> dict[str, Tensor]:
+        for flag in self._unsaved:
+            rule = "holds more than the state that MuJoCo saves, so no training could be resumed bit for bit"
+            raise ModelError(f'<flag {flag.lower()}="enable"/> {rule}: take it out of the model')
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
         derived = {f"derived.{name}": value.clone() for name, value in self._derived().items()}
         state, memory = torch.from_numpy(np.array(self._batch.state)), self._bound["memory"].clone()
@@ -125,6 +149,25 @@ class MujocoSim(Sim):
         for name, value in state.items():
             if name.startswith("derived."):
                 self.field(name.removeprefix("derived.")).copy_(value)
+
+
+def _persistent(model: mujoco.MjModel, num_envs: int) -> bool:
+    """Whether one MjData per simulation is worth its memory: with RK4 it saves no time."""
+    few = num_envs <= PERSISTENT_LIMIT and num_envs * 48 * model.nv**2 <= PERSISTENT_BYTES
+    return few and model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
+
+
+def _causes(model: mujoco.MjModel) -> dict[str, str]:
+    """Causes, in the order of MuJoCo's warnings from CONTACTFULL on, then its errors."""
+    room = f'put <size memory="{2 * model.narena >> 20}M"/> or more into the model'
+    large = "not finite or above 1e10"
+    return {
+        "no memory for all contacts": room,
+        "no memory for all constraints": room,
+        **{f"{name} {large}": SMALLER for name in ("qpos", "qvel", "qacc")},
+        f"ctrl {large}": "look at the action",
+        "an error of MuJoCo": room,
+    }
 
 
 @functools.cache

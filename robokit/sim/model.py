@@ -11,6 +11,9 @@ from robokit.errors import ModelError, did_you_mean
 
 MAX_TIMESTEP = 0.1  # s
 SPARSE_NV = 60  # degrees of freedom from which MuJoCo's automatic Jacobian is sparse
+DENSE_ROWS = (
+    32  # constraint rows per degree of freedom with room in a dense Jacobian; boxes in a heap have 20
+)
 MAX_REPLICAS = 5_000  # copies from nested <replicate>: MuJoCo's compile time grows with their square
 FINITE = (
     *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
@@ -80,25 +83,45 @@ def _scan_element(
 
 
 def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
-    """Compile and check a model; it gets a dense Jacobian where MuJoCo 4.0.0's sparse Newton solver is wrong.
+    """Compile and check a model; where MuJoCo 4.0.0's sparse Newton solver is wrong, `_dense` replaces it.
 
     Raises ModelError if MuJoCo refuses it, and for faults that MuJoCo loads without an error: a timestep
     outside (0, MAX_TIMESTEP] s, or a number in FINITE (masses, positions, sizes, ...) that is not finite.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
-        try:
-            model = spec.compile()
-        except ValueError as error:
-            raise ModelError(f"the model does not compile: {error}") from error
+    model = _compile(spec)
     if not 0.0 < model.opt.timestep <= MAX_TIMESTEP:
         raise ModelError(f"timestep must be in (0, {MAX_TIMESTEP}] s, got {model.opt.timestep}")
     for field in FINITE:
         _check_finite(model, field)
-    model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
     sparse = model.opt.jacobian != mujoco.mjtJacobian.mjJAC_DENSE and model.nv >= SPARSE_NV
     if mujoco.__version__ == "4.0.0" and model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and sparse:
-        model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE  # 4.0.0's sparse Newton is wrong; fixed in 4.0.1
+        model = _dense(spec, model)  # 4.0.0's sparse Newton is wrong; fixed in 4.0.1
+    model.vis.global_.bvactive = 0  # only for display, and it costs a third of the step
+    return model
+
+
+def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
+        try:
+            return spec.compile()
+        except ValueError as error:
+            raise ModelError(f"the model does not compile: {error}") from error
+
+
+def _dense(spec: mujoco.MjSpec, model: mujoco.MjModel) -> mujoco.MjModel:
+    """The same model with a dense Jacobian, and memory for it: docs/decisions/024.
+
+    The memory is reserved; only what a simulation uses is taken.
+    """
+    memory, stack = spec.memory, spec.nstack
+    rows, number = DENSE_ROWS * model.nv, np.dtype(np.float64).itemsize
+    spec.memory, spec.nstack = int(model.narena + number * model.nv * rows), -1  # only one of them can be set
+    try:
+        model = _compile(spec)
+    finally:
+        spec.memory, spec.nstack = memory, stack
+    model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     return model
 
 

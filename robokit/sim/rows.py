@@ -27,7 +27,7 @@ class Rows(Sim):
             return self.memory
         if name in _OWN:
             return self.field(name)
-        raise AttributeError(name)
+        return super().__getattr__(name)
 
     def field(self, name: str) -> Tensor:
         if name not in self._gathered:
@@ -40,5 +40,5 @@ class Rows(Sim):
     def _refuse(self, *_: object) -> Any:
         raise TypeError("some rows of a simulation are copies to read: write to the simulation itself")
 
-    step = reset = bad = state_dict = _refuse  # pyright: ignore[reportAssignmentType]
+    step = reset = bad = faults = state_dict = _refuse  # pyright: ignore[reportAssignmentType]
     written = load_state_dict = _refuse  # pyright: ignore[reportAssignmentType]

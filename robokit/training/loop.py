@@ -226,6 +226,8 @@ def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
         if "validation/headline" in metrics:
             validated = f", validation {metrics['validation/headline']:.4g}"  # of the task's headline
         text = f"{name} {done.steps:,}/{steps:,} steps, return {latest}{validated}"
+        if share := metrics.get("episode/bad"):
+            text += f", {share:.2g} of the steps broke"
         if compiling := compile_seconds():
             say(f"compiled in {compiling:.1f} s")
         if compiling or warm is None:

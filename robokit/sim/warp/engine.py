@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from robokit.errors import ModelError, did_you_mean
-from robokit.sim.base import STATE, Sim, model_field_names
+from robokit.sim.base import SMALLER, STATE, Sim, model_field_names
+from robokit.sim.drawn import check_drawn
 from robokit.sim.model import compile_model, nominal
 from robokit.state import put
 
@@ -48,6 +49,12 @@ ROUND = {  # largest number of contacts of a pair with such a geom; 8 for other 
     mujoco.mjtGeom.mjGEOM_CAPSULE: 2,
 }
 ROUGH = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)  # such pairs have mjMAXCONPAIR
+CAUSES = {  # in the order of `faults`
+    "no room for all contacts": "put a larger <size nconmax=.../> into the model",
+    "no room for all constraint rows": "put a larger <size njmax=.../> into the model",
+    **{f"{name} not finite or above 1e10": SMALLER for name in ("qpos", "qvel")},
+    "ctrl not finite or above 1e10": "look at the action",
+}
 NO_ROOM = {  # option of <size> -> overflow flags; a larger value avoids them
     "nconmax": int(mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE | mjw.OverflowType.CCD),
     "njmax": int(mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ),
@@ -73,7 +80,7 @@ class WarpSim(Sim):
     Raises OptionError for an unusable device, ModelError for a feature that mujoco_warp does not simulate.
     """
 
-    engine = "warp"
+    engine, causes = "warp", CAUSES
 
     def __init__(
         self,
@@ -135,11 +142,10 @@ class WarpSim(Sim):
         found = wp.from_torch(self._found)
         wp.launch(_gather, dim=self.num_envs, inputs=[data.overflow], outputs=[found])
 
-    def bad(self) -> Tensor:
-        bad = self._overflow.bitwise_and(sum(NO_ROOM.values())) != 0
-        for value in (self.qpos, self.qvel, self.ctrl):
-            bad = bad | ~(value.abs() < MAX_STATE).all(-1)  # also true for NaN
-        return bad
+    def faults(self) -> Tensor:
+        full = [self._overflow.bitwise_and(flags) != 0 for flags in NO_ROOM.values()]
+        state = (self.qpos, self.qvel, self.ctrl)
+        return torch.stack([*full, *(~(value.abs() < MAX_STATE).all(-1) for value in state)], -1)  # also NaN
 
     def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:
         chosen = self._chosen.fill_(which is None)
@@ -182,6 +188,7 @@ class WarpSim(Sim):
 
         Raises ModelError for a field that mujoco_warp keeps once for all simulations.
         """
+        check_drawn(self.model, name)
         shape, rows = nominal(self.model, name).shape, self._rows(name)
         if rows is None or rows.ndim <= len(shape) or rows[0].numel() != math.prod(shape):
             raise ModelError(f"mujoco_warp keeps one {name!r} for all simulations: it cannot be written")

@@ -1,0 +1,34 @@
+"""How often the simulations of an Env broke, and why: an episode that ends so is not the task's doing."""
+
+import torch
+from torch import Tensor
+
+from robokit.sim.base import Sim
+
+WHAT = "such an episode ends with reward and cost 0 in its last step"
+
+
+class Broken:
+    """Counts by cause, kept on the simulation's device; `note` puts them into words."""
+
+    def __init__(self, sim: Sim) -> None:
+        self._causes = [*sim.causes.items()]
+        self._counts = torch.zeros(len(sim.causes), dtype=torch.int64, device=sim.device)
+        self._noted = 0
+
+    def add(self, faults: Tensor) -> None:
+        """Add the simulations that broke in a control step: `Sim.faults` before any restart."""
+        first = faults & (faults.cumsum(-1) == 1)  # one cause each: others follow from it
+        self._counts += first.sum(0)
+
+    def note(self, last: bool = False) -> str:
+        """A line for the first that broke, and with `last` for all; "" if there is nothing new to say."""
+        counts = self._counts.tolist()
+        total = sum(counts)
+        if total == self._noted or (self._noted and not last):
+            return ""
+        self._noted = total
+        found = sorted(zip(counts, self._causes, strict=True), reverse=True)
+        causes = ", ".join(f"{cause} ({count:,})" for count, (cause, _) in found if count)
+        times = "once" if total == 1 else f"{total:,} times"
+        return f"a simulation broke {times}: {causes}; {WHAT}; {found[0][1][1]}"
