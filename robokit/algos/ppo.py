@@ -24,7 +24,7 @@ from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Adam, Losses, make_update
 from robokit.learning.constrained import Constrained
-from robokit.learning.episodes import EpisodeTotals, iteration_metrics
+from robokit.learning.episodes import EpisodeTotals, Reach, iteration_metrics
 from robokit.learning.networks import make_actor_belief, make_critic_beliefs, make_policy
 from robokit.learning.options import Options, check_chunk, check_options, each_of, recurrent
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
@@ -183,7 +183,7 @@ class Learner:
         self.act = compiled(self.policy.act, device) if config.compile else self.policy.act
         self.threads = torch.get_num_threads()  # torch threads of `learn`
         self.steps_per_iteration = processes.world() * env.num_envs * config.horizon
-        self.episodes = EpisodeTotals(env.num_envs, device)
+        self.episodes, self.reach = EpisodeTotals(env.num_envs, device), Reach(env, constrained.widths)
         self.belief = torch.zeros(env.num_envs, self.policy.belief_size, device=device)
         self.critic_belief = torch.zeros(env.num_envs, self.critic.belief_size, device=device)
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
@@ -207,16 +207,15 @@ class Learner:
 
     def iterate(self) -> dict[str, float]:
         """Collect one rollout, learn from it, and return the metrics to log."""
-        rollout = self.collect()
-        losses = self.learn(rollout)
+        roll = self.collect()
+        parts = self.learn(roll)
         self.scalars["iterations"] += 1
-        valid = ~rollout.bad.flatten()
+        valid = ~roll.bad.flatten()
         # after the epochs: with other statistics the first ratio would not be 1
-        self.policy.normalizer.update(rollout.obs.flatten(0, 1), valid)
-        self.critic.normalizer.update(rollout.state.flatten(0, 1), valid)
-        terms = dict(zip(self.env.labels, rollout.logged.unbind(), strict=True))
+        self.policy.normalizer.update(roll.obs.flatten(0, 1), valid)
+        self.critic.normalizer.update(roll.state.flatten(0, 1), valid)
         own = {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
-        return iteration_metrics(self.episodes, losses, terms, {**own, **self.constrained.metrics})
+        return iteration_metrics(self.episodes, self.reach, parts, roll.logged, own, self.constrained.metrics)
 
     @torch.no_grad()
     def collect(self) -> Rollout:
@@ -233,6 +232,7 @@ class Learner:
             self.is_first = step.done
         column = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         self.episodes.add(column["reward"], column["done"])
+        self.reach.look(column["obs"], column["state"], column["logged"])
         column["logged"] = column["logged"].nanmean((0, 1))
         log_std = self.policy.log_std.clone()
         # computed from the action, as in the loss: the first ratio is exactly 1

@@ -1,12 +1,18 @@
-"""Return and length of finished episodes, kept on the device without a host round trip."""
+"""Return and length of finished episodes, and sizes of the task's terms, without a host round trip."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from robokit.compute import processes
+from robokit.env.env import Env
+from robokit.errors import TaskError
+from robokit.task.columns import CARRIED
+
+LARGEST = 1e15  # of a term: a training squares terms and adds them up, in float32
+FUNCTIONS = {"reward": "rewards", "cost": "costs", "metric": "metrics"}  # of a task, by the kind of a label
 
 
 class EpisodeTotals:
@@ -46,15 +52,76 @@ class EpisodeTotals:
         self._finished.copy_(state["finished"])
 
 
+class Reach:
+    """The largest absolute value of each of a task's terms in one iteration: no training can use any."""
+
+    def __init__(self, env: Env, widths: Mapping[str, int]) -> None:
+        """widths: of the terms of the critic's input, whose columns `look` takes as `state`."""
+        self.labels, self._uncounted = env.labels, len(env.names.metrics) + 1
+        exact = {name: "observe" if name in env.names.truth else "privileged" for name in env.names.state}
+        inputs = [
+            f"{exact.get(name, 'costs')} {name!r}" for name, width in widths.items() for _ in range(width)
+        ]
+        kinds = (label.split("/", 1) for label in self.labels)
+        self._names = [
+            *observed(env),
+            *inputs,
+            *(f"{FUNCTIONS.get(kind, kind)} {name!r}" for kind, name in kinds),
+        ]
+        self._top = torch.zeros(len(self._names), device=env.device)
+
+    def look(self, obs: Tensor, state: Tensor, logged: Tensor) -> None:
+        """Take an iteration's observations (T, N, O), critic's inputs (T, N, S) and Step.logged (T, N, L)."""
+        strict, rest = logged.split([logged.shape[-1] - self._uncounted, self._uncounted], -1)
+        rest = torch.where(rest.isinf(), rest, 0.0)  # a metric may be NaN, "not counted", and large
+        self._top = torch.cat([part.abs().amax((0, 1)) for part in (obs, state, strict, rest)])
+
+    @property
+    def beyond(self) -> Tensor:
+        """0-d: 1 if a term was NaN, infinite or above LARGEST, else 0."""
+        return (~(self._top <= LARGEST)).any().double()
+
+    def error(self) -> TaskError:
+        """What to raise in every process if any of them is `beyond`: names the terms."""
+        tops = torch.tensor(processes.everyone(self._top.tolist()))
+        return TaskError(beyond(self._names, tops))
+
+
+def observed(env: Env) -> list[str]:
+    """`observe 'angle'` for each column of an Env's observation."""
+    return [f"observe {name!r}" for name, width in env.names.obs.items() for _ in range(width)]
+
+
+def beyond(names: Sequence[str], x: Tensor) -> str:
+    """Which columns of x (M, C) are NaN, infinite or above LARGEST, and the rule; "" if none is."""
+    tops = zip(names, x.abs().amax(0).tolist(), strict=True)
+    worst = {name: top for name, top in tops if not top <= LARGEST}
+    for name in CARRIED if len(worst) > 1 else ():  # they follow from the others
+        worst.pop(f"observe {name!r}", None)
+    found = ", ".join(f"{name} ({top:.3g})" for name, top in worst.items())
+    rule = f"must be finite and within {LARGEST:g}, for a training squares and adds in float32"
+    return f"{found} {rule}: clamp or rescale in the task" if found else ""
+
+
 def iteration_metrics(
     episodes: EpisodeTotals,
+    reach: Reach,
     losses: Mapping[str, Tensor],
-    terms: Mapping[str, Tensor],
-    more: Mapping[str, Tensor],
+    logged: Tensor,
+    *more: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """Metrics of one iteration: `episodes.summary()`, "loss/NAME", terms (means by Env.labels) and `more`."""
+    """Metrics of one iteration: `episodes.summary()`, "loss/NAME", terms (means by Env.labels) and `more`.
+
+    logged: means of Step.logged, (L,). Raises TaskError for a term that a training cannot use: see `Reach`.
+    """
+    terms = dict(zip(reach.labels, logged.unbind(), strict=True))
     named = {f"loss/{name}": value for name, value in losses.items()}
-    return {**episodes.summary(), **numbers({**named, **terms, **more})}
+    found = numbers(
+        {"beyond": reach.beyond, **named, **terms, **{k: v for part in more for k, v in part.items()}}
+    )
+    if found.pop("beyond"):
+        raise reach.error()
+    return {**episodes.summary(), **found}
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from robokit.compute.compile import compile_seconds
 from robokit.compute.processes import agreed, everyone, rank
 from robokit.console import SlowIteration as SlowIteration, say
 from robokit.disk.checkpoint import sweep
-from robokit.errors import RunError
+from robokit.errors import RunError, TaskError
 from robokit.learning.protocols import Learner
 from robokit.training.hooks import Event, Hook, Hooks, Kind
 from robokit.training.log import WALL_CLOCK, Log
@@ -33,6 +33,7 @@ from robokit.training.run import BEST, Done, Run
 
 SAVE_SECONDS = 300.0  # between checkpoints
 PLAIN_SECONDS = 10.0  # between lines of progress without a terminal
+STOPPED = "stopped, the checkpoint of step {} is the last good one"
 BY_HOOK = 0  # no signal has this number
 
 
@@ -112,7 +113,10 @@ def train(
 def _iterate(learner: Learner, done: Done, saved: Done) -> tuple[Done, dict[str, float]]:
     """Run one iteration: (progress, metrics). Raises RunError if these or the policy are not finite."""
     began, steps = time.perf_counter(), learner.steps_per_iteration
-    metrics = learner.iterate()
+    try:
+        metrics = learner.iterate()
+    except TaskError as error:
+        raise RunError(f"{error}; {STOPPED.format(saved.steps)}") from error
     duration = time.perf_counter() - began
     numbers = {name: torch.tensor(value) for name, value in metrics.items()}
     done = Done(done.steps + steps, done.iterations + 1, done.seconds + duration)
@@ -130,10 +134,8 @@ def _check_finite(tensors: Mapping[str, Tensor], when: str, saved: Done) -> None
     each = [zip(flags, torch.stack([*flags.values()]).tolist(), strict=True) for flags in finite.values()]
     broken = [name for flags in each for name, fine in flags if not fine]
     if broken:
-        raise RunError(
-            f"{', '.join(broken)} not finite {when}; stopped, the checkpoint of step {saved.steps} is the "
-            "last good one; a smaller learning rate may help"
-        )
+        hint = "a smaller learning rate may help"
+        raise RunError(f"{', '.join(broken)} not finite {when}; {STOPPED.format(saved.steps)}; {hint}")
 
 
 @contextlib.contextmanager

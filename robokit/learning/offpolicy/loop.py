@@ -19,7 +19,7 @@ from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Losses
 from robokit.learning.constrained import Constrained
-from robokit.learning.episodes import EpisodeTotals, iteration_metrics
+from robokit.learning.episodes import EpisodeTotals, Reach, iteration_metrics
 from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.options import Pace
 from robokit.learning.offpolicy.replay import Replay
@@ -59,7 +59,7 @@ class OffPolicy(ABC):
         self.threads = torch.get_num_threads()  # torch threads of gradient steps
         self.horizon = max(1, round(self.pace.transitions / self._all))
         self.steps_per_iteration = self._all * self.horizon
-        self.episodes = EpisodeTotals(env.num_envs, device)
+        self.episodes, self.reach = EpisodeTotals(env.num_envs, device), Reach(env, self.constrained.widths)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
         self.lr = torch.tensor(config.lr, device=device)
@@ -96,9 +96,10 @@ class OffPolicy(ABC):
                 self._normalize(rows)
         names = dict.fromkeys(name for parts in history for name in parts)  # not every step has all
         means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in names}
-        logged = _column(rows, "logged").nanmean((0, 1))
-        terms = dict(zip(self.env.labels, logged.unbind(), strict=True))
-        return iteration_metrics(self.episodes, means, terms, self.constrained.metrics)
+        logged = _column(rows, "logged")
+        self.reach.look(_column(rows, "obs"), _column(rows, "state"), logged)
+        more = self.constrained.metrics
+        return iteration_metrics(self.episodes, self.reach, means, logged.nanmean((0, 1)), more)
 
     # -- one control step --------------------------------------------------------------------------
 
