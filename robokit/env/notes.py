@@ -23,7 +23,8 @@ from robokit.task.task import Task
 
 NUM_ENVS, RESETS = 32, 4  # simulations, and how often all of them start and take one control step
 STEPS = 46  # control steps of the rollout after that
-CAPPED, ENDED, AT_LIMIT = 0.01, 0.01, 0.2  # shares above which there is a note
+CAPPED, ENDED, AT_LIMIT, CLIPPED = 0.01, 0.01, 0.2, 0.1  # shares above which there is a note
+AWAY = 0.05  # m, rad: of a joint from 0
 SHIFTS = (100.0, -100.0)  # m, m/s, N: far from any value that a task compares with
 SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
 
@@ -34,8 +35,8 @@ def find_notes(task: Task, seed: int = 0) -> list[Finding]:
     """A Finding with `note` for each doubt, of a task that keeps the laws; takes about 0.3 s.
 
     About starts (joint ranges, penetration, first step), the solver's iterations, torque at its limit under
-    random actions, reward terms that stay constant, and observations that no sensor of a robot reads. What
-    fails on the way is a note too, and nothing is raised.
+    random actions, reward terms that stay constant, actions beyond ctrlrange, and observations that no sensor
+    of a robot reads. What fails on the way is a note too, and nothing is raised.
     """
     found = _tried("notes", _all(task, seed))
     return [Finding(name, True, text, note=True) for name, text in found]
@@ -45,6 +46,7 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     env = Env(task, NUM_ENVS, seed=seed, threads=1)
     yield from _tried("starts", _starts(env, seed))
     yield from _tried("rollout", _rollout(env, seed))
+    yield from _tried("action", _actions(env))
     yield from _tried("observation", _observations(env))
 
 
@@ -133,6 +135,41 @@ def _rewards(env: Env, terms: Tensor) -> Iterator[Note]:
         if least == most and env.task.weights[name]:
             text = f"{name!r} is {least + 0.0:g} in all {len(terms)} random control steps and leads nowhere"
             yield "reward", f"{text}: widen its scale in {_method(env.task, 'rewards')}"
+
+
+def _actions(env: Env) -> Iterator[Note]:
+    """Notes on actions that the clip to ctrlrange makes the same, and on a pose without a ctrl."""
+    bounds = zip(env.action_center, env.action_half, env.action_low, env.action_high, strict=True)
+    found: list[tuple[float, str]] = []
+    for fact, numbers in zip(actuators(env.sim), bounds, strict=False):
+        center, half, low, high = map(float, numbers)
+        first, last = (min(max((end - center) / max(half, 1e-12), -1.0), 1.0) for end in (low, high))
+        lost = 1 - (last - first) / 2
+        if lost > CLIPPED:
+            same = [f"{a:.2g} to {b:.2g}" for a, b in ((-1.0, first), (last, 1.0)) if b > a]
+            pose = (
+                "" if low <= center <= high else f": its pose {center:.4g} is beyond, so action 0 is not it"
+            )
+            words = f"{fact['name']!r} (ctrlrange {low:g} to {high:g}){pose}, actions {' and '.join(same)}"
+            found.append((lost, f"{words} all do the same"))
+    if found:
+        more = f"; {len(found) - 1} more actuators" if len(found) > 1 else ""
+        remedy = (
+            f"change {type(env.task).__name__}.action, or ctrlrange or the keyframe in {_model(env.task)}"
+        )
+        yield "action", f"clipped at {max(found)[1]}{more}: {remedy}"
+    name = getattr(env.task.action, "keyframe", None)
+    if isinstance(name, str) and _without_ctrl(env, name):
+        text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
+        yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
+
+
+def _without_ctrl(env: Env, name: str) -> bool:
+    """Whether a keyframe's ctrl is 0 throughout, but not the position of a joint with a servo."""
+    key, model = env.sim.keyframe(name), env.sim.model
+    servos = [model.joint(fact["joint"]) for fact in actuators(env.sim) if "kp" in fact and fact["joint"]]
+    moved = any(abs(float(key.qpos[joint.qposadr[0]])) > AWAY for joint in servos)
+    return moved and not bool(key.ctrl.any())
 
 
 def _observations(env: Env) -> Iterator[Note]:

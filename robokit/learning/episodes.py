@@ -58,10 +58,7 @@ class Reach:
     def __init__(self, env: Env, widths: Mapping[str, int]) -> None:
         """widths: of the terms of the critic's input, whose columns `look` takes as `state`."""
         self.labels, self._uncounted = env.labels, len(env.names.metrics) + 1
-        exact = {name: "observe" if name in env.names.truth else "privileged" for name in env.names.state}
-        inputs = [
-            f"{exact.get(name, 'costs')} {name!r}" for name, width in widths.items() for _ in range(width)
-        ]
+        inputs = [_input(env, name) for name, width in widths.items() for _ in range(width)]
         kinds = (label.split("/", 1) for label in self.labels)
         self._names = [
             *observed(env),
@@ -90,6 +87,15 @@ class Reach:
 def observed(env: Env) -> list[str]:
     """`observe 'angle'` for each column of an Env's observation."""
     return [f"observe {name!r}" for name, width in env.names.obs.items() for _ in range(width)]
+
+
+def _input(env: Env, name: str) -> str:
+    """A term of the critic's input: exact observations, privileged terms, and the maxima of peak costs."""
+    if name in env.names.truth:
+        return f"observe {name!r}"
+    return (
+        f"privileged {name.removeprefix('privileged ')!r}" if name in env.names.state else f"costs {name!r}"
+    )
 
 
 def beyond(names: Sequence[str], x: Tensor) -> str:
