@@ -22,7 +22,7 @@ from torch import Tensor
 from robokit.errors import ModelError, did_you_mean
 from robokit.sim.model import index, names, nominal
 
-STATE = ("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
+STATE = ("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat", "time")
 SMALLER = "a smaller timestep may help"  # against what diverges
 _OF_BODY = ("xpos", "xquat", "xmat", "xipos", "ximat", "cvel", "cacc", "cfrc_int", "cfrc_ext", "xfrc_applied")
 _FIELDS = {

@@ -20,6 +20,7 @@ from robokit.sim.drawn import check_drawn
 from robokit.sim.model import compile_model
 
 BAD = slice(int(mujoco.mjtWarning.mjWARN_CONTACTFULL), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+CANNOT_START = "MuJoCo cannot start the model: {}"
 UNSAVED = ("SLEEP", "IPC")  # flags with which an MjData holds more than MuJoCo's state
 PERSISTENT_BYTES = 4e9  # of one MjData per simulation with dense constraints, about 48 nv^2 each
 RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
@@ -62,7 +63,7 @@ class MujocoSim(Sim):
         try:
             self._batch.reset()
         except (SimulationError, ValueError) as error:
-            raise ModelError(f"MuJoCo cannot start the model: {error}") from error
+            raise ModelError(CANNOT_START.format(" ".join(str(error).split()))) from error
 
     def field(self, name: str) -> Tensor:
         if name not in self._bound:
@@ -103,7 +104,7 @@ class MujocoSim(Sim):
             self._batch.forward(ids)
         except SimulationError as error:
             if which is None and len(error.ids) == self.num_envs:
-                raise ModelError(f"MuJoCo cannot start the model: {error}") from error
+                raise ModelError(CANNOT_START.format(" ".join(str(error).split()))) from error
             self._raised[torch.from_numpy(error.ids)] = True  # the next step ends these episodes
 
     def _target(self, name: str) -> Tensor:
@@ -159,7 +160,7 @@ def _persistent(model: mujoco.MjModel, num_envs: int) -> bool:
 
 def _causes(model: mujoco.MjModel) -> dict[str, str]:
     """Causes, in the order of MuJoCo's warnings from CONTACTFULL on, then its errors."""
-    room = f'put <size memory="{2 * model.narena >> 20}M"/> or more into the model'
+    room = f'put <size memory="{max(2 * model.narena >> 20, 1)}M"/> or more into the model'
     large = "not finite or above 1e10"
     return {
         "no memory for all contacts": room,

@@ -14,6 +14,7 @@ SPARSE_NV = 60  # degrees of freedom from which MuJoCo's automatic Jacobian is s
 DENSE_ROWS = (
     32  # constraint rows per degree of freedom with room in a dense Jacobian; boxes in a heap have 20
 )
+DENSE_BYTES = 4 << 30  # at most: 4,000 degrees of freedom
 MAX_REPLICAS = 5_000  # copies from nested <replicate>: MuJoCo's compile time grows with their square
 FINITE = (
     *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
@@ -116,7 +117,8 @@ def _dense(spec: mujoco.MjSpec, model: mujoco.MjModel) -> mujoco.MjModel:
     """
     memory, stack = spec.memory, spec.nstack
     rows, number = DENSE_ROWS * model.nv, np.dtype(np.float64).itemsize
-    spec.memory, spec.nstack = int(model.narena + number * model.nv * rows), -1  # only one of them can be set
+    room = min(number * model.nv * rows, DENSE_BYTES)
+    spec.memory, spec.nstack = int(model.narena) + room, -1  # only one of them can be set
     try:
         model = _compile(spec)
     finally:

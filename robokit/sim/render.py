@@ -143,7 +143,7 @@ def window(sim: Sim) -> Iterator[Callable[[], bool]]:
 def copy_state(sim: Sim, data: mujoco.MjData) -> None:
     """Copy the state of simulation 0 into an MjData, and compute its derived fields."""
     for name in STATE:
-        getattr(data, name)[:] = sim.field(name)[0].cpu().numpy()
+        setattr(data, name, sim.field(name)[0].cpu().numpy())
     mujoco.mj_forward(sim.model, data)
 
 
