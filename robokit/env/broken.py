@@ -23,12 +23,14 @@ class Broken:
 
     def note(self, last: bool = False) -> str:
         """A line for the first that broke, and with `last` for all; "" if there is nothing new to say."""
-        counts = self._counts.tolist()
-        total = sum(counts)
+        total = int(self._counts.sum())
         if total == self._noted or (self._noted and not last):
             return ""
         self._noted = total
-        found = sorted(zip(counts, self._causes, strict=True), reverse=True)
+        return f"a simulation broke {'once' if total == 1 else f'{total:,} times'}: {self.why()}"
+
+    def why(self) -> str:
+        """The causes, the most frequent first, with their numbers, and what to do."""
+        found = sorted(zip(self._counts.tolist(), self._causes, strict=True), reverse=True)
         causes = ", ".join(f"{cause} ({count:,})" for count, (cause, _) in found if count)
-        times = "once" if total == 1 else f"{total:,} times"
-        return f"a simulation broke {times}: {causes}; {WHAT}; {found[0][1][1]}"
+        return f"{causes}; {WHAT}; {found[0][1][1]}"

@@ -103,6 +103,7 @@ def evaluate(
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
     notes = [clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()]
+    notes += [f"{ran.bad} of {episodes} broke: {env.broken.why()}"] if ran.bad else []
     return Report(
         task=contract["task"],
         file=str(exported.path) if exported else None,
@@ -125,7 +126,7 @@ def evaluate(
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
-        notes=[*notes, *([env.broken.note(last=True)] if ran.bad else [])],
+        notes=notes,
         per_episode=ran.lists(),
         filtered=filtered,
         variant=other,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from slide import OWN, write
 import robokit
 from robokit.algos.ppo import Learner
 from robokit.calls import training
-from robokit.errors import ExportError, OptionError, RunError, TaskError
+from robokit.errors import ExportError, ModelError, OptionError, RunError, TaskError
 from robokit.task.lookup.find import load_task
 from robokit.training.init_from import open_parent
 from robokit.training.restore import restore_policy
@@ -93,6 +94,39 @@ def test_a_class_of_ones_own_is_trained_and_like_takes_task_options_and_limits(u
     other = robokit.train("inverted_pendulum", like=run.path)
     assert other.config["options"] == run.config["options"]
     assert (other.config["task"], other.steps) == ("inverted_pendulum", 32)
+
+
+class Fragile(InvertedPendulum):
+    """A simulation breaks in the third control step of an episode."""
+
+    def disturb(self, sim: Any, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"qvel": torch.where(sim.memory["age"] == 2, 1e12, sim.qvel)}
+
+
+def test_a_training_says_at_once_that_simulations_broke_and_at_the_end_how_often(
+    unrehearsed: None, capsys: pytest.CaptureFixture[str]
+):
+    robokit.train(Fragile, steps=96, hidden=(4,), **SMALL)
+    said = capsys.readouterr().err.splitlines()
+    notes = [line for line in said if line.startswith("note: a simulation broke ")]
+    assert len(notes) == 2 and all("qvel not finite or above 1e10" in line for line in notes)
+    assert all(line.endswith("a smaller timestep may help; see robokit check") for line in notes)
+    times = [int(line.split("broke ")[1].split()[0]) for line in notes]
+    assert 0 < times[0] < times[1] <= 32
+    assert any("of the steps broke" in line for line in said)
+
+
+class Sleeper(InvertedPendulum):
+    """A model with a flag that MuJoCo cannot save."""
+
+    model = mujoco.MjSpec.from_file(str(InvertedPendulum.model))
+    model.option.enableflags |= int(mujoco.mjtEnableBit.mjENBL_SLEEP)
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_there_is_a_run(unrehearsed: None, here: Path):
+    with pytest.raises(ModelError, match='<flag sleep="enable"/>'):
+        robokit.train(Sleeper, steps=32, hidden=(4,), **SMALL)
+    assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(

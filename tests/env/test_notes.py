@@ -262,3 +262,26 @@ def test_a_planar_base_floats_on_slides_that_nothing_drives():
     assert said("", lambda sim: sim.qpos[:, 1:]) == []
     for on in ('joint="x"', 'tendon="belt"'):
         assert said(f'<motor {on} ctrlrange="-1 1"/>', lambda sim: sim.qpos[:, :1]) == []
+
+
+KEY = '<keyframe><key name="pose" qpos="{} 1 0 .05 1 0 0 0 1 0 .15 1 0 0 0" ctrl="{}"/></keyframe></mujoco>'
+
+
+@pytest.mark.parametrize(
+    ("elbow", "ctrl", "scale", "says"),
+    [
+        (0.7, 0.7, 0.5, "its pose 0.7 is beyond, so action 0 is not it, actions -0.4 to 1 all do the same"),
+        (0.3, 0.3, 0.5, "(ctrlrange -0.5 to 0.5), actions 0.4 to 1 all do the same"),
+        (0.0, 0.0, 1.0, "(ctrlrange -0.5 to 0.5), actions -1 to -0.5 and 0.5 to 1 all do the same"),
+        (0.3, 0.0, 0.4, "the keyframe 'pose' has a qpos but no ctrl, so action 0 drives the joints to 0"),
+        (0.3, 0.3, 0.2, None),
+        (0.0, 0.0, 0.5, None),
+        (0.0, 0.0, 0.52, None),  # a little
+    ],
+)
+def test_actions_that_ctrlrange_makes_the_same_are_noted(
+    elbow: float, ctrl: float, scale: float, says: str | None
+):
+    spec = model(("</mujoco>", KEY.format(elbow, ctrl)))
+    said = found(model=spec, action=Around("pose", scale)).get("action")
+    assert said is None if says is None else said is not None and says in said

@@ -108,6 +108,21 @@ def test_statistics_are_over_the_episodes_in_which_a_metric_was_counted(exported
     assert "NaN" not in report.to_json()
 
 
+def test_episodes_that_broke_are_counted_with_their_cause(exported):
+    path, _ = exported
+
+    def disturb(self, sim: Sim, rng: torch.Generator) -> Terms:
+        first = torch.arange(sim.num_envs)[:, None] == 0
+        return {"qvel": torch.where(first & (sim.memory["age"] == 1), 1e12, sim.qvel)}
+
+    task = type("InvertedPendulum", (type(load_task("inverted_pendulum")),), {"disturb": disturb})
+    report = evaluate(path, task, 4, threads=1)
+    assert report.bad == 1 and report.failed
+    assert report.notes[0].startswith("1 of 4 broke: qvel not finite or above 1e10")
+    assert report.notes[0] in report.text()
+    assert not evaluate(path, "inverted_pendulum", 4, threads=1).notes
+
+
 def test_the_file_does_what_the_policy_does(exported):
     path, policy = exported
     report = evaluate(path, "inverted_pendulum", 20, policy=policy, threads=1)
