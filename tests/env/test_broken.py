@@ -5,7 +5,7 @@ from typing import Any
 import mujoco
 import pytest
 import torch
-from cart import Cart, Still, actions, but, new
+from cart import Cart, Still, actions, but, new, spec
 
 from robokit.env.env import Env
 from robokit.env.laws import check_task
@@ -46,18 +46,18 @@ def test_what_breaks_is_counted_once_each_time_and_told_first_and_last():
 
 
 def test_check_names_the_cause_and_the_remedy():
-    spec = Still.model.copy()
-    spec.option.timestep, spec.option.gravity = 0.02, [0, 0, -1e12]
-    found = {f.name: f for f in check_task(but(model=spec), 2, 10)}
+    model = spec()
+    model.option.timestep, model.option.gravity = 0.02, [0, 0, -1e12]
+    found = {f.name: f for f in check_task(but(model=model), 2, 10)}
     assert not found["rollout"].ok and "not finite or above 1e10" in found["rollout"].detail
     assert "a simulation broke" in found["rollout"].detail and "timestep" in found["rollout"].detail
 
 
 def test_check_says_that_a_model_that_sleeps_cannot_be_resumed():
-    spec = mujoco.MjSpec.from_string(
-        Still.model.to_xml().replace("<worldbody>", '<option><flag sleep="enable"/></option><worldbody>')
+    model = mujoco.MjSpec.from_string(
+        spec().to_xml().replace("<worldbody>", '<option><flag sleep="enable"/></option><worldbody>')
     )
-    found = {f.name: f for f in check_task(but(model=spec), 2, 10)}
+    found = {f.name: f for f in check_task(but(model=model), 2, 10)}
     assert not found["deterministic"].ok and '<flag sleep="enable"/>' in found["deterministic"].detail
 
 

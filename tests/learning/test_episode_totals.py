@@ -60,9 +60,8 @@ def spoiled(function: str, name: str, value: float) -> Task:
 
 
 def train(task: Task, config: Any) -> None:
-    env = Env(task, 2, threads=1)
-    module = ppo if isinstance(config, ppo.Config) else sac
-    learner = module.Learner(env, replace(config, normalize_obs=True))
+    module: Any = ppo if isinstance(config, ppo.Config) else sac
+    learner = module.Learner(Env(task, 2, threads=1), replace(config, normalize_obs=True))
     learner.horizon = 8
     learner.iterate()
 

@@ -21,7 +21,7 @@ import robokit.training.loop
 from robokit.algos.ppo import Config, Learner as Ppo
 from robokit.compute.compile import Unguarded
 from robokit.env.env import make
-from robokit.errors import CheckpointError, RunError
+from robokit.errors import CheckpointError, RunError, TaskError
 from robokit.training.log import WALL_CLOCK
 from robokit.training.loop import SlowIteration, train
 from robokit.training.run import Learner, Run
@@ -188,6 +188,20 @@ def test_a_metric_that_is_not_finite_stops_the_run(tmp_path: Path):
         train(Diverging(), new(tmp_path), 80)
 
 
+def test_a_term_that_ruins_a_training_is_named_and_the_good_checkpoint_stays(tmp_path: Path):
+    class Ruined(Toy):
+        def iterate(self) -> dict[str, float]:
+            if self.iterations == 3:
+                raise TaskError("rewards 'pace' (inf) must be finite")
+            return super().iterate()
+
+    run = new(tmp_path)
+    said = r"^rewards 'pace' \(inf\) must be finite; stopped, the checkpoint of step 16 is the last good one$"
+    with pytest.raises(RunError, match=said):
+        train(Ruined(), run, 80, save_steps=16)
+    assert run.newest()[0].steps == 16  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def test_what_no_metric_shows_is_found_before_it_is_saved(tmp_path: Path):
     class Hidden(Toy):
         def state_dict(self) -> dict[str, torch.Tensor]:
@@ -352,7 +366,7 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], che
 import torch
 from test_loop import assert_equal, metrics, new
 from toy import Toy
-from robokit.errors import RunError
+from robokit.errors import RunError, TaskError
 from robokit.training.loop import SlowIteration, train
 
 def refused(words):
