@@ -102,11 +102,18 @@ def model_hashes(source: Source) -> dict[str, str]:
     For an MjSpec {"MjSpec": sha256 of its XML}.
     """
     if not isinstance(source, Path | str):
-        return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
+        return {"MjSpec": hashlib.sha256(_xml(source)).hexdigest()}
     files, folder = model_files(Path(source)), Path(source).parent
     return {
         shown(Path(relpath(f, folder)).as_posix()): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
     }
+
+
+def _xml(spec: mujoco.MjSpec) -> bytes:
+    try:
+        return spec.to_xml().encode()
+    except UnicodeDecodeError as error:  # names in Latin-1
+        return error.object
 
 
 def _sensor(model: mujoco.MjModel, i: int) -> list[Channel]:

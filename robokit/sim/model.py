@@ -86,7 +86,7 @@ def _load(source: Source) -> mujoco.MjSpec:
 def _encodable(path: Path) -> Path:
     """The path, if need be from the current folder: MuJoCo's bindings take UTF-8. Else ModelError."""
     for way in (path, Path(os.path.relpath(path))):
-        if shown(way) == str(way):
+        if str(way).isascii() or os.fsencode(way).decode("utf-8", "replace") == str(way):
             return way
     raise ModelError(f"MuJoCo opens no path that is not UTF-8: rename {shown(path)}")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
-from robokit.sim.controls import CtrlRange, bounds, controls
+from robokit.sim.controls import CtrlRange, bounds, controls, joint_of
+from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
 Numbers = float | Sequence[float] | None  # one for all controls, or one each
@@ -89,13 +90,19 @@ def _no_range(sim: Sim, missing: list[int]) -> str:
         mjcf = 'ctrllimited="true" in the MJCF'
     else:
         text = f"{_names(sim, missing)} have none, nor a limit of force or joint to take it from"
-        mjcf = 'ctrlrange="..." in the MJCF'
+        shared = any(controls(sim.model)[i].shared for i in missing)
+        mjcf = f'ctrlrange="..."{" (of a pid velrange, ffrange)" * shared} in the MJCF'
     return f"Ctrl() needs a ctrlrange on every actuator; {text}: write {mjcf}, or Ctrl(low, high) in the task"
 
 
 def _names(sim: Sim, columns: list[int]) -> list[str]:
-    known = controls(sim.model)
-    return [known[i].name for i in columns]
+    """Names of controls; with its joint's, if a name does not say it."""
+    known, found = controls(sim.model), list[str]()
+    joints = names(sim.model, "joint")
+    for name, joint in ((known[i].name, joint_of(sim.model, known[i].actuator)) for i in columns):
+        unsaid = joint is not None and joints[joint] and name.startswith("actuator ")
+        found.append(f"{name} on {joints[joint or 0]}" if unsaid else name)
+    return found
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         load(tmp_path / "absent.xml")
     with pytest.raises(ModelError, match="no model file"):
         load(tmp_path)
+    with pytest.raises(ModelError, match=r"^no model file [^\n]*a\\nb\.xml$"):
+        load(tmp_path / "a\nb.xml")
+    with pytest.raises(ModelError, match="no model file"):
+        load(tmp_path / ("long" * 200))
     source: Any = None
     with pytest.raises(ModelError, match="got NoneType"):
         load(source)
@@ -236,6 +240,15 @@ def test_what_mujoco_refuses_to_compile_is_refused():
     spec.add_sensor(name="lost", type=mujoco.mjtSensor.mjSENS_GYRO, objname="nowhere")
     with pytest.raises(ModelError, match="does not compile"):
         compile_model(spec)
+
+
+def test_a_fault_found_when_compiling_names_the_file(tmp_path: Path):
+    for text, words in (
+        (mjcf(more='<asset><mesh name="m" file="absent.stl"/></asset>'), "does not compile"),
+        (mjcf(more='<option timestep="1"/>'), "timestep must be in"),
+    ):
+        with pytest.raises(ModelError, match=rf"model\.xml: .*{words}[^\n]*$"):
+            compile_model(load(write(tmp_path, text)))
 
 
 def test_a_deprecated_attribute_says_nothing_and_other_warnings_are_heard():

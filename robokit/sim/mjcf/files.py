@@ -20,6 +20,7 @@ MAX_TEXT = 1 << 30  # bytes of a file in an archive
 ARCHIVES = (".mjz", ".zip")
 _WORDS = ("name", "class", "childclass", "file", "body", "joint", "geom", "site", "mesh", "material", "model")
 _NAN = re.compile(r"(?<!\S)[+-]?nan(\(\w*\))?(?!\S)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _COUNT = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
 
 
@@ -33,8 +34,9 @@ class _Found:
 
 
 def shown(path: str | Path) -> str:
-    """A path for a message: bytes that are not UTF-8 as \\xf6."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path for a message: bytes that are not UTF-8 as \\xf6, a new line as \\n."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def model_files(model: Path) -> list[Path]:
