@@ -368,6 +368,11 @@ POSE: dict[str, Any] = {"fallback": "pose", "pose_speed": 1.0}
             {"margin": 0.1, "joint_range": {"knee": None}},
             "margin of 'knee' needs the range of its joint",
         ),
+        (
+            KNEE | {"input": "position"},
+            {},
+            "kind of 'knee' must be 'servo' or 'motor'; the file does not say",
+        ),
         (KNEE | {"unit": None}, {}, "kind of 'knee' must be 'servo' or 'motor'; the file does not say which"),
         (
             {k: v for k, v in KNEE.items() if k != "kp"},

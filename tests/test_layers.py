@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "robokit").rglob("*.py"))
 # Lowest first. A room imports its own files and those of lower floors.
 FLOORS = (
     "errors faces rewards state tasks",
-    "compute disk seeds",
+    "compute disk seeds sim.mjcf",
     "console limits networks sim sim.warp",
     "task task.lookup",
     "env",
@@ -66,6 +66,7 @@ FOREIGN = {  # all that a room or file may import beside the standard library; o
     "filter": NUMPY,
     "evaluation.statistics": NUMPY,
     "disk.folder": set[str](),
+    "sim.mjcf": set[str](),
     "task.lookup.source": set[str](),
     "training.run": TORCH,
     "training.loop": TORCH | {"rich"},

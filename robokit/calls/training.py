@@ -23,6 +23,7 @@ from robokit.export.fields import versions
 from robokit.export.write import Written
 from robokit.learning.options import fits, plain, with_options
 from robokit.limits.limit import with_values
+from robokit.sim.model import compiled_once
 from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
@@ -163,6 +164,7 @@ def _as_name(task: Named) -> str | type[Task] | Task:
     return fspath(task) if isinstance(task, PathLike) else task
 
 
+@compiled_once()
 def begin(
     task: Task,
     setup: Setup,

@@ -15,6 +15,7 @@ from robokit.disk.folder import BEST, CHECKPOINTS, POLICY
 from robokit.env.laws import Finding, check_task
 from robokit.env.notes import find_notes
 from robokit.errors import ExportError, OptionError, TaskError
+from robokit.sim.model import compiled_once
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, options
@@ -52,6 +53,7 @@ class Check:
         print(json.dumps([asdict(f) for f in findings], indent=1) if self.json else "\n".join(rows))
         return 0 if all(f.ok for f in findings) else 1
 
+    @compiled_once()
     def _findings(self, task: Task) -> list[Finding]:
         laws = check_task(task)
         recipes = [*map(partial(_recipe, task), task.recipes)]

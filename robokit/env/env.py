@@ -29,10 +29,9 @@ from robokit.env.sensing import Sensors
 from robokit.env.step import Step
 from robokit.errors import CheckpointError, OptionError, TaskError
 from robokit.sim.engines import make_sim
-from robokit.sim.model import load
+from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
 from robokit.state import gather, put, scatter
-from robokit.task.action import ctrl_limits
 from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.rules import check_constants, check_finite, read_names
@@ -69,18 +68,19 @@ class Env:
         check_constants(task)
         self.task, self.num_envs, self.nominal = task, num_envs, nominal
         self.device, self.seed = torch.device(device), seed
-        spec = load(task.model)
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
         options["device"] = str(device) if sim == "warp" else "cpu"
-        self.sim = make_sim(sim, spec, num_envs, _memory(task, len(list(spec.actuators))), **options)
-        self.act_dim = int(self.sim.model.nu)
+        with compiled_once():
+            spec = load(task.model, task)
+            self.act_dim = int(compile_model(spec).nu)
+            self.sim = make_sim(sim, spec, num_envs, _memory(task, self.act_dim), **options)
         self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
-            raise TaskError(f"the model of {type(task).__name__} has no actuator")
+            raise TaskError(f"the model of {type(task).__name__} has no actuator with a control")
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.action_center, self.action_half = task.action.affine(self.sim)
-        self.action_low, self.action_high = ctrl_limits(self.sim)
+        self.action_low, self.action_high = task.action.limits(self.sim)
         # of an action in [-1, 1]: one clamp for both bounds
         lowest, highest = (self.action_center + sign * self.action_half for sign in (-1, 1))
         self._reach = torch.maximum(lowest, self.action_low), torch.minimum(highest, self.action_high)

@@ -14,9 +14,11 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.errors import Error, TaskError
+from robokit.sim.controls import controls, gear_of
 from robokit.sim.facts import actuators
 from robokit.sim.starts import Fault, beyond_ranges, penetrations
 from robokit.sim.unmeasured import Unmeasured, find_unmeasured
+from robokit.task.action import Ctrl
 from robokit.task.rules import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
@@ -44,6 +46,7 @@ def find_notes(task: Task, seed: int = 0) -> list[Finding]:
 
 def _all(task: Task, seed: int) -> Iterator[Note]:
     env = Env(task, NUM_ENVS, seed=seed, threads=1)
+    yield from _tried("range", _ranges(env))
     yield from _tried("starts", _starts(env, seed))
     yield from _tried("rollout", _rollout(env, seed))
     yield from _tried("action", _actions(env))
@@ -57,6 +60,17 @@ def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
     except Exception as error:  # noqa: BLE001 - of the task's own code; the laws that it keeps still count
         text = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
         yield part, f"not looked at to the end: {text}"
+
+
+def _ranges(env: Env) -> Iterator[Note]:
+    """A note on the controls whose range Ctrl() takes from elsewhere in the model than from ctrlrange."""
+    action, known = env.task.action, controls(env.sim.model)
+    borrowed = action.borrowed(env.sim) if isinstance(action, Ctrl) else {}
+    words = [f"{known[i].name!r} {r.low:.4g} to {r.high:.4g} ({r.source})" for i, r in borrowed.items()]
+    if words:
+        more = f" and {len(words) - 3} more" if len(words) > 3 else ""
+        text = f"without a ctrlrange, so Ctrl() takes what bounds it: {', '.join(words[:3])}{more}"
+        yield "range", f'{text}; to set it, ctrlrange="..." in {_model(env.task)} or Ctrl(low, high)'
 
 
 def _starts(env: Env, seed: int) -> Iterator[Note]:
@@ -112,12 +126,12 @@ def _solver(env: Env, used: Tensor) -> Iterator[Note]:
 
 
 def _torque(env: Env, forces: Tensor) -> Iterator[Note]:
-    """forces (n, A) of the actuators, in their own units."""
-    found: list[tuple[float, str]] = []
-    gear = env.sim.nominal("actuator_gear")[:, 0].tolist()
-    for fact, ratio, force in zip(actuators(env.sim), gear, forces.unbind(-1), strict=False):
+    """forces (n, outputs) of the actuators, in their own units."""
+    model, found = env.sim.model, list[tuple[float, str]]()
+    for control, fact in zip(controls(model), actuators(env.sim), strict=True):
         low, high = fact["force_range"] or (0.0, 0.0)
-        joint = ratio * force * (1 + 1e-6)  # rounding
+        force = forces[:, int(model.actuator_outadr[control.actuator])]
+        joint = gear_of(model, control.actuator) * force * (1 + 1e-6)  # rounding
         limit = ((joint >= high) & (high > 0)) | ((joint <= low) & (low < 0))
         found.append((float(limit.float().mean()), f"{fact['name']!r} (range {low:g} to {high:g})"))
     over = sorted((one for one in found if one[0] > AT_LIMIT), reverse=True)

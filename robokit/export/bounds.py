@@ -124,7 +124,12 @@ def _row(fact: Mapping[str, Any], values: Values, contract: Mapping[str, Any]) -
 
 
 def _kind(fact: Mapping[str, Any]) -> str | None:
-    """Kind of a Bound: "servo" for ctrl in rad or m with a kp, "motor" for a force; None for neither."""
+    """Kind of a Bound: "servo" for ctrl in rad or m with a kp, "motor" for a force; None for neither.
+
+    Also None for one of several controls of an actuator: its force depends on the others, too.
+    """
+    if fact.get("input") is not None:
+        return None
     if fact.get("kp") is not None and fact.get("unit") in PLACES:
         return "servo"
     return "motor" if _force(fact.get("unit")) is not None else None

@@ -1,7 +1,6 @@
 """Names, units and frames of a model's sensors, joints and actuators, for the contract of an export."""
 
 import hashlib
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 from robokit.sim.base import Sim
-from robokit.sim.model import Source, names
+from robokit.sim.controls import Control, controls, gear_of, is_linear, is_motor, is_servo, joint_of
+from robokit.sim.mjcf.files import model_files, shown
+from robokit.sim.model import Source, name_of, names
 
 _SITE = ("touch", "accelerometer", "velocimeter", "gyro", "force", "torque", "magnetometer")
 _UNITS = {
@@ -25,7 +26,12 @@ _UNITS = {
     "e_potential": "J", "e_kinetic": "J", "clock": "s",
 }  # fmt: skip
 _OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide and of a hinge
-_DIRECT = (mujoco.mjtDyn.mjDYN_NONE, mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
+_FILTERS = (mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
+_SETPOINTS = {"position": "pos", "velocity": "vel"}  # inputs of an actuator -> keys of _OF_JOINT
+_OF_INPUT = {
+    "voltage": "V", "pressure": "Pa", "rx": "rad", "ry": "rad", "rz": "rad",
+    "qw": "1", "qx": "1", "qy": "1", "qz": "1",
+}  # fmt: skip
 _FREE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 _FREE_SPEED = ("vx", "vy", "vz", "wx", "wy", "wz")
 
@@ -60,29 +66,34 @@ def readings(sim: Sim) -> Tensor:
 
 
 def actuators(sim: Sim) -> list[dict[str, Any]]:
-    """Each actuator, in MuJoCo's order: name, unit (of ctrl), kp, kd, joint, joint_range, force_range.
+    """Each control, in ctrl's order: name, unit (of ctrl), kp, kd, joint, joint_range, force_range.
 
-    An unnamed actuator gets the name of its joint, if that is unique, else "actuator 3". None: no such joint,
-    unit or limit. kp and kd are absent if the actuator is no servo.
+    Names: see sim/controls.py. None: no such joint, unit or limit. Absent where it does not apply: kp and kd
+    (of a servo), input (what a control means whose actuator has several), time_constant and delay (s).
     """
     model = sim.model
-    called = [name or _target(model, i) for i, name in enumerate(names(model, "actuator"))]
     return [
         {
-            "name": name or (called[i] if called.count(called[i]) == 1 else None) or f"actuator {i}",
-            "unit": _ctrl_unit(model, i),
-            **_gains(model, i),
-            "joint": _target(model, i),
-            "joint_range": _joint_range(model, i),
-            "force_range": _force_range(model, i),
+            "name": control.name,
+            "unit": _ctrl_unit(model, control),
+            **_gains(model, control),
+            **_lags(model, control.actuator),
+            **({"input": control.input} if control.shared else {}),
+            "joint": _target(model, control.actuator),
+            "joint_range": _joint_range(model, control.actuator),
+            "force_range": _force_range(model, control.actuator),
         }
-        for i, name in enumerate(names(model, "actuator"))
+        for control in controls(model)
     ]
 
 
 def model_name(sim: Sim) -> str:
     """The model's name, <mujoco model=...> in the MJCF."""
-    return sim.model.names.split(b"\0")[0].decode()
+    name = sim.model.names.split(b"\0")[0]
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def model_hashes(source: Source) -> dict[str, str]:
@@ -91,13 +102,18 @@ def model_hashes(source: Source) -> dict[str, str]:
     For an MjSpec {"MjSpec": sha256 of its XML}.
     """
     if not isinstance(source, Path | str):
-        return {"MjSpec": hashlib.sha256(source.to_xml().encode()).hexdigest()}
-    files, folder = [Path(source)], Path(source).parent
-    for file in files:  # grows during the loop
-        parts = [e for e in ElementTree.parse(file).iter() if e.tag in ("include", "model") and e.get("file")]
-        found = [folder / str(e.get("file")) for e in parts]
-        files += [f for f in found if f not in files and f.is_file()]
-    return {Path(relpath(f, folder)).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        return {"MjSpec": hashlib.sha256(_xml(source)).hexdigest()}
+    files, folder = model_files(Path(source)), Path(source).parent
+    return {
+        shown(Path(relpath(f, folder)).as_posix()): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
+    }
+
+
+def _xml(spec: mujoco.MjSpec) -> bytes:
+    try:
+        return spec.to_xml().encode()
+    except UnicodeDecodeError as error:  # names in Latin-1
+        return error.object
 
 
 def _sensor(model: mujoco.MjModel, i: int) -> list[Channel]:
@@ -119,8 +135,8 @@ def _sensed_joint_unit(model: mujoco.MjModel, i: int, kind: str) -> str | None:
     target = int(model.sensor_objid[i])
     if kind.startswith("joint"):
         return _joint_unit(model, target, kind[-3:])
-    geared = model.actuator_gear[target, 0] != 1.0  # MuJoCo reports the actuator's side of the gear
-    joint = _driven_joint(model, target)
+    geared = gear_of(model, target) != 1.0  # MuJoCo reports the actuator's side of the gear
+    joint = joint_of(model, target)
     return None if geared or joint is None else _joint_unit(model, joint, kind[-3:])
 
 
@@ -149,41 +165,38 @@ def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
 def _object(model: mujoco.MjModel, kind: int, number: int) -> str:
     """Type and name of an element, as "site imu"; the number instead if it is unnamed."""
     obj = mujoco.mjtObj(int(kind))
-    name = mujoco.mj_id2name(model, obj, int(number)) or str(int(number))
+    name = name_of(model, obj, int(number)) or str(int(number))
     return f"{obj.name.removeprefix('mjOBJ_').lower()} {name}"
 
 
-def _driven_joint(model: mujoco.MjModel, actuator: int) -> int | None:
-    on_joint = int(model.actuator_trntype[actuator]) == int(mujoco.mjtTrn.mjTRN_JOINT)
-    return int(model.actuator_trnid[actuator, 0]) if on_joint else None
-
-
 def _target(model: mujoco.MjModel, actuator: int) -> str | None:
-    joint = _driven_joint(model, actuator)
+    joint = joint_of(model, actuator)
     return None if joint is None else names(model, "joint")[joint]
 
 
-def _linear(model: mujoco.MjModel, i: int) -> bool:
-    """Whether force = gain ctrl + bias; ctrl may be filtered, but not integrated, which makes it a speed."""
-    fixed = int(model.actuator_gaintype[i]) == int(mujoco.mjtGain.mjGAIN_FIXED)
-    return fixed and int(model.actuator_dyntype[i]) in map(int, _DIRECT)
-
-
-def _servo(model: mujoco.MjModel, i: int) -> bool:
-    """Whether force = kp ctrl - kp position - kd velocity with kp != 0; kd may be 0."""
-    affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
-    constant, position, _ = model.actuator_biasprm[i, :3]
-    return _linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
-
-
-def _gains(model: mujoco.MjModel, i: int) -> dict[str, float]:
-    if not _servo(model, i):
+def _gains(model: mujoco.MjModel, control: Control) -> dict[str, float]:
+    """kp and kd of a servo, of each control that they act on if it has several."""
+    i = control.actuator
+    if is_servo(model, i):
+        return {"kp": float(model.actuator_gainprm[i, 0]), "kd": -float(model.actuator_biasprm[i, 2])}
+    if int(model.actuator_gaintype[i]) != int(mujoco.mjtGain.mjGAIN_PID):
         return {}
-    return {"kp": float(model.actuator_gainprm[i, 0]), "kd": -float(model.actuator_biasprm[i, 2])}
+    kp, kd = (-float(value) for value in model.actuator_biasprm[i, 1:3])
+    return {"position": {"kp": kp, "kd": kd}, "velocity": {"kd": kd}}.get(control.input or "", {})
+
+
+def _lags(model: mujoco.MjModel, i: int) -> dict[str, float]:
+    """time_constant (s) of the filter before the actuator, and delay (s) of its ctrl, where not zero."""
+    filtered = int(model.actuator_dyntype[i]) in map(int, _FILTERS)
+    found = {
+        "time_constant": float(model.actuator_dynprm[i, 0]) if filtered else 0.0,
+        "delay": float(model.actuator_delay[i]),
+    }
+    return {key: seconds for key, seconds in found.items() if seconds}
 
 
 def _joint_range(model: mujoco.MjModel, i: int) -> list[float] | None:
-    joint = _driven_joint(model, i)
+    joint = joint_of(model, i)
     limited = joint is not None and model.jnt_limited[joint] and _joint_unit(model, joint, "pos")
     return model.jnt_range[joint].tolist() if limited else None
 
@@ -193,27 +206,44 @@ def _force_range(model: mujoco.MjModel, i: int) -> list[float] | None:
 
     None without a limit, or if no slide or hinge is driven.
     """
-    joint = _driven_joint(model, i)
+    joint = joint_of(model, i)
     if joint is None or _joint_unit(model, joint, "frc") is None:
         return None
     limits = []
     if model.actuator_forcelimited[i]:
-        limits.append(sorted((model.actuator_gear[i, 0] * model.actuator_forcerange[i]).tolist()))
+        limits.append(sorted((gear_of(model, i) * model.actuator_forcerange[i]).tolist()))
     if model.jnt_actfrclimited[joint]:
         limits.append(model.jnt_actfrcrange[joint].tolist())
     return [max(low for low, _ in limits), min(high for _, high in limits)] if limits else None
 
 
-def _ctrl_unit(model: mujoco.MjModel, i: int) -> str | None:
-    """Unit of ctrl: a servo's position, or a motor's force (`200.0 N m` if that is the force at ctrl 1).
+def _ctrl_unit(model: mujoco.MjModel, control: Control) -> str | None:
+    """Unit of ctrl: of a servo's position or speed, or of a force (`200.0 N m` if that is the force at 1).
 
-    None for other actuators, a geared servo, and any that drives no slide or hinge.
+    None for a geared servo, any that drives no slide or hinge, and where MuJoCo does not say what ctrl is.
     """
-    joint, gear = _driven_joint(model, i), float(model.actuator_gear[i, 0])
-    if joint is None:
+    i = control.actuator
+    if control.input in _OF_INPUT:
+        return _OF_INPUT[control.input]
+    joint, gear = joint_of(model, i), gear_of(model, i)
+    if joint is None or not (force := _joint_unit(model, joint, "frc")):
         return None
-    if _servo(model, i):
-        return _joint_unit(model, joint, "pos") if gear == 1.0 else None
-    plain = _linear(model, i) and int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_NONE)
-    unit, factor = _joint_unit(model, joint, "frc"), gear * float(model.actuator_gainprm[i, 0])
-    return None if unit is None or not plain else unit if factor == 1.0 else f"{factor} {unit}"
+    motor = is_motor(model, i)
+    if motor or control.input == "feedforward":
+        factor = gear * (float(model.actuator_gainprm[i, 0]) if motor else 1.0)
+        return force if factor == 1.0 else f"{factor} {force}"
+    setpoint = "pos" if is_servo(model, i) else _SETPOINTS.get(control.input or "")
+    if setpoint is None or gear != 1.0 or not _follows(model, i, setpoint):
+        return None
+    return _joint_unit(model, joint, setpoint)
+
+
+def _follows(model: mujoco.MjModel, i: int, setpoint: str) -> bool:
+    """Whether ctrl is a set point in the joint's unit: `input` of a <general> is only declared."""
+    if int(model.actuator_gaintype[i]) != int(mujoco.mjtGain.mjGAIN_FIXED):
+        return True
+    gain, (_, position, velocity) = model.actuator_gainprm[i, 0], model.actuator_biasprm[i, :3]
+    integrated = int(model.actuator_dyntype[i]) == int(mujoco.mjtDyn.mjDYN_INTEGRATOR)
+    if setpoint == "pos":
+        return is_servo(model, i)
+    return gain != 0 and (gain == -position if integrated else is_linear(model, i) and gain == -velocity)

@@ -1,21 +1,25 @@
 """One MuJoCo model: loaded from MJCF or an MjSpec, checked before anything runs, and read by name."""
 
+import copy
+import os
 import warnings
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import mujoco
 import numpy as np
 
 from robokit.errors import ModelError, did_you_mean
+from robokit.sim.mjcf.files import ARCHIVES, model_files, shown
 
 MAX_TIMESTEP = 0.1  # s
 SPARSE_NV = 60  # degrees of freedom from which MuJoCo's automatic Jacobian is sparse
-DENSE_ROWS = (
-    32  # constraint rows per degree of freedom with room in a dense Jacobian; boxes in a heap have 20
-)
+DENSE_ROWS = 32  # constraint rows per degree of freedom with room in a dense Jacobian; heaps of boxes: 20
 DENSE_BYTES = 4 << 30  # at most: 4,000 degrees of freedom
-MAX_REPLICAS = 5_000  # copies from nested <replicate>: MuJoCo's compile time grows with their square
 FINITE = (
     *("body_mass", "body_inertia", "body_pos", "body_quat", "body_ipos", "jnt_pos", "jnt_axis"),
     *("geom_pos", "geom_size", "site_pos", "qpos0", "key_qpos", "key_ctrl", "opt.gravity"),
@@ -29,66 +33,100 @@ Source = Path | str | mujoco.MjSpec
 mujoco.set_mju_user_warning(lambda message: None)
 
 
-def load(source: Source) -> mujoco.MjSpec:
-    """An editable copy of the model in an MJCF file or an MjSpec.
+_files = WeakKeyDictionary[mujoco.MjSpec, str]()  # what a spec was loaded from, for messages
+_kept: ContextVar[dict[Any, Any] | None] = ContextVar("_kept", default=None)
 
-    Raises ModelError for a missing or malformed file, a NaN in it, an <include> or <model> from outside the
-    model's folder, or nested <replicate> with more than MAX_REPLICAS copies.
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Within it, `load` loads the model of one owner once, and compile_model compiles a spec once.
+
+    So nobody may change these specs. An inner one joins an outer one.
     """
+    if _kept.get() is not None:
+        yield
+        return
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def load(source: Source, owner: object = None) -> mujoco.MjSpec:
+    """An editable copy of the model in a file (MJCF, URDF, a .mjz archive) or an MjSpec.
+
+    owner: the task whose model it is, for `compiled_once`. Raises ModelError for a missing or malformed file,
+    and for what `model_files` refuses: a NaN, a file that includes itself, too many <replicate>.
+    """
+    kept = _kept.get()
+    if kept is None or owner is None:
+        return _load(source)
+    if id(owner) not in kept:
+        kept[id(owner)] = owner, _load(source)  # an owner that is kept keeps its id
+    return kept[id(owner)][1]
+
+
+def _load(source: Source) -> mujoco.MjSpec:
     if not isinstance(source, Path | str):
         if not isinstance(source, mujoco.MjSpec):
             raise ModelError(f"a model is an MJCF file or an MjSpec, got {type(source).__name__}")
         return source.copy()
     path = Path(source)
-    if not path.is_file():
-        raise ModelError(f"no model file {path}")
-    _scan(path, path.resolve().parent, 1, ())
+    if not os.path.isfile(path):
+        raise ModelError(f"no model file {shown(path)}")
+    path = _encodable(path)
+    model_files(path)
     try:
+        spec = _parse(path)
+    except (ValueError, mujoco.FatalError) as error:
+        raise ModelError(f"{shown(path)} is not valid MJCF: {_line(error)}") from error
+    _files[spec] = shown(path)
+    return spec
+
+
+def _encodable(path: Path) -> Path:
+    """The path, if need be from the current folder: MuJoCo's bindings take UTF-8. Else ModelError."""
+    for way in (path, Path(os.path.relpath(path))):
+        if str(way).isascii() or os.fsencode(way).decode("utf-8", "replace") == str(way):
+            return way
+    raise ModelError(f"MuJoCo opens no path that is not UTF-8: rename {shown(path)}")
+
+
+def _parse(path: Path) -> mujoco.MjSpec:
+    """MuJoCo goes by the ending, .xml or .urdf; any other text that begins like XML is given such a name."""
+    if path.suffix in (".xml", ".urdf", *ARCHIVES):
         return mujoco.MjSpec.from_file(str(path))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid MJCF: {error}") from error
+    text = path.read_bytes()
+    if not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        kinds = "MJCF or URDF (XML), or an archive (.mjz)"
+        raise ModelError(f"{shown(path)} is no {kinds}: MuJoCo's compiled .mjb files cannot be edited")
+    name = f"{path}.xml"
+    return mujoco.MjSpec.from_file(name, include={name: text})
 
 
-def _scan(path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]) -> None:
-    """Raise ModelError for the faults that `load` names, in this file and its includes.
-
-    folder: of the model. replicas: copies of the include that <replicate> makes. parents: including files.
-    """
-    if path in parents:
-        raise ModelError(f"{path} includes itself")
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not XML: {error}") from error
-    _scan_element(root, path, folder, replicas, (*parents, path))
-
-
-def _scan_element(
-    element: ElementTree.Element, path: Path, folder: Path, replicas: int, parents: tuple[Path, ...]
-) -> None:
-    count = element.get("count", "1") if element.tag == "replicate" else "1"
-    replicas *= int(count) if count.isdecimal() else 1
-    if replicas > MAX_REPLICAS:
-        raise ModelError(f"{path}: nested <replicate> asks for {replicas} copies; at most {MAX_REPLICAS}")
-    for attribute, text in element.items():
-        if attribute != "name" and "nan" in text.lower().split():  # MuJoCo would use its default
-            raise ModelError(f"{path}: <{element.tag} {attribute}={text!r}> is not a number")
-    if element.tag in ("include", "model") and (file := element.get("file")):
-        target = (folder / file).resolve()
-        if not target.is_relative_to(folder):
-            raise ModelError(f"{path}: <{element.tag} file={file!r}> leaves the model's folder {folder}")
-        if element.tag == "include" and target.is_file():
-            _scan(target, folder, replicas, parents)
-    for child in element:
-        _scan_element(child, path, folder, replicas, parents)
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def compile_model(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """Compile and check a model; where MuJoCo 4.0.0's sparse Newton solver is wrong, `_dense` replaces it.
 
-    Raises ModelError if MuJoCo refuses it, and for faults that MuJoCo loads without an error: a timestep
-    outside (0, MAX_TIMESTEP] s, or a number in FINITE (masses, positions, sizes, ...) that is not finite.
+    Raises ModelError naming its file if MuJoCo refuses it, and for faults that MuJoCo loads without an error:
+    a timestep outside (0, MAX_TIMESTEP] s, or a number in FINITE (masses, positions, ...) that is not finite.
     """
+    kept, file = _kept.get(), _files.get(spec)
+    try:
+        if kept is None:
+            return _checked(spec)
+        if id(spec) not in kept:
+            kept[id(spec)] = spec, _checked(spec)
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}" if file else str(error)) from error
+    return copy.copy(kept[id(spec)][1])
+
+
+def _checked(spec: mujoco.MjSpec) -> mujoco.MjModel:
     model = _compile(spec)
     if not 0.0 < model.opt.timestep <= MAX_TIMESTEP:
         raise ModelError(f"timestep must be in (0, {MAX_TIMESTEP}] s, got {model.opt.timestep}")
@@ -106,18 +144,21 @@ def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:
         warnings.filterwarnings("ignore", DEPRECATED, UserWarning)
         try:
             return spec.compile()
-        except ValueError as error:
-            raise ModelError(f"the model does not compile: {error}") from error
+        except (ValueError, mujoco.FatalError) as error:
+            raise ModelError(f"the model does not compile: {_line(error)}") from error
 
 
 def _dense(spec: mujoco.MjSpec, model: mujoco.MjModel) -> mujoco.MjModel:
-    """The same model with a dense Jacobian, and memory for it: docs/decisions/024.
+    """The same model with a dense Jacobian, and memory for it, if it has less: docs/decisions/024.
 
     The memory is reserved; only what a simulation uses is taken.
     """
     memory, stack = spec.memory, spec.nstack
     rows, number = DENSE_ROWS * model.nv, np.dtype(np.float64).itemsize
     room = min(number * model.nv * rows, DENSE_BYTES)
+    if room <= model.narena / 4:  # to compile again takes seconds with meshes
+        model.opt.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
+        return model
     spec.memory, spec.nstack = int(model.narena) + room, -1  # only one of them can be set
     try:
         model = _compile(spec)
@@ -151,8 +192,16 @@ def nominal(model: mujoco.MjModel, field: str) -> np.ndarray:
 def names(model: mujoco.MjModel, kind: str) -> list[str]:
     """Names of all elements of a kind (one of KINDS), in MuJoCo's order; "" for an unnamed one."""
     obj = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
-    count = getattr(model, {"joint": "njnt", "actuator": "nu"}.get(kind, f"n{kind}"))
-    return [mujoco.mj_id2name(model, obj, i) or "" for i in range(count)]
+    count = getattr(model, {"joint": "njnt"}.get(kind, f"n{kind}"))
+    return [name_of(model, obj, i) for i in range(count)]
+
+
+def name_of(model: mujoco.MjModel, kind: mujoco.mjtObj, i: int) -> str:
+    """Name of one element, "" if it has none; not UTF-8, it counts as Latin-1."""
+    try:
+        return mujoco.mj_id2name(model, kind, i) or ""
+    except UnicodeDecodeError as error:
+        return error.object.decode("latin-1")
 
 
 def index(model: mujoco.MjModel, kind: str, name: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from robokit.sim.controls import joint_of
 from robokit.sim.model import names
 
 Index = tuple[Any, ...]  # into the dimensions of an MjData field after N
@@ -92,11 +93,13 @@ def _rails(model: mujoco.MjModel, body: int) -> list[tuple[int, int]]:
 
 
 def _driven(model: mujoco.MjModel) -> set[int]:
-    """Joints that an actuator moves, directly or by a fixed tendon."""
-    joint, tendon = int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_TENDON)
-    kinds, targets = model.actuator_trntype.tolist(), model.actuator_trnid[:, 0].tolist()
-    found = {target for kind, target in zip(kinds, targets, strict=True) if kind == joint}
-    for target in {target for kind, target in zip(kinds, targets, strict=True) if kind == tendon}:
+    """Joints that a control moves, directly or by a fixed tendon."""
+    driven = (joint_of(model, i) for i in range(model.nactuator) if model.actuator_ctrlnum[i])
+    found = {joint for joint in driven if joint is not None}
+    tendons = np.flatnonzero(
+        (model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)) & (model.actuator_ctrlnum > 0)
+    )
+    for target in set(model.actuator_trnid[tendons, 0].tolist()):
         wraps = slice(model.tendon_adr[target], model.tendon_adr[target] + model.tendon_num[target])
         fixed = model.wrap_type[wraps] == int(mujoco.mjtWrap.mjWRAP_JOINT)
         found |= set(model.wrap_objid[wraps][fixed].tolist())

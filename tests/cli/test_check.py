@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import pytest
 import torch
 from slide import MODEL, OWN, write
 from torch import Tensor
 
+import robokit.sim.model
 from robokit.cli.command import main
 from robokit.env.env import Env
 from robokit.networks.policy import Policy
@@ -41,6 +43,32 @@ def test_an_observation_that_raises_far_away_is_a_note_beside_the_laws(capsys: p
     said = found["observation"]["detail"]
     assert said.startswith("Slide.observe (slide.py, line 15) raised IndexError: ")
     assert ", with " in said and "shifted by 100 or -100: clamp" in said
+
+
+def test_the_model_of_a_task_is_compiled_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    compiled: list[mujoco.MjModel] = []
+    plain = robokit.sim.model._compile
+
+    def counted(spec: mujoco.MjSpec) -> mujoco.MjModel:
+        compiled.append(plain(spec))
+        return compiled[-1]
+
+    monkeypatch.setattr(robokit.sim.model, "_compile", counted)
+    code, found = rows(capsys)
+    assert code == 0 and "export" in found
+    assert len(compiled) == 1
+
+
+def test_a_range_that_is_taken_from_elsewhere_is_a_note(capsys: pytest.CaptureFixture[str]):
+    limit, pair = 'actuatorfrcrange="-3 4"', 'ctrlrange="-1 1"'
+    assert pair in MODEL
+    Path("tasks/slide.xml").write_text(MODEL.replace(pair, "").replace("<joint", f"<joint {limit}"))
+    code, found = rows(capsys)
+    assert code == 0, found
+    assert "'x' -3 to 4 (its joint's actuatorfrcrange)" in found["range"]["detail"]
+    assert found["range"]["detail"].endswith('ctrlrange="..." in slide.xml or Ctrl(low, high)')
 
 
 def test_a_task_that_breaks_in_the_rehearsal_keeps_its_laws(capsys: pytest.CaptureFixture[str]):

@@ -1,5 +1,7 @@
 """Env.step: the order of its operations, and the effects of Env's options."""
 
+import cart
+import mujoco
 import pytest
 import torch
 from cart import FIELDS, PERIODS, Cart, Order, Still, actions, constant, new, same
@@ -133,6 +135,26 @@ def test_around_is_clipped_to_ctrlrange():
     env.step(torch.tensor([[0.5, -1.0], [1.0, 0.25], [-1.0, 1.0]]))
     expected = torch.tensor([[5.0, 0.2], [6.0, 0.45], [-2.0, 0.5]])
     assert torch.allclose(env.sim.ctrl.float(), expected)
+
+
+def test_actions_go_to_controls_and_not_to_actuators():
+    mjcf = cart.XML.replace('ctrl="1 .4"', 'ctrl="1 .4 2"').replace(
+        '<position name="turn" joint="hinge" kp="2" ctrlrange="-.5 .5"/>',
+        '<dcmotor name="brake" joint="hinge" motorconst=".1" resistance="1" input="none"/>'
+        '<pid name="turn" joint="hinge" kp="2" posrange="-.5 .5" velrange="-3 3"/>',
+    )
+
+    class Geared(Still):
+        model = mujoco.MjSpec.from_string(mjcf)
+        action = Around("home", scale=(1.0, 2.0, 0.5))
+        memory = {**Still.memory, "sum": 3}
+
+    env = new(Geared, 1)
+    assert (env.act_dim, env.sim.model.nactuator) == (3, 3)
+    assert (env.action_low.tolist(), env.action_high.tolist()) == ([-2, -0.5, -3], [6, 0.5, 3])
+    env.step(torch.tensor([[0.5, -0.2, 1.0]]))
+    assert env.sim.ctrl.tolist() == [pytest.approx([1.5, 0.0, 2.5], abs=1e-6)]
+    assert env.sim.memory["action"].shape == (1, 3)
 
 
 def test_around_goes_as_far_as_its_scale_for_an_action_beyond_one():

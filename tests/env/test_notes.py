@@ -185,6 +185,13 @@ def test_a_limit_of_torque_counts_behind_the_gear_and_may_be_the_joint_s(change:
     assert "'elbow' (range -0.2 to 0.2)" in said
 
 
+def test_a_limit_of_torque_is_that_of_the_right_actuator():
+    brake = '<actuator><dcmotor name="brake" joint="elbow" motorconst=".01" resistance="1" input="none"/>'
+    tight = model(('forcerange="-5 5"', 'forcerange="-.2 .2"'), ("<actuator>", brake))
+    said = found(model=tight, action=Around("home", scale=0.5))["torque"]
+    assert "'elbow' (range -0.2 to 0.2)" in said and "brake" not in said
+
+
 def far(self: Bench, sim: Sim, action: Tensor) -> Terms:
     near = torch.exp(-1e6 * (sim.qpos[:, 0] - 3).square()).float()
     return {"up": torch.cos(sim.qpos[:, 0]), "near": near}

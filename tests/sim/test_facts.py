@@ -112,7 +112,7 @@ def test_actuators_say_what_ctrl_1_does() -> None:
         {"name": "push", "unit": "2.5 N"},
         {"name": "servo", "unit": "rad", "kp": 20.0, "kd": 0.0004},
         {"name": "lift", "unit": "m", "kp": 30.0, "kd": 0.0},
-        {"name": "spin", "unit": None},
+        {"name": "spin", "unit": "rad/s"},
         {"name": "pull", "unit": None},
         {"name": "geared", "unit": None, "kp": 20.0, "kd": 0.0},
     ]
@@ -132,7 +132,7 @@ def test_an_actuator_is_no_servo_or_motor_where_ctrl_is_integrated_or_the_force_
     </mujoco>"""
     facts = actuators(make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {}))
     assert [(a["unit"], a.get("kp")) for a in facts] == [
-        (None, None),
+        ("rad/s", None),
         (None, None),
         (None, None),
         ("5.0 N m", None),
@@ -168,6 +168,66 @@ def test_actuators_say_which_joint_they_drive_and_what_limits_it() -> None:
     ]
 
 
+def test_each_control_is_named_after_its_actuator_and_input() -> None:
+    mjcf = """
+    <mujoco>
+      <worldbody>
+        <body>
+          <joint name="knee" range="-90 45" limited="true" actuatorfrcrange="-9 5"/><geom size=".1"/>
+          <body><joint name="ball" type="ball"/><geom size=".1"/></body>
+        </body>
+      </worldbody>
+      <actuator>
+        <dcmotor name="brake" joint="knee" motorconst=".5" resistance="1" input="none"/>
+        <pid name="servo" joint="knee" kp="20" kv="3" input="pos vel ff"/>
+        <position name="plain" joint="knee" kp="7" kv="2"/>
+        <pid name="one" joint="knee" kp="4" kv="1" input="pos" gear="2"/>
+        <orientation joint="ball" kp="1" input="quat"/>
+        <dcmotor name="volt" joint="knee" motorconst=".5" resistance="1"/>
+        <motor name="servo velocity" joint="knee" gear="3"/>
+        <motor name="after" joint="knee" gear="5"/>
+      </actuator>
+      <sensor>
+        <actuatorfrc name="geared" actuator="after"/>
+        <actuatorfrc name="straight" actuator="plain"/>
+      </sensor>
+    </mujoco>"""
+    sim = make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {})
+    assert (sim.model.nu, sim.model.nactuator) == (12, 8)
+    told = [
+        (a["name"], a.get("input"), a["unit"], a["joint"], a.get("kp"), a.get("kd")) for a in actuators(sim)
+    ]
+    assert told == [
+        ("servo position", "position", "rad", "knee", 20.0, 3.0),
+        ("servo velocity (control 1)", "velocity", "rad/s", "knee", None, 3.0),
+        ("servo feedforward", "feedforward", "N m", "knee", None, None),
+        ("plain", None, "rad", "knee", 7.0, 2.0),
+        ("one", None, None, "knee", 4.0, 1.0),
+        *((f"ball q{part}", f"q{part}", "1", "ball", None, None) for part in "wxyz"),
+        ("volt", None, "V", "knee", None, None),
+        ("servo velocity (control 10)", None, "3.0 N m", "knee", None, None),
+        ("after", None, "5.0 N m", "knee", None, None),
+    ]
+    assert [c.unit for c in channels(sim) if c.source in ("geared", "straight")] == [None, "N m"]
+
+
+def test_a_servos_filter_and_delay_are_told_where_there_are_any() -> None:
+    mjcf = """
+    <mujoco>
+      <worldbody><body><joint name="hip"/><geom size=".1"/></body></worldbody>
+      <actuator>
+        <position joint="hip" timeconst=".05"/>
+        <position joint="hip" delay=".02" nsample="6"/>
+        <general joint="hip" dyntype="filter" dynprm=".3" delay=".01" nsample="9"/>
+        <motor joint="hip"/>
+        <muscle joint="hip" lengthrange="0 1"/>
+      </actuator>
+    </mujoco>"""
+    facts = actuators(make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {}))
+    told = [{key: a[key] for key in ("time_constant", "delay") if key in a} for a in facts]
+    assert told == [{"time_constant": 0.05}, {"delay": 0.02}, {"time_constant": 0.3, "delay": 0.01}, {}, {}]
+
+
 def test_the_model_is_known_by_its_name_and_the_hashes_of_all_its_files(tmp_path: Path) -> None:
     assert model_name(bird()) == "bird"
     files = {
@@ -181,6 +241,14 @@ def test_the_model_is_known_by_its_name_and_the_hashes_of_all_its_files(tmp_path
         (tmp_path / name).write_text(text)
     expected = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     assert model_hashes(tmp_path / "scene.xml") == expected
+    (tmp_path / "robot").mkdir()
+    outside = '<!-- -- --><mujoco><include file="../robot.xml"/></mujoco>'
+    (tmp_path / "robot/scene.xml").write_text(outside)
+    assert list(model_hashes(tmp_path / "robot/scene.xml")) == [
+        "scene.xml",
+        "../robot.xml",
+        "../parts/arm.xml",
+    ]
     assert list(model_hashes(mujoco.MjSpec.from_string(MODEL))) == ["MjSpec"]
 
 

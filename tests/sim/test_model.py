@@ -1,6 +1,8 @@
 """Missing, malformed and unfit models raise an error with their name before anything runs."""
 
+import os
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import cart
 import mujoco
 import pytest
 
-import robokit.sim.model
+import robokit.sim.mjcf.files
 from robokit.errors import ModelError
 from robokit.sim.model import compile_model, index, load, names, nominal
 from robokit.task.task import packaged
@@ -41,27 +43,105 @@ def test_loading_a_spec_leaves_it_as_it_was():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is not XML"),
-        ("<mujoco><worldbody>", "is not XML"),
-        ("\x00\x01", "is not XML"),
+        ("", "is not valid MJCF"),
+        ("<mujoco><worldbody>", "is not valid MJCF"),
+        ("\x00\x01", "is not valid MJCF"),
         ("<mojuco/>", "is not valid MJCF"),
         ("<mujoco><nonsense/></mujoco>", "is not valid MJCF"),
         (mjcf('<geom size="a"/>'), "is not valid MJCF"),
         (mjcf('<geom size=".1" mass="NaN"/>'), "<geom mass='NaN'> is not a number"),
-        (mjcf('<include file="../other.xml"/>'), "leaves the model's folder"),
-        (mjcf('<include file="/etc/hostname"/>'), "leaves the model's folder"),
-        (mjcf(more='<asset><model name="m" file="../other.xml"/></asset>'), "leaves the model's folder"),
+        (mjcf('<geom size=".1" mass="&#110;an(1)"/>'), "mass='nan(1)'> is not a number"),
+        (mjcf('<!-- -- --><geom size=".1"mass="-nan"/>'), "mass='-nan'> is not a number"),
+        (mjcf('<include file="../loop.xml"/>'), "loop.xml includes itself"),
+        (mjcf(more='<asset><model name="m" file="model.xml"/></asset>'), "includes itself"),  # MuJoCo crashes
+        (mjcf(more='<asset><model name="m" file="../loop.xml"/></asset>'), "loop.xml includes itself"),
         (mjcf('<include file="model.xml"/>'), "includes itself"),
-        (mjcf('<include file="absent.xml"/>'), "is not valid MJCF"),
+        (mjcf('<include file="absent.xml"/>'), "absent.xml"),
+        (mjcf('<include file="/absent/part.xml"/>'), "/absent/part.xml"),
         (mjcf(f'<replicate count="1000"><replicate count="1000">{BALL}</replicate></replicate>'), "1000000"),
+        (mjcf(f'<replicate count=" +6&#48;00 "angle="1">{BALL}</replicate>'), "6000 copies"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str):
-    write(tmp_path, "<mujoco/>", "other.xml")
+    write(tmp_path, '<mujoco><include file="loop.xml"/></mujoco>', "loop.xml")
     with pytest.raises(ModelError) as error:
         load(write(tmp_path / "folder", text))
     assert words in str(error.value)
-    assert "model.xml" in str(error.value)
+    assert ".xml" in str(error.value)
+
+
+LENIENT = {  # MuJoCo reads all of these
+    "dashes in a comment": b"<!-- a -- b --->@",
+    "a space before the declaration": b'\n <?xml version="1.0"?>@',
+    "a byte order mark": b'\xef\xbb\xbf<?xml version="1.0"?>@',
+    "an unknown encoding": b'<?xml version="1.0" encoding="martian"?>@',
+    "Latin-1": b"<!-- gr\xf6\xdfe -->@",
+    "a document type": b'<!DOCTYPE mujoco [<!ENTITY a "b">]>@',
+    "text before the root": b"text & @",
+    "several roots": b'@<mujoco><include file="absent.xml"/><geom mass="nan"/></mujoco>',
+    "a zero byte": b"@\0<junk mass='nan'",
+}
+
+
+@pytest.mark.parametrize("around", LENIENT.values(), ids=LENIENT.keys())
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<body name='b'pos=\"0 0 1\"><geom\vsize = '.1'/></body>",
+        b'<body name="a&nbsp;b & c<d&#xZZ;\x01"><geom size=".1"/>< /body>',
+        b"<body name='gr\xf6\xdfe' ><![CDATA[<a mass='nan'>]]><!- x ><geom size='.1'/></body\n>",
+    ],
+    ids=["unspaced", "entities", "Latin-1"],
+)
+def test_what_mujoco_reads_loads_and_its_faults_are_seen(tmp_path: Path, around: bytes, body: bytes):
+    path = tmp_path / "model.xml"
+    path.write_bytes(around.replace(b"@", b"<mujoco><worldbody>" + body + b"</worldbody></mujoco>"))
+    model = compile_model(load(path))
+    assert names(model, "body")[1] in ("b", "a&nbsp;b & c<d&#xZZ;\x01", "größe")
+    path.write_bytes(
+        path.read_bytes().replace(b"<geom\v", b"<geom ").replace(b"<geom s", b"<geom rgba='nan 0 0 1's", 1)
+    )
+    with pytest.raises(ModelError, match="rgba='nan 0 0 1'> is not a number"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["model.mjcf", "MODEL.XML", "model", "a:b c\n.xml", "größe🤖.xml"])
+def test_the_files_name_does_not_matter(tmp_path: Path, name: str):
+    write(tmp_path, f"<mujocoinclude>{BALL}</mujocoinclude>", "ball.xml")
+    path = write(tmp_path, mjcf('<include file="ball.xml"/>'), name)
+    assert compile_model(load(path)).nbody == 2
+
+
+def test_an_archive_loads_and_its_faults_are_seen(tmp_path: Path):
+    path = tmp_path / "model.mjz"
+    for text in (mjcf(), mjcf('<geom size=".1" mass="nan"/>')):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model.xml", text)
+        if "nan" not in text:
+            assert compile_model(load(path)).nbody == 2
+    with pytest.raises(ModelError, match=r"model\.mjz/model\.xml: <geom mass='nan'>"):
+        load(path)
+
+
+def test_a_compiled_model_is_refused_by_name(tmp_path: Path):
+    mujoco.mj_saveModel(compile_model(cart.spec()), str(tmp_path / "model.mjb"), None)
+    with pytest.raises(ModelError, match=r"model\.mjb is no MJCF or URDF"):
+        load(tmp_path / "model.mjb")
+
+
+def test_a_path_that_is_not_utf_8_is_refused_unless_it_is_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe"))
+    try:
+        path = write(folder, mjcf())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(ModelError, match=r"rename .*gr\\xf6\\xdfe/model\.xml") as error:
+        load(path)
+    str(error.value).encode()
+    monkeypatch.chdir(folder)
+    assert compile_model(load(path)).nbody == 2
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path):
@@ -69,22 +149,55 @@ def test_what_is_no_model_is_refused(tmp_path: Path):
         load(tmp_path / "absent.xml")
     with pytest.raises(ModelError, match="no model file"):
         load(tmp_path)
+    with pytest.raises(ModelError, match=r"^no model file [^\n]*a\\nb\.xml$"):
+        load(tmp_path / "a\nb.xml")
+    with pytest.raises(ModelError, match="no model file"):
+        load(tmp_path / ("long" * 200))
     source: Any = None
     with pytest.raises(ModelError, match="got NoneType"):
         load(source)
 
 
-def test_includes_inside_the_folder_are_followed(tmp_path: Path):
-    write(tmp_path / "parts", f"<mujocoinclude>{BALL}</mujocoinclude>", "ball.xml")
-    path = write(tmp_path, mjcf('<include file="parts/ball.xml"/>'))
-    assert names(compile_model(load(path)), "geom") == ["shell"]
-    write(tmp_path / "parts", '<mujocoinclude><include file="/etc/hostname"/></mujocoinclude>', "ball.xml")
-    with pytest.raises(ModelError, match=r"ball\.xml: .*leaves the model's folder"):
-        load(path)
+@pytest.mark.parametrize("place", ["parts/ball.xml", "../parts/ball.xml", "{}/parts/ball.xml", "link.xml"])
+def test_what_is_included_and_attached_may_stand_anywhere(tmp_path: Path, place: str):
+    folder = tmp_path / "robot"
+    place = place.format(tmp_path)
+    shell = f"<mujocoinclude>{BALL}</mujocoinclude>"
+    for parts in (tmp_path / "parts", folder / "parts"):
+        parts.mkdir(parents=True)
+        write(parts, shell, "shell.xml")
+        write(parts, '<mujoco><worldbody><include file="shell.xml"/></worldbody></mujoco>', "ball.xml")
+    (folder / "link.xml").symlink_to("../parts/ball.xml")
+    write(folder, shell, "shell.xml")
+    attach = '<frame><attach model="m" body="ball" prefix="a_"/></frame>'
+    attached = mjcf(attach, f'<asset><model name="m" file="{place}"/></asset>')
+    assert names(compile_model(load(write(folder, attached))), "geom") == ["a_shell"]
+    included = f'<mujoco><include file="{place}"/></mujoco>'
+    assert names(compile_model(load(write(folder, included))), "geom") == ["shell"]
+    # the faults are found there, too
+    write(folder, mjcf('<body name="ball" pos="nan 0 0"/>'), place)
+    for text in (attached, included):
+        with pytest.raises(ModelError, match="<body pos='nan 0 0'> is not a number"):
+            load(write(folder, text))
+
+
+def test_a_circle_through_links_is_named(tmp_path: Path):
+    write(tmp_path, '<mujocoinclude><include file="b.xml"/></mujocoinclude>', "a.xml")
+    (tmp_path / "b.xml").symlink_to("a.xml")
+    with pytest.raises(ModelError, match=r"b\.xml includes itself"):
+        load(write(tmp_path, '<mujoco><include file="a.xml"/></mujoco>'))
+
+
+def test_copies_of_an_attached_model_count(tmp_path: Path):
+    write(tmp_path, mjcf(f'<replicate count="100">{BALL}</replicate>'), "many.xml")
+    inside = '<replicate count="100"><attach model="m" body="ball" prefix="a_"/></replicate>'
+    more = '<asset><model name="m" file="many.xml"/></asset>'
+    with pytest.raises(ModelError, match="10000 copies"):
+        load(write(tmp_path, mjcf(inside, more)))
 
 
 def test_as_many_copies_as_are_allowed_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.sim.model, "MAX_REPLICAS", 6)
+    monkeypatch.setattr(robokit.sim.mjcf.files, "MAX_REPLICAS", 6)
     copies = mjcf('<replicate count="2"><replicate count="3"><site/></replicate></replicate>')
     assert compile_model(load(write(tmp_path, copies))).nsite == 6
     with pytest.raises(ModelError, match="8 copies; at most 6"):
@@ -127,6 +240,15 @@ def test_what_mujoco_refuses_to_compile_is_refused():
     spec.add_sensor(name="lost", type=mujoco.mjtSensor.mjSENS_GYRO, objname="nowhere")
     with pytest.raises(ModelError, match="does not compile"):
         compile_model(spec)
+
+
+def test_a_fault_found_when_compiling_names_the_file(tmp_path: Path):
+    for text, words in (
+        (mjcf(more='<asset><mesh name="m" file="absent.stl"/></asset>'), "does not compile"),
+        (mjcf(more='<option timestep="1"/>'), "timestep must be in"),
+    ):
+        with pytest.raises(ModelError, match=rf"model\.xml: .*{words}[^\n]*$"):
+            compile_model(load(write(tmp_path, text)))
 
 
 def test_a_deprecated_attribute_says_nothing_and_other_warnings_are_heard():

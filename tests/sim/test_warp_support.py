@@ -56,6 +56,12 @@ def test_a_plain_model_fits():
         ("<option/>", '<option><flag override="enable"/></option>', "<flag override>: take it out"),
         ('group="1"', 'dyntype="user" actdim="1"', "dyntype user of actuator motor: nothing would compute"),
         ('group="1"', 'gaintype="user"', "gaintype user of actuator motor"),
+        (
+            "<actuator>",
+            '<actuator><dcmotor joint="hinge" motorconst="1" resistance="1" input="none"/>'
+            '<pid name="p" joint="hinge"/>',
+            "gaintype pid of actuator p",
+        ),
     ],
 )
 def test_what_warp_lacks_is_named_with_what_to_change(old: str, new: str, words: str):

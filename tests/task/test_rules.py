@@ -104,7 +104,7 @@ def test_a_model_without_actuators_is_refused():
     for actuator in list(spec.actuators):
         spec.delete(actuator)
     spec.delete(spec.keys[0])
-    assert refusal(but(model=spec)) == "the model of But has no actuator"
+    assert refusal(but(model=spec)) == "the model of But has no actuator with a control"
 
 
 @pytest.mark.parametrize("timestep", [0.0, float("nan")])

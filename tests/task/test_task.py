@@ -1,8 +1,10 @@
 """The parts of a task: actions, draws, and defaults for missing parts."""
 
+import math
 from typing import Any
 
 import cart
+import mujoco
 import pytest
 import torch
 
@@ -27,9 +29,93 @@ def test_ctrl_maps_minus_one_and_one_onto_the_ends_of_ctrlrange():
     assert (center.tolist(), half.tolist()) == ([2.0, 0.0], [4.0, 0.5])
 
 
-def test_ctrl_needs_every_ctrlrange():
-    with pytest.raises(TaskError, match=r"needs a ctrlrange on every actuator; \['turn'\] have none"):
+LIMITED = """
+<mujoco>
+  <worldbody><body>
+    <joint name="hip" range="-60 90" limited="true" actuatorfrcrange="-20 30"/><geom size=".1"/>
+    <body><joint name="knee"/><geom size=".1"/></body>
+  </body></worldbody>
+  <tendon>
+    <fixed name="wire" range="-1 2" actuatorfrcrange="-6 6"><joint joint="hip" coef="1"/></fixed>
+  </tendon>
+  <actuator>{}</actuator>
+</mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("actuator", "low", "high"),
+    [
+        ('<motor joint="hip"/>', -20, 30),
+        ('<motor joint="hip" gear="-10"/>', -3, 2),
+        ('<motor joint="hip" gear="2" forcerange="-12 4"/>', -10, 4),
+        ('<general joint="hip" gainprm="4"/>', -5, 7.5),
+        ('<motor tendon="wire" gear="3"/>', -2, 2),
+        ('<position joint="hip" kp="2"/>', -math.pi / 3, math.pi / 2),
+        ('<position joint="hip" kp="2" gear="-2"/>', -math.pi, 2 * math.pi / 3),
+        ('<position tendon="wire"/>', -1, 2),
+        ('<pid joint="hip" input="ff"/>', -20, 30),
+        ('<pid joint="hip" input="pos"/>', -math.pi / 3, math.pi / 2),
+        ('<muscle joint="knee" lengthrange="0 1"/>', 0, 1),
+        ('<motor joint="hip" ctrlrange="-1 2"/>', -1, 2),
+    ],
+)
+def test_ctrl_takes_a_range_from_what_the_model_says(actuator: str, low: float, high: float):
+    sim = make_sim("mujoco", mujoco.MjSpec.from_string(LIMITED.format(actuator)), 1, {})
+    found = [end.item() for end in Ctrl().limits(sim)]
+    assert found == pytest.approx([low, high])
+    center, half = Ctrl().affine(sim)
+    assert [center.item() - half.item(), center.item() + half.item()] == pytest.approx([low, high])
+    assert bool(Ctrl().borrowed(sim)) == ("ctrlrange" not in actuator)
+
+
+@pytest.mark.parametrize(
+    ("actuator", "words"),
+    [
+        ('<motor joint="knee"/>', "['knee'] have none, nor a limit"),
+        ('<velocity name="wheel" joint="hip"/>', "['wheel'] have none, nor a limit"),
+        ('<pid name="p" joint="hip" posrange="-1 1"/>', "['p velocity'] have none, nor a limit"),
+        ('<intvelocity joint="hip" actrange="-1 1"/>', "['hip'] have none, nor a limit"),
+        ('<motor joint="knee"/>' * 2, "['actuator 0 on knee', 'actuator 1 on knee'] have none"),
+    ],
+)
+def test_ctrl_without_any_range_names_both_ways_out(actuator: str, words: str):
+    sim = make_sim("mujoco", mujoco.MjSpec.from_string(LIMITED.format(actuator)), 1, {})
+    with pytest.raises(TaskError) as error:
+        Ctrl().affine(sim)
+    assert words in str(error.value)
+    assert 'write ctrlrange="..."' in str(error.value)
+    assert str(error.value).endswith("in the MJCF, or Ctrl(low, high) in the task")
+    assert Ctrl(-2.0, 3.0).affine(sim)[0][-1] == 0.5
+
+
+def test_a_range_that_is_switched_off_is_named():
+    said = r"""\['turn'\] have one that ctrllimited="false" switches off: write ctrllimited="true\""""
+    with pytest.raises(TaskError, match=said):
         Ctrl().affine(sim_of(unlimited=True))
+
+
+def test_the_tasks_own_range_is_narrowed_by_ctrlrange():
+    low, high = Ctrl((-1.0, -0.75), [8.0, 0.25]).limits(sim_of())  # ctrlranges [-2, 6] and [-0.5, 0.5]
+    assert (low.tolist(), high.tolist()) == ([-1.0, -0.5], [6.0, 0.25])
+    low, high = Ctrl(-1.0, 0.75).limits(sim_of(unlimited=True))
+    assert (low.tolist(), high.tolist()) == ([-1.0, -1.0], [0.75, 0.75])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-1.0, None, "Ctrl.high must be a finite number, or one for each of 2 controls; got None"),
+        (-float("inf"), 1.0, "Ctrl.low must be a finite number"),
+        ("a", 1.0, "Ctrl.low must be a finite number"),
+        ((0.0, 0.0, 0.0), 1.0, "one for each of 2 controls; got (0.0, 0.0, 0.0)"),
+        (1.0, 1.0, "Ctrl.low must be below Ctrl.high and within ctrlrange; of ['push'] 1 to 1 is left"),
+        (0.5, 2.0, "of ['turn'] 0.5 to 0.5 is left"),
+    ],
+)
+def test_an_impossible_range_is_refused(low: Any, high: Any, words: str):
+    with pytest.raises(TaskError) as error:
+        Ctrl(low, high).affine(sim_of())
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("scale", [0.5, (0.5, 0.5)])
