@@ -76,7 +76,7 @@ def evaluate(
     if filter is not None:
         if exported is None:
             raise OptionError("a filter is of one exported file, and the torch policy is none")
-        filter.check(exported.sha256)
+        filter.check(exported.sha256, exported.contract)
     contract = exported.contract if exported else _torch_contract(task)
     commands = commands or {}
     held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
