@@ -82,7 +82,7 @@ class Field(NamedTuple):
     says: str
 
 
-NAME, ROWS, FROM_0 = (1, 200), (0, MOST_ROWS), (0, LARGEST)
+NAME, ROWS, COLUMNS, FROM_0 = (1, 200), (0, MOST_ROWS), (0, MOST_SIZE), (0, LARGEST)
 OF_EACH = "text | texts | null"  # one for all columns, or one for each
 FIELDS = (
     Field("schema", "whole", (1, SCHEMA), True, 1, "version of this format"),
@@ -94,10 +94,10 @@ FIELDS = (
     Field("inputs", "rows", ROWS, True, 1, "what the robot supplies in each step, in the order of obs"),
     Field("inputs[].name", "text", NAME, True, 1, "name of the graph's input"),
     Field("inputs[].size", "whole", (1, MOST_SIZE), True, 1, "numbers in it"),
-    Field("inputs[].unit", OF_EACH, ROWS, False, 1, "unit"),
-    Field("inputs[].frame", OF_EACH, ROWS, False, 1, "frame of reference, like 'site imu'"),
-    Field("inputs[].source", OF_EACH, ROWS, False, 1, "the model's reading that it equals"),
-    Field("inputs[].measured_by", OF_EACH, ROWS, False, 1, "what measures it on the robot"),
+    Field("inputs[].unit", OF_EACH, COLUMNS, False, 1, "unit"),
+    Field("inputs[].frame", OF_EACH, COLUMNS, False, 1, "frame of reference, like 'site imu'"),
+    Field("inputs[].source", OF_EACH, COLUMNS, False, 1, "the model's reading that it equals"),
+    Field("inputs[].measured_by", OF_EACH, COLUMNS, False, 1, "what measures it on the robot"),
     Field("inputs[].seen", "object", None, False, 1, "range of each column in the recording of the export"),
     Field("inputs[].seen.low", "numbers", (0, MOST_SIZE), True, 1, "lowest, one for each column"),
     Field("inputs[].seen.high", "numbers", (0, MOST_SIZE), True, 1, "highest, one for each column"),
@@ -124,8 +124,8 @@ FIELDS = (
     Field("commands{}", "object", None, False, 1, "a command; readings outside its range are clipped"),
     Field("commands{}.low", "numbers", (1, MOST_SIZE), True, 1, "lowest trained, one for each column"),
     Field("commands{}.high", "numbers", (1, MOST_SIZE), True, 1, "highest trained, one for each column"),
-    Field("commands{}.unit", OF_EACH, ROWS, False, 1, "unit"),
-    Field("commands{}.frame", OF_EACH, ROWS, False, 1, "frame of reference"),
+    Field("commands{}.unit", OF_EACH, COLUMNS, False, 1, "unit"),
+    Field("commands{}.frame", OF_EACH, COLUMNS, False, 1, "frame of reference"),
     Field("limits", "object | null", None, False, 1, "the task's limits on costs"),
     Field("versions", "object", None, True, 1, "versions of the packages that wrote the file"),
     Field("versions{}", "text | null", (0, 200), False, 1, "null: not installed"),
@@ -412,8 +412,12 @@ def describe(contract: Contract) -> str:
             facts.append(f"clipped to {command['low']} .. {command['high']}")
         lines.append(f"  {i['name']:<20} ({i['size']},)  {', '.join(facts)}")
     lines.append("receive, in this order:")
-    rows = [(a["name"], a.get("low"), a.get("high"), a.get("unit") or "") for a in contract["actuators"]]
-    return "\n".join([*lines, *(f"  {name:<20} {low} .. {high} {unit}" for name, low, high, unit in rows)])
+    for a in contract["actuators"]:
+        known = ("kp", "kd", "time_constant", "delay", "input")
+        facts = [f"{a.get('low')} .. {a.get('high')} {a.get('unit') or ''}".strip()]
+        facts += [f"{key} {a[key]}" for key in known if a.get(key) is not None]
+        lines.append(f"  {a['name']:<20} {', '.join(facts)}")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
@@ -635,13 +639,12 @@ MISSING = object()
 def rule_of(field: Field) -> str:
     """A row's type and bound in words: "a whole number from 1 to 65536"."""
     kinds = field.type.split(" | ")
-    words = " or ".join(WORDS[kind] for kind in kinds)
-    if field.bound is None:
-        return words
-    low, high = field.bound
-    if kinds[0] in ("number", "whole"):
-        return f"{words} from {low:g} on" if high == LARGEST else f"{words} from {low:.15g} to {high:.15g}"
-    return f"{words}, {low} to {high} long"
+    words, bound = " or ".join(WORDS[kind] for kind in kinds if kind != "null"), field.bound
+    if bound is not None and kinds[0] in ("number", "whole"):
+        words += f" from {bound[0]:g}" + ("" if bound[1] == LARGEST else f" to {bound[1]:.15g}")
+    elif bound is not None:
+        words += f", {bound[0]} to {bound[1]} long"
+    return f"{words}; or null" if "null" in kinds else words
 
 
 def _values(contract: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from robokit.controller import METADATA_KEY, ContractError, Controller, ObservationError, describe, load, main
+from robokit.controller import (
+    METADATA_KEY,
+    ConcurrentCall,
+    ContractError,
+    Controller,
+    ObservationError,
+    describe,
+    load,
+    main,
+)
 
+ROOT = Path(__file__).parent.parent
 CONTRACT: dict[str, Any] = {
     "schema": 2,
     "kind": "policy",
@@ -362,3 +373,138 @@ print(os.environ["ORT_DISABLE_TELEMETRY"], sum("telemetry" in str(w.message) for
     environment = unset if variable is None else {**unset, "ORT_DISABLE_TELEMETRY": variable}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ran.stdout.split() == [variable or "1", str(warned)], ran.stderr
+
+
+NARROW = CONTRACT | {"actuators": [{"name": "motor", "low": -1.0, "high": 10.6}]}
+
+
+def test_a_ctrl_beyond_its_range_is_clipped_and_counted_and_the_memory_goes_on(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "narrow.onnx", contract=NARROW))
+    sent = [policy.step(GOOD).tolist() for _ in range(3)]  # 10.5, 11.0, 11.5 without a range
+    assert sent == [[10.5], [np.float32(10.6)], [np.float32(10.6)]]
+    assert (policy.ctrl_clipped, policy.action.tolist()) == ({"motor": 2}, [11.5])
+
+
+def test_a_ctrl_beyond_its_range_is_refused_where_asked_and_the_memory_kept(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "narrow.onnx", contract=NARROW), beyond="refuse")
+    assert policy.step(GOOD).tolist() == [10.5]
+    with pytest.raises(ObservationError, match=r"lead to a ctrl of 'motor' of 11\.0, outside -1\.0 to 10\.6"):
+        policy.step(GOOD)
+    assert policy.step(GOOD | {"angle": [0.0]}).tolist() == [10.5]  # 10.5 + 2 * 0
+    assert policy.ctrl_clipped == {"motor": 0}
+    with pytest.raises(ValueError, match="beyond must be 'clip' or 'refuse', got 'ignore'"):
+        Controller(tmp_path / "narrow.onnx", beyond="ignore")
+
+
+@pytest.mark.parametrize("edges", [{}, {"low": None, "high": None}])
+def test_an_actuator_without_a_range_is_not_clipped(tmp_path: Path, edges: dict[str, Any]) -> None:
+    contract = CONTRACT | {"actuators": [{"name": "motor", **edges}]}
+    policy = Controller(write(tmp_path / "free.onnx", contract=contract))
+    assert policy.step(GOOD | {"angle": [1e38]}).tolist() == [np.float32(2e38)]
+
+
+class Nested(dict[str, Any]):
+    """Observations that call the policy when they are read."""
+
+    def __init__(self, policy: Controller) -> None:
+        super().__init__(GOOD)
+        self.policy, self.refused = policy, 0
+
+    def __getitem__(self, name: str) -> Any:
+        for call in (self.policy.reset, lambda: self.policy.step(GOOD)):
+            with pytest.raises(ConcurrentCall, match="was called while another call is inside"):
+                call()
+            self.refused += 1
+        return super().__getitem__(name)
+
+
+def test_a_call_inside_another_is_refused_and_changes_nothing(policy: Controller) -> None:
+    obs = Nested(policy)
+    assert [policy.step(obs).tolist() for _ in range(2)] == [[10.5], [11.0]]
+    assert obs.refused == 8
+    policy.reset()
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_the_controller_free(policy: Controller) -> None:
+    class Broken(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise OSError("the bus is gone")
+
+    with pytest.raises(OSError, match="the bus is gone"):
+        policy.step(Broken(GOOD))
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+def test_of_many_threads_each_step_is_done_whole_or_refused(policy: Controller) -> None:
+    done: list[float] = []
+    refused: list[str] = []
+
+    def work() -> None:
+        for _ in range(300):
+            try:
+                done.append(float(policy.step(GOOD)[0]))
+            except ConcurrentCall as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) + len(refused) == 1200
+    assert sorted(done) == [10.5 + 0.5 * i for i in range(len(done))]  # each step went on from one before
+
+
+def test_a_file_of_schema_1_loads_and_its_parts_are_named(tmp_path: Path) -> None:
+    old = {k: v for k, v in CONTRACT.items() if k not in ("kind", "carried", "least")}
+    old |= {"schema": 1, "carry": {"size": 3, "action": 1, "belief": 2}, "limits": None, "evaluation": None}
+    policy = Controller(write(tmp_path / "old.onnx", contract=old))
+    assert policy.step(GOOD).tolist() == policy.action.tolist() == [10.5]
+    assert policy.contract["carried"] == [{"name": "action", "size": 1}, {"name": "belief", "size": 2}]
+    for carry in (None, {"size": 3}, {"size": 3, "action": 1, "belief": 3}, {"size": "3"}):
+        with pytest.raises(ContractError, match="malformed contract: carry"):
+            Controller(write(tmp_path / "old.onnx", contract=old | {"carry": carry}))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "now", "says"),
+    [
+        (10**400, 1.0, "'angle' is inf s ahead"),
+        (1.0, 10**400, "'angle' is stale: inf s old"),
+        (1.0, "noon", "now must be a number of seconds, got 'noon'"),
+    ],
+)
+def test_times_beyond_any_float_are_refused(policy: Controller, stamp: Any, now: Any, says: str) -> None:
+    with pytest.raises(ObservationError, match=says):
+        policy.step(GOOD, {"angle": stamp}, now=now)
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "says"),
+    [
+        ("| head -c 1", 0, ""),
+        ("| true", 0, ""),
+        ("> /dev/full", 1, "cannot print: [Errno 28] No space left on device"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("x 2> /dev/full", 1, ""),
+        ("x 2>&-", 1, ""),
+    ],
+)
+def test_on_a_console_that_breaks_there_is_no_traceback(
+    file: Path, output: str, code: int, says: str
+) -> None:
+    line = (
+        f"{sys.executable} {ROOT / 'robokit/controller.py'} {file}{'' if output[0] == 'x' else ' '}{output}"
+    )
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.strip()) == (code, says)
+
+
+def test_letters_that_a_console_lacks_are_escaped(tmp_path: Path) -> None:
+    file = write(tmp_path / "spin.onnx", contract=CONTRACT | {"robot": "Käfer"})
+    command = [sys.executable, ROOT / "robokit/controller.py", file]
+    ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert ran.stdout.startswith(b"spin for robot K\\xe4fer"), ran.stderr
