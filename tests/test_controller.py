@@ -23,7 +23,9 @@ from robokit.controller import (
     describe,
     load,
     main,
+    ort,
 )
+from robokit.export.gate import IR, OPSET, ORT
 
 ROOT = Path(__file__).parent.parent
 CONTRACT: dict[str, Any] = {
@@ -508,3 +510,21 @@ def test_letters_that_a_console_lacks_are_escaped(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "robokit/controller.py", file]
     ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert ran.stdout.startswith(b"spin for robot K\\xe4fer"), ran.stderr
+
+
+def test_a_program_that_does_what_the_page_says_computes_the_same(file: Path) -> None:
+    """Of docs/deploy.md, for other languages: zeros and true at first, then carry_next and false."""
+    policy = Controller(file)
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    carry, reset = np.zeros((1, 3), np.float32), np.array([True])
+    for step in range(5):
+        if step == 3:
+            policy.reset()
+            reset = np.array([True])
+        obs = {"angle": [0.1 * step], "rate": [1.0, step]}
+        feed = {name: np.array([value], np.float32) for name, value in obs.items()}
+        ctrl, carry = session.run(["ctrl", "carry_next"], {**feed, "carry": carry, "reset": reset})
+        reset = np.array([False])
+        assert np.array_equal(ctrl[0], policy.step(obs))
+    page = (ROOT / "docs/deploy.md").read_text()
+    assert f"onnxruntime >= {ORT} (opset {OPSET}, IR version {IR}" in page
