@@ -525,6 +525,6 @@ def test_a_program_that_does_what_the_page_says_computes_the_same(file: Path) ->
         feed = {name: np.array([value], np.float32) for name, value in obs.items()}
         ctrl, carry = session.run(["ctrl", "carry_next"], {**feed, "carry": carry, "reset": reset})
         reset = np.array([False])
-        assert np.array_equal(ctrl[0], policy.step(obs))
+        assert np.array_equal(np.asarray(ctrl)[0], policy.step(obs))
     page = (ROOT / "docs/deploy.md").read_text()
     assert f"onnxruntime >= {ORT} (opset {OPSET}, IR version {IR}" in page
