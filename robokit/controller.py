@@ -469,8 +469,10 @@ def _verified(path: Path) -> tuple[bytes, str]:
         data, reading = read_bytes(path, MOST_BYTES["file"]), listing
         listed = read_bytes(listing, MOST_BYTES["listing"]).decode("ascii").split()
     except (OSError, ValueError) as error:  # ValueError: no ASCII, or a path with a NUL
-        why = f"{reading.name}: {getattr(error, 'strerror', None) or error}"
-        raise ContractError(f"a policy is {path} with {listing.name} beside it; {why}") from error
+        gone = path.exists() and not listing.exists()
+        which = ", which is not there" if gone else f"; {reading.name}"
+        why = getattr(error, "strerror", None) or error
+        raise ContractError(f"a policy is {path} with {listing.name} beside it{which}: {why}") from error
     if (digest := hashlib.sha256(data).hexdigest()) not in listed:
         got = _cut(listed)
         raise ContractError(f"{path} was damaged or changed: sha256 {digest} is not in {listing.name}: {got}")
@@ -605,9 +607,9 @@ def check_contract(contract: Any, name: str) -> Contract:
         raise _malformed(name, "schema", f"one that is known here, 1 to {SCHEMA}", schema)
     if (kind := contract.get("kind", KIND)) != KIND:
         raise ContractError(f"{name} holds a {_cut(repr(kind))}, and a Controller runs a {KIND!r}")
-    needs = contract.get("needs")
+    needs, known = contract.get("needs"), {field.key for field in FIELDS}
     for key in needs if isinstance(needs, list) else []:
-        if key not in (field.key for field in FIELDS):
+        if not (isinstance(key, str) and key in known):
             lack = f"needs {_cut(repr(key))}, which this reader does not know: use a newer one"
             raise ContractError(f"{name} {lack}")
     for field in FIELDS:
