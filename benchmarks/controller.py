@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robokit.controller import OUTPUTS, Controller, load, ort
+from robokit.controller import OUTPUTS, Controller, carry_size, load, ort
 
 WARM_UP = 500
 
@@ -49,7 +49,7 @@ def inputs(path: Path) -> tuple[ort.InferenceSession, Floats, Floats]:
     rng = np.random.default_rng(0)
     obs = {i["name"]: rng.normal(0, 0.1, i["size"]) for i in contract["inputs"]}
     feed = {name: value[None].astype(np.float32) for name, value in obs.items()}
-    feed |= {"carry": np.zeros((1, contract["carry"]["size"]), np.float32), "reset": np.zeros(1, np.bool_)}
+    feed |= {"carry": np.zeros((1, carry_size(contract)), np.float32), "reset": np.zeros(1, np.bool_)}
     return session, obs, feed
 
 

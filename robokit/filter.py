@@ -27,8 +27,12 @@ import contextlib
 import hashlib
 import json
 import math
+import os
+import re
+import stat
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +47,7 @@ TIGHTENED = ("slew", "velocity", "torque")
 WATCHED = ("held", "late", "fallback")
 OBSERVATION, LATE, TRIPPED = 1, 2, 3  # reasons of a latched fallback
 LARGEST = float(np.finfo(np.float32).max)
+MOST_BYTES, MOST_DEPTH, MOST_ROWS = 1 << 22, 32, 4096  # of a table
 NUMBERS = ("low", "high", "slew", "velocity", "pose", "pose_speed", "default", "kp", "kd", "force")
 ABOVE_0, FROM_0 = ("slew", "velocity", "torque", "pose_speed", "kp", "control_dt"), ("kd", "margin")
 NEEDS = {  # numbers of an actuator that its bounds are computed from
@@ -68,6 +73,10 @@ class FilterError(ValueError):
     """Unusable filter: an impossible number, an unknown name, a fact that is not given, or another file's."""
 
 
+class ConcurrentCall(RuntimeError):
+    """`step`, `reset` or `rearm` was called while another call is inside; nothing has changed."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """The numbers of one actuator; None: no bound, or unknown. Raises FilterError for impossible numbers."""
@@ -89,6 +98,7 @@ class Bound:
     dq: Column | None = None  # observation of the joint's velocity
 
     def __post_init__(self) -> None:
+        self._check_names()
         if self.kind not in KINDS:
             raise FilterError(f"kind of {self.name!r} must be one of {KINDS}, got {self.kind!r}")
         for rule in NUMBERS:
@@ -103,6 +113,13 @@ class Bound:
                 raise FilterError(f"velocity of {self.name!r} needs a kd above 0, got {self.kd}")
         if self.torque is not None:
             self._check_torque(self.torque)
+
+    def _check_names(self) -> None:
+        if not isinstance(self.name, str):
+            raise FilterError(f"the name of an actuator must be a text, got {cut(repr(self.name))}")
+        for what, place in (("q", self.q), ("dq", self.dq)):
+            if place is not None and not _is_column(place):
+                raise FilterError(f"{what} of {self.name!r} must be [input, column], got {cut(repr(place))}")
 
     def _check_torque(self, torque: tuple[float, float]) -> None:
         if not (is_pair(torque) and torque[0] <= 0 <= torque[1]):
@@ -146,6 +163,11 @@ class Filter:
     fallback: str = "hold"  # servos: "hold" last target, "damp" follows q, "pose" moves there; motors: 0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.actuators, tuple) and 0 < len(self.actuators) <= MOST_ROWS):
+            raise FilterError(f"actuators must be 1 to {MOST_ROWS} rows, got {cut(repr(self.actuators))}")
+        names = [bound.name for bound in self.actuators]
+        if len(set(names)) < len(names):
+            raise FilterError(f"two actuators must not have one name, got {cut(names)}")
         check_number("control_dt", "the file", self.control_dt)
         if not (_is_number(self.soft_start) and self.soft_start >= 0):
             raise FilterError(f"soft_start must be a number of seconds from 0 on, got {self.soft_start!r}")
@@ -178,14 +200,13 @@ class Filter:
     def open(cls, path: str | Path) -> "Filter":
         """Read a table (JSON). Raises FilterError for a file not from `robokit filter`, or changed since."""
         try:
-            table = json.loads(Path(path).read_text("utf-8"))
-            if not isinstance(table, dict) or table.pop("digest", None) != digest(table):
+            table = read_object(path)
+            if table.pop("digest", None) != digest(table):
                 raise FilterError("not written by robokit filter, or changed since")
             table["actuators"] = tuple(map(_row, table["actuators"]))
             return cls(**table)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # e.g. another version's
-            why = getattr(error, "strerror", None) or error
-            raise FilterError(f"no filter in {path}: {why}") from error
+            raise FilterError(f"no filter in {path}: {_why(error)}") from error
 
     def tightened(self, **factors: float) -> "Filter":
         """A copy in which every bound of `slew`, `velocity` or `torque` is multiplied by a factor in (0, 1].
@@ -203,11 +224,20 @@ class Filter:
             rows = tuple(replace(bound, **{rule: _times(getattr(bound, rule), factor)}) for bound in rows)
         return replace(self, actuators=rows)
 
-    def check(self, sha256: str) -> None:
-        """Raise FilterError unless this filter was made for the exported file of that sha256."""
+    def check(self, sha256: str, contract: Mapping[str, Any]) -> None:
+        """Raise FilterError unless this filter is for the exported file of that sha256 and contract."""
         if self.sha256 != sha256:
             rule = f"the filter is for the file of sha256 {self.sha256}, not {sha256}"
             raise FilterError(f"{rule}: make a table for this file with robokit filter")
+        names, own = ([a["name"] for a in contract["actuators"]], [b.name for b in self.actuators])
+        if names != own or not math.isclose(self.control_dt, contract["control_dt"], rel_tol=1e-6):
+            got = f"{cut(own)} every {self.control_dt} s"
+            raise FilterError(f"the file drives {cut(names)} every {contract['control_dt']} s, not {got}")
+        sizes = {i["name"]: i["size"] for i in contract["inputs"]}
+        for bound in self.actuators:
+            for name, column in (place for place in (bound.q, bound.dq) if place):
+                if column >= sizes.get(name, 0):
+                    raise FilterError(f"the file has no input {cut(name)!r} with a column {column}")
 
 
 class Guard:
@@ -354,11 +384,13 @@ class Filtered:
     filter's `deadline`, if any, after the step before is late; its target is still the policy's. More than
     `grace` bad or late steps in a row latch the filter's `fallback` until `rearm()`.
 
+    Threads may take turns: a call while another is inside raises ConcurrentCall; `trip` is never refused.
+
     Raises FilterError for a filter of another file.
     """
 
     def __init__(self, policy: Steppable, filter: Filter) -> None:
-        filter.check(policy.sha256)
+        filter.check(policy.sha256, policy.contract)
         self.policy, self.guard = policy, Guard(filter)
         b = self.guard.bounds
         self.actuators, self.control_dt = list(b.names), b.dt  # s
@@ -366,23 +398,26 @@ class Filtered:
         self.reason: str | None = None  # cause and time of the latched fallback
         self.steps = 0
         self._armed, self._then = False, math.nan
+        self._entered = threading.Lock()  # held by a call; no thread waits for it
         self._joints = {place[0] for place in (*b.q_from, *b.dq_from) if place}
         self._inputs = {i["name"]: (i["size"], i.get("max_age") or b.dt) for i in policy.contract["inputs"]}
 
     def reset(self) -> None:
         """Begin an episode at the robot's present pose. A latched fallback stays latched."""
-        self.policy.reset()
-        self._then = math.nan
-        if self.reason is None:
-            self.guard.begin()
-            self._armed = False
+        with self._alone("reset"):
+            self.policy.reset()
+            self._then = math.nan
+            if self.reason is None:
+                self.guard.begin()
+                self._armed = False
 
     def rearm(self) -> None:
         """Leave the fallback, if latched. Always reset the policy, and soft-start from the last target."""
-        self.reason = None  # first, so that a trip from now on is kept
-        self.policy.reset()
-        self.guard.rearm()
-        self.state, self._then = "policy", math.nan
+        with self._alone("rearm"):
+            self.reason = None  # first, so that a trip from now on is kept
+            self.policy.reset()
+            self.guard.rearm()
+            self.state, self._then = "policy", math.nan
 
     def trip(self, reason: str) -> None:
         """Latch the fallback from the next step on, unless latched. From any thread or signal handler."""
@@ -390,6 +425,10 @@ class Filtered:
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
         """Actuator targets (A,); arguments as for Controller.step, with `now` also for the deadline."""
+        with self._alone("step"):
+            return self._step(obs, stamps, now)
+
+    def _step(self, obs: Obs, stamps: Mapping[str, float] | None, now: float | None) -> Floats:
         if self.reason is not None and not self.guard.why[0]:
             self.guard.why[:] = TRIPPED  # here, because another thread may trip in the middle of a step
         began = time.monotonic() if now is None else now
@@ -414,6 +453,15 @@ class Filtered:
         self.state = "fallback" if latched else "held" if fault else "late" if late else "policy"
         self.steps += 1
         return ctrl
+
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        if not self._entered.acquire(blocking=False):
+            raise ConcurrentCall(f"{what} was called while another call is inside this Filtered")
+        try:
+            yield
+        finally:
+            self._entered.release()
 
     def _valid_joints(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
         """Input -> value of joint inputs of a valid size, type and age: another sensor may have failed."""
@@ -506,6 +554,64 @@ def is_pair(value: Any) -> bool:
     """Whether a value is a list or tuple of two finite numbers, low <= high."""
     listed = isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
     return listed and value[0] <= value[1]
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """A JSON object from a regular file, with limits: MOST_BYTES, MOST_DEPTH, finite numbers, no key twice.
+
+    Raises FilterError naming the file and the rule.
+    """
+
+    def number(digits: str) -> float:
+        if not math.isfinite(value := float(digits)):
+            raise FilterError(f"{cut(digits)} is no finite number")
+        return value
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise FilterError(f"an object has a key twice: {cut([key for key, _ in pairs])}")
+        return found
+
+    try:
+        text = _bytes(Path(path)).decode("utf-8")
+        depth = 0
+        for bracket in re.sub(r'"(?:[^"\\]|\\.?)*+(?:"|\Z)|[^][{}"]+', "", text, flags=re.DOTALL):
+            depth += 1 if bracket in "[{" else -1
+            if depth > MOST_DEPTH:
+                raise FilterError(f"nested more than {MOST_DEPTH} deep")
+        table = json.loads(text, parse_constant=number, parse_float=number, object_pairs_hook=members)
+    except (OSError, ValueError) as error:
+        raise FilterError(f"no filter in {path}: {_why(error)}") from error
+    if not isinstance(table, dict):
+        raise FilterError(f"{path} must hold a JSON object, got {type(table).__name__}")
+    return table
+
+
+def _bytes(path: Path) -> bytes:
+    """A regular file of at most MOST_BYTES. Raises OSError for another, without waiting for a FIFO."""
+    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(f"more than {MOST_BYTES:,} bytes")
+    return data
+
+
+def _why(error: Exception) -> str:
+    return cut(getattr(error, "strerror", None) or error, 300)
+
+
+def cut(value: Any, most: int = 80) -> str:
+    """One line of text, cut to `most` characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 2]}.."
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a value is (input, column)."""
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+    return pair and isinstance(value[1], int) and not isinstance(value[1], bool) and value[1] >= 0
 
 
 def _row(numbers: Mapping[str, Any]) -> Bound:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,23 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from robokit.controller import METADATA_KEY, ContractError, Controller, ObservationError, describe, load, main
+from robokit.controller import (
+    METADATA_KEY,
+    ConcurrentCall,
+    ContractError,
+    Controller,
+    ObservationError,
+    describe,
+    load,
+    main,
+    ort,
+)
+from robokit.export.gate import IR, OPSET, ORT
 
+ROOT = Path(__file__).parent.parent
 CONTRACT: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
+    "kind": "policy",
     "task": "spin",
     "robot": "top",
     "control_dt": 0.02,
@@ -24,10 +38,14 @@ CONTRACT: dict[str, Any] = {
         {"name": "angle", "size": 1, "unit": "rad"},
         {"name": "rate", "size": 2, "unit": "rad/s", "max_age": 0.5},
     ],
-    "actuators": [{"name": "motor", "unit": "N m", "low": -1.0, "high": 1.0}],
-    "carry": {"size": 3, "action": 1, "belief": 2},
+    "actuators": [{"name": "motor", "unit": "N m", "low": -1000.0, "high": 1000.0}],
+    "carried": [
+        {"name": "action", "size": 1, "start": [10.0]},
+        {"name": "belief", "size": 2, "start": [0.0, 0.0]},
+    ],
     "commands": {},
     "versions": {},
+    "least": {"onnxruntime": "1.15", "ir": 8, "opset": 18},
     "hashes": {},
 }
 FOLLOW = [
@@ -257,7 +275,7 @@ def test_a_missing_file_and_one_that_is_no_onnx_are_refused(tmp_path: Path) -> N
         Controller(tmp_path / "none.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("no ONNX")
-    with pytest.raises(ContractError, match=r"cannot run .*text\.onnx"):
+    with pytest.raises(ContractError, match=r"text\.onnx is no ONNX file"):
         Controller(sign(text))
 
 
@@ -271,15 +289,24 @@ def without(key: str) -> dict[str, Any]:
         (None, "no 'robokit.contract'"),
         ("{", "malformed"),
         ("[]", "malformed"),
-        *((without(key), f"malformed.*'{key}'") for key in CONTRACT),
-        (CONTRACT | {"schema": 2}, "schema 2; known here: 1"),
+        *((without(key), f"malformed contract: {key} must be .*, got nothing") for key in CONTRACT),
+        (CONTRACT | {"schema": 3}, "schema must be one that is known here, 1 to 2, got 3"),
         (CONTRACT | {"control_dt": "fast"}, "malformed"),
-        (CONTRACT | {"control_dt": 0.0}, "malformed.*control_dt 0"),
-        (CONTRACT | {"inputs": [{"name": "angle"}]}, "malformed.*'size'"),
-        (CONTRACT | {"commands": {"angle": {"low": [0, 0], "high": [1]}}}, "malformed.*command 'angle'"),
-        (CONTRACT | {"commands": {"speed": {"low": [0], "high": [1]}}}, "malformed.*'speed'"),
-        (CONTRACT | {"carry": {"size": 4}}, "its contract says"),
-        (CONTRACT | {"inputs": CONTRACT["inputs"][::-1], "actuators": []}, "its contract says"),
+        (CONTRACT | {"control_dt": 0.0}, "control_dt must be a number from 1e-05 to 60, got 0.0"),
+        (
+            CONTRACT | {"inputs": [{"name": "angle"}]},
+            r"inputs\[0\].size must be a whole number .*, got nothing",
+        ),
+        (
+            CONTRACT | {"commands": {"angle": {"low": [0, 0], "high": [1]}}},
+            "commands.angle.low must be 1 long",
+        ),
+        (
+            CONTRACT | {"commands": {"speed": {"low": [0], "high": [1]}}},
+            "commands.speed must be the name of an input",
+        ),
+        (CONTRACT | {"carried": CONTRACT["carried"][:1]}, "its contract says"),
+        (CONTRACT | {"actuators": CONTRACT["actuators"] + [{"name": "other"}]}, "its contract says"),
     ],
 )
 def test_a_file_without_a_sound_contract_is_refused(tmp_path: Path, contract: Any, says: str) -> None:
@@ -310,7 +337,7 @@ def test_the_description_names_everything_to_supply_and_to_expect(
         "unit rad/s",
         "max_age 0.5",
         "motor",
-        "-1.0 .. 1.0 N m",
+        "-1000.0 .. 1000.0 N m",
     ):
         assert fact in printed
     assert main([str(file) + "x"]) == 1
@@ -348,3 +375,156 @@ print(os.environ["ORT_DISABLE_TELEMETRY"], sum("telemetry" in str(w.message) for
     environment = unset if variable is None else {**unset, "ORT_DISABLE_TELEMETRY": variable}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ran.stdout.split() == [variable or "1", str(warned)], ran.stderr
+
+
+NARROW = CONTRACT | {"actuators": [{"name": "motor", "low": -1.0, "high": 10.6}]}
+
+
+def test_a_ctrl_beyond_its_range_is_clipped_and_counted_and_the_memory_goes_on(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "narrow.onnx", contract=NARROW))
+    sent = [policy.step(GOOD).tolist() for _ in range(3)]  # 10.5, 11.0, 11.5 without a range
+    assert sent == [[10.5], [np.float32(10.6)], [np.float32(10.6)]]
+    assert (policy.ctrl_clipped, policy.action.tolist()) == ({"motor": 2}, [11.5])
+
+
+def test_a_ctrl_beyond_its_range_is_refused_where_asked_and_the_memory_kept(tmp_path: Path) -> None:
+    policy = Controller(write(tmp_path / "narrow.onnx", contract=NARROW), beyond="refuse")
+    assert policy.step(GOOD).tolist() == [10.5]
+    with pytest.raises(ObservationError, match=r"lead to a ctrl of 'motor' of 11\.0, outside -1\.0 to 10\.6"):
+        policy.step(GOOD)
+    assert policy.step(GOOD | {"angle": [0.0]}).tolist() == [10.5]  # 10.5 + 2 * 0
+    assert policy.ctrl_clipped == {"motor": 0}
+    with pytest.raises(ValueError, match="beyond must be 'clip' or 'refuse', got 'ignore'"):
+        Controller(tmp_path / "narrow.onnx", beyond="ignore")
+
+
+@pytest.mark.parametrize("edges", [{}, {"low": None, "high": None}])
+def test_an_actuator_without_a_range_is_not_clipped(tmp_path: Path, edges: dict[str, Any]) -> None:
+    contract = CONTRACT | {"actuators": [{"name": "motor", **edges}]}
+    policy = Controller(write(tmp_path / "free.onnx", contract=contract))
+    assert policy.step(GOOD | {"angle": [1e38]}).tolist() == [np.float32(2e38)]
+
+
+class Nested(dict[str, Any]):
+    """Observations that call the policy when they are read."""
+
+    def __init__(self, policy: Controller) -> None:
+        super().__init__(GOOD)
+        self.policy, self.refused = policy, 0
+
+    def __getitem__(self, name: str) -> Any:
+        for call in (self.policy.reset, lambda: self.policy.step(GOOD)):
+            with pytest.raises(ConcurrentCall, match="was called while another call is inside"):
+                call()
+            self.refused += 1
+        return super().__getitem__(name)
+
+
+def test_a_call_inside_another_is_refused_and_changes_nothing(policy: Controller) -> None:
+    obs = Nested(policy)
+    assert [policy.step(obs).tolist() for _ in range(2)] == [[10.5], [11.0]]
+    assert obs.refused == 8
+    policy.reset()
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+def test_an_error_in_the_middle_of_a_step_leaves_the_controller_free(policy: Controller) -> None:
+    class Broken(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise OSError("the bus is gone")
+
+    with pytest.raises(OSError, match="the bus is gone"):
+        policy.step(Broken(GOOD))
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+def test_of_many_threads_each_step_is_done_whole_or_refused(policy: Controller) -> None:
+    done: list[float] = []
+    refused: list[str] = []
+
+    def work() -> None:
+        for _ in range(300):
+            try:
+                done.append(float(policy.step(GOOD)[0]))
+            except ConcurrentCall as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) + len(refused) == 1200
+    assert sorted(done) == [10.5 + 0.5 * i for i in range(len(done))]  # each step went on from one before
+
+
+def test_a_file_of_schema_1_loads_and_its_parts_are_named(tmp_path: Path) -> None:
+    old = {k: v for k, v in CONTRACT.items() if k not in ("kind", "carried", "least")}
+    old |= {"schema": 1, "carry": {"size": 3, "action": 1, "belief": 2}, "limits": None, "evaluation": None}
+    policy = Controller(write(tmp_path / "old.onnx", contract=old))
+    assert policy.step(GOOD).tolist() == policy.action.tolist() == [10.5]
+    assert policy.contract["carried"] == [{"name": "action", "size": 1}, {"name": "belief", "size": 2}]
+    for carry in (None, {"size": 3}, {"size": 3, "action": 1, "belief": 3}, {"size": "3"}):
+        with pytest.raises(ContractError, match="malformed contract: carry"):
+            Controller(write(tmp_path / "old.onnx", contract=old | {"carry": carry}))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "now", "says"),
+    [
+        (10**400, 1.0, "'angle' is inf s ahead"),
+        (1.0, 10**400, "'angle' is stale: inf s old"),
+        (1.0, "noon", "now must be a number of seconds, got 'noon'"),
+    ],
+)
+def test_times_beyond_any_float_are_refused(policy: Controller, stamp: Any, now: Any, says: str) -> None:
+    with pytest.raises(ObservationError, match=says):
+        policy.step(GOOD, {"angle": stamp}, now=now)
+    assert policy.step(GOOD).tolist() == [10.5]
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "says"),
+    [
+        ("| head -c 1", 0, ""),
+        ("| true", 0, ""),
+        ("> /dev/full", 1, "cannot print: [Errno 28] No space left on device"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("x 2> /dev/full", 1, ""),
+        ("x 2>&-", 1, ""),
+    ],
+)
+def test_on_a_console_that_breaks_there_is_no_traceback(
+    file: Path, output: str, code: int, says: str
+) -> None:
+    line = (
+        f"{sys.executable} {ROOT / 'robokit/controller.py'} {file}{'' if output[0] == 'x' else ' '}{output}"
+    )
+    ran = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr.strip()) == (code, says)
+
+
+def test_letters_that_a_console_lacks_are_escaped(tmp_path: Path) -> None:
+    file = write(tmp_path / "spin.onnx", contract=CONTRACT | {"robot": "Käfer"})
+    command = [sys.executable, ROOT / "robokit/controller.py", file]
+    ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert ran.stdout.startswith(b"spin for robot K\\xe4fer"), ran.stderr
+
+
+def test_a_program_that_does_what_the_page_says_computes_the_same(file: Path) -> None:
+    """Of docs/deploy.md, for other languages: zeros and true at first, then carry_next and false."""
+    policy = Controller(file)
+    session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
+    carry, reset = np.zeros((1, 3), np.float32), np.array([True])
+    for step in range(5):
+        if step == 3:
+            policy.reset()
+            reset = np.array([True])
+        obs = {"angle": [0.1 * step], "rate": [1.0, step]}
+        feed = {name: np.array([value], np.float32) for name, value in obs.items()}
+        ctrl, carry = session.run(["ctrl", "carry_next"], {**feed, "carry": carry, "reset": reset})
+        reset = np.array([False])
+        assert np.array_equal(np.asarray(ctrl)[0], policy.step(obs))
+    page = (ROOT / "docs/deploy.md").read_text()
+    assert f"onnxruntime >= {ORT} (opset {OPSET}, IR version {IR}" in page

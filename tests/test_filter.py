@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -18,7 +20,7 @@ import robokit
 from robokit.controller import Controller, ObservationError
 from robokit.export.bounds import EACH, WHOLE, filter_for, resolve, write_filter
 from robokit.export.file import Exported
-from robokit.filter import Bound, Filter, Filtered, FilterError, Guard
+from robokit.filter import Bound, ConcurrentCall, Filter, Filtered, FilterError, Guard, digest
 
 ROOT = Path(__file__).parent.parent
 KNEE: dict[str, Any] = {
@@ -507,7 +509,11 @@ def test_a_table_that_was_changed_by_hand_is_refused(tmp_path: Path, old: str, n
         ('{"slaw": 3.0}', "a filter has no 'slaw'; did you mean 'slew'"),
         ("[1]", "must hold a JSON object, got list"),
         ("{", "no filter in"),
-        ('{"soft_start": NaN}', "soft_start must be a number of seconds"),
+        ('{"soft_start": NaN}', "NaN is no finite number"),
+        ('{"soft_start": 1e999}', "1e999 is no finite number"),
+        ('{"slew": 1.0, "slew": 9.0}', "an object has a key twice: .*'slew'"),
+        ("[" * 100_000, "nested more than 32 deep"),
+        (" " * (1 << 22) + "{}", "more than 4,194,304 bytes"),
         ('{"sha256": "0"}', "not written by robokit filter, or changed since"),
         (None, "no filter in"),
     ],
@@ -518,6 +524,90 @@ def test_a_json_file_that_is_no_filter_is_refused(file: Path, tmp_path: Path, te
         numbers.write_text(text)
     with pytest.raises(FilterError, match=says):
         filter_for(Exported.open(file), numbers)
+
+
+def signed(path: Path, **changed: Any) -> Path:
+    """A table with some keys changed, and its digest made again."""
+    table = json.loads(path.read_text()) | changed
+    del table["digest"]
+    path.write_text(json.dumps({"digest": digest(table)} | table))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"actuators": []}, "actuators must be 1 to 4096 rows"),
+        ({"actuators": {"knee": 1}}, "no filter in"),
+        ({"actuators": [{"name": 3, "kind": "servo"}]}, "name of an actuator must be a text, got 3"),
+        ({"actuators": [{"name": "a", "kind": "motor"}] * 2}, "two actuators must not have one name"),
+        (
+            {"actuators": [{"name": "a", "kind": "motor", "q": ["q", -1]}]},
+            r"q of 'a' must be \[input, column\]",
+        ),
+        ({"actuators": [{"name": "a", "kind": "motor", "dq": "q"}]}, r"dq of 'a' must be \[input, column\]"),
+        ({"actuators": [{"name": "a", "kind": "motor", "low": "x"}]}, "low of 'a' must be finite, got 'x'"),
+        ({"actuators": [{"name": "a", "kind": ["motor"]}]}, "kind of 'a' must be one of"),
+        ({"grace": True}, "grace must be a whole number"),
+        ({"control_dt": "fast"}, "control_dt of 'the file' must be finite and above 0"),
+        ({"more": 1}, "unexpected keyword argument 'more'"),
+    ],
+)
+def test_a_table_with_a_good_digest_and_impossible_content_is_refused(
+    tmp_path: Path, changed: dict[str, Any], says: str
+):
+    file = tmp_path / "table.json"
+    write_filter(resolve({"slew": 12.5}, contract(KNEE), SHA256), file)
+    with pytest.raises(FilterError, match=says):
+        Filter.open(signed(file, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"name": "other"}, r"the file drives \['knee'\] every 0.02 s, not \['other'\]"),
+        ({"q": ("q", 3)}, "the file has no input 'q' with a column 3"),
+        ({"dq": ("speed", 0)}, "the file has no input 'speed' with a column 0"),
+    ],
+)
+def test_a_filter_that_names_what_the_file_lacks_is_refused(changed: dict[str, Any], says: str):
+    table = resolve({}, contract(KNEE), SHA256)
+    table = replace(table, actuators=(replace(table.actuators[0], **changed),))
+    with pytest.raises(FilterError, match=says):
+        table.check(SHA256, contract(KNEE))
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "device"])
+def test_only_a_regular_file_is_read_as_a_filter(tmp_path: Path, kind: str):
+    file = tmp_path / "table.json"
+    makers = {
+        "folder": file.mkdir,
+        "fifo": lambda: os.mkfifo(file),
+        "device": lambda: file.symlink_to("/dev/zero"),
+    }
+    makers[kind]()
+    with pytest.raises(FilterError, match=r"no filter in .*(not a regular file|Is a directory)"):
+        Filter.open(file)
+
+
+def test_a_call_inside_another_is_refused_and_changes_nothing(file: Path):
+    policy = filtered(file, slew=100.0)
+    refused = []
+
+    class Nested(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            for call in (policy.reset, policy.rearm, lambda: policy.step(GOOD)):
+                with pytest.raises(ConcurrentCall, match="was called while another call is inside"):
+                    call()
+                refused.append(name)
+            return super().__getitem__(name)
+
+    before = policy.step(GOOD).tolist()
+    plain = filtered(file, slew=100.0)
+    assert plain.step(GOOD).tolist() == before
+    assert policy.step(Nested(GOOD)).tolist() == plain.step(GOOD).tolist()
+    assert refused and policy.state == "policy"
+    policy.reset()  # the lock is free again
 
 
 def test_a_table_of_another_file_is_refused(file: Path, tmp_path: Path):

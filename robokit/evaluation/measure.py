@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from robokit import seeds
+from robokit.controller import carry_size
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.evaluation.episodes import (
@@ -75,7 +76,7 @@ def evaluate(
     if filter is not None:
         if exported is None:
             raise OptionError("a filter is of one exported file, and the torch policy is none")
-        filter.check(exported.sha256)
+        filter.check(exported.sha256, exported.contract)
     contract = exported.contract if exported else _torch_contract(task)
     commands = commands or {}
     held = {name: clip_command(contract, name, numbers) for name, numbers in commands.items()}
@@ -143,7 +144,7 @@ def _check(episodes: int, gamma: float) -> None:
 def _actor(file: Exported | None, policy: Actor | None) -> Act:
     """A new actor of the file, else of the policy. Raises OptionError for neither."""
     if file is not None:
-        return onnx_actor(file.session, int(file.contract["carry"]["size"]))
+        return onnx_actor(file.session, carry_size(file.contract))
     if policy is None:
         raise OptionError("evaluate takes an exported file or a torch policy, got neither")
     return torch_actor(policy)

@@ -20,9 +20,20 @@ from typing import Any
 import numpy as np
 
 from robokit.disk.write import write_atomically
-from robokit.errors import did_you_mean, reason
+from robokit.errors import did_you_mean
 from robokit.export.file import Exported
-from robokit.filter import KINDS, Bound, Column, Filter, FilterError, check_number, digest, inward, is_pair
+from robokit.filter import (
+    KINDS,
+    Bound,
+    Column,
+    Filter,
+    FilterError,
+    check_number,
+    digest,
+    inward,
+    is_pair,
+    read_object,
+)
 
 EACH = (
     *("slew", "low", "high", "margin", "velocity", "torque", "pose", "pose_speed"),
@@ -38,16 +49,11 @@ def filter_for(file: Exported, path: str | Path) -> Filter:
 
     Raises FilterError for numbers that `resolve` refuses, and for a table of another file.
     """
-    try:
-        numbers = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FilterError(f"no filter in {path}: {reason(error, path)}") from error
-    if not isinstance(numbers, dict):
-        raise FilterError(f"{path} must hold a JSON object, got {type(numbers).__name__}")
+    numbers = read_object(path)
     if "sha256" not in numbers:
         return resolve(numbers, file.contract, file.sha256)
     filter = Filter.open(path)
-    filter.check(file.sha256)
+    filter.check(file.sha256, file.contract)
     return filter
 
 

@@ -96,7 +96,7 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
     parts = {
         "low": ("lowest ctrl", env.action_low),
         "high": ("highest ctrl", env.action_high),
-        "default": ("ctrl at action 0", env.action_center),
+        "default": ("ctrl at action 0", env.action_center.clamp(env.action_low, env.action_high)),
     }
     rooms = (ROUNDING * env.action_half).tolist()
     for key, (words, values) in parts.items():

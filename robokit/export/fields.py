@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from robokit import __version__
-from robokit.controller import SCHEMA
+from robokit.controller import KIND, SCHEMA
 from robokit.env.env import Env
-from robokit.export.gate import Recording
+from robokit.export.gate import IR, OPSET, ORT, Recording
 from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, channels, model_hashes, model_name
 from robokit.task.columns import supplied
@@ -28,18 +28,20 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
     """The contract as JSON values, without "parity" and "evaluation"; None: neither model nor task says."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    carry = {**{term.name: term.size for term in env.carried}, "belief": policy.belief_size}
+    carried = [*((term.name, term.start) for term in env.carried), ("belief", (0.0,) * policy.belief_size)]
     return {
         "schema": SCHEMA,
+        "kind": KIND,
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
         "inputs": [_input(name, env, recording) for name in widths],
         "actuators": _actuators(env),
-        "carry": {"size": sum(carry.values()), **carry},
+        "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
         "versions": versions(),
+        "least": {"onnxruntime": ORT, "ir": IR, "opset": OPSET},
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
 
@@ -101,7 +103,8 @@ def _common(values: list[Any]) -> Any:
 
 def _actuators(env: Env) -> list[dict[str, Any]]:
     """The model's facts of each actuator, `low` and `high` (None: infinite), `default`: ctrl at action 0."""
-    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), env.action_center.tolist(), strict=True)
+    default = env.action_center.clamp(env.action_low, env.action_high)  # as the graph clips it
+    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), default.tolist(), strict=True)
     return [
         fact | {"low": _finite(low), "high": _finite(high), "default": default}
         for fact, (low, high, default) in zip(actuators(env.sim), bounds, strict=True)

@@ -21,6 +21,8 @@ from robokit.learning.protocols import Actor
 from robokit.sim.facts import actuators, readings
 from robokit.task.columns import CARRIED, supplied
 
+OPSET, IR = 18, 8  # version of the operators, and the oldest of the file's format that holds them
+ORT = "1.15"  # the oldest onnxruntime in which exported files were run, see docs/deploy.md
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay
 RESET_EVERY = 97  # steps between added resets: at least 10 in every replay
@@ -136,7 +138,10 @@ def _actuator(env: Env, i: int) -> str:
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise ExportError unless the graph is valid ONNX: standard ops, symbolic batch, no external data."""
+    """Raise ExportError unless the graph is valid ONNX: standard ops, symbolic batch, no external data.
+
+    Its versions are at most IR and OPSET, for older runtimes.
+    """
     graph = model.graph
     foreign = {f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in ("", "ai.onnx")}
     foreign |= {f"{f.domain}::{f.name}" for f in model.functions}
@@ -147,6 +152,13 @@ def check_graph(model: onnx.ModelProto) -> None:
         raise ExportError(f"the graph has a fixed batch size in {fixed}")
     if outside := [t.name for t in graph.initializer if uses_external_data(t)]:
         raise ExportError(f"the graph keeps {outside} outside of its file")
+    if model.ir_version > IR:
+        raise ExportError(f"the graph has IR version {model.ir_version}, at most {IR} for older runtimes")
+    opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if max(opsets) > OPSET:
+        raise ExportError(
+            f"the graph has operators of opset {max(opsets)}, at most {OPSET} for older runtimes"
+        )
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
+from robokit.export.gate import IR, OPSET
 from robokit.networks.policy import Policy
 from robokit.task.columns import supplied
-
-OPSET = 18
 
 
 class Graph(nn.Module):
@@ -99,7 +98,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, without metadata_props and doc_string, which contain folder names of this machine."""
+    """The model as IR, without metadata_props and doc_string, which contain folder names of this machine."""
+    model.ir_version = IR
     graph = model.graph
     values = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
     for part in (model, graph, *graph.node, *values):

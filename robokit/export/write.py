@@ -21,7 +21,7 @@ from typing import Any
 import onnx
 
 from robokit.compute.compile import torch_threads
-from robokit.controller import METADATA_KEY
+from robokit.controller import METADATA_KEY, ContractError, check_contract
 from robokit.disk.write import sync_folder, write_synced
 from robokit.env.env import Env
 from robokit.errors import ExportError, reason
@@ -72,6 +72,10 @@ def export(
     weights = weights_bytes(policy.state_dict(), policy_layout(policy, env))
     contract = write_contract(policy, env, recording, commit) | facts
     contract["hashes"]["weights"] = hashlib.sha256(weights).hexdigest()
+    try:
+        check_contract(contract, "the file")
+    except ContractError as error:
+        raise ExportError(str(error)) from error
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(contract, allow_nan=False)})
     digest = install(model.SerializeToString(), Path(path), weights)
     return Written(Path(path), digest, parity, gaps(contract))

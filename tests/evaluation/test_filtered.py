@@ -14,6 +14,7 @@ import torch
 
 import robokit
 from robokit.cli.command import main
+from robokit.controller import carry_size
 from robokit.env.env import Env
 from robokit.evaluation.episodes import Act, Episodes, onnx_actor, run_episodes
 from robokit.evaluation.filtered import FilteredActor
@@ -32,7 +33,7 @@ def made(path: Path = HOPPER, **numbers: Any) -> Filter:
 
 
 def actor_of(file: Exported) -> Act:
-    return onnx_actor(file.session, file.contract["carry"]["size"])
+    return onnx_actor(file.session, carry_size(file.contract))
 
 
 def through(n: int = 4, **numbers: Any) -> FilteredActor:

@@ -56,7 +56,7 @@ def remembers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     policy = make_policy(env, *request.param)
     report = export(policy, env, tmp_path_factory.mktemp("memory") / "arm.onnx")
     contract = load(report.path).contract
-    assert contract["carry"]["belief"] == (MEMORIES | MORE)[request.param]
+    assert contract["carried"][-1]["size"] == (MEMORIES | MORE)[request.param]
     return Made(env, policy, report, contract)
 
 
@@ -75,7 +75,7 @@ def test_every_memory_passes_the_gate_and_is_the_policy_across_episodes(remember
 def test_the_carry_is_the_belief_behind_the_previous_action_and_a_reset_clears_a_nan(remembers: Made) -> None:
     _, session, contract, _ = load(remembers.report.path)
     size = remembers.policy.belief_size
-    assert contract["carry"] == {"size": 2 + size, "action": 2, "belief": size}
+    assert {c["name"]: c["size"] for c in contract["carried"]} == {"action": 2, "belief": size}
     given = {i["name"]: np.full((2, i["size"]), 0.1, np.float32) for i in contract["inputs"]}
     results = []
     for held in (0.3, np.nan):

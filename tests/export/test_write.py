@@ -127,11 +127,12 @@ def test_the_contract_says_what_the_robot_must_know(made: Made) -> None:
     assert [(i["name"], i["size"]) for i in contract["inputs"]] == [
         ("speed", 1), ("gyro", 3), ("angle", 1), ("rail", 2), ("product", 1)
     ]  # fmt: skip
-    assert contract["carry"] == {
-        "size": 2 + 3 * made.env.obs_dim,
-        "action": 2,
-        "belief": 3 * made.env.obs_dim,
-    }
+    assert contract["carried"] == [
+        {"name": "action", "size": 2, "start": [0.0] * 2},
+        {"name": "belief", "size": 3 * made.env.obs_dim, "start": [0.0] * 3 * made.env.obs_dim},
+    ]
+    assert (contract["schema"], contract["kind"]) == (2, "policy")
+    assert contract["least"] == {"onnxruntime": "1.15", "ir": 8, "opset": 18}
     assert contract["commands"] == {"speed": {"low": [-0.1], "high": [0.3]}}
     assert contract["versions"]["torch"] == torch.__version__
     assert contract["hashes"]["commit"] == "abc"

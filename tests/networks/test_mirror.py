@@ -9,7 +9,7 @@ import torch
 from cart import Cart, but, new, refusal
 
 from robokit.algos.ppo import Config, Learner
-from robokit.controller import load
+from robokit.controller import carry_size, load
 from robokit.errors import OptionError, TaskError
 from robokit.export.write import export
 from robokit.networks.belief import KINDS, make_belief
@@ -93,7 +93,7 @@ def test_a_mirrored_policy_is_exported(tmp_path: Path):
     belief = make_belief("stack", env.names.obs, 2)
     policy = Gaussian(env.obs_dim, env.act_dim, belief, mirror=reflections(env.task.mirror, env.names.obs))
     report = export(policy, env, tmp_path / "cart.onnx")
-    assert load(report.path).contract["carry"]["belief"] == 2 * 2 * env.obs_dim
+    assert carry_size(load(report.path).contract) == env.act_dim + 2 * 2 * env.obs_dim
 
 
 def test_ppo_mirrors_when_asked_and_refuses_a_task_without():
