@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import extract_tb
 from types import FrameType
@@ -28,12 +29,18 @@ HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command from `arguments`, else sys.argv; returns the exit code. SystemExit as from `parse`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: idle threads would slow the physics
+    if isinstance(sys.stdout, TextIOWrapper):  # a path is printed whatever its bytes are
+        sys.stdout.reconfigure(errors="surrogateescape" if _is_utf8(sys.stdout) else "backslashreplace")
     try:
         with _terminable():
             return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except KeyboardInterrupt as interrupt:
         tell("robokit: interrupted")
         return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
+
+
+def _is_utf8(stream: TextIOWrapper) -> bool:
+    return stream.encoding.lower().replace("-", "") == "utf8"
 
 
 @contextmanager

@@ -18,7 +18,8 @@ def split(name: str) -> tuple[str, str]:
     A path may have colons: only what follows the last one, behind `.py` or in a name without `/`, is a class.
     """
     text, colon, cls = name.rpartition(":")
-    parted = colon and not name.endswith(".py") and (text.endswith(".py") or "/" not in name)
+    parted = colon and "/" not in cls and not name.endswith(".py")
+    parted = parted and (text.endswith(".py") or "/" not in text)
     return (text, cls) if parted else (name, "")
 
 
@@ -68,7 +69,7 @@ def classes(file: Path) -> dict[str, str]:
     """
     try:
         if (size := file.stat().st_size) > MOST:
-            raise TaskError(f"cannot be read: {size:,} bytes, of at most {MOST:,}")
+            raise OSError(f"{size:,} bytes, of at most {MOST:,}")
         tree = ast.parse(file.read_bytes())
     except RecursionError as error:
         raise TaskError("cannot be read: too deeply nested") from error

@@ -149,8 +149,8 @@ def test_what_is_no_file_is_not_there(odd: str, here: Path):
 
 STORED = [
     None, "", 7, ["a.py"], {"a": 1}, "slide.py", "./slide.py", "runs/../slide.py", "slide.txt",
-    "C:\\slide.py", "C:/slide.py", "file:///slide.py", "/" + "a" * 5000 + ".py", "/\0.py", "/nowhere/\udcff.py", "/dev/zero",
-    "/a\nb.py",
+    "C:\\slide.py", "C:/slide.py", "file:///slide.py", "/" + "a" * 5000 + ".py", "/\0.py",
+    "/nowhere/\udcff.py", "/dev/zero", "/a\nb.py",
 ]  # fmt: skip
 
 
