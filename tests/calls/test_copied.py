@@ -8,15 +8,20 @@ import pytest
 from slide import OWN, write
 
 import robokit
+from robokit.algos.ppo import Config
 from robokit.calls import training
 from robokit.calls.policies import subject_of
 from robokit.cli.command import main
 from robokit.errors import TaskError
-from robokit.task.lookup.source import given
-from robokit.training.build import Built
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import given, shipped_folder
+from robokit.training.build import Built, Setup, build_learner
+from robokit.training.loop import train
+from robokit.training.provenance import create
 from robokit.training.run import Run
 
-SMALL: dict[str, Any] = {"num_envs": 2, "horizon": 16, "minibatch": 16, "epochs": 1, "threads": 1}
+SMALL = Config(32, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
+SETUP = Setup(threads=1)
 HELPED = "from scale import SCALE\n" + OWN.replace("abs()", "abs() * SCALE")
 VARIANT = "from slide import Slide\nclass Wide(Slide):\n    time_limit = 0.1\n"
 
@@ -33,9 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here, there = (tmp_path_factory.mktemp("runs") / name for name in ("old", "new"))
     prepare(here)
     runs = here.parent / "kept"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "rehearse", lambda policy, env: None)
-        robokit.train(here / "slide.py", runs=runs, steps=32, hidden=(4,), compile=False, **SMALL)
+    learner = build_learner(load_task(here / "slide.py"), SETUP, SMALL)
+    train(learner, create(runs, learner, SETUP), 32)
     shutil.rmtree(here)
     prepare(there)
     shutil.move(runs, there / "runs")
@@ -63,19 +67,16 @@ def test_the_message_says_where_it_was_looked_for_and_what_to_give(
 def test_a_task_that_is_given_is_the_runs_own_in_another_place(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for torch in (False, True):
-        subject = subject_of(copied, "slide.py", torch=torch)
-        assert subject.own and type(subject.task).__name__ == "Slide"
+    assert type(subject_of(copied, "slide.py", torch=True).task).__name__ == "Slide"
     given.clear()
     with pytest.raises(TaskError, match="looked up"):
-        subject_of(copied)
+        subject_of(copied, torch=True)
     monkeypatch.chdir(tmp_path)
-    assert subject_of(Path("new") / copied, trust=True).own  # slide.py lies three folders above the run
+    assert subject_of(Path("new") / copied, torch=True, trust=True).own  # three folders above the run
 
 
 @pytest.mark.medium
 def test_a_copied_run_is_exported(copied: Path):
-    (copied / "policy.onnx").unlink()
     assert subject_of(copied, "slide.py").own and (copied / "policy.onnx").is_file()
     assert main(["export", str(copied), "--task", "slide.py", "--episodes", "0"]) == 0
     assert Path("policies/slide.onnx").is_file()
@@ -98,7 +99,7 @@ def test_a_copied_run_goes_on_if_its_files_are_the_same(
     Path("scale.py").write_text("SCALE = 3.0\n")
     assert main(resume) == 2
     assert "cannot be resumed: changed since it began: scale.py" in capsys.readouterr().err
-    assert subject_of(copied, "slide.py").own
+    assert subject_of(copied, "slide.py", torch=True).own
     assert f"changed since {copied.resolve()} was trained: scale.py" in capsys.readouterr().err
     with pytest.raises(TaskError, match=r"is a run of 'slide', not of 'hopper'$"):
         robokit.train("hopper", resume=copied)
@@ -108,6 +109,8 @@ def test_a_copied_run_goes_on_if_its_files_are_the_same(
 
 def test_a_variant_measures_the_file_even_where_the_own_task_is_unknown(copied: Path):
     Path("wide.py").write_text(VARIANT)
+    for suffix in (".onnx", ".onnx.sha256"):
+        shutil.copy(shipped_folder("policies") / f"hopper{suffix}", copied / f"policy{suffix}")
     subject = subject_of(copied, "wide.py")
     assert subject.file is not None and not subject.own and subject.task.time_limit == 0.1
 
@@ -117,8 +120,8 @@ def test_a_run_in_the_folder_it_was_trained_in_needs_nothing(tmp_path: Path, mon
     run = Run.open("runs/slide/latest")
     run.about["file"] = str(Path("slide.py").resolve())
     run._write_config()  # pyright: ignore[reportPrivateUsage]
-    assert subject_of(run.path).own
+    assert subject_of(run.path, torch=True).own
     monkeypatch.chdir(tmp_path)
     given.clear()
     with pytest.raises(TaskError, match="inside or beside the data's own folder"):
-        subject_of(run.path)
+        subject_of(run.path, torch=True)
