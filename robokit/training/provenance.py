@@ -89,7 +89,7 @@ def changed(run: Run, task: Task) -> list[str]:
 
 def commit(file: Path) -> str | None:
     """The git commit of a tracked `file`, with "-dirty" if the work tree has changes; else None."""
-    git = ["git", "-C", str(file.parent)]
+    git = ["git", "-c", "core.fsmonitor=false", "-C", str(file.parent)]
     try:
         for command in (
             ["ls-files", "--error-unmatch", "--", file.name],
