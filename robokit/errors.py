@@ -48,6 +48,8 @@ def tell(text: str) -> None:
     """Print a line on standard error. If that fails (closed, disk full), print nothing and continue."""
     try:
         print(text, file=sys.stderr, flush=True)
+    except UnicodeEncodeError:  # a path of bytes that are no text
+        print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO):  # unwritten text would fail again at exit
             with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from robokit.disk.folder import CONFIG, file_name, newest_run
 from robokit.errors import OptionError, RunError, did_you_mean, tell
-from robokit.task.lookup.source import known_tasks, shipped_folder, title_of, variants
+from robokit.task.lookup.source import known_tasks, shipped_folder, split, title_of, variants
 
 RUNS, POLICIES = Path("runs"), Path("policies")
 
@@ -22,7 +22,7 @@ def path_of(what: str | Path) -> Path | None:
             here = f"{text!r} is a task, and a run folder here"
             raise OptionError(f"{here}: ./{text} is the folder; rename it to use the name of the task")
         return Path(text)
-    return Path(text) if "/" in text and not text.partition(":")[0].endswith(".py") else None
+    return Path(text) if "/" in text and not split(text)[0].endswith(".py") else None
 
 
 def locate(what: str | Path, only_run: bool = False) -> Path:
@@ -58,7 +58,7 @@ def is_shipped(file: Path) -> bool:
 
 def _is_own(what: str) -> bool:
     """Whether a name means a task file that is not shipped: by its path, or the one in ./tasks."""
-    text, known = what.partition(":")[0], known_tasks()
+    text, known = split(what)[0], known_tasks()
     stem = text if text in known else text.partition("-")[0]  # of a policy, go2_walk-Go2WalkSensed
     file = Path(text) if text.endswith(".py") else known.get(stem)
     return file is not None and not file.resolve().is_relative_to(shipped_folder().resolve())

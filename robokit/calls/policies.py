@@ -60,18 +60,20 @@ def evaluate(
     filter: str | PathLike[str] | None = None,
     torch: bool = False,
     threads: int = 0,
+    trust: bool = False,
 ) -> Report:
     """Measure an exported file in fresh episodes: statistics with intervals, and a verdict on each limit.
 
     A run's policy is exported first if need be. task: measured on this one instead, with the same inputs,
-    actuators and rate. seed: of the episodes. nominal: without randomisation, pushes and sensor noise.
-    command: constant commands instead of random ones. gamma: of discounted limits; None: the run's, or .99.
-    filter: the same episodes also through a filter, a JSON file. torch: the torch policy of a run, without a
-    file. threads: of the physics; 0: one for each core.
+    actuators and rate; or where a run's own task is now. trust: run what the data names, docs/trust.md.
+    seed: of the episodes. nominal: without randomisation, pushes and sensor noise. command: constant commands
+    instead of random ones. gamma: of discounted limits; None: the run's, or .99. filter: the same episodes
+    also through a filter, a JSON file. torch: the torch policy of a run, without a file. threads: of the
+    physics; 0: one for each core.
 
     Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
     """
-    subject = subject_of(located(what), task, filter, torch)
+    subject = subject_of(located(what), task, filter, torch, trust)
     episodes, seed, gamma, threads = (plain(x) for x in (episodes, seed, gamma, threads))
     return report_on(subject, episodes, seed, nominal, command, gamma, threads)
 
@@ -98,14 +100,15 @@ def subject_of(
     task: str | PathLike[str] | None = None,
     filter: str | PathLike[str] | None = None,
     torch: bool = False,
+    trust: bool = False,
 ) -> Subject:
     """What `evaluate` with these arguments measures. place: see `resolve.located`."""
-    for name, value in (("task", task), ("filter", filter)):
-        if torch and value is not None:
-            raise OptionError(f"torch measures a run's policy on its own task, without {name}")
+    given = None if task is None else fspath(task)
+    if torch and filter is not None:
+        raise OptionError("torch measures a run's policy on its own task, without filter")
     if torch:
-        return Subject(place, None, *torch_policy_of(place), None)
-    file, chosen, policy, own = policy_of(place, None if task is None else fspath(task))
+        return Subject(place, None, *torch_policy_of(place, given, trust), None)
+    file, chosen, policy, own = policy_of(place, given, trust)
     guard = None if filter is None else filter_for(file, Path(filter))
     return Subject(place, file, chosen, policy, guard, own)
 
@@ -149,6 +152,7 @@ def play(
     viewer: bool = False,
     nominal: bool = False,
     task: str | PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Path | None:
     """Film an exported file in simulation and return the film; or show it in a window, and return None.
 
@@ -158,7 +162,7 @@ def play(
     """
     drawing = seed_of("evaluation", plain(seed))
     place = located(what)
-    file, chosen, _, own = policy_of(place, None if task is None else fspath(task))
+    file, chosen, _, own = policy_of(place, None if task is None else fspath(task), trust)
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
     env.hold(_held(chosen, command))
     if viewer:
@@ -178,13 +182,20 @@ def _film_of(place: Path, named: bool) -> Path:
 
 
 def export_policy(
-    what: What, folder: str | PathLike[str] = "policies", *, episodes: int = 300, last: bool = False
+    what: What,
+    folder: str | PathLike[str] = "policies",
+    *,
+    episodes: int = 300,
+    last: bool = False,
+    task: str | PathLike[str] | None = None,
+    trust: bool = False,
 ) -> Written:
     """Write a run's policy to `folder`: <task>.onnx, <task>.onnx.sha256 and the card <task>.json.
 
     It is the best that held its limits in validation, else the last. episodes: to measure the card's return
-    and costs; 0: none. last: the last in any case. Raises ExportError if the gate refuses it, RunError for no
-    run, OptionError for a folder called .onnx or a single episode.
+    and costs; 0: none. last: the last in any case. task: where the run's own task is now. trust: see
+    `evaluate`. Raises ExportError if the gate refuses it, RunError for no run, OptionError for a folder
+    called .onnx or a single episode.
     """
     folder = Path(folder)
     if folder.suffix == ".onnx":
@@ -192,7 +203,7 @@ def export_policy(
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
     run = named_run(what)
-    restored = restore_policy(run, last)
+    restored = restore_policy(run, last, None if task is None else fspath(task), trust)
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():
         say(f"note: replacing {path}")

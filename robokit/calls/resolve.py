@@ -6,17 +6,18 @@ from os import PathLike
 from pathlib import Path
 
 from robokit.calls.names import is_shipped, locate
-from robokit.disk.folder import CHECKPOINTS, CONFIG
+from robokit.disk.folder import CHECKPOINTS, CONFIG, POLICY
 from robokit.errors import ExportError, OptionError, RunError, TaskError
 from robokit.evaluation.episodes import GAMMA
 from robokit.export.file import Exported, exported_at
 from robokit.learning.protocols import Actor
 from robokit.limits.limit import Limit, with_values
 from robokit.task.lookup.files import source_of
-from robokit.task.lookup.find import class_name, find_task, load_task, title
-from robokit.task.lookup.source import known_tasks, shipped_folder, tasks_below
+from robokit.task.lookup.find import class_name, load_task, title
+from robokit.task.lookup.source import is_called
+from robokit.task.lookup.trusted import looked_up, trusted
 from robokit.task.task import Task
-from robokit.training.restore import exported, place_of, restore_policy, task_of
+from robokit.training.restore import exported, restore_policy, task_of
 from robokit.training.run import Run
 
 What = Run | str | PathLike[str]  # a run, its folder, an exported file, or a name
@@ -67,66 +68,80 @@ def held_commands(task: Task, numbers: tuple[float, ...]) -> dict[str, tuple[flo
     return {name: tuple(islice(rest, width)) for name, width in widths.items()}
 
 
-def policy_of(place: Path, task: str | None = None) -> tuple[Exported, Task, Actor | None, bool]:
+def policy_of(
+    place: Path, task: str | None = None, trust: bool = False
+) -> tuple[Exported, Task, Actor | None, bool]:
     """(exported file, its task, torch policy, whether the task is the own one) of a run folder, or of a file.
 
     A run's policy is exported first if need be. The task has the limits of its training. task: replaces the
     file's or run's own; then, and for a file, the torch policy is None. It is the own task all the same if it
     is that class of that file; if the file's own is unknown here, if it is called like it.
+    trust: as `trusted`.
     """
-    run, policy = None, None
+    run, policy, own = None, None, None
     if place.suffix != ".onnx":
         run = Run.open(place)
         try:
-            file, restored = exported(run)
+            file, own, policy = _of_run(run, task, trust)
         except ExportError as refused:
             raise ExportError(f"{refused}; without a file: robokit evaluate {place} --torch") from refused
-        own, policy = restored.env.task, restored.policy
     else:
         file = exported_at(place)
         run = run_of(place)
-        own = task_of(run) if run and task is None else None
+        own = task_of(run, trust=trust) if run and task is None else None
     if task is None:
-        return file, own or _with_limits(load_task(_own_task(file)), file, True), policy, True
+        return file, own or _with_limits(load_task(_own_task(file, trust)), file, True), policy, True
     chosen = load_task(task)
-    is_own = _is_own(chosen, file, run)
+    is_own = _is_own(chosen, file, run, trust)
     return file, _with_limits(chosen, file, is_own), None, is_own
 
 
-def torch_policy_of(place: Path) -> tuple[Task, Actor]:
-    """The task and torch policy of a run folder, with or without an exported file. OptionError for a file."""
+def _of_run(run: Run, task: str | None, trust: bool) -> tuple[Exported, Task | None, Actor | None]:
+    """(file, task, torch policy) of a run, whose own task is the given one, if that is called like it.
+
+    With a variant, and without a file that may be run for the own task: policy.onnx as it is.
+    """
+    own = (
+        task
+        if task is not None and is_called(type(load_task(task)).__name__, str(run.config.get("task")))
+        else None
+    )
+    try:
+        file, restored = exported(run, own, trust)
+    except TaskError:
+        if task is None or own is not None or not (run.path / POLICY).is_file():
+            raise
+        return exported_at(run.path / POLICY), None, None
+    return file, restored.env.task, restored.policy
+
+
+def torch_policy_of(place: Path, task: str | None = None, trust: bool = False) -> tuple[Task, Actor]:
+    """The task and torch policy of a run folder, with or without an exported file.
+
+    task: where the run's own task is. Raises OptionError for a file, TaskError for another task.
+    """
     if place.suffix == ".onnx":
         raise OptionError(f"--torch goes with a run: {place} holds no torch policy")
-    restored = restore_policy(Run.open(place))
+    restored = restore_policy(Run.open(place), task=task, trust=trust)
     return restored.env.task, restored.policy
 
 
-def _own_task(file: Exported) -> str:
-    """The own task of an exported file, as `file.py:Class`. Raises OptionError if it is unknown here."""
-    named, known = str(file.contract["task"]), _own_file(file)
-    cls = named.rpartition(":")[2]
-    if known is None:
-        raise OptionError(
-            f"{file.path} was exported for task {named!r}, which is unknown: give --task file.py:{cls}"
-        )
-    return f"{known}:{cls}"
-
-
-def _own_file(file: Exported) -> Path | None:
-    """The task file of an exported file, among the known ones; a shipped policy is of a shipped task."""
+def _own_task(file: Exported, trust: bool) -> str:
+    """The own task of an exported file, as `file.py:Class`. Raises TaskError if it may not be run here."""
     named = str(file.contract["task"])
-    stem = named.rpartition(":")[0]
-    known = tasks_below(shipped_folder()) if is_shipped(file.path) else known_tasks()
-    own = (s for s in known if s == stem or (not stem and s.replace("_", "").lower() == named.lower()))
-    return next((known[s] for s in own), None)
+    shipped = is_shipped(file.path)
+    return f"{trusted(named, file.path, None, trust, shipped)}:{named.rpartition(':')[2]}"
 
 
-def _is_own(task: Task, file: Exported, run: Run | None) -> bool:
+def _is_own(task: Task, file: Exported, run: Run | None, trust: bool) -> bool:
     """Whether a task is the one that a file was exported for; run: the one that the file is of."""
     if class_name(task) != file.contract["task"]:
         return False
+    named, data, stored = str(file.contract["task"]), file.path, None
+    if run is not None:
+        named, data, stored = str(run.config.get("task")), run.path, run.about.get("file")
     try:
-        home = _own_file(file) if run is None else find_task(place_of(run))[0]
+        home = looked_up(named, data, stored, trust, run is None and is_shipped(data))
     except TaskError:
         home = None
     source = source_of(type(task))

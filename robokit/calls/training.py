@@ -72,6 +72,7 @@ def train(
     runs: str | PathLike[str] = "runs",
     save_every: float = SAVE_SECONDS,
     hooks: Hook | Iterable[Hook] = (),
+    trust: bool = False,
     **options: Any,
 ) -> Run:
     """Train a policy and export it to the run's folder, `policy.onnx`; returns the run.
@@ -80,7 +81,8 @@ def train(
     the algorithm and of `Setup` (steps, seed, hidden, device...), over the task's recipe. like: a run, or the
     name of one, whose task, options and limits are the defaults. init_from: a run, file or name whose policy
     it starts from, by the names of observations and actuators. resume: a run or its folder, to go on with;
-    only steps, save_every and hooks may be new, and `runs` is ignored. limits: {name: value}. runs: folder of
+    only steps, save_every and hooks may be new, `runs` is ignored, and `task` is where its own task is now.
+    trust: run the task file that a run names, docs/trust.md. limits: {name: value}. runs: folder of
     all runs. save_every: s between checkpoints. hooks: one or several, called in order.
 
     An interrupt (Ctrl-C, a notebook's stop) ends the training after its iteration: saved, exported, returned.
@@ -95,7 +97,6 @@ def train(
     with processes.joined(), torch_threads(1):  # in gradient steps as many as chosen
         if resume is not None:
             given = {
-                "task": task,
                 "algo": algo,
                 "like": like,
                 "limits": limits,
@@ -107,8 +108,9 @@ def train(
                 rule = "a resumed run keeps its task and options; only steps, save_every and hooks may be new"
                 path = open_run(resume).path
                 raise OptionError(f"{rule}, got {', '.join(sorted(new))}; {BEGIN_FROM.format(path)}")
-            return resume_run(resume, options.get("steps"), save_every, called).run
-        chosen, setup, config = _chosen(task, algo, like, limits or {}, options)
+            own = None if task is None else load_task(_as_name(task))
+            return resume_run(resume, options.get("steps"), save_every, called, own, trust).run
+        chosen, setup, config = _chosen(task, algo, like, limits or {}, options, trust)
         return begin(chosen, setup, config, Path(runs), save_every, called, init_from).run
 
 
@@ -123,6 +125,7 @@ def _chosen(
     like: Run | str | PathLike[str] | None,
     limits: Mapping[str, float],
     given: Mapping[str, Any],
+    trust: bool,
 ) -> tuple[Task, Setup, Any]:
     """(task with its limits, Setup, Config) for the arguments of `train`."""
     if like is None:
@@ -133,7 +136,7 @@ def _chosen(
         config = options(chosen, setup.algo)
     else:
         run = named_run(like)
-        chosen, setup, config = like_run(run, _as_name(task or place_of(run)), algo)
+        chosen, setup, config = like_run(run, _as_name(task or place_of(run, trust)), algo)
     setup_names = {f.name for f in fields(Setup)} - {"algo"}
     check_owners({name: name for name in given if name not in setup_names}, setup.algo)
     setup = with_options(setup, {k: v for k, v in given.items() if k in setup_names})
@@ -179,7 +182,7 @@ def begin(
     check_saved(task)
     if begun := unfinished(runs, task):
         say(f"started again: going on with {begun}")
-        return resume_run(begun, None, save_every, hooks)
+        return resume_run(begun, None, save_every, hooks, task)
     check_place(runs / file_name(title(task)))
     # process 0's, once all have opened it: `latest` and names move to the new run
     parent = None if init_from is None else processes.everyone(open_parent(located(init_from)))[0]
@@ -206,9 +209,17 @@ def _rehearse(learner: Built, setup: Setup) -> None:
 
 
 def resume_run(
-    run: Run | str | PathLike[str], steps: int | None, save_every: float, hooks: Iterable[Hook] = ()
+    run: Run | str | PathLike[str],
+    steps: int | None,
+    save_every: float,
+    hooks: Iterable[Hook] = (),
+    task: str | Task | None = None,
+    trust: bool = False,
 ) -> Trained:
-    """Go on with a run, to `steps` in total (None: as it began), and export its policy."""
+    """Go on with a run, to `steps` in total (None: as it began), and export its policy.
+
+    task, trust: as `task_of`.
+    """
     _check_seconds(save_every)
     run = open_run(run)
     if steps is not None:
@@ -216,10 +227,11 @@ def resume_run(
         if not fits(total, int):
             raise OptionError(f"steps must be a whole number, got {total!r}")
         run = replace(run, steps=total)
-    if differ := changed(run, task_of(run)):
+    own = task_of(run, task, trust)
+    if differ := changed(run, own):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
         raise RunError(f"{rule}; {BEGIN_FROM.format(run.path)}")
-    learner = rebuild(run)
+    learner = rebuild(run, own)
     if (done := run.newest(shared=False)[0]) is not None and done.steps >= run.steps:
         say(f"{run.path} has its {run.steps:,} steps already; --steps with more goes on")
     now, then = versions(), run.about["versions"]

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import extract_tb
 from types import FrameType
@@ -28,12 +29,18 @@ HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command from `arguments`, else sys.argv; returns the exit code. SystemExit as from `parse`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: idle threads would slow the physics
+    if isinstance(sys.stdout, TextIOWrapper):  # a path is printed whatever its bytes are
+        sys.stdout.reconfigure(errors="surrogateescape" if _is_utf8(sys.stdout) else "backslashreplace")
     try:
         with _terminable():
             return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except KeyboardInterrupt as interrupt:
         tell("robokit: interrupted")
         return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
+
+
+def _is_utf8(stream: TextIOWrapper) -> bool:
+    return stream.encoding.lower().replace("-", "") == "utf8"
 
 
 @contextmanager
@@ -127,6 +134,7 @@ class Kind:
     like: str | None = None
     resume: Path | None = None
     init_from: str | None = None
+    trust: bool = False
 
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
@@ -150,7 +158,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     if kind.resume and not show_help:
         resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
-            new = "only --steps, --save-every and --json may be new"
+            new = "only --steps, --save-every, --json and where the task is (--task, --trust) may be new"
             rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
             raise OptionError(f"{rule}; {BEGIN_FROM.format(kind.resume)}")
         return resume
@@ -160,13 +168,14 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     default = algorithm(algo).Config()
     _check_options(arguments, algo)
 
-    def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
+    def read(arguments: Sequence[str], config: Any, limits: Any, named: str | None = None) -> Any:
         of: Any = Train[type(config), type(limits)]
-        start = of(config, setup, limits, like and place_of(like))
-        return tyro.cli(of, args=arguments, prog=prog, default=start)
+        return tyro.cli(of, args=arguments, prog=prog, default=of(config, setup, limits, named))
 
     given, others = _limits(plain)
     task = read(others, default, limit_options({})).task
+    if task is None and like:
+        task = place_of(like, kind.trust)
     if task is None and not show_help:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
@@ -178,7 +187,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         config = options(found, algo)
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
-    return read(arguments, config, limit_options(found.limits))
+    return read(arguments, config, limit_options(found.limits), task)
 
 
 def _check_options(arguments: Sequence[str], algo: str) -> None:

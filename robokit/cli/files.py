@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from robokit.calls.policies import export_policy
-from robokit.cli.words import OUTPUT
+from robokit.cli.words import OUTPUT, Trust
 from robokit.export.bounds import filter_for, write_filter
 from robokit.export.file import exported_at
 
@@ -21,10 +21,13 @@ class Export:
     output: Annotated[Path, OUTPUT] = Path("policies")
     episodes: int = 300  # to measure the card's return and costs; 0: none
     last: bool = False  # the last policy, even if an earlier one was the best that held the limits
+    task: str | None = None  # where the run's own task is now: a name, or file.py:Class
+    trust: Trust = False
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
-        written = export_policy(self.run, self.output, episodes=self.episodes, last=self.last)
+        options = {"episodes": self.episodes, "last": self.last, "task": self.task, "trust": self.trust}
+        written = export_policy(self.run, self.output, **options)
         error = max(p.ctrl_error for p in written.parity)
         summary = f"{written.path}: equal within {error:.1e} of the actuators' range"
         print(written.path.with_suffix(".json").read_text() if self.json else summary)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from robokit.calls.policies import play
-from robokit.cli.words import OUTPUT, What
+from robokit.cli.words import OUTPUT, Trust, What
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Play:
     nominal: bool = False  # without randomisation, pushes and sensor noise
     # shown on this task instead: a name, or file.py:Class, with the same inputs, actuators and rate
     task: str | None = None
+    trust: Trust = False
 
     def __call__(self) -> int:
         film = play(**{field.name: getattr(self, field.name) for field in fields(self)})

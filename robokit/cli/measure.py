@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from robokit.calls.policies import Subject, file_of, report_on, subject_of
 from robokit.calls.resolve import located
+from robokit.cli.words import Trust
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.evaluation.across import pool
@@ -38,15 +39,17 @@ class Evaluate:
     # the same episodes also through a filter: a person's numbers or a table as JSON, docs/filter.md
     filter: Path | None = None
     plots: Path | None = None  # folder for plots: the run's curves, and each cost in these episodes
-    # measured on this task instead: a name, or file.py:Class, with the same inputs, actuators and rate
+    # measured on this task instead: a name, or file.py:Class, with the same inputs, actuators and rate; or
+    # where a run's own task is now
     task: str | None = None
+    trust: Trust = False
     torch: bool = False  # the torch policy of a run, without an exported file, as after a refused export
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
         places = [located(what) for what in self.what]
         folders = self._folders(places)
-        subjects = [subject_of(place, self.task, self.filter, self.torch) for place in places]
+        subjects = [subject_of(place, self.task, self.filter, self.torch, self.trust) for place in places]
         _one_task(dict(zip(self.what, subjects, strict=True)))
         reports: dict[str, Report] = {}
         options = self.episodes, self.seed, self.nominal, self.command, self.gamma, self.threads

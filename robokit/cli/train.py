@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from robokit.calls.training import Trained, begin, resume_run
+from robokit.cli.words import Trust
 from robokit.compute import processes
 from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
@@ -36,12 +37,14 @@ class Train(Generic[Config, Limits]):
     runs: Path = Path("runs")  # folder of all runs
     # a run folder, or a name for its newest run: its task, options and limits are the defaults
     like: str | None = None
-    # resume the run in this folder (no name); allowed beside it: --steps, --save-every and --json
+    # resume the run in this folder (no name); allowed beside it: --steps, --save-every, --json, --trust, and
+    # as --task where the run's own task is now
     resume: Path | None = None
     # start from the policy of this run folder, exported file or name, by names of observations and actuators
     init_from: str | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
+    trust: Trust = False
 
     def __call__(self) -> int:
         assert self.task is not None
@@ -68,9 +71,12 @@ class Resume:
     steps: int | None = None  # environment steps in total; None: as the run was started with
     save_every: float = SAVE_SECONDS  # s between two checkpoints
     json: bool = False  # print the outcome as one last line of JSON
+    task: str | None = None  # where the run's own task is now: a name, or file.py:Class
+    trust: Trust = False
 
     def __call__(self) -> int:
-        return _print_outcome(resume_run(self.resume, self.steps, self.save_every), self.json)
+        where = {"task": self.task, "trust": self.trust}
+        return _print_outcome(resume_run(self.resume, self.steps, self.save_every, **where), self.json)
 
 
 def _print_outcome(trained: Trained, as_json: bool) -> int:

@@ -6,3 +6,4 @@ from tyro.conf import Positional, arg
 
 What = Positional[Annotated[str, arg(metavar="NAME|RUN|FILE.onnx")]]
 OUTPUT = arg(aliases=["-o"])
+Trust = Annotated[bool, arg(help="run the task file that the data names, wherever it lies: docs/trust.md")]

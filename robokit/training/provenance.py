@@ -44,7 +44,7 @@ def create(root: Path, learner: Built, setup: Setup, parent: Parent | None = Non
     counts = {"headline": task.headline, "failure": [*task.failure]}
     config = {"task": title(task), "limits": limits, **counts, **asdict(setup), **parts}
     about = {
-        "file": str(file),
+        "file": str(file.resolve()),
         "command": sys.argv,
         "launch": processes.launch(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -75,22 +75,24 @@ def unfinished(root: Path, task: Task) -> Path | None:
 def changed(run: Run, task: Task) -> list[str]:
     """Keys of `task_hashes` of files that were changed, added or removed since the run began.
 
-    One begun before base classes had hashes says so in a line; with them, a new base is a changed file.
+    One begun before base classes and helpers had hashes says so in a line. Raises RunError without hashes.
     """
-    now, then = task_hashes(task), run.config["hashes"]
+    now, then = task_hashes(task), run.config.get("hashes")
+    if not isinstance(then, dict):
+        raise RunError(f"{run.path} has no hashes of its task's files in its config.json, got {then!r}")
     own = task_file(task).name
     if unknown := [n for n in now.keys() - then.keys() if n != own and not n.startswith(MODEL)]:
-        say(f"note: {run.path} does not tell whether base classes have changed: {', '.join(sorted(unknown))}")
+        say(f"note: {run.path} does not tell whether these have changed: {', '.join(sorted(unknown))}")
         now = {name: digest for name, digest in now.items() if name not in unknown}
     return [str(name) for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
 def commit(file: Path) -> str | None:
     """The git commit of a tracked `file`, with "-dirty" if the work tree has changes; else None."""
-    git = ["git", "-C", str(file.parent)]
+    git = ["git", "-c", "core.fsmonitor=false", "-C", str(file.parent)]
     try:
         for command in (
-            ["ls-files", "--error-unmatch", file.name],
+            ["ls-files", "--error-unmatch", "--", file.name],
             ["describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         ):
             found = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10)

@@ -17,15 +17,16 @@ from robokit.compute.devices import cores
 from robokit.console import say
 from robokit.disk.folder import POLICY
 from robokit.env.env import Env
-from robokit.errors import RunError
+from robokit.errors import RunError, TaskError
 from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
 from robokit.learning.options import with_options
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
-from robokit.task.lookup.find import load_task
-from robokit.task.lookup.source import known_tasks
+from robokit.task.lookup.find import load_task, title
+from robokit.task.lookup.source import is_called
+from robokit.task.lookup.trusted import trusted
 from robokit.task.task import RETURN, Task
 from robokit.training.build import Built, Setup, algorithm, build_learner
 from robokit.training.init_from import init_learner, parent_of
@@ -46,18 +47,21 @@ class Restored:
     env: Env  # see export_env
 
 
-def place_of(run: Run) -> str:
-    """A run's task as `file.py` or `file.py:Class`: the original file, else a known task of that name."""
-    stem, _, cls = str(run.config["task"]).partition(":")
-    file = Path(str(run.about.get("file", "")))
-    if not file.is_file():
-        file = known_tasks().get(stem, file)
+def place_of(run: Run, trust: bool = False) -> str:
+    """A run's task as `file.py` or `file.py:Class`, by the rule of docs/trust.md; errors as `trusted`."""
+    named = run.config.get("task")
+    if not isinstance(named, str):
+        raise RunError(f"{run.path} names no task: its {CONFIG} has {named!r}")
+    cls = named.partition(":")[2]
+    file = trusted(named, run.path, run.about.get("file"), trust)
     return f"{file}:{cls}" if cls else str(file)
 
 
-def task_of(run: Run) -> Task:
-    """A run's task with the run's limits."""
-    task = load_task(place_of(run))
+def task_of(run: Run, given: str | Task | None = None, trust: bool = False) -> Task:
+    """A run's task with the run's limits; given: where a person says it is. TaskError for another."""
+    task = load_task(given or place_of(run, trust))
+    if given and not is_called(type(task).__name__, str(run.config["task"])):
+        raise TaskError(f"{run.path} is a run of {run.config['task']!r}, not of {title(task)!r}")
     task.limits = with_values(task.limits, run.config.get("limits", {}))
     return task
 
@@ -69,13 +73,13 @@ def going_on(run: Run) -> str:
     return f"{launcher}robokit train --resume {run.path}"
 
 
-def rebuild(run: Run) -> Built:
+def rebuild(run: Run, task: Task | None = None) -> Built:
     """A learner with a run's options, before its first iteration: no checkpoint is loaded.
 
     A run that was killed before its first checkpoint starts from its parent again, if it has one. Raises
     RunError for a run of another version of robokit or of another number of processes; as `parent_of`.
     """
-    task = task_of(run)
+    task = task_of(run) if task is None else task
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
@@ -102,18 +106,19 @@ def options_of(run: Run) -> tuple[Setup, Any]:
     return setup, with_options(replace(default, steps=run.steps), own, f"{run.path}/{CONFIG}")
 
 
-def restore_policy(run: Run, last: bool = False) -> Restored:
+def restore_policy(run: Run, last: bool = False, task: str | None = None, trust: bool = False) -> Restored:
     """A run's policy on the CPU: the best of those within the limits in validation, else the last.
 
-    last: take the last in any case. Raises RunError if there is no checkpoint after the start.
+    last: take the last in any case. task, trust: as `task_of`. Raises RunError without a checkpoint after the
+    start.
     """
-    task = task_of(run)
+    own = task_of(run, task, trust)
     setup, config = options_of(run)
     module = algorithm(setup.algo)
     module.check(config)
-    if differ := changed(run, task):
+    if differ := changed(run, own):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
-    env = export_env(task, setup)
+    env = export_env(own, setup)
     policy = module.make_actor(env, config)
     steps = run.load_policy(policy).steps
     if not steps:
@@ -151,9 +156,9 @@ def export_policy(run: Run, restored: Restored, path: Path) -> Written:
     return written
 
 
-def exported(run: Run) -> tuple[Exported, Restored]:
+def exported(run: Run, task: str | None = None, trust: bool = False) -> tuple[Exported, Restored]:
     """policy.onnx, exported first if it is missing, damaged or of another step, and its restored policy."""
-    restored = restore_policy(run)
+    restored = restore_policy(run, task=task, trust=trust)
     path = run.path / POLICY
     file = _of_step(path, restored.steps)
     if file is None:

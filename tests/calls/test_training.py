@@ -174,7 +174,7 @@ class Killed(BaseException):
 def test_what_starts_from_a_run(unrehearsed: None, monkeypatch: pytest.MonkeyPatch, here: Path):
     """Options and weights by name; a resume that is refused names the way; a child that torchrun restarts."""
     parent = robokit.train("inverted_pendulum", steps=32, hidden=(4,), **SMALL)
-    with pytest.raises(OptionError, match=f"got algo, task; a new .* with --init-from {parent.path}$"):
+    with pytest.raises(OptionError, match=f"got algo; a new .* with --init-from {parent.path}$"):
         robokit.train("inverted_pendulum", "sac", resume=parent)
 
     def killed(*arguments: Any) -> None:

@@ -141,7 +141,7 @@ def test_every_option_is_explained_with_its_default(
         (["export", "hopper"], "this takes a run, and "),
         (["export", "hopper.onnx"], "this takes a run, and hopper.onnx is an exported file"),
         (["evaluate", "a.onnx", "--torch"], "--torch goes with a run: a.onnx holds no torch policy"),
-        (["evaluate", "runs/x", "--torch", "--task", "hopper"], "on its own task, without task"),
+        (["evaluate", "runs/x", "--torch", "--filter", "a.json"], "on its own task, without filter"),
         (["filter", "nowhere.onnx", "numbers.json"], "no file nowhere.onnx"),
     ],
 )

@@ -164,7 +164,7 @@ def test_files_of_base_classes_count_and_none_hides_another_of_its_name(
     older = {name: digest for name, digest in then.items() if "/" not in name}
     capsys.readouterr()
     assert changed(replace(run, config={"hashes": older}), task) == []
-    said = f"note: {run.path} does not tell whether base classes have changed: "
+    said = f"note: {run.path} does not tell whether these have changed: "
     assert capsys.readouterr().err == f"{said}bases/hopper.py, gymnasium_v5/hopper.py\n"
     own.write_text(own.read_text() + "# edited")
     assert changed(replace(run, config={"hashes": older}), task) == ["hopper.py"]

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from robokit.errors import TaskError
+from robokit.task.lookup.modules import modules_beside
+from robokit.task.lookup.source import given
 from robokit.task.task import Task
 
 
@@ -32,17 +34,20 @@ def check_saved(task: Task) -> None:
     if not saved:
         rule = "save it in a file, at the top level: a run must be able to load it again"
         raise TaskError(f"{cls.__name__} is a class without a file; {rule}")
+    given.add(Path(inspect.getfile(cls)).resolve())
 
 
 def source_hashes(cls: type[Task]) -> dict[str, str]:
-    """sha256 by file of a class and of its bases, in the order of the MRO: the class's own by its file name.
+    """sha256 by file of a class, of its bases, and of the modules that these import from their folders.
 
-    A base class of robokit itself or of Python has none; one of a shipped task has. A second file of one name
-    has its folder before it, "gymnasium_v5/hopper.py".
+    In the order of the MRO, the class's own by its file name. A base class of robokit itself or of Python has
+    none; one of a shipped task has. A second file of one name has its folder before it, "legs/hopper.py".
     """
     found: dict[str, str] = {}
-    sources = [source_of(base) for base in cls.__mro__ if base is cls or not _is_library(base.__module__)]
-    for file in dict.fromkeys(source for source in sources if source is not None):
+    bases = [base for base in cls.__mro__ if base is cls or not _is_library(base.__module__)]
+    sources = [source.resolve() for base in bases if (source := source_of(base)) is not None]
+    beside = [file for source in dict.fromkeys(sources) for file in modules_beside(source)]
+    for file in dict.fromkeys([*sources, *beside]):
         names = ("/".join(file.parts[-n:]) for n in range(1, len(file.parts) + 1))
         name = next(name for name in names if name not in found)
         found[name] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,6 +1,5 @@
 """Find and load a task by name, file or class."""
 
-import importlib.util
 import inspect
 import sys
 from importlib import import_module
@@ -11,7 +10,16 @@ from types import ModuleType
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup.files import source_of
-from robokit.task.lookup.source import known_tasks, meant, shipped_folder, tasks_below, titled
+from robokit.task.lookup.modules import is_installed, run
+from robokit.task.lookup.source import (
+    file_given,
+    known_tasks,
+    meant,
+    shipped_folder,
+    split,
+    tasks_below,
+    titled,
+)
 from robokit.task.task import Task
 
 
@@ -20,22 +28,24 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
 
     TaskError for an unknown file or task; the class is not looked up. Says if a shipped task is replaced.
     """
-    text, _, cls = str(name).partition(":")
-    path = Path(text)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise TaskError(f"no task file {text}")
-        return path.resolve(), cls or None
+    text, cls = split(str(name))
+    if text.endswith(".py"):
+        return file_given(text), cls or None
     known = known_tasks()
     if text not in known:
         file = Path("tasks", f"{text}.py")
         hint = f"; {file} has no Task that can be seen without importing it" if file.is_file() else ""
         hint = hint or did_you_mean(text, known)
         raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
-    own, shipped = known[text], shipped_folder().resolve()
-    if not own.is_relative_to(shipped) and text in tasks_below(shipped):
-        say(f"note: {text!r} is your own {own}, not the shipped task")
-    return own, cls or None
+    say_shadowed(text, known[text])
+    return known[text], cls or None
+
+
+def say_shadowed(stem: str, file: Path) -> None:
+    """Say that a person's own task file is taken for the name of a shipped task, if it is."""
+    shipped = shipped_folder().resolve()
+    if not file.is_relative_to(shipped) and stem in tasks_below(shipped):
+        say(f"note: {stem!r} is your own {file}, not the shipped task")
 
 
 def load_task(task: "str | Path | type[Task] | Task") -> Task:
@@ -74,17 +84,18 @@ def _classes(path: Path) -> dict[str, type[Task]]:
     """Name -> each Task class that the file defines, not those it imports; runs the file.
 
     A shipped file is imported once, as robokit.tasks.NAME; the script that is running is not run again; any
-    other is run anew.
+    other is run anew, with the modules beside it.
     """
     try:
         module = _main(path)
         if module is None:
             shipped = path.is_relative_to(shipped_folder().resolve())
-            module = import_module(f"robokit.tasks.{path.stem}") if shipped else _run(path)
+            module = import_module(f"robokit.tasks.{path.stem}") if shipped else run(path)
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
         where = "".join(lines[-1:])
-        raise TaskError(f"{path} does not import{where}: {type(error).__name__}: {error}") from error
+        words = f"{type(error).__name__}: {error}{_hidden(path.parent, error)}"
+        raise TaskError(f"{path} does not import{where}: {words}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
 
@@ -96,16 +107,12 @@ def _main(path: Path) -> ModuleType | None:
     return main if file and Path(file).resolve() == path else None
 
 
-def _run(path: Path) -> ModuleType:
-    """The file, run as a new module."""
-    name = f"_robokit_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # inspect and dataclasses look a class's module up here
-    spec.loader.exec_module(module)
-    return module
+def _hidden(folder: Path, error: Exception) -> str:
+    """The remedy where a file beside the task has the name of the module that an import took instead."""
+    top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if not top or not is_installed(top) or not (folder / f"{top}.py").is_file():
+        return ""
+    return f"; {top}.py beside it has the name of an installed module: from .{top} import, or rename it"
 
 
 def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:

@@ -4,8 +4,37 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
-from robokit.errors import TaskError
+from robokit.errors import TaskError, reason
 from robokit.tasks import shipped_folder as shipped_folder
+
+MOST = 10_000_000  # bytes of a file that is read for its tasks
+
+given: set[Path] = set()  # absolute task files that a person named in this process, or a class of theirs
+
+
+def split(name: str) -> tuple[str, str]:
+    """(file or name, class or "") of `path.py`, `path.py:Class`, `task` or `task:Class`.
+
+    A path may have colons: only what follows the last one, behind `.py` or in a name without `/`, is a class.
+    """
+    text, colon, cls = name.rpartition(":")
+    parted = colon and "/" not in cls and not name.endswith(".py")
+    parted = parted and (text.endswith(".py") or "/" not in text)
+    return (text, cls) if parted else (name, "")
+
+
+def file_given(text: str) -> Path:
+    """The absolute task file that a person names. TaskError for no file, or one with a colon in its name."""
+    file = Path(text)
+    if not file.is_file():
+        there = file.exists() or file.is_symlink()
+        raise TaskError(f"{text} is no file that can be read" if there else f"no task file {text}")
+    if ":" in file.stem:
+        raise TaskError(
+            f"{text}: a task has its file's name, and a colon parts it from a class: rename the file"
+        )
+    given.add(file.resolve())
+    return file.resolve()
 
 
 def known_tasks() -> dict[str, Path]:
@@ -19,13 +48,14 @@ def known_tasks() -> dict[str, Path]:
 def tasks_below(root: Path) -> dict[str, Path]:
     """Task name (file name without .py) -> absolute file, in `root` and its direct subfolders.
 
-    Without files that have no task or a name that begins with "_"; TaskError for one name twice.
+    Without files that have no task or a name that begins with "_" or has a colon, and what is no file.
+    TaskError for one name twice.
     """
     found: dict[str, Path] = {}
     for file in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
-        if file.stem.startswith("_") or summary(file) is None:
+        if file.stem.startswith("_") or ":" in file.stem or not file.is_file() or summary(file) is None:
             continue
-        if file.stem in found:
+        if found.get(file.stem, file.resolve()) != file.resolve():
             raise TaskError(f"task names must be unique: {found[file.stem]} and {file.resolve()}")
         found[file.stem] = file.resolve()
     return found
@@ -35,9 +65,16 @@ def classes(file: Path) -> dict[str, str]:
     """Each task class in a file's source -> the first line of its docstring, "" without.
 
     A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file.
-    Raises SyntaxError, ValueError or OSError for a file that cannot be read.
+    Raises TaskError for a file that cannot be read.
     """
-    tree = ast.parse(file.read_bytes(), str(file))
+    try:
+        if (size := file.stat().st_size) > MOST:
+            raise OSError(f"{size:,} bytes, of at most {MOST:,}")
+        tree = ast.parse(file.read_bytes())
+    except RecursionError as error:
+        raise TaskError("cannot be read: too deeply nested") from error
+    except (SyntaxError, ValueError, OSError, MemoryError) as error:
+        raise TaskError(f"cannot be read: {reason(error, file)}") from error
     shipped = {
         alias.asname or alias.name
         for node in ast.walk(tree)
@@ -49,7 +86,8 @@ def classes(file: Path) -> dict[str, str]:
         if isinstance(node, ast.ClassDef):
             bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
             if any(base.endswith("Task") or base in shipped or base in tasks for base in bases):
-                tasks[node.name] = (ast.get_docstring(node) or "").partition("\n")[0]
+                text = ast.get_docstring(node, clean=False) or ""
+                tasks[node.name] = text.strip().partition("\n")[0].rstrip()
     return tasks
 
 
@@ -60,8 +98,8 @@ def summary(file: Path) -> str | None:
     """
     try:
         tasks = classes(file)
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"cannot be read: {error}"
+    except TaskError as error:
+        return str(error)
     own = [doc for name, doc in tasks.items() if _is_named(name, file)]
     return [*own, *tasks.values()][0] if tasks else None
 
@@ -70,7 +108,7 @@ def variants(file: Path) -> dict[str, str]:
     """Titles of a file's other tasks, `hopper:Positions` -> first docstring line; {} if it cannot be read."""
     try:
         tasks = classes(file)
-    except (SyntaxError, ValueError, OSError):
+    except TaskError:
         return {}
     return {title: doc for name, doc in tasks.items() if (title := titled(file, name)) != file.stem}
 
@@ -94,16 +132,14 @@ def title_of(name: str) -> str:
 
     Raises TaskError for a file that is missing, cannot be read, or has no task, or several and none is meant.
     """
-    text, _, cls = name.partition(":")
-    file = Path(text) if text.endswith(".py") else known_tasks().get(text)
+    text, cls = split(name)
+    file = file_given(text) if text.endswith(".py") else known_tasks().get(text)
     if file is None:
         return name
-    if not file.is_file():
-        raise TaskError(f"no task file {text}")
     try:
         found = classes(file)
-    except (SyntaxError, ValueError, OSError) as error:
-        raise TaskError(f"{file} cannot be read: {error}") from error
+    except TaskError as error:
+        raise TaskError(f"{file} {error}") from error
     if not found and not cls:
         raise TaskError(f"{file} has no class derived from Task")
     return titled(file, cls or meant(found, file))
@@ -111,4 +147,15 @@ def title_of(name: str) -> str:
 
 def _is_named(cls: str, file: Path) -> bool:
     """Whether a class carries the file's name: InvertedPendulum in inverted_pendulum.py, in any case."""
-    return cls.lower() == file.stem.replace("_", "").lower()
+    return folded(cls) == folded(file.stem)
+
+
+def is_called(cls: str, title: str) -> bool:
+    """Whether a class is that of a title, `hopper` or `hopper:Positions`, in whatever file."""
+    stem, _, named = title.partition(":")
+    return cls == named if named else folded(cls) == folded(stem)
+
+
+def folded(name: str) -> str:
+    """The name of a class or file without case and `_`, as they are compared."""
+    return name.replace("_", "").lower()

@@ -1,6 +1,7 @@
 """A task is found by name, path or class, and read before it is imported."""
 
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,10 +11,11 @@ from typing import Any
 import cart
 import pytest
 
+from robokit.calls.names import path_of
 from robokit.errors import TaskError
 from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import class_name, find_task, load_task, title
-from robokit.task.lookup.source import known_tasks, shipped_folder, summary
+from robokit.task.lookup.source import known_tasks, shipped_folder, summary, title_of
 from robokit.task.task import Task, packaged
 
 # -- files ---------------------------------------------------------------------------------------
@@ -153,6 +155,80 @@ def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which
     with pytest.raises(TaskError) as error:
         load_task(f"{write(tmp_path, text)}{which}")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "doc"),
+    [
+        ("class A(Task): pass", ""),
+        ("class A(Task):\n ''", ""),
+        ("class A(Task):\n '\\n  \\n\\t'", ""),
+        ("class A(Task):\n '\\n  Stand.\\n Longer.'", "Stand."),
+        ("class A(Task):\n b'bytes'", ""),
+        ("class A(Task):\n f'{1}'", ""),
+        ("class (", "cannot be read: invalid syntax"),
+        (b"x = '\xff'", "cannot be read: "),
+        (b"# coding: none\n", "cannot be read: unknown encoding"),
+        ("x = 1\0", "cannot be read: source code"),
+        ("x = " + "(" * 5000 + ")" * 5000, "cannot be read: "),
+        ("x = " + "-" * 100_000 + "1", "cannot be read: "),
+        (b" " * 10_000_001, "cannot be read: 10,000,001 bytes, of at most 10,000,000"),
+    ],
+)
+def test_whatever_a_file_holds_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | bytes, doc: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/odd.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = summary(known_tasks()["odd"])
+    assert found is not None and found.startswith(doc) and bool(found) == bool(doc)
+    if doc.startswith("cannot"):
+        with pytest.raises(TaskError, match=r"odd\.py cannot be read: "):
+            title_of("tasks/odd.py")
+
+
+def test_whatever_lies_among_the_tasks_they_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path / "tasks", several("Stand"))
+    (tmp_path / "tasks/folder.py").mkdir()
+    os.mkfifo(tmp_path / "tasks/pipe.py")
+    (tmp_path / "tasks/gone.py").symlink_to("nowhere")
+    (tmp_path / "tasks/zero.py").symlink_to("/dev/zero")
+    (tmp_path / "tasks/again").symlink_to(".")  # the same file twice is one
+    (tmp_path / "tasks/12:30.py").write_text(own.read_text())
+    bytes_of = os.fsdecode(b"\xff")
+    (tmp_path / f"tasks/{bytes_of}.py").write_text(own.read_text())
+    assert {name for name, file in known_tasks().items() if file.is_relative_to(tmp_path)} == {
+        "stand",
+        bytes_of,
+    }
+    done = subprocess.run([sys.executable, "-m", "robokit", "tasks"], capture_output=True, check=True)
+    assert b"\n\xff " in done.stdout
+    for name in ("folder", "pipe", "gone", "zero"):
+        for task in (name, f"tasks/{name}.py"):
+            with pytest.raises(TaskError, match=r"no task|no file"):
+                find_task(task)
+
+
+@pytest.mark.parametrize(
+    "folder", ["12:30", "a b", "new\nline", "-dash", "C:", "a.py:B", "x.py", os.fsdecode(b"\xff")]
+)
+def test_a_path_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str):
+    file = write(tmp_path / folder, several("Stand"))
+    monkeypatch.chdir(tmp_path)
+    for path in (str(file), f"{folder}/stand.py"):
+        for cls in ("", ":Stand"):
+            assert find_task(path + cls) == (file, cls[1:] or None)
+            assert title_of(path + cls) == "stand" and path_of(path + cls) is None
+            assert type(load_task(path + cls)).__name__ == "Stand"
+    assert path_of(f"{folder}/runs") == Path(f"{folder}/runs")
+
+
+def test_a_colon_in_a_files_own_name_is_refused(tmp_path: Path):
+    file = write(tmp_path, several("Stand"), "a:b.py")
+    with pytest.raises(TaskError, match="a colon parts it from a class: rename the file"):
+        load_task(file)
 
 
 def test_a_task_of_a_notebook_has_the_name_of_its_class():
