@@ -24,6 +24,10 @@ class OptionError(Error):
     """An option is unknown or has an invalid value."""
 
 
+class DataError(Error):
+    """A file is no regular file, too large, no JSON that is read here, or has a value of another type."""
+
+
 class RunError(Error):
     """A folder is not a run, or a run cannot continue."""
 
