@@ -51,7 +51,7 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     "disk.place": {"errors", "disk.write"},
     "training.run": {
         *("errors", "console", "compute.processes", "disk.checkpoint", "disk.write", "learning.protocols"),
-        *("disk.folder", "disk.own", "disk.place", "disk.read"),
+        *("disk.folder", "disk.own", "disk.place", "disk.read", "state"),
     },
     "training.loop": {
         *("errors", "console", "compute.compile", "compute.processes", "disk.checkpoint"),

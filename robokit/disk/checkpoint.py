@@ -246,7 +246,8 @@ def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
     sync_folder(parent / SEGMENTS)
     replay.digests = digests
     if lost:
-        tell(f"note: {lost} files of {parent / SEGMENTS} were removed or changed by others; written again")
+        what = f"{lost} of {len(digests)} segments in {parent / SEGMENTS}"
+        tell(f"note: removed or changed while training, and written again: {what}")
     return digests
 
 
@@ -284,8 +285,8 @@ def _sha256(content: bytes) -> str:
 def _listed(path: Path) -> dict[str, str]:
     """File name -> sha256 from a checkpoint's manifest. Raises OSError, or ValueError if it is malformed."""
     lines = read_bytes(path / MANIFEST, LARGEST_JSON).decode("ascii").splitlines()
-    if wrong := next((line for line in lines if not LINE.fullmatch(line)), None):
-        raise ValueError(f"{MANIFEST} lists no file of a checkpoint in the line {wrong[:99]!r}")
+    if wrong := [line for line in lines if not LINE.fullmatch(line)]:
+        raise ValueError(f"{MANIFEST} lists no file of a checkpoint in the line {wrong[0][:99]!r}")
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 

@@ -17,7 +17,8 @@ TYPES = {  # of config.json; what is missing is another version's
     | {"task": str, "algo": str, "sim": str, "headline": str, "failure": [str], "processes": int}
     | {"limits": {EACH: float}, "hashes": {EACH: str}, "layouts": {EACH: dict}, "options": {"gamma": float}}
     | {"parent": {"name": str, "sha256": str, "steps": int}},
-    "about": {"file": str, "command": [str], "started": str, "versions": {EACH: str}, "parent": str},
+    "about": {"file": str, "command": [str], "started": str, "parent": str}
+    | {"versions": {EACH: str}, "commit": {EACH: str | None}},
 }
 
 

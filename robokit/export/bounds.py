@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from robokit.disk.read import read_json
 from robokit.disk.write import write_atomically
 from robokit.errors import did_you_mean, reason
 from robokit.export.file import Exported
@@ -39,7 +40,7 @@ def filter_for(file: Exported, path: str | Path) -> Filter:
     Raises FilterError for numbers that `resolve` refuses, and for a table of another file.
     """
     try:
-        numbers = json.loads(Path(path).read_text("utf-8"))
+        numbers = read_json(path)
     except (OSError, ValueError) as error:
         raise FilterError(f"no filter in {path}: {reason(error, path)}") from error
     if not isinstance(numbers, dict):

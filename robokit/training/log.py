@@ -6,7 +6,7 @@ a killed process may lose its last events.
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +50,24 @@ class Log:
         """Append a JSON line, and events at metrics["steps"]. Raises ValueError for NaN or inf."""
         with self._disk():
             self._lines.append(metrics)
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, int(metrics["steps"]))
+            self._show(lambda board: _add(board, metrics))
 
     def sync(self) -> dict[str, Any]:
         """Sync all lines to the disk, as `Lines.sync`, and flush the events; returns what it says of them."""
         with self._disk():
             known = self._lines.sync()
-            if not (self._folder / BOARD).is_dir():
-                say(f"note: {self._folder / BOARD} was removed while training; {METRICS} has its numbers")
-                self._close_board()
-                self._board = self._new_board(None)
-            self._board.flush()
+            self._show(lambda board: board.flush())
         return known
+
+    def _show(self, write: "Callable[[SummaryWriter], object]") -> None:
+        """Write events; if their folder has gone, a line says so, and it is made again."""
+        try:
+            write(self._board)
+        except FileNotFoundError:
+            say(f"note: {self._folder / BOARD} was removed while training; {METRICS} has its numbers")
+            self._close_board()
+            self._board = self._new_board(None)
+            write(self._board)
 
     def _new_board(self, purge: int | None) -> "SummaryWriter":
         """A writer of events; purge: hides a killed process's events from this step on."""
@@ -81,6 +86,11 @@ class Log:
         except (OSError, DataError) as error:
             why = getattr(error, "strerror", None) or error
             raise RunError(f"cannot write metrics into {self._folder}: {why}") from error
+
+
+def _add(board: "SummaryWriter", metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        board.add_scalar(name, value, int(metrics["steps"]))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from robokit.disk.read import check_types, read_json, short
 from robokit.disk.write import write_atomically
 from robokit.errors import CheckpointError, DataError, RunError, reason, tell
 from robokit.learning.protocols import Learner
+from robokit.state import load_weights
 
 UNSAVED = "has no checkpoint after its start: one is saved every 300 s (--save-every) and at the end"
 PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
@@ -251,12 +252,3 @@ class Run:
             key = differ[0]
             what = f"its {key} is {theirs.get(key)!r}, this run's {ours.get(key)!r}"
             raise CheckpointError(f"checkpoint {checkpoint.path} belongs to another run: {what}")
-
-
-def load_weights(policy: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state_dict. Raises ValueError for a tensor of another dtype, and for one that is not finite."""
-    for name, own in policy.state_dict().items():
-        if name in state and (state[name].dtype != own.dtype or not state[name].isfinite().all()):
-            rule = f"must be finite and of the dtype {own.dtype}"
-            raise ValueError(f"{name} {rule}, and is of {state[name].dtype}")
-    policy.load_state_dict(state)

@@ -27,8 +27,9 @@ from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.evaluation.ledger import measured
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
+from robokit.state import load_weights
 from robokit.task.task import RETURN
-from robokit.training.run import Done, Run, load_weights
+from robokit.training.run import Done, Run
 
 EPISODES = 32  # per validation
 TIMES = 20  # validations of a training under limits

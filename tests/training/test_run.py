@@ -20,7 +20,7 @@ CONFIG = {"task": "toy", "seed": 0, "options": {"hidden": (4, 4)}}
 
 
 def make(root: Path, name: str = "toy", **config: object) -> Run:
-    return Run.create(root, name, 80, {**CONFIG, **config}, {"commit": "abc"})
+    return Run.create(root, name, 80, {**CONFIG, **config}, {"commit": {"robokit": "abc"}})
 
 
 def test_what_was_created_opens_equal_by_folder_and_by_link(tmp_path: Path):
