@@ -59,9 +59,9 @@ def tell(text: str) -> None:
 
 
 def reason(error: Exception, path: object = None) -> str:
-    """The text of an error; of a system's "FILE: words", without FILE if that is `path`, which is named."""
+    """The text of an error; of "FILE: words" or "FILE words", without FILE if that is `path`."""
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
+        return str(error).removeprefix(f"{path} ")
     file = error.filename
     return error.strerror if file is None or str(file) == str(path) else f"{file}: {error.strerror}"
 

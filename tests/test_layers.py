@@ -47,7 +47,7 @@ ALONE = {  # all of robokit that a file may import: one loop serves every learne
     "learning.rollout": set[str](),
     "learning.offpolicy.replay": {"errors", "compute.processes"},
     "training.log": {"errors", "console", "disk.lines", "disk.own"},
-    "disk.folder": {"errors", "disk.read"},
+    "disk.folder": {"errors", "disk.own", "disk.read"},
     "disk.place": {"errors", "disk.write"},
     "training.run": {
         *("errors", "console", "compute.processes", "disk.checkpoint", "disk.write", "learning.protocols"),

@@ -1,9 +1,11 @@
 """The names inside a run folder, its config.json, and the newest run of a task; needs no torch."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from robokit.disk.own import CHECKPOINT
 from robokit.disk.read import EACH, check_types, read_json
 from robokit.errors import DataError, RunError, reason, tell
 
@@ -48,7 +50,9 @@ def read_config(folder: str | Path) -> tuple[Path, dict[str, Any]]:
     except OSError as error:
         raise RunError(f"{folder} is no run: {reason(error)}") from error
     except DataError as error:
-        raise RunError(f"{folder} is no run: its {CONFIG} is damaged: {error}") from error
+        raise RunError(
+            f"{folder} is no run: its {CONFIG} is damaged: {reason(error, path / CONFIG)}"
+        ) from error
     return path, config
 
 
@@ -80,7 +84,7 @@ def newest_run(folder: Path) -> Path | None:
 
 def _has_learned(run: Path) -> bool:
     """Whether a run has a checkpoint after its start: their folders are named after their steps."""
-    return any(c.name.isdecimal() and int(c.name) > 0 for c in (run / CHECKPOINTS).glob("*"))
+    return any(re.fullmatch(CHECKPOINT, c.name) and int(c.name) for c in (run / CHECKPOINTS).glob("*"))
 
 
 def _started(run: Path) -> float | None:

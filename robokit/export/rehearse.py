@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from robokit.learning.protocols import Exploring
 from robokit.networks.policy import Policy
 
 EDGE = 10.0  # times the tolerance: below it a difference is noted, as the trained policy may pass
-MEMORY = "/dev/shm"
+MEMORY, ROOM = "/dev/shm", 1 << 26  # bytes
 STEPS = 200  # control periods of the replays: at least two resets in each
 
 
@@ -41,5 +42,7 @@ def rehearse(policy: Policy, env: Env) -> None:
 
 
 def _memory() -> str | None:
-    """A folder in memory, where a full disk refuses no training; None: there is none, the usual place."""
-    return MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
+    """A folder in memory, where a full disk refuses no training; None: there is none, or it is small."""
+    if not os.access(MEMORY, os.W_OK | os.X_OK):
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free >= ROOM else None

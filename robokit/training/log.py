@@ -5,12 +5,11 @@ a killed process may lose its last events.
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robokit.console import say
+from robokit.console import raised_once, say
 from robokit.disk.lines import Lines
 from robokit.disk.own import check_own
 from robokit.errors import DataError, RunError
@@ -35,7 +34,7 @@ class Log:
             check_own([folder / METRICS, folder / BOARD])
             self._lines = Lines(folder / METRICS, steps, known)
             opened.callback(self._lines.close)
-            opened.enter_context(_raised_once())
+            opened.enter_context(raised_once())
             self._board = self._new_board(steps + 1 if steps else None)
             opened.callback(self._close_board)
             self._opened = opened.pop_all()
@@ -91,19 +90,3 @@ class Log:
 def _add(board: "SummaryWriter", metrics: Mapping[str, float]) -> None:
     for name, value in metrics.items():
         board.add_scalar(name, value, int(metrics["steps"]))
-
-
-@contextlib.contextmanager
-def _raised_once() -> Iterator[None]:
-    """Context in which an OSError that ends a thread is not printed: SummaryWriter's next call raises it."""
-    before = threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
-            before(failed)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before

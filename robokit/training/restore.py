@@ -8,7 +8,6 @@ All options come from the run's config.json; changes of the task's files since t
 """
 
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from robokit.errors import OptionError, RunError
 from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
-from robokit.learning.options import with_options
+from robokit.learning.options import least_weights, with_options
 from robokit.limits.limit import with_values
-from robokit.networks.belief import RECURRENT
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import known_tasks
@@ -124,13 +122,10 @@ def check_sizes(run: Run, config: Any) -> None:
     """Raise RunError if the options need more weights or simulations than a run's last checkpoint has."""
     if (last := run.last()) is None:
         return
-    sizes, belief = config.hidden, config.belief_size * (config.belief in RECURRENT)
-    weights = sum(a * b for a, b in pairwise(sizes)) + sum(sizes) + belief * belief
-    least = max(weights, config.simulations // run.config.get("processes", 1))
+    least = max(least_weights(config), config.simulations // max(1, run.config.get("processes", 1)))
     if least > (most := sum(x.numel() for x in last.tensors.values())):
-        rule = f"at least {least:,} numbers in the checkpoint {last.path}, which has {most:,}"
-        sizes = f"hidden {[*config.hidden][:9]}, belief_size {belief} and num_envs {config.simulations}"
-        raise RunError(f"{run.path}/{CONFIG} says {sizes}, so {rule}")
+        rule = f"hidden, belief_size or num_envs need {least:,} numbers in the checkpoint {last.path}"
+        raise RunError(f"{run.path}/{CONFIG}: {rule}, which has {most:,}")
 
 
 def restore_policy(run: Run, last: bool = False) -> Restored:
