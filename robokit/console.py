@@ -1,6 +1,9 @@
 """Messages to the user, on standard error."""
 
+import contextlib
 import math
+import threading
+from collections.abc import Iterator
 
 from robokit.compute.processes import rank
 from robokit.errors import tell
@@ -38,3 +41,19 @@ class SlowIteration:
             f"one: is the machine busy with something else? Results do not depend on it; where it stays "
             f"busy, a new training is faster with --torch-threads 1"
         )
+
+
+@contextlib.contextmanager
+def raised_once() -> Iterator[None]:
+    """Context in which an OSError that ends a thread is not printed: SummaryWriter's next call raises it."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

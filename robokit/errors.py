@@ -24,6 +24,10 @@ class OptionError(Error):
     """An option is unknown or has an invalid value."""
 
 
+class DataError(Error):
+    """A file is no regular file, too large, no JSON that is read here, or has a value of another type."""
+
+
 class RunError(Error):
     """A folder is not a run, or a run cannot continue."""
 
@@ -57,9 +61,9 @@ def tell(text: str) -> None:
 
 
 def reason(error: Exception, path: object = None) -> str:
-    """The text of an error; of a system's "FILE: words", without FILE if that is `path`, which is named."""
+    """The text of an error; of "FILE: words" or "FILE words", without FILE if that is `path`."""
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
+        return str(error).removeprefix(f"{path} ")
     file = error.filename
     return error.strerror if file is None or str(file) == str(path) else f"{file}: {error.strerror}"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 State = dict[str, Tensor]
 Parts = Mapping[str, Any]  # name -> Tensor, Generator, or an object with state_dict and load_state_dict
@@ -48,3 +48,12 @@ def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
         else:
             own = f"{name}."
             part.load_state_dict({k.removeprefix(own): v for k, v in state.items() if k.startswith(own)})
+
+
+def load_weights(policy: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state_dict. Raises ValueError for a tensor of another dtype, and for one that is not finite."""
+    for name, own in policy.state_dict().items():
+        if name in state and (state[name].dtype != own.dtype or not state[name].isfinite().all()):
+            rule = f"must be finite and of the dtype {own.dtype}"
+            raise ValueError(f"{name} {rule}, and is of {state[name].dtype}")
+    policy.load_state_dict(state)

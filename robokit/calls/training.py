@@ -18,8 +18,10 @@ from robokit.compute import processes
 from robokit.compute.compile import torch_threads
 from robokit.console import say
 from robokit.disk.folder import POLICY, file_name
+from robokit.disk.place import check_place
 from robokit.errors import ExportError, OptionError, RunError
 from robokit.export.fields import versions
+from robokit.export.rehearse import rehearse
 from robokit.export.write import Written
 from robokit.learning.options import fits, plain, with_options
 from robokit.limits.limit import with_values
@@ -32,7 +34,6 @@ from robokit.training.hooks import Event, Hook
 from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
 from robokit.training.provenance import changed, create, unfinished
-from robokit.training.rehearse import rehearse
 from robokit.training.restore import (
     Restored,
     export_env,
@@ -44,7 +45,7 @@ from robokit.training.restore import (
     take_best,
     task_of,
 )
-from robokit.training.run import Run, check_place
+from robokit.training.run import Run
 from robokit.training.selection import Selection, validations
 
 BEGIN_FROM = "a new training starts from its policy with --init-from {}"  # where a resume is refused

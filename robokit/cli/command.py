@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             return _run((sys.argv[1:] if arguments is None else arguments) or ["--help"])
     except KeyboardInterrupt as interrupt:
+        if arguments is None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C while Python ends: no traceback
         tell("robokit: interrupted")
         return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
 

@@ -10,13 +10,17 @@ A replay is too large to write every time. A full segment never changes, so it i
 beside the checkpoints, before the first checkpoint that lists it, and deleted with the last. The file name
 holds its number and sha256, so that a run resumed from an older checkpoint never overwrites a segment.
 Checkpoints share these files: a damaged one damages every checkpoint that lists it.
+
+Only what has a name of this form is deleted, and nothing through a link: files of others that lie in a
+checkpoint stay in `<step>-others-<random>`, and a line says so.
 """
 
 import contextlib
 import hashlib
 import json
 import math
-import shutil
+import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +31,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors, save as tensor_bytes
 from torch import Tensor
 
+from robokit.disk.own import CHECKPOINT, SEGMENT, check_own, discard, is_aside
+from robokit.disk.read import LARGEST_JSON, parse_json, read_bytes
 from robokit.disk.write import aside, sync_folder, write_aside, write_synced
-from robokit.errors import CheckpointError, reason
+from robokit.errors import CheckpointError, DataError, reason, tell
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "facts.json", "SHA256SUMS"
 SEGMENTS = "segments"  # the folder beside the checkpoints that share them
+OWN = (TENSORS, FACTS, MANIFEST)  # the files of a checkpoint
+LINE = re.compile(rf"([0-9a-f]{{64}})\s+({re.escape(TENSORS)}|{re.escape(FACTS)}|\.\./{SEGMENTS}/{SEGMENT})")
 KEEP = 2  # checkpoints of one run: the newest, and one to fall back on
 
 
@@ -68,8 +76,8 @@ class Checkpoint:
             raise ValueError(f"segments {sorted(self.segments)} were saved, the replay expects {kept}")
         if replay is not None:
             for number, digest in self.segments.items():
-                content = _content(self.path, _segment_name(number, digest), digest)
-                replay.load_segment(number, read_tensors(content))
+                name = _segment_name(number, digest)
+                replay.load_segment(number, _tensors(self.path / name, _content(self.path, name, digest)))
             replay.digests = dict(self.segments)
 
 
@@ -85,8 +93,10 @@ def save(
 
     Segments of `replay` are written unless they are on disk already, and its `digests` are set.
 
-    Raises CheckpointError if the disk is full or not writable; earlier checkpoints still load.
+    Raises CheckpointError if the disk is full or not writable, or a folder is a link; earlier checkpoints
+    still load.
     """
+    check_own(_own(parent))
     target = parent / f"{steps:012d}"
     temporary = aside(target)
     contents = {
@@ -108,10 +118,10 @@ def save(
         temporary.rename(target)
         sync_folder(parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary, OWN)
         _drop_unlisted(parent)
-        reason = error.strerror or error
-        raise CheckpointError(f"cannot save {target}: {reason}; earlier checkpoints are untouched") from error
+        why = error.strerror or error
+        raise CheckpointError(f"cannot save {target}: {why}; earlier checkpoints are untouched") from error
     prune(parent, steps, keep)
     return target
 
@@ -135,9 +145,12 @@ def load(path: Path, shared: bool = True, verified: set[tuple[str, str]] | None 
             _content(path, name, listed[name])  # by the listed name: a flipped bit in it is found too
             verified.add((name, listed[name]))
     try:
-        return Checkpoint(path, read_tensors(tensors), json.loads(facts), segments)
-    except (SafetensorError, ValueError) as error:
+        known = parse_json(facts, FACTS)
+        if not isinstance(known, dict):
+            raise DataError(f"{FACTS} must hold a JSON object, got {type(known).__name__}")
+    except DataError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    return Checkpoint(path, _tensors(path, tensors), known, segments)
 
 
 def newest(
@@ -185,9 +198,14 @@ def damaged(parent: Path) -> dict[str, str | None]:
 
 
 def sweep(parent: Path) -> None:
-    """Delete a killed save's .tmp folders and unlisted segments; only for the process that writes here."""
+    """Delete a killed save's .tmp folders and unlisted segments; only for the process that writes here.
+
+    Raises CheckpointError as `check_own`.
+    """
+    check_own(_own(parent))
     for path in parent.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        if is_aside(path, CHECKPOINT):
+            discard(path, OWN)
     _drop_unlisted(parent)
 
 
@@ -196,25 +214,54 @@ def packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
 
 
+def _own(parent: Path) -> list[Path]:
+    """A folder of checkpoints, and what has the name of one of them or of their segments in it."""
+    inside = (p for p in parent.glob("*") if p.name == SEGMENTS or re.fullmatch(CHECKPOINT, p.name))
+    return [parent, *inside]
+
+
 def _folders(parent: Path) -> list[Path]:
-    named = [p for p in parent.iterdir() if p.name.isdecimal()] if parent.is_dir() else []
+    try:
+        named = [p for p in parent.iterdir() if re.fullmatch(CHECKPOINT, p.name)] if parent.is_dir() else []
+    except OSError as error:
+        raise CheckpointError(f"cannot read {parent}: {reason(error, parent)}") from error
     return sorted(named, key=lambda path: int(path.name))
 
 
 def _write_segments(parent: Path, replay: Segmented) -> dict[int, str]:
-    """Write and sync segments not on disk yet; sets replay.digests to the sha256 of all, and returns that."""
+    """Write and sync segments not on disk yet; sets replay.digests to the sha256 of all, and returns that.
+
+    A line says how many were there before and have gone, or have another size now.
+    """
     (parent / SEGMENTS).mkdir(exist_ok=True)
-    digests: dict[int, str] = {}
+    digests, lost = dict[int, str](), 0
     for number, tensors in replay.segments().items():
         digest = replay.digests.get(number)
-        if digest is None or not _segment_path(parent, number, digest).exists():
+        if digest is None or not _is_whole(_segment_path(parent, number, digest), tensors):
+            lost += digest is not None
             content = tensor_bytes(packed(tensors))
             digest = _sha256(content)
             write_aside(_segment_path(parent, number, digest), content)
         digests[number] = digest
     sync_folder(parent / SEGMENTS)
     replay.digests = digests
+    if lost:
+        what = f"{lost} of {len(digests)} segments in {parent / SEGMENTS}"
+        tell(f"note: removed or changed while training, and written again: {what}")
     return digests
+
+
+def _is_whole(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a segment is a regular file of the size that these tensors need; its content is not read."""
+    try:
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            return False
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        return about.st_size == 8 + header + sum(x.nbytes for x in tensors.values())
+    except OSError:
+        return False
 
 
 def _segment_path(parent: Path, number: int, digest: str) -> Path:
@@ -237,20 +284,30 @@ def _sha256(content: bytes) -> str:
 
 def _listed(path: Path) -> dict[str, str]:
     """File name -> sha256 from a checkpoint's manifest. Raises OSError, or ValueError if it is malformed."""
-    lines = (path / MANIFEST).read_text("ascii").splitlines()
+    lines = read_bytes(path / MANIFEST, LARGEST_JSON).decode("ascii").splitlines()
+    if wrong := [line for line in lines if not LINE.fullmatch(line)]:
+        raise ValueError(f"{MANIFEST} lists no file of a checkpoint in the line {wrong[0][:99]!r}")
     return {name: digest for digest, name in (line.split() for line in lines)}
 
 
 def _content(path: Path, name: str, digest: str | None) -> bytes:
     """Bytes of a checkpoint's file. Raises CheckpointError if unreadable or its sha256 is not `digest`."""
     try:
-        content = (path / name).read_bytes()
-    except OSError as error:
+        content = read_bytes(path / name)
+    except (OSError, DataError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from error
     if _sha256(content) != digest:
         rule = f"{name} ({len(content)} bytes) has sha256 {_sha256(content)[:12]}.., {MANIFEST} says"
         raise CheckpointError(f"checkpoint {path} is damaged: {rule} {str(digest)[:12]}..")
     return content
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises CheckpointError, with `path`, for what is none."""
+    try:
+        return read_tensors(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error!r}") from error
 
 
 def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
@@ -261,7 +318,7 @@ def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
     folders = _folders(parent)
     kept = [p for p in folders if int(p.name) <= steps][-keep:]
     with contextlib.suppress(OSError):
-        for path in set(folders) - set(kept):
+        for path in {path for path in folders if not path.is_symlink()} - set(kept):
             _delete(path)
         if (parent / SEGMENTS).exists():
             sync_folder(parent)  # first: a power cut must not restore a checkpoint without its segments
@@ -270,10 +327,13 @@ def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
 
 def _drop_unlisted(parent: Path) -> None:
     """Delete unlisted and partly written segments; nothing while any checkpoint's list cannot be read."""
+    if (folder := parent / SEGMENTS).is_symlink():
+        return
     with contextlib.suppress(OSError, ValueError):
         listed = {Path(name).name for path in _folders(parent) for name in _listed(path)}
-        for path in (parent / SEGMENTS).glob("*"):
-            if path.name not in listed:
+        for path in folder.glob("*"):
+            ours = re.fullmatch(SEGMENT, path.name) and not path.is_symlink()
+            if path.name not in listed and (ours or is_aside(path, SEGMENT)):
                 path.unlink()
 
 
@@ -281,4 +341,4 @@ def _delete(folder: Path) -> None:
     """Delete a folder, renamed first: a kill must not leave part of a checkpoint under its name."""
     renamed = aside(folder)
     folder.rename(renamed)
-    shutil.rmtree(renamed, ignore_errors=True)
+    discard(renamed, OWN)

@@ -1,18 +1,59 @@
-"""The names inside a run folder, and the newest run of a task: what is known of runs without torch."""
+"""The names inside a run folder, its config.json, and the newest run of a task; needs no torch."""
 
-import json
+import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from robokit.errors import RunError, tell
+from robokit.disk.own import CHECKPOINT
+from robokit.disk.read import EACH, check_types, read_json
+from robokit.errors import DataError, RunError, reason, tell
 
 CONFIG, CHECKPOINTS, BEST, LATEST = "config.json", "checkpoints", "best", "latest"
 POLICY = "policy.onnx"
+SCHEMA = 1  # of config.json
+SETUP = {"seed": int, "threads": int, "torch_threads": int, "validations": int | None, "device": str}
+TYPES = {  # of config.json; what is missing is another version's
+    "steps": int,
+    "config": SETUP
+    | {"task": str, "algo": str, "sim": str, "headline": str, "failure": [str], "processes": int}
+    | {"limits": {EACH: float}, "hashes": {EACH: str}, "layouts": {EACH: dict}, "options": {"gamma": float}}
+    | {"parent": {"name": str, "sha256": str, "steps": int}},
+    "about": {"file": str, "command": [str], "started": str, "parent": str}
+    | {"versions": {EACH: str}, "commit": {EACH: str | None}},
+}
 
 
 def file_name(title: str) -> str:
     """A task's title in the names of files and folders: `-` in place of `:`."""
     return title.replace(":", "-")
+
+
+def read_config(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """(a run's folder, which links may lead to; the value in its config.json). Raises RunError for no run."""
+    try:
+        path = Path(folder).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise RunError(f"{folder} is no run: {reason(error)}") from error
+    try:
+        config = read_json(path / CONFIG)
+        check_types(config, TYPES, CONFIG)
+        if config.get("schema", SCHEMA) != SCHEMA:
+            raise RunError(f"{folder} has config schema {config['schema']!r}; known here: {SCHEMA}")
+        if lacking := [key for key in ("schema", *TYPES) if key not in config]:
+            raise DataError(f"it lacks {lacking}")
+        if config["steps"] < 1:
+            raise DataError(f"steps must be at least 1, got {config['steps']}")
+    except FileNotFoundError as error:
+        inside = " (its runs are inside; try its 'latest')" if (path / LATEST).exists() else ""
+        raise RunError(f"{folder} is no run: it has no {CONFIG}{inside}") from error
+    except OSError as error:
+        raise RunError(f"{folder} is no run: {reason(error)}") from error
+    except DataError as error:
+        raise RunError(
+            f"{folder} is no run: its {CONFIG} is damaged: {reason(error, path / CONFIG)}"
+        ) from error
+    return path, config
 
 
 def newest_run(folder: Path) -> Path | None:
@@ -43,13 +84,12 @@ def newest_run(folder: Path) -> Path | None:
 
 def _has_learned(run: Path) -> bool:
     """Whether a run has a checkpoint after its start: their folders are named after their steps."""
-    return any(c.name.isdecimal() and int(c.name) > 0 for c in (run / CHECKPOINTS).glob("*"))
+    return any(re.fullmatch(CHECKPOINT, c.name) and int(c.name) for c in (run / CHECKPOINTS).glob("*"))
 
 
 def _started(run: Path) -> float | None:
     """When a run began, s; None: the folder is no run, or its config.json does not say."""
     try:
-        about = json.loads((run / CONFIG).read_bytes())["about"]
-        return datetime.fromisoformat(about["started"]).timestamp()
-    except (OSError, ValueError, KeyError, TypeError):
+        return datetime.fromisoformat(read_json(run / CONFIG)["about"]["started"]).timestamp()
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
         return None

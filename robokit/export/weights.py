@@ -17,7 +17,8 @@ from torch import Tensor
 
 from robokit.controller import ContractError
 from robokit.disk.checkpoint import packed
-from robokit.errors import OptionError
+from robokit.disk.read import parse_json, read_bytes
+from robokit.errors import DataError, OptionError, reason
 from robokit.export.file import Exported
 from robokit.networks.layout import Layout
 from robokit.state import State
@@ -45,15 +46,19 @@ def read_weights(file: Exported) -> tuple[State, Layout]:
     if digest is None or not path.is_file():
         lack = f"{file.path} was exported without its weights" if digest is None else f"there is no {path}"
         raise OptionError(f"{lack}: export its run again (robokit export RUN), or give the run itself")
-    content = path.read_bytes()
+    try:
+        content = read_bytes(path)
+    except (OSError, DataError) as error:
+        raise ContractError(f"cannot read the weights {path}: {reason(error, path)}") from error
     if (found := hashlib.sha256(content).hexdigest()) != digest:
         rule = f"has sha256 {found[:12]}.., the contract of {file.path.name} says {digest[:12]}.."
         raise ContractError(f"{path} {rule}: damaged, or of another export; export the run again")
     try:
         length = int.from_bytes(content[:8], "little")  # of the header, which is JSON
-        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][KEY])
+        header = parse_json(content[8 : 8 + length], "its header")
+        about = parse_json(header["__metadata__"][KEY], f"its {KEY}")
         if (schema := about.pop("schema")) != SCHEMA:
             raise ValueError(f"schema {schema!r}, known here: {SCHEMA}")
         return read_tensors(content), Layout.of(about)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise ContractError(f"{path} holds no policy that is known here: {error!r}") from error

@@ -7,6 +7,7 @@ above a field.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
@@ -86,6 +87,12 @@ def check_options(
     if config.penalty and config.limit_rule != "fixed":
         rule = f"is the multiplier of limit_rule 'fixed'; limit_rule is {config.limit_rule!r}"
         raise OptionError(f"penalty ({config.penalty}) {rule}")
+
+
+def least_weights(config: Options) -> int:
+    """A lower bound on the weights of a policy with these options; no network is made."""
+    unit = config.belief_size if config.belief in RECURRENT else 0
+    return sum(a * b for a, b in pairwise(config.hidden)) + sum(config.hidden) + unit * unit
 
 
 def check_choices(config: Any) -> None:

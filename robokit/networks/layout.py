@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robokit.disk.read import EACH, check_types
 from robokit.networks.belief import KINDS, RECURRENT
 from robokit.networks.mlp import ACTIVATIONS
 from robokit.state import State
@@ -22,6 +23,20 @@ OPTIONS = ("hidden", "activation", "belief", "belief_size", "normalize_obs", "mi
 SIZES = (*OPTIONS, "members", "layer_norm")
 REWARD = "reward"
 Name = tuple[Any, ...]  # of one row or column
+MOST = 1 << 20  # columns, or units, of a network that can be read
+TYPES = {
+    **dict.fromkeys(("kind", "belief", "activation"), str),
+    **dict.fromkeys(("normalize_obs", "mirror", "layer_norm"), bool),
+    **dict.fromkeys(("belief_size", "members"), int),
+    "terms": {EACH: int},
+    "history": {EACH: int},
+    "actuators": {EACH: [float]},
+    "hidden": [int],
+    "outputs": [[str]],
+    "targets": {EACH: str},
+    "gamma": float | None,
+    "control_dt": float,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,13 @@ class Layout:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Layout":
-        """From JSON values. Raises KeyError, TypeError or ValueError for others."""
+        """From JSON values. Raises KeyError, TypeError or ValueError for others, and for impossible sizes."""
+        check_types(facts, TYPES, "the layout")
+        numbers = [*facts["terms"].values(), *facts.get("history", {}).values(), *facts["hidden"]]
+        frames = [facts.get("history", {}).get(name, 1) * width for name, width in facts["terms"].items()]
+        sizes = [*numbers, facts.get("belief_size", 0), facts.get("members", 1), sum(frames)]
+        if wrong := [size for size in sizes if not 0 <= size <= MOST]:
+            raise ValueError(f"sizes in a layout must be from 0 to {MOST:,}, got {wrong[0]:,}")
         actuators = {str(name): (float(a), float(b)) for name, (a, b) in facts["actuators"].items()}
         outputs = tuple(tuple(map(str, names)) for names in facts["outputs"])
         widths = {str(name): int(width) for name, width in facts["terms"].items()}

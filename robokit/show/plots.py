@@ -7,7 +7,6 @@
 No screen is needed. matplotlib takes a second to import, and is imported only to draw.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robokit.errors import OptionError, RunError
+from robokit.console import say
+from robokit.disk.lines import lines_of
+from robokit.disk.read import read_bytes
+from robokit.errors import DataError, OptionError, RunError, reason
 from robokit.evaluation.report import Report
 from robokit.evaluation.statistics import Array
 from robokit.evaluation.verdict import Verdict
@@ -61,18 +63,21 @@ def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Metric -> (environment steps, values) from a run's metrics.jsonl. Raises RunError if it is damaged."""
+    """Metric -> (environment steps, values) from a run's metrics.jsonl; a line tells of each damaged one.
+
+    Raises RunError if it cannot be read.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
     try:
-        for line in path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):  # a running training may have written half a line
-                values = json.loads(line)
-                for name, value in values.items():
-                    points.setdefault(name, []).append((float(values["steps"]), float(value)))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged: {error!r}") from error
+        content = read_bytes(path)
+    except (OSError, DataError) as error:
+        raise RunError(f"cannot read {path}: {reason(error, path)}") from error
+    for number, (_, metrics) in enumerate(lines_of(content), 1):
+        if metrics is None:
+            say(f"note: line {number} of {path} is damaged, and left out")
+            continue
+        for name, value in metrics.items():
+            points.setdefault(name, []).append((metrics["steps"], value))
     arrays = {name: np.array(pairs, dtype=np.float64) for name, pairs in points.items()}
     return {name: (pairs[:, 0], pairs[:, 1]) for name, pairs in arrays.items()}
 

@@ -28,6 +28,7 @@ from robokit.learning.protocols import Learner
 from robokit.seeds import seed
 from robokit.task.task import Task
 
+MOST_THREADS = 4096
 BEGUN = "a run resumes on the device it started on; evaluate, play and export do not need that device"
 
 
@@ -96,7 +97,7 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
     `config.compile` None and `setup.torch_threads` 0 are replaced by the choice of `computing`. Sets torch to
     one thread. Raises OptionError for an invalid option.
     """
-    _check(setup)
+    check_setup(setup)
     module = algorithm(setup.algo)
     device = find_device(setup.device, BEGUN) if begun else find_device(setup.device)
     config = replace(config, num_envs=config.simulations)
@@ -152,10 +153,11 @@ def _weights(task: Task, setup: Setup, config: Any) -> int:
     return sum(p.numel() for p in actor.parameters())
 
 
-def _check(setup: Setup) -> None:
+def check_setup(setup: Setup) -> None:
+    """Raise OptionError for an impossible number."""
     seed("training", setup.seed)
-    if setup.threads < 0 or setup.torch_threads < 0:
-        rule = "threads and torch-threads must be at least 0"
+    if not (0 <= setup.threads <= MOST_THREADS and 0 <= setup.torch_threads <= MOST_THREADS):
+        rule = f"threads and torch-threads must be at least 0 and at most {MOST_THREADS}"
         raise OptionError(f"{rule}, got {setup.threads} and {setup.torch_threads}")
     if setup.validations is not None and setup.validations < 0:
         raise OptionError(f"validations must be at least 0, got {setup.validations}")

@@ -8,7 +8,6 @@ so that the first policy is the parent's. Optimiser, multipliers and random numb
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from robokit.console import say
+from robokit.disk.read import read_json
 from robokit.env.env import Env
 from robokit.errors import RunError
 from robokit.export.file import Exported
@@ -97,7 +97,7 @@ def open_parent(what: str | Path) -> Parent:
 def _steps(file: Exported) -> int | None:
     """The step of the training on a file's card; None without a card of this very file."""
     try:
-        card = json.loads(file.path.with_suffix(".json").read_bytes())
+        card = read_json(file.path.with_suffix(".json"))
         return int(card["steps"]) if card["sha256"] == file.sha256 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -5,15 +5,17 @@ a killed process may lose its last events.
 """
 
 import contextlib
-import errno
-import io
-import json
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from robokit.errors import RunError
+from robokit.console import raised_once, say
+from robokit.disk.lines import Lines
+from robokit.disk.own import check_own
+from robokit.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS, BOARD = "metrics.jsonl", "tensorboard"
 WALL_CLOCK = ("seconds", "steps_per_second")  # metrics that differ between equal runs
@@ -22,19 +24,18 @@ WALL_CLOCK = ("seconds", "steps_per_second")  # metrics that differ between equa
 class Log:
     """Writer of metrics.jsonl and TensorBoard's events after step `steps`; existing later lines are dropped.
 
-    Raises RunError if they cannot be written, or if an existing line is damaged.
+    known: what `sync` returned when that step was saved; see `Lines`. Raises RunError if they cannot be
+    written, CheckpointError for a link in their place.
     """
 
-    def __init__(self, folder: Path, steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow, and only a training needs it
-
+    def __init__(self, folder: Path, steps: int, known: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
         with contextlib.ExitStack() as opened, self._disk():
-            _cut(folder / METRICS, steps)
-            self._metrics = opened.enter_context((folder / METRICS).open("ab", buffering=0))
-            opened.enter_context(_raised_once())
-            purge = steps + 1 if steps else None  # hides a killed process's events after `steps`
-            self._board = SummaryWriter(str(folder / BOARD), purge_step=purge)
+            check_own([folder / METRICS, folder / BOARD])
+            self._lines = Lines(folder / METRICS, steps, known)
+            opened.callback(self._lines.close)
+            opened.enter_context(raised_once())
+            self._board = self._new_board(steps + 1 if steps else None)
             opened.callback(self._close_board)
             self._opened = opened.pop_all()
 
@@ -47,15 +48,31 @@ class Log:
     def add(self, metrics: dict[str, float]) -> None:
         """Append a JSON line, and events at metrics["steps"]. Raises ValueError for NaN or inf."""
         with self._disk():
-            _write(self._metrics, json.dumps(metrics, allow_nan=False).encode() + b"\n")
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, int(metrics["steps"]))
+            self._lines.append(metrics)
+            self._show(lambda board: _add(board, metrics))
 
-    def sync(self) -> None:
-        """Sync all lines to the disk, and flush the events to the operating system."""
+    def sync(self) -> dict[str, Any]:
+        """Sync all lines to the disk, as `Lines.sync`, and flush the events; returns what it says of them."""
         with self._disk():
-            os.fsync(self._metrics.fileno())
-            self._board.flush()
+            known = self._lines.sync()
+            self._show(lambda board: board.flush())
+        return known
+
+    def _show(self, write: "Callable[[SummaryWriter], object]") -> None:
+        """Write events; if their folder has gone, a line says so, and it is made again."""
+        try:
+            write(self._board)
+        except FileNotFoundError:
+            say(f"note: {self._folder / BOARD} was removed while training; {METRICS} has its numbers")
+            self._close_board()
+            self._board = self._new_board(None)
+            write(self._board)
+
+    def _new_board(self, purge: int | None) -> "SummaryWriter":
+        """A writer of events; purge: hides a killed process's events from this step on."""
+        from torch.utils.tensorboard import SummaryWriter  # slow, and only a training needs it
+
+        return SummaryWriter(str(self._folder / BOARD), purge_step=purge)
 
     def _close_board(self) -> None:
         with contextlib.suppress(OSError):  # metrics.jsonl has the same numbers
@@ -65,43 +82,11 @@ class Log:
     def _disk(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise RunError(f"cannot write metrics into {self._folder}: {error.strerror or error}") from error
+        except (OSError, DataError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise RunError(f"cannot write metrics into {self._folder}: {why}") from error
 
 
-@contextlib.contextmanager
-def _raised_once() -> Iterator[None]:
-    """Context in which an OSError that ends a thread is not printed: SummaryWriter's next call raises it."""
-    before = threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
-            before(failed)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
-def _write(file: io.FileIO, content: bytes) -> None:
-    if file.write(content) != len(content):  # a short write: the disk is full
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _cut(path: Path, steps: int) -> None:
-    """Cut a file before its first line after `steps` or without an end. Raises RunError if one is damaged."""
-    size = 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            late = json.loads(line)["steps"] > steps
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"line {number} of {path} is damaged: mend or delete it ({error!r})") from error
-        if late:
-            break
-        size += len(line)
-    if path.exists():
-        os.truncate(path, size)
+def _add(board: "SummaryWriter", metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        board.add_scalar(name, value, int(metrics["steps"]))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -67,7 +68,7 @@ def train(
     Raises RunError if another process trains in this folder, if it cannot be written, or if a metric or
     parameter is not finite; the last good checkpoint stays.
     """
-    with run.locked(), _stop_requests() as requests:
+    with run.locked() as held, _stop_requests() as requests:
         for folder in (run.checkpoints, *([] if rank() else [run.path / BEST])):
             sweep(folder)
         saved = done = run.resume(learner)
@@ -78,8 +79,8 @@ def train(
 
             def keep() -> Done:
                 _check_finite(learner.state_dict(), f"at step {done.steps}", saved)
-                record.sync()
-                run.save(learner, done)
+                run.notice(held, saved.steps if saved.steps or done.steps else None)
+                run.save(learner, done, record.sync())
                 return done
 
             if not done.steps:
@@ -198,9 +199,8 @@ class Record:
         if validated:
             self.notify("validation", done, metrics)
 
-    def sync(self) -> None:
-        if self._log is not None:
-            self._log.sync()
+    def sync(self) -> dict[str, Any] | None:
+        return None if self._log is None else self._log.sync()
 
 
 @contextlib.contextmanager
@@ -208,7 +208,8 @@ def _record(run: Run, steps: int, start: Done, validate: Validate, notify: Notif
     if rank():
         yield Record()
         return
-    with Log(run.path, start.steps) as log, _display(run.path.parent.name, steps, start) as show:
+    log = Log(run.path, start.steps, run.logged(start.steps))
+    with log, _display(run.path.parent.name, steps, start) as show:
         yield Record(log, show, validate, notify)
 
 

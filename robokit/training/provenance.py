@@ -54,8 +54,15 @@ def create(root: Path, learner: Built, setup: Setup, parent: Parent | None = Non
         **({} if parent is None else {"parent": str(parent.path)}),
     }
     steps = learner.config.steps
-    made = None if processes.rank() else Run.create(root, file_name(title(task)), steps, config, about)
-    path = processes.agreed(made and str(made.path))
+    made = refused = None
+    if not processes.rank():
+        try:
+            made = Run.create(root, file_name(title(task)), steps, config, about)
+        except RunError as error:
+            refused = str(error)
+    path, refused = processes.agreed((made and str(made.path), refused))
+    if refused:  # in every process: the others would wait
+        raise RunError(refused)
     return made or Run.open(path)
 
 

@@ -7,7 +7,6 @@
 All options come from the run's config.json; changes of the task's files since then are reported.
 """
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,26 @@ from robokit.compute import processes
 from robokit.compute.devices import cores
 from robokit.console import say
 from robokit.disk.folder import POLICY
+from robokit.disk.read import read_json
 from robokit.env.env import Env
-from robokit.errors import RunError, TaskError
+from robokit.errors import OptionError, RunError, TaskError
 from robokit.export.card import write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
-from robokit.learning.options import with_options
+from robokit.learning.options import least_weights, with_options
 from robokit.limits.limit import with_values
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import load_task, title
 from robokit.task.lookup.source import is_called
 from robokit.task.lookup.trusted import trusted
 from robokit.task.task import RETURN, Task
-from robokit.training.build import Built, Setup, algorithm, build_learner
+from robokit.training.build import Built, Setup, algorithm, build_learner, check_setup
 from robokit.training.init_from import init_learner, parent_of
 from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, UNSAVED, Run
 from robokit.training.selection import headline_of, load_best, validations
 
+REQUIRED, ABOUT = ("task", "limits", "options", "hashes"), ("versions", "commit")  # of a run's config, about
 EXPORT_ENVS = 64  # simulations of the export's gate
 ENGINES = {"cpu": "mujoco", "gpu": "warp"}  # names in runs of robokit 0.1 -> names now
 
@@ -62,7 +63,10 @@ def task_of(run: Run, given: str | Task | None = None, trust: bool = False) -> T
     task = load_task(given or place_of(run, trust))
     if given and not is_called(type(task).__name__, str(run.config["task"])):
         raise TaskError(f"{run.path} is a run of {run.config['task']!r}, not of {title(task)!r}")
-    task.limits = with_values(task.limits, run.config.get("limits", {}))
+    try:
+        task.limits = with_values(task.limits, run.config.get("limits", {}))
+    except OptionError as error:
+        raise OptionError(f"{run.path}/{CONFIG}: {error}") from error
     return task
 
 
@@ -79,11 +83,13 @@ def rebuild(run: Run, task: Task | None = None) -> Built:
     A run that was killed before its first checkpoint starts from its parent again, if it has one. Raises
     RunError for a run of another version of robokit or of another number of processes; as `parent_of`.
     """
+    setup, config = options_of(run)
     task = task_of(run) if task is None else task
     if (shared := run.config.get("processes", 1)) != processes.world():
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
-    learner = build_learner(task, *options_of(run), begun=True)
+    check_sizes(run, config)
+    learner = build_learner(task, setup, config, begun=True)
     if run.config.get("parent"):
         if run.newest(shared=False)[0] is None:
             init_learner(learner, parent_of(run))
@@ -93,17 +99,38 @@ def rebuild(run: Run, task: Task | None = None) -> Built:
 
 
 def options_of(run: Run) -> tuple[Setup, Any]:
-    """Setup and the algorithm's Config of a run. Raises RunError for a run of another version of robokit."""
-    stored = run.config
-    if missing := [f.name for f in fields(Setup) if f.name not in stored]:
-        raise RunError(f"{run.path} was made by another version of robokit: its config.json lacks {missing}")
-    setup = Setup(**{f.name: stored[f.name] for f in fields(Setup)})
-    setup = replace(setup, sim=ENGINES.get(setup.sim, setup.sim))
-    own = stored["options"]
-    default = algorithm(setup.algo).Config()
-    if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
-        raise RunError(f"{run.path} was made by another version of robokit: its options differ in {unknown}")
-    return setup, with_options(replace(default, steps=run.steps), own, f"{run.path}/{CONFIG}")
+    """Setup and the algorithm's Config of a run, checked as a recipe is, and with sizes that its policy has.
+
+    Raises RunError for a run of another version of robokit, OptionError for an invalid option.
+    """
+    stored, where, known = run.config, f"{run.path}/{CONFIG}", [f.name for f in fields(Setup)]
+    lacking = [n for n in (*known, *REQUIRED) if n not in stored] + [n for n in ABOUT if n not in run.about]
+    if lacking:
+        raise RunError(f"{run.path} was made by another version of robokit: its {CONFIG} lacks {lacking}")
+    engine, own = {"sim": ENGINES.get(stored["sim"], stored["sim"])}, stored["options"]
+    try:
+        setup = with_options(Setup(), {name: stored[name] for name in known} | engine)
+        check_setup(setup)
+        module = algorithm(setup.algo)
+        default = module.Config()
+        if unknown := sorted(set(own) ^ {f.name for f in fields(default) if f.name != "steps"}):
+            rule = "was made by another version of robokit: its options differ in"
+            raise RunError(f"{run.path} {rule} {unknown}")
+        config = with_options(replace(default, steps=run.steps), own)
+        module.check(config)
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from error
+    return setup, config
+
+
+def check_sizes(run: Run, config: Any) -> None:
+    """Raise RunError if the options need more weights or simulations than a run's last checkpoint has."""
+    if (last := run.last()) is None:
+        return
+    least = max(least_weights(config), config.simulations // max(1, run.config.get("processes", 1)))
+    if least > (most := sum(x.numel() for x in last.tensors.values())):
+        rule = f"hidden, belief_size or num_envs need {least:,} numbers in the checkpoint {last.path}"
+        raise RunError(f"{run.path}/{CONFIG}: {rule}, which has {most:,}")
 
 
 def restore_policy(run: Run, last: bool = False, task: str | None = None, trust: bool = False) -> Restored:
@@ -112,10 +139,9 @@ def restore_policy(run: Run, last: bool = False, task: str | None = None, trust:
     last: take the last in any case. task, trust: as `task_of`. Raises RunError without a checkpoint after the
     start.
     """
-    own = task_of(run, task, trust)
     setup, config = options_of(run)
-    module = algorithm(setup.algo)
-    module.check(config)
+    own, module = task_of(run, task, trust), algorithm(setup.algo)
+    check_sizes(run, config)
     if differ := changed(run, own):
         say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
     env = export_env(own, setup)
@@ -150,7 +176,7 @@ def export_env(task: Task, setup: Setup) -> Env:
 
 def export_policy(run: Run, restored: Restored, path: Path) -> Written:
     """Write a run's policy to `path`, and its card beside it. Raises ExportError if the gate refuses it."""
-    facts = {"commit": run.about["commit"]["robokit"], "parent": run.config.get("parent")}
+    facts = {"commit": run.about["commit"].get("robokit"), "parent": run.config.get("parent")}
     written = export(restored.policy, restored.env, path, **facts)
     write_card(Exported.open(path), {"run": run.path.name, "steps": restored.steps})
     return written
@@ -170,7 +196,9 @@ def exported(run: Run, task: str | None = None, trust: bool = False) -> tuple[Ex
 def _of_step(path: Path, steps: int) -> Exported | None:
     """The exported file; None unless the card beside it has its sha256 and this step of the training."""
     try:
-        file, card = Exported.open(path), json.loads(path.with_suffix(".json").read_bytes())
+        if not path.is_file():  # nor a FIFO
+            return None
+        file, card = Exported.open(path), read_json(path.with_suffix(".json"))
         return file if (card["sha256"], card.get("steps")) == (file.sha256, steps) else None
     except (OSError, ValueError, KeyError, TypeError):  # ContractError is a ValueError
         return None

@@ -13,15 +13,11 @@ Contents:
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +25,19 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
-from robokit.disk.checkpoint import Checkpoint, newest, prune, save
-from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST
-from robokit.disk.write import sync_folder, write_atomically
-from robokit.errors import CheckpointError, RunError
+from robokit.disk.checkpoint import FACTS, Checkpoint, newest, prune, save
+from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, read_config
+from robokit.disk.own import check_own
+from robokit.disk.place import Held, check_place, new_folder, point
+from robokit.disk.read import check_types, read_json, short
+from robokit.disk.write import write_atomically
+from robokit.errors import CheckpointError, DataError, RunError, reason, tell
 from robokit.learning.protocols import Learner
+from robokit.state import load_weights
 
-SCHEMA = 1  # of config.json
 UNSAVED = "has no checkpoint after its start: one is saved every 300 s (--save-every) and at the end"
 PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
+PROGRESS = {"steps": int, "iterations": int, "seconds": float}  # a Done, as in a checkpoint's facts
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Run:
         check_place(Path(root) / name)
         try:
             config, about = json.loads(json.dumps([config, about], allow_nan=False))  # as `open` reads them
-            run = cls(_new_folder(Path(root) / name), steps, config, about)
+            run = cls(new_folder(Path(root) / name), steps, config, about)
             run._write_config()
-            _point(run.path.parent / LATEST, run.path.name)
+            point(run.path.parent / LATEST, run.path.name)
         except OSError as error:
             raise RunError(f"cannot create a run in {root}: {error.strerror}") from error
         return run
@@ -76,18 +76,8 @@ class Run:
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
         """The run in a folder, or in the folder of a link. Raises RunError for anything else."""
-        path = Path(folder).resolve()
-        try:
-            text = json.loads((path / CONFIG).read_bytes())
-            run = cls(path, int(text["steps"]), dict(text["config"]), dict(text["about"]))
-        except OSError as error:
-            inside = " (its runs are inside; try its 'latest')" if (path / LATEST).exists() else ""
-            raise RunError(f"{folder} is no run: it has no {CONFIG}{inside}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{folder} is no run: its {CONFIG} is damaged: {error!r}") from error
-        if text.get("schema") != SCHEMA:
-            raise RunError(f"{folder} has config schema {text.get('schema')!r}; known here: {SCHEMA}")
-        return run
+        path, text = read_config(folder)
+        return cls(path, text["steps"], text["config"], text["about"])
 
     def keep_steps(self) -> None:
         """Write `steps` to config.json if it differs, in process 0; only a process that trains may do so."""
@@ -126,11 +116,52 @@ class Run:
                 raise CheckpointError(f"no checkpoint in {self.path} that all processes have: {lack}")
             most = least
 
-    def save(self, learner: Learner, done: Done) -> Path:
-        """Write a checkpoint; return its folder. If that fails, raises CheckpointError; earlier ones stay."""
-        facts = {**asdict(done), "config": self.config}
+    def save(self, learner: Learner, done: Done, logged: Mapping[str, Any] | None = None) -> Path:
+        """Write a checkpoint; return its folder. If that fails, raises CheckpointError; earlier ones stay.
+
+        logged: what `Log.sync` says of the metrics until then.
+        """
+        facts = {**asdict(done), "config": self.config, **({} if logged is None else {"metrics": logged})}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
+
+    def logged(self, steps: int) -> dict[str, Any] | None:
+        """What process 0's checkpoint at `steps` says of the metrics; None: nothing, or it is not there."""
+        with contextlib.suppress(OSError, DataError):
+            facts = read_json(self.checkpoint(steps) / FACTS)
+            check_types(facts, {"metrics": {"bytes": int, "sha256": str}}, FACTS)
+            return facts.get("metrics")
+        return None
+
+    def notice(self, held: Held, saved: int | None) -> None:
+        """Say what others removed or changed while training. Folder and config.json are made again.
+
+        saved: the step of the last checkpoint. Raises RunError if that cannot be done, or if another process
+        trains in what is at the folder's place now.
+        """
+        last, lost = self.checkpoints / f"{saved or 0:012d}", "" if rank() else held.lost()
+        try:
+            if lost:
+                tell(f"note: {self.path} was {lost} while training: it is made again, and saved into")
+                if not held.renew():
+                    raise RunError(f"another process is training in {self.path}")
+            elif saved is not None and not last.is_dir():
+                tell(f"note: {last} was removed while training: only what is saved from now on is there")
+            if not rank():
+                self._keep_config()
+        except OSError as error:
+            raise RunError(f"cannot write into {self.path}: {reason(error)}") from error
+
+    def _keep_config(self) -> None:
+        """Write config.json again if it has gone or is damaged; say so, and whether it is another one."""
+        try:
+            there = Run.open(self.path)
+        except RunError as error:
+            tell(f"note: written again, for others removed or damaged it while training: {error}")
+            self._write_config()
+        else:
+            if (there.steps, there.config) != (self.steps, self.config):
+                tell(f"note: {self.path / CONFIG} was changed while training: a resume needs what it was")
 
     def resume(self, learner: Learner) -> Done:
         """Load the newest good checkpoint into `learner`; return its progress, Done() if there is none."""
@@ -159,21 +190,24 @@ class Run:
 
         def load(checkpoint: Checkpoint) -> None:
             own = {k.removeprefix(PREFIX): v for k, v in checkpoint.tensors.items() if k.startswith(PREFIX)}
-            policy.load_state_dict(own)
+            load_weights(policy, own)
 
         return self._load(load, shared=False)
 
     def _load(self, load: Callable[[Checkpoint], None], shared: bool = True) -> Done:
         """Call `load` on the newest good checkpoint, say what was skipped, return the progress, or Done()."""
         checkpoint, skipped = self.newest(shared)
-        for reason in skipped:
-            say(f"skipped: {reason}")
+        for why in skipped:
+            say(f"skipped: {why}")
         if checkpoint is None:
             return Done()
         try:
             load(checkpoint)
+            check_types(checkpoint.facts, PROGRESS, FACTS)
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
-        except (KeyError, RuntimeError, ValueError) as error:
+        except CheckpointError:
+            raise
+        except (LookupError, RuntimeError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(f"{checkpoint.path} does not fit this learner: {error!r}") from error
 
     def keep_best(self, steps: int, policy: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -189,19 +223,20 @@ class Run:
         return newest(self.path / CHECKPOINTS, self._check_fits, shared=False)[0]
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Context that locks the folder for one training; a kill unlocks it. Raises RunError if locked."""
-        descriptor, taken = os.open(self.path, os.O_RDONLY), True
+    def locked(self) -> Iterator[Held]:
+        """Context that locks the folder for one training. Raises RunError if locked, or for links inside."""
+        check_own([self.path / CHECKPOINTS, self.path / BEST, self.checkpoints])
         try:
-            if not rank():
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    taken = False
+            held = Held(self.path)
+            taken = not rank() and not held.take()
+        except OSError as error:
+            raise RunError(f"cannot lock {self.path}: {reason(error)}") from error
+        try:
             if agreed(taken):
                 raise RunError(f"another process is training in {self.path}")
-            yield
+            yield held
         finally:
-            os.close(descriptor)
+            held.close()
 
     def _write_config(self) -> None:
         text = {"schema": SCHEMA, "steps": self.steps, "config": self.config, "about": self.about}
@@ -210,44 +245,10 @@ class Run:
     def _check_fits(self, checkpoint: Checkpoint) -> None:
         """Raise CheckpointError unless the checkpoint has the same config as this run."""
         theirs, ours = checkpoint.facts.get("config", {}), self.config
+        if not isinstance(theirs, dict):
+            raise CheckpointError(f"{checkpoint.path} has a config of {short(theirs)} in {FACTS}")
         differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
         if differ:
             key = differ[0]
             what = f"its {key} is {theirs.get(key)!r}, this run's {ours.get(key)!r}"
             raise CheckpointError(f"checkpoint {checkpoint.path} belongs to another run: {what}")
-
-
-def check_place(folder: Path) -> None:
-    """Raise RunError unless `folder` can be made: its nearest existing ancestor must be a writable folder."""
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        what = "a link to nothing" if there.is_symlink() else "no folder"
-        raise RunError(f"cannot create a run in {folder}: {there} is {what}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"cannot create a run in {folder}: {there} may not be written into")
-
-
-def _new_folder(parent: Path) -> Path:
-    """Make and return `parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
-    parent.mkdir(parents=True, exist_ok=True)
-    date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for n in range(1, sys.maxsize):
-        folder = parent / (date if n == 1 else f"{date}-{n}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise AssertionError
-
-
-def _point(link: Path, target: str) -> None:
-    """Point `link` to `target` beside it, atomically; a file or folder of its name stays, with a note."""
-    if link.exists() and not link.is_symlink():
-        say(f"note: {link} is no link and stays as it is; it does not point to {target}")
-        return
-    temporary = link.with_name(f".{link.name}.{os.urandom(4).hex()}.tmp")
-    temporary.symlink_to(target)
-    try:
-        temporary.replace(link)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(link.parent)

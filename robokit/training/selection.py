@@ -20,18 +20,21 @@ import numpy as np
 from torch import nn
 
 from robokit.console import say
-from robokit.disk.checkpoint import Checkpoint
+from robokit.disk.folder import BEST
+from robokit.disk.read import EACH, check_types
 from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
 from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.evaluation.ledger import measured
 from robokit.learning.protocols import Learner
 from robokit.seeds import seed
+from robokit.state import load_weights
 from robokit.task.task import RETURN
 from robokit.training.run import Done, Run
 
 EPISODES = 32  # per validation
 TIMES = 20  # validations of a training under limits
+FACTS = {"steps": int, "returns": float, "limits": {EACH: float}, "feasible": bool, "headline": float | None}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Score:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Score":
-        """From a checkpoint's facts; older ones have no headline, as the return alone decided. KeyError."""
+        """From a checkpoint's facts; older ones have no headline. Raises KeyError or DataError for others."""
+        check_types(facts, FACTS, "the score")
         older = {"headline": facts["returns"]}
         return cls(**{f.name: (older | {**facts})[f.name] for f in fields(cls)})
 
@@ -67,6 +71,7 @@ class Selection:
 
     def __init__(self, run: Run, learner: Learner, times: int) -> None:
         self.run, self.learner, self.times = run, learner, times
+        self._there = False  # whether a best policy has been seen
 
     def __call__(self, done: Done) -> dict[str, float]:
         """Validate the policy if due at `done`, the run's progress; return the metrics to log, else {}.
@@ -85,15 +90,20 @@ class Selection:
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
         kept = self._kept()
-        if score.feasible and (kept is None or score.rank > Score.of(kept.facts).rank):
+        if kept is None and self._there:
+            say(f"note: {self.run.path / BEST} was removed while training; what is best from now on is kept")
+        self._there = kept is not None
+        if score.feasible and (kept is None or score.rank > kept.rank):
             self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
+            self._there = True
         return score.metrics
 
-    def _kept(self) -> Checkpoint | None:
-        """The best policy so far; None if there is none, or, with a note, if it is damaged."""
+    def _kept(self) -> Score | None:
+        """The score of the best policy so far; None if there is none, or, with a note, if it is damaged."""
         try:
-            return self.run.best()
-        except CheckpointError as error:
+            found = self.run.best()
+            return None if found is None else Score.of(found.facts)
+        except (CheckpointError, KeyError, ValueError) as error:
             say(f"note: the best policy so far is lost: {error}")
             return None
 
@@ -140,7 +150,7 @@ def load_best(run: Run, policy: nn.Module) -> Score | None:
     if found is None:
         return None
     try:
-        policy.load_state_dict(found.tensors)
+        load_weights(policy, found.tensors)
         return Score.of(found.facts)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{found.path} does not fit this policy: {error!r}") from error

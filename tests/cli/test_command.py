@@ -351,3 +351,20 @@ def test_a_file_is_not_judged_by_limits_that_it_was_not_trained_for(
     file.write_text(PUSHED.replace("Limit(0.25)", 'Limit(0.25, "probability")'))
     assert "train again" in wrong(["evaluate", "alone.onnx", "--task", str(file)], capsys)
     assert "each once" in wrong(["evaluate", "alone.onnx", "own/../alone.onnx"], capsys)
+
+
+def test_after_an_interrupt_a_second_one_ends_the_process_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def interrupted(arguments: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robokit.cli.command._run", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["evaluate"]) == 128 + signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is before  # within a program of somebody else
+        assert main() == 128 + signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

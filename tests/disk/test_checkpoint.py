@@ -247,7 +247,7 @@ def test_fifty_kills_of_a_saving_process_lose_nothing(tmp_path: Path):
 
 def test_sweeping_leaves_what_is_whole(tmp_path: Path):
     save(tmp_path, 1, STATE, {})
-    (tmp_path / ".000000000002.ab12.tmp").mkdir()
-    (tmp_path / ".000000000002.ab12.tmp" / TENSORS).write_bytes(b"half")
+    (tmp_path / ".000000000002.ab12ab12.tmp").mkdir()
+    (tmp_path / ".000000000002.ab12ab12.tmp" / TENSORS).write_bytes(b"half")
     sweep(tmp_path)
     assert names(tmp_path) == ["000000000001"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_checkpoint import largest_file, without_root
 
+import robokit.disk.checkpoint
 from robokit.disk.checkpoint import MANIFEST, SEGMENTS, Checkpoint, damaged, load, newest, save, sweep
 from robokit.errors import CheckpointError
 from robokit.learning.offpolicy.replay import Replay
@@ -135,11 +136,17 @@ def test_a_damaged_or_missing_segment_makes_way_for_the_older_checkpoint(tmp_pat
 def test_all_checkpoints_are_verified_with_one_look_at_each_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    replay, read, looks = fill(new(), 11), Path.read_bytes, list[str]()
+    replay, looks = fill(new(), 11), list[str]()
     keep(tmp_path, replay)
     keep(tmp_path, fill(replay, 17))
     (tmp_path / "000000000023").symlink_to("gone")  # as a checkpoint that is deleted after it was listed
-    monkeypatch.setattr(Path, "read_bytes", lambda path: looks.append(path.name) or read(path))
+    read = robokit.disk.checkpoint.read_bytes
+
+    def look(path: Path, *most: int) -> bytes:
+        looks.append(path.name)
+        return read(path, *most)
+
+    monkeypatch.setattr(robokit.disk.checkpoint, "read_bytes", look)
     assert damaged(tmp_path) == {"000000000011": None, "000000000017": None}
     assert [sum(look.startswith(f"{n:08d}-") for look in looks) for n in range(8)] == [1] * 8
     (tmp_path / "000000000023").unlink()
@@ -270,8 +277,10 @@ def test_sweeping_deletes_halves_and_segments_without_a_checkpoint(tmp_path: Pat
     replay = fill(new(), 11)
     keep(tmp_path, replay)
     before = files(tmp_path)
-    (tmp_path / SEGMENTS / ".00000005-ab.safetensors.cd.tmp").write_bytes(b"half")
-    (tmp_path / SEGMENTS / "00000005-abcdef.safetensors").write_bytes(b"whole, but the process died")
+    (tmp_path / SEGMENTS / ".00000005-0123456789abcdef.safetensors.cdcdcdcd.tmp").write_bytes(b"half")
+    (tmp_path / SEGMENTS / "00000005-0123456789abcdef.safetensors").write_bytes(
+        b"whole, but the process died"
+    )
     sweep(tmp_path)
     assert files(tmp_path) == before
 

@@ -128,7 +128,10 @@ def test_what_a_killed_save_left_of_a_replay_is_swept_at_the_start(tmp_path: Pat
     train(toy, run, 80)
     segments = run.path / "checkpoints/segments"
     before = sorted(segments.iterdir())
-    for name in (".00000099-ab.safetensors.cd.tmp", "00000099-abcdef.safetensors"):
+    for name in (
+        ".00000099-0123456789abcdef.safetensors.cdcdcdcd.tmp",
+        "00000099-0123456789abcdef.safetensors",
+    ):
         (segments / name).write_bytes(b"of a process that died")
     train(Remembering(), run, 80)
     assert sorted(segments.iterdir()) == before

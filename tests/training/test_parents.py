@@ -141,5 +141,7 @@ def test_layouts_that_are_damaged_are_refused(file: Path):
     run.config["layouts"]["critic"]["hidden"] = "wide"
     run._write_config()
     train(learner, run, 32)
-    with pytest.raises(RunError, match=r"config\.json whose layouts are damaged: ValueError"):
+    with pytest.raises(
+        RunError, match=r"config\.json whose layouts are damaged: .*hidden must be of the type array"
+    ):
         open_parent(run.path)

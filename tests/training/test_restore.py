@@ -14,6 +14,7 @@ from slide import MODEL, OWN, write
 import robokit.training.build
 from robokit.algos import sac
 from robokit.algos.ppo import Config
+from robokit.compute import processes
 from robokit.compute.compile import choose
 from robokit.errors import OptionError, RunError
 from robokit.task.lookup.find import known_tasks, load_task
@@ -372,6 +373,20 @@ def test_a_policy_is_exported_once_for_each_newest_checkpoint(tmp_path: Path, fi
     assert exported(run)[0].path.stat().st_mtime_ns == again
     train(learner, run, 64)
     assert exported(run)[0].path.stat().st_mtime_ns > first
+
+
+def test_a_run_that_the_first_process_cannot_create_is_an_error_in_all(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    learner, told = build_learner(load_task(file), SETUP, SMALL), []
+    (tmp_path / "runs").write_text("a file")
+    monkeypatch.setattr(processes, "agreed", lambda mine: told.append(mine) or mine)
+    with pytest.raises(RunError, match="cannot create a run"):
+        create(tmp_path / "runs", learner, SETUP)
+    monkeypatch.setattr(processes, "agreed", lambda mine: told[0])  # the second process hears of the first
+    monkeypatch.setattr(processes, "_rank", 1)
+    with pytest.raises(RunError, match="cannot create a run"):
+        create(tmp_path / "runs", learner, SETUP)
 
 
 def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):

@@ -20,7 +20,7 @@ CONFIG = {"task": "toy", "seed": 0, "options": {"hidden": (4, 4)}}
 
 
 def make(root: Path, name: str = "toy", **config: object) -> Run:
-    return Run.create(root, name, 80, {**CONFIG, **config}, {"commit": "abc"})
+    return Run.create(root, name, 80, {**CONFIG, **config}, {"commit": {"robokit": "abc"}})
 
 
 def test_what_was_created_opens_equal_by_folder_and_by_link(tmp_path: Path):
@@ -217,10 +217,15 @@ def test_metrics_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path)
     assert [(row["steps"], row["loss"]) for row in rows] == [(8, 0.5), (16, 0.5), (24, 0.25)]
 
 
-def test_damaged_metrics_are_not_dropped_in_silence(tmp_path: Path):
-    (tmp_path / "metrics.jsonl").write_text('{"steps": 8}\n{"ste#s": 16}\n{"steps": 24}\n')
-    with pytest.raises(RunError, match=r"line 2 of .*metrics\.jsonl is damaged"):
-        Log(tmp_path, 24)
+def test_damaged_metrics_are_not_dropped_and_not_taken_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Those of a run of before, whose checkpoints say nothing of them."""
+    text = '{"steps": 8}\n{"ste#s": 16}\n{"steps": 24}\n'
+    (tmp_path / "metrics.jsonl").write_text(text + '{"steps": 32}\n')
+    with Log(tmp_path, 24):
+        assert (tmp_path / "metrics.jsonl").read_text() == text
+    assert "not as it was saved at step 24: line 2 is damaged" in capsys.readouterr().err
 
 
 def test_a_full_disk_under_the_metrics_is_a_run_error(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Selection of the best policy within the limits, also after a kill."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def test_the_best_feasible_policy_stays_whatever_comes_after_it(tmp_path: Path):
     assert [path.name for path in (run.path / BEST).iterdir()] == [f"{32:012d}"]
     assert take_best(run, learner.policy, "pid", 64) == 32
     assert learner.policy.get_parameter("head.2.bias").item() == pytest.approx(0.45)
+
+
+def test_a_best_policy_that_others_remove_is_told_at_the_next_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, learner = new(tmp_path, validations=4)
+    select, told = Selection(run, learner, times=4), []
+    capsys.readouterr()
+    for steps, action in ((16, 0.4), (32, 0.3), (48, 0.2), (64, 0.1)):
+        always(learner, action)
+        select(Done(steps=steps))
+        told.append(capsys.readouterr().err)
+        if steps == 32:
+            shutil.rmtree(run.path / BEST)
+    note = f"note: {run.path / BEST} was removed while training; what is best from now on is kept\n"
+    assert told == ["", "", note, ""]
+    assert [path.name for path in (run.path / BEST).iterdir()] == [f"{48:012d}"]
 
 
 def test_without_a_feasible_policy_there_is_none_to_keep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

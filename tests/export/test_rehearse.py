@@ -13,13 +13,13 @@ from robokit.algos.ppo import Config, make_actor
 from robokit.errors import ExportError, ParityError
 from robokit.evaluation.measure import evaluate
 from robokit.export.file import Exported
+from robokit.export.rehearse import rehearse
 from robokit.export.weights import read_weights
 from robokit.export.write import export
 from robokit.task.action import Around
 from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
 from robokit.task.task import Task
 from robokit.training.build import Setup, algorithm, build_learner, options
-from robokit.training.rehearse import rehearse
 from robokit.training.restore import export_env
 
 MODEL = """
@@ -105,7 +105,7 @@ def test_a_difference_near_the_tolerance_is_noted_and_a_larger_one_refused(
         def differs(*_: Any, excess: float = excess, **__: Any) -> None:
             raise ParityError("off", excess)
 
-        monkeypatch.setattr("robokit.training.rehearse.export", differs)
+        monkeypatch.setattr("robokit.export.rehearse.export", differs)
         assert refusal(lambda: rehearse(policy, env)) == refused
         assert ("note: an export may be refused" in capsys.readouterr().err) == (not refused)
 
