@@ -113,7 +113,7 @@ def test_a_lock_pins_each_package_with_the_hash_of_every_file():
 
 
 def test_a_package_without_a_hash_makes_no_lock():
-    with pytest.raises(ValueError, match=r"no file of a 1\.0"):
+    with pytest.raises(ValueError, match=r"the index has no a 1\.0"):
         locks.lock({"a": Version("1.0")}, lambda name, version: [])
 
 

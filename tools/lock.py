@@ -72,9 +72,7 @@ def lock(packages: dict[str, Version], hashes: Hashes) -> str:
     for name, version in packages.items():
         digests = sorted({*hashes(name, version)})
         if not digests:
-            raise ValueError(
-                f"a lock needs a sha256 of each package: the index has no {name} {version}"
-            )
+            raise ValueError(f"a lock needs a sha256 of each package: the index has no {name} {version}")
         rows.append(" \\\n    --hash=sha256:".join([f"{name}=={version.public}", *digests]))
     return "\n".join(rows) + "\n"
 
