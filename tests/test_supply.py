@@ -109,7 +109,7 @@ def test_a_lock_pins_each_package_with_the_hash_of_every_file():
     head, _, *rows = locks.lock(packages, lambda name, version: ["2" * 64, "1" * 64, "2" * 64]).splitlines()
     assert "torch 2.13.0+cpu" in head
     each = [f"    --hash=sha256:{'1' * 64} \\", f"    --hash=sha256:{'2' * 64}"]
-    assert rows == ["a==1.0 \\", *each, "torch==2.13.0 \\", *each]
+    assert rows == ["a==1.0 \\", *each, "torch==2.13.0+cpu \\", *each]
 
 
 def test_a_package_without_a_hash_makes_no_lock():

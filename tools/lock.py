@@ -4,8 +4,8 @@
     python tools/lock.py dist/requirements.lock robokit
 
 Nothing is resolved anew: versions are those that are installed. robokit itself is left out, as its wheel
-stands beside the lock. Hashes are those that the index states for all files of a version, and for a build
-with a local version (torch 2.13.0+cpu) also that of its file, from where pip finds it. Needs a network.
+stands beside the lock. Hashes are those that the index states for all files of a version; a build with a
+local version (torch 2.13.0+cpu) has that of its own file, from where pip finds it. Needs a network.
 """
 
 import hashlib
@@ -62,10 +62,7 @@ def _needed(package: Distribution, extra: str) -> Iterator[Requirement]:
 
 
 def lock(packages: dict[str, Version], hashes: Hashes) -> str:
-    """The text of a lock. Raises ValueError for a package without a hash.
-
-    A local version is pinned by its public part, which any build satisfies: its hash says which may come.
-    """
+    """The text of a lock. Raises ValueError for a package without a hash."""
     here = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     builds = [f"{name} {version}" for name, version in packages.items() if version.local]
     rows = [f"# made with {', '.join([here, *builds])}", f"# {USE}"]
@@ -73,22 +70,22 @@ def lock(packages: dict[str, Version], hashes: Hashes) -> str:
         digests = sorted({*hashes(name, version)})
         if not digests:
             raise ValueError(f"a lock needs a sha256 of each package: the index has no {name} {version}")
-        rows.append(" \\\n    --hash=sha256:".join([f"{name}=={version.public}", *digests]))
+        rows.append(" \\\n    --hash=sha256:".join([f"{name}=={version}", *digests]))
     return "\n".join(rows) + "\n"
 
 
 def published(name: str, version: Version) -> Iterator[str]:
-    """sha256 of each file of a version: those of the index and, of a local one, its own."""
-    with urlopen(Request(f"{_index()}/{name}/", headers={"Accept": FILES}), timeout=60) as answer:
-        files = json.load(answer)["files"]
-    for file in files:
-        if _version(file["filename"]) == Version(version.public):
-            yield file["hashes"]["sha256"]
+    """sha256 of each file of a version in the index, or of the one file of a local version."""
     if version.local:
         with tempfile.TemporaryDirectory() as folder:
             _pip("download", "--quiet", "--no-deps", "--dest", folder, f"{name}=={version}")
-            for path in Path(folder).iterdir():
-                yield hashlib.sha256(path.read_bytes()).hexdigest()
+            yield from (hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).iterdir())
+        return
+    with urlopen(Request(f"{_index()}/{name}/", headers={"Accept": FILES}), timeout=60) as answer:
+        files = json.load(answer)["files"]
+    for file in files:
+        if _version(file["filename"]) == version:
+            yield file["hashes"]["sha256"]
 
 
 def _version(file: str) -> Version | None:

@@ -106,17 +106,20 @@ def _wrong(error: Exception) -> str | None:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
-    """The command, to be called for its exit code. SystemExit: 0 after --help, 2 for a wrong option."""
+    """The command, to be called for its exit code.
+
+    Raises OptionError for a wrong option; SystemExit 0 after --help.
+    """
     if name == "check":
         from robokit.cli.contract import file_check
 
         if of_file := file_check(arguments):
             return of_file
-    import tyro
+    from robokit.cli.arguments import read
 
     if name == "train":
         return _parse_train(arguments)
-    return tyro.cli(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
+    return read(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,9 @@ class Kind:
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
-    import tyro
-
     from robokit.calls.resolve import named_run
     from robokit.calls.training import BEGIN_FROM, like_run
+    from robokit.cli.arguments import read
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import load_task
@@ -144,11 +146,11 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.training.restore import options_of, place_of
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
-    kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
+    kind, _ = read(Kind, args=plain, prog="robokit train", return_unknown_args=True)
     if kind.resume and kind.init_from:
         raise OptionError("--resume goes on with a run, --init-from begins a new one: give one of the two")
     if kind.resume and not show_help:
-        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        resume, extra = read(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
             new = "only --steps, --save-every and --json may be new"
             rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
@@ -160,17 +162,17 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     default = algorithm(algo).Config()
     _check_options(arguments, algo)
 
-    def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
+    def options_given(arguments: Sequence[str], config: Any, limits: Any) -> Any:
         of: Any = Train[type(config), type(limits)]
         start = of(config, setup, limits, like and place_of(like))
-        return tyro.cli(of, args=arguments, prog=prog, default=start)
+        return read(of, args=arguments, prog=prog, default=start)
 
     given, others = _limits(plain)
-    task = read(others, default, limit_options({})).task
+    task = options_given(others, default, limit_options({})).task
     if task is None and not show_help:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
-        return read(arguments, default, limit_options({}))
+        return options_given(arguments, default, limit_options({}))
     if like:
         found, setup, config = like_run(like, task, kind.algo)
     else:
@@ -178,7 +180,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         config = options(found, algo)
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
-    return read(arguments, config, limit_options(found.limits))
+    return options_given(arguments, config, limit_options(found.limits))
 
 
 def _check_options(arguments: Sequence[str], algo: str) -> None:

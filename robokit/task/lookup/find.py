@@ -11,7 +11,7 @@ from types import ModuleType
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup.files import source_of
-from robokit.task.lookup.source import known_tasks, meant, shipped_folder, tasks_below, titled
+from robokit.task.lookup.source import known_tasks, meant, refuse_model, shipped_folder, tasks_below, titled
 from robokit.task.task import Task
 
 
@@ -22,6 +22,7 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
     """
     text, _, cls = str(name).partition(":")
     path = Path(text)
+    refuse_model(path)
     if path.suffix == ".py":
         if not path.is_file():
             raise TaskError(f"no task file {text}")

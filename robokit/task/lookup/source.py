@@ -7,6 +7,8 @@ from pathlib import Path
 from robokit.errors import TaskError
 from robokit.tasks import shipped_folder as shipped_folder
 
+MODELS = (".xml", ".mjcf", ".urdf")
+
 
 def known_tasks() -> dict[str, Path]:
     """Task name -> file: shipped tasks, and those in ./tasks, which replace shipped tasks of the same name.
@@ -87,6 +89,13 @@ def meant(classes: Iterable[str], file: Path) -> str:
 def titled(file: Path, cls: str) -> str:
     """A task's title: the file's name, `hopper`; `hopper:Positions` for a class not named like the file."""
     return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
+
+
+def refuse_model(path: Path) -> None:
+    """Raise TaskError for a robot's model where a task, a run or a policy is meant."""
+    if path.suffix.lower() in MODELS:
+        rule = "is a robot's model, and a task is a Python file over a model"
+        raise TaskError(f"{path} {rule}: docs/your-robot.md shows how to write one")
 
 
 def title_of(name: str) -> str:
