@@ -18,7 +18,7 @@ RULE = re.compile(r"[╰─╯-]+")  # a line of tyro's box, between two parts
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def read(of: Any, **how: Any) -> Any:
+def parsed(of: Any, **how: Any) -> Any:
     """`tyro.cli(of, **how)`. Raises OptionError for wrong arguments; SystemExit 0 after --help."""
     said = io.StringIO()
     try:

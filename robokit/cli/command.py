@@ -115,11 +115,11 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
         if of_file := file_check(arguments):
             return of_file
-    from robokit.cli.arguments import read
+    from robokit.cli.arguments import parsed
 
     if name == "train":
         return _parse_train(arguments)
-    return read(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
+    return parsed(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
     from robokit.calls.resolve import named_run
     from robokit.calls.training import BEGIN_FROM, like_run
-    from robokit.cli.arguments import read
+    from robokit.cli.arguments import parsed
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import load_task
@@ -146,11 +146,11 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.training.restore import options_of, place_of
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
-    kind, _ = read(Kind, args=plain, prog="robokit train", return_unknown_args=True)
+    kind, _ = parsed(Kind, args=plain, prog="robokit train", return_unknown_args=True)
     if kind.resume and kind.init_from:
         raise OptionError("--resume goes on with a run, --init-from begins a new one: give one of the two")
     if kind.resume and not show_help:
-        resume, extra = read(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        resume, extra = parsed(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
             new = "only --steps, --save-every and --json may be new"
             rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
@@ -162,17 +162,17 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     default = algorithm(algo).Config()
     _check_options(arguments, algo)
 
-    def options_given(arguments: Sequence[str], config: Any, limits: Any) -> Any:
+    def read(arguments: Sequence[str], config: Any, limits: Any) -> Any:
         of: Any = Train[type(config), type(limits)]
         start = of(config, setup, limits, like and place_of(like))
-        return read(of, args=arguments, prog=prog, default=start)
+        return parsed(of, args=arguments, prog=prog, default=start)
 
     given, others = _limits(plain)
-    task = options_given(others, default, limit_options({})).task
+    task = read(others, default, limit_options({})).task
     if task is None and not show_help:
         raise OptionError(f"which task? robokit train TASK: {', '.join(known_tasks())}, or a file.py")
     if task is None:
-        return options_given(arguments, default, limit_options({}))
+        return read(arguments, default, limit_options({}))
     if like:
         found, setup, config = like_run(like, task, kind.algo)
     else:
@@ -180,7 +180,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
         config = options(found, algo)
     check_limits(found)
     with_values(found.limits, dict.fromkeys(given, 0.0))
-    return options_given(arguments, config, limit_options(found.limits))
+    return read(arguments, config, limit_options(found.limits))
 
 
 def _check_options(arguments: Sequence[str], algo: str) -> None:
