@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow check format bench release audit clean
 .NOTPARALLEL:
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make check      format, lint, types, quick tests (about a minute)"
 	@echo "make test-slow  the rest: learning, the wheel in an empty environment, the second engine"
 	@echo "make bench      the measurements behind benchmarks/RESULTS.md"
+	@echo "make release    wheel, source archive and two hashed locks, in dist/ (asks the package index for hashes)"
+	@echo "make audit      known weaknesses of the locked versions (asks a public database)"
 	@echo "make format     let ruff format and mend what it can"
 
 # One stamp for each set of extras: made once, and again when the requirements change.
@@ -60,6 +62,25 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/env.py
 	$(BIN)/python benchmarks/returns.py hopper half_cheetah
 	$(BIN)/python benchmarks/offpolicy.py speed
+
+# Built with the pinned setuptools; the wheel from the source archive, so that both are whole.
+release: $(VENV)/test.stamp
+	rm -rf dist build *.egg-info
+	$(BIN)/python -c 'from setuptools import build_meta as b; print(b.build_sdist("dist"))'
+	mkdir dist/source && tar xzf dist/*.tar.gz -C dist/source --strip-components 1
+	cd dist/source && $(CURDIR)/$(BIN)/python -c 'from setuptools import build_meta as b; print(b.build_wheel(".."))'
+	rm -rf dist/source
+	$(BIN)/python tools/lock.py dist/requirements.lock robokit
+	$(BIN)/python tools/lock.py dist/robot.lock numpy onnxruntime
+	cd dist && sha256sum *.whl *.tar.gz *.lock > SHA256SUMS
+
+audit: $(VENV)/audit/bin/pip-audit
+	@test -f dist/requirements.lock || { echo "there are no locks yet: make release"; exit 1; }
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r dist/requirements.lock -r dist/robot.lock
+
+$(VENV)/audit/bin/pip-audit: | $(BIN)/python
+	@$(BIN)/python -m venv $(VENV)/audit # of its own: what it needs is no part of what is tested
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .

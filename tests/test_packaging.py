@@ -7,6 +7,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
@@ -91,7 +92,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
     for folder in ("robokit", "tasks", "policies"):
         copytree(ROOT / folder, tree / folder, ignore=ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
+    for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         copy(ROOT / file, tree)
     (tree / "tasks/robots/any").mkdir(parents=True)
     (tree / "tasks/robots/any/scene.xml").write_text("<mujoco/>")
@@ -161,7 +162,8 @@ def test_the_wheel_holds_the_library_the_tasks_the_policies_and_nothing_else(whe
     assert "robokit/_policies/go2_walk.onnx.sha256" in names
     assert "robokit/_tasks/robots/any/scene.xml" in names
     assert "robokit/py.typed" in names
-    assert [name for name in names if name.endswith("licenses/LICENSE")]
+    for licence in PROJECT["project"]["license-files"]:
+        assert [name for name in names if fnmatch(name, f"*.dist-info/licenses/{licence}")], licence
 
 
 @pytest.mark.medium

@@ -4,7 +4,14 @@ from pathlib import Path
 
 from robokit.disk.folder import CONFIG, file_name, newest_run
 from robokit.errors import OptionError, RunError, did_you_mean, tell
-from robokit.task.lookup.source import known_tasks, shipped_folder, split, title_of, variants
+from robokit.task.lookup.source import (
+    known_tasks,
+    refuse_model,
+    shipped_folder,
+    split,
+    title_of,
+    variants,
+)
 
 RUNS, POLICIES = Path("runs"), Path("policies")
 
@@ -12,9 +19,11 @@ RUNS, POLICIES = Path("runs"), Path("policies")
 def path_of(what: str | Path) -> Path | None:
     """The path, if `what` is one: it ends in .onnx, has a separator and no .py, or is a run; None: a name.
 
-    Raises OptionError for a word that is a task and a run folder here; a Path is the folder.
+    Raises OptionError for a word that is a task and a run folder here, a Path is the folder; TaskError for a
+    robot's model.
     """
     text = str(what)
+    refuse_model(Path(text))
     if text.endswith(".onnx"):
         return Path(text)
     if (Path(text) / CONFIG).is_file():

@@ -115,17 +115,20 @@ def _wrong(error: Exception) -> str | None:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
-    """The command, to be called for its exit code. SystemExit: 0 after --help, 2 for a wrong option."""
+    """The command, to be called for its exit code.
+
+    Raises OptionError for a wrong option; SystemExit 0 after --help.
+    """
     if name == "check":
         from robokit.cli.contract import file_check
 
         if of_file := file_check(arguments):
             return of_file
-    import tyro
+    from robokit.cli.arguments import parsed
 
     if name == "train":
         return _parse_train(arguments)
-    return tyro.cli(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
+    return parsed(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,9 @@ class Kind:
 
 def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     """A Resume for --resume, else a Train: parsed for the task, then again with its recipe as defaults."""
-    import tyro
-
     from robokit.calls.resolve import named_run
     from robokit.calls.training import BEGIN_FROM, like_run
+    from robokit.cli.arguments import parsed
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
     from robokit.task.lookup.find import load_task
@@ -154,11 +156,11 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.training.restore import options_of, place_of
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
-    kind, _ = tyro.cli(Kind, args=plain, prog="robokit train", return_unknown_args=True)
+    kind, _ = parsed(Kind, args=plain, prog="robokit train", return_unknown_args=True)
     if kind.resume and kind.init_from:
         raise OptionError("--resume goes on with a run, --init-from begins a new one: give one of the two")
     if kind.resume and not show_help:
-        resume, extra = tyro.cli(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
+        resume, extra = parsed(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
             new = "only --steps, --save-every, --json and where the task is (--task, --trust) may be new"
             rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
@@ -172,7 +174,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
     def read(arguments: Sequence[str], config: Any, limits: Any, named: str | None = None) -> Any:
         of: Any = Train[type(config), type(limits)]
-        return tyro.cli(of, args=arguments, prog=prog, default=of(config, setup, limits, named))
+        return parsed(of, args=arguments, prog=prog, default=of(config, setup, limits, named))
 
     given, others = _limits(plain)
     task = read(others, default, limit_options({})).task

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from robokit.calls.policies import export_policy
-from robokit.cli.words import OUTPUT, Trust
+from robokit.calls.names import is_shipped, locate, path_of
+from robokit.calls.policies import export_policy, file_of
+from robokit.cli.words import OUTPUT, Trust, What
 from robokit.export.bounds import filter_for, write_filter
 from robokit.export.file import exported_at
 
@@ -38,15 +39,19 @@ class Export:
 class MakeFilter:
     """Resolve a person's filter numbers for an exported file into the table for its robot."""
 
-    file: Positional[Annotated[Path, arg(metavar="FILE.onnx")]]  # an exported file
+    what: What  # a name (its newest run, else policy), a run folder, or an exported file
     # a JSON object with the numbers of docs/filter.md
     numbers: Positional[Annotated[Path, arg(metavar="numbers.json")]]
-    # path of the table; default: <name>.filter.json beside the file
+    # path of the table; default: <name>.filter.json beside the file, or here for a named or shipped policy
     output: Annotated[Path | None, OUTPUT] = None
 
     def __call__(self) -> int:
-        filter = filter_for(exported_at(self.file), self.numbers)
-        output = self.output or self.file.with_suffix(".filter.json")
+        place = locate(self.what)
+        file = file_of(place)
+        filter = filter_for(exported_at(file), self.numbers)
+        beside = file.with_suffix(".filter.json")
+        here = file == place and (path_of(self.what) is None or is_shipped(file))
+        output = self.output or (Path(beside.name) if here else beside)
         write_filter(filter, output)
         print(output)
         return 0

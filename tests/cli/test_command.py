@@ -13,7 +13,8 @@ import pytest
 from slide import OWN, PUSHED, write
 
 from robokit import __version__
-from robokit.cli.command import main
+from robokit.cli.arguments import plain, whole
+from robokit.cli.command import main, parse
 from robokit.cli.verbs import VERBS
 from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.training.restore import task_of
@@ -143,6 +144,23 @@ def test_every_option_is_explained_with_its_default(
         (["evaluate", "a.onnx", "--torch"], "--torch goes with a run: a.onnx holds no torch policy"),
         (["evaluate", "runs/x", "--torch", "--filter", "a.json"], "on its own task, without filter"),
         (["filter", "nowhere.onnx", "numbers.json"], "no file nowhere.onnx"),
+        (["filter", "hoper", "numbers.json"], "did you mean 'hopper'?"),
+        (["filter", "hopper"], "missing from robokit filter: numbers.json"),
+        (["train", "arm.xml"], "arm.xml is a robot's model, and a task is a Python file over a model"),
+        (["check", "models/arm.xml"], "docs/your-robot.md shows how to write one"),
+        (["evaluate", "arm.urdf"], "arm.urdf is a robot's model"),
+        (["train", "ARM.XML:Arm"], "ARM.XML is a robot's model"),
+        (["train", "hopper", "--num-env", "3"], "options: --num-env, 3; did you mean '--num-envs'?"),
+        (["train", "hopper", "--lr-shedule", "linear"], "did you mean '--lr-schedule'?"),
+        (["evaluate", "runs/x", "--epsodes", "3"], "did you mean '--episodes'?; run robokit evaluate --help"),
+        (["train", "hopper", "--sim", "gpu"], "invalid choice 'gpu' for argument '--sim'"),
+        (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
+        (["train", "hopper", "--lr"], "missing value for argument"),
+        (["train", "hopper", "--steps", "many"], "a whole number, as 1000000 or 1e6, got 'many'"),
+        (["train", "hopper", "--steps", "1.5"], "--steps must be a whole number, as 1000000 or 1e6, got"),
+        (["train", "hopper", "--num-envs", "1e999"], "--num-envs must be a whole number, as 1000000 or 1e6"),
+        (["train", "hopper", "--steps", "-1e6"], "steps must be > 0, got -1000000"),
+        (["evaluate", "x", "--episodes", "nan"], "--episodes must be a whole number"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(
@@ -164,24 +182,77 @@ def test_a_file_that_the_system_refuses_is_named_without_a_number(
     assert capsys.readouterr().out == f"FAIL {rule}: No such file or directory\n"
 
 
+BOX = """\
+\x1b[31m╭─ Unrecognized options ──────────────────────────────────╮\x1b[0m
+│ \x1b[31mUnrecognized options: --epsodes, 3\x1b[0m                        │
+│ ───────────────────────────────────────────────────────── │
+│ Perhaps you meant:                                        │
+│     --episodes INT                                        │
+│         one in each of as many simulations (default: 300) │
+│ ───────────────────────────────────────────────────────── │
+│ For full helptext, run robokit evaluate --help            │
+╰───────────────────────────────────────────────────────────╯
+"""
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    "box", [BOX, BOX.translate(dict(zip(map(ord, "╭╮╰╯│─"), "    " + " -", strict=True)))]
+)
+def test_no_box_nor_colour_is_left_of_a_mistake(box: str):
+    """tyro draws with boxes, or with rules and spaces alone where a terminal has no such characters."""
+    line = "unrecognized options: --epsodes, 3; did you mean '--episodes'?; run robokit evaluate --help"
+    assert plain(box) == line
+
+
+@pytest.mark.parametrize(("said", "line"), [("", "wrong arguments"), ("No box.", "no box")])
+def test_what_is_said_without_a_box_is_a_line_too(said: str, line: str):
+    assert plain(said) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
     [
-        (["train", "hopper", "--num-env", "3"], "--num-envs"),
-        (["train", "hopper", "--lr-shedule", "linear"], "--lr-schedule"),
-        (["evaluate", "runs/x", "--epsodes", "3"], "--episodes"),
-        (["train", "hopper", "--steps", "many"], "invalid literal"),
-        (["train", "hopper", "--sim", "gpu"], "'mujoco', 'warp'"),
-        (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
+        ("1e6", 1_000_000),
+        ("2.5e3", 2500),
+        ("1_000", 1000),
+        ("-3", -3),
+        ("4.0", 4),
+        ("123456789012345678",) * 2,
     ],
 )
-def test_a_mistyped_option_gets_a_suggestion(
-    arguments: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
-):
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert words in capsys.readouterr().err
-    assert list(here.iterdir()) == []
+def test_a_whole_number_may_be_written_as_people_write_it(text: str, number: int | str):
+    assert whole(text) == int(number)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1.5", "1e-1", "inf", "nan", "1e18", "1e999999999", "0x10", "1e6 2"]
+)
+def test_what_is_no_whole_number_is_refused(text: str):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        whole(text)
+
+
+def test_options_take_a_whole_number_in_powers_of_ten():
+    evaluate: Any = parse("evaluate", ["hopper", "--episodes", "1e2"])
+    assert evaluate.episodes == 100
+    train: Any = parse(
+        "train", ["hopper", "--steps", "1e4", "--num-envs", "1.6e1", "--hidden", "3.2e1", "16"]
+    )
+    assert (train.algorithm.steps, train.algorithm.num_envs, train.algorithm.hidden) == (10_000, 16, (32, 16))
+    assert type(train.algorithm.steps) is int
+
+
+def test_a_filter_is_made_of_a_name_too(here: Path, capsys: pytest.CaptureFixture[str]):
+    Path("numbers.json").write_text('{"slew": 12}')
+    assert main(["filter", "hopper", "numbers.json"]) == 0
+    assert capsys.readouterr().out == "hopper.filter.json\n"
+    assert sorted(path.name for path in here.iterdir()) == ["hopper.filter.json", "numbers.json"]
+    for suffix in ("", ".sha256"):
+        policy = (shipped_folder("policies") / f"hopper.onnx{suffix}").read_bytes()
+        Path("own").mkdir(exist_ok=True)
+        Path(f"own/mine.onnx{suffix}").write_bytes(policy)
+    assert main(["filter", "own/mine.onnx", "numbers.json"]) == 0
+    assert capsys.readouterr().out == "own/mine.filter.json\n"
 
 
 @pytest.mark.parametrize("model", ["<mujoco><worldbody><body/></mujoco>", "<mujoco><wordbody/></mujoco>", ""])
@@ -232,8 +303,6 @@ def test_default_then_recipe_then_command_line(capsys: pytest.CaptureFixture[str
     text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
     assert "T, control steps per rollout (default: 8)" in text
     assert "discount per control step (default: 0.99)" in text
-    from robokit.cli.command import parse
-
     train: Any = parse("train", ["slide", "--horizon", "4"])
     assert (train.algorithm.steps, train.algorithm.horizon, train.algorithm.gamma) == (32, 4, 0.99)
 

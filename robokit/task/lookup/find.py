@@ -15,6 +15,7 @@ from robokit.task.lookup.source import (
     file_given,
     known_tasks,
     meant,
+    refuse_model,
     shipped_folder,
     split,
     tasks_below,
@@ -29,6 +30,7 @@ def find_task(name: str | Path) -> tuple[Path, str | None]:
     TaskError for an unknown file or task; the class is not looked up. Says if a shipped task is replaced.
     """
     text, cls = split(str(name))
+    refuse_model(Path(text))
     if text.endswith(".py"):
         return file_given(text), cls or None
     known = known_tasks()

@@ -7,6 +7,7 @@ from pathlib import Path
 from robokit.errors import TaskError, reason
 from robokit.tasks import shipped_folder as shipped_folder
 
+MODELS = (".xml", ".mjcf", ".urdf")
 MOST = 10_000_000  # bytes of a file that is read for its tasks
 
 given: set[Path] = set()  # absolute task files that a person named in this process, or a class of theirs
@@ -31,7 +32,7 @@ def file_given(text: str) -> Path:
         raise TaskError(f"{text} is no file that can be read" if there else f"no task file {text}")
     if ":" in file.stem:
         raise TaskError(
-            f"{text}: a task has its file's name, and a colon parts it from a class: rename the file"
+            f"{text}: a task has its file\x27s name, and a colon parts it from a class: rename the file"
         )
     given.add(file.resolve())
     return file.resolve()
@@ -125,6 +126,13 @@ def meant(classes: Iterable[str], file: Path) -> str:
 def titled(file: Path, cls: str) -> str:
     """A task's title: the file's name, `hopper`; `hopper:Positions` for a class not named like the file."""
     return file.stem if _is_named(cls, file) else f"{file.stem}:{cls}"
+
+
+def refuse_model(path: Path) -> None:
+    """Raise TaskError for a robot's model where a task, a run or a policy is meant."""
+    if path.suffix.lower() in MODELS:
+        rule = "is a robot's model, and a task is a Python file over a model"
+        raise TaskError(f"{path} {rule}: docs/your-robot.md shows how to write one")
 
 
 def title_of(name: str) -> str:

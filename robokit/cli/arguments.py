@@ -1,0 +1,73 @@
+"""What tyro reads, as robokit says it: a whole number may be written 1e6, and a mistake is one plain line."""
+
+import io
+import re
+import sys
+from contextlib import redirect_stderr
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from robokit.errors import OptionError
+
+WHOLE = ConstructorRegistry()
+DIGITS = 18  # of a whole number: below 2^63, and no text of few characters fills the memory
+RULE = re.compile(r"[╰─╯-]+")  # a line of tyro's box, between two parts
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def parsed(of: Any, **how: Any) -> Any:
+    """`tyro.cli(of, **how)`. Raises OptionError for wrong arguments; SystemExit 0 after --help."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            found = tyro.cli(of, registry=WHOLE, **how)
+    except SystemExit as end:
+        if end.code == 2:
+            raise OptionError(plain(said.getvalue())) from None
+        raise
+    sys.stderr.write(said.getvalue())  # a warning
+    return found
+
+
+def whole(text: str) -> int:
+    """The whole number that a text writes: 1000000, 1_000_000, 1e6. ValueError for any other text."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite() or number.adjusted() >= DIGITS or number != number.to_integral_value():
+        raise ValueError(f"must be a whole number, as 1000000 or 1e6, got {text!r}")
+    return int(number)
+
+
+@WHOLE.primitive_rule
+def _whole(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+    if info.type is not int:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: whole(words[0]),
+        is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def plain(box: str) -> str:
+    """tyro's box of a mistake as a line: what is wrong, the nearest option, and where all are explained."""
+    parts: list[list[str]] = [[]]
+    title, *lines = COLOUR.sub("", box).splitlines() or [""]
+    for line in lines or [title]:
+        if RULE.fullmatch(text := line.strip("│ ")):
+            parts.append([])
+        elif text:
+            parts[-1].append(text)
+    message, *others = [part for part in parts if part] or [["wrong arguments"]]
+    wrong = re.sub(r"^Error parsing (\S+): .*?(must be a whole)", r"\1 \2", " ".join(message)).rstrip(".")
+    nearest = [line.split()[0] for part in others if "meant" in part[0] for line in part if line[0] == "-"]
+    where = [part[-1].partition(", ")[2] for part in others if part[-1].startswith("For full helptext")]
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return wrong[:1].lower() + wrong[1:] + hint + "".join(f"; {line}" for line in where)
