@@ -28,12 +28,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork keeps no threads
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from reliability import damage, full, jobs, kills, steps
+from reliability import damage, full, jobs, kills, power, steps
 from reliability.child import forked
 from reliability.record import SIZES, Facts, Place, Record, Row, bad, failures, table
 
 HERE = Path(__file__).parent
-ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kills, damage, full, steps)}
+ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kills, power, damage, full, steps)}
 SEED = 22
 
 

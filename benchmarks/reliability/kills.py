@@ -57,17 +57,17 @@ def trial(place: Place) -> Facts:
         job, at = _pair(place, jobs_here)
     else:
         job = jobs_here[place.number // len(KINDS) % len(jobs_here)]
-        at = place.rng.randrange(1, _uncut_of(place, job)["places"] // 3)
+        at = place.rng.randrange(1, uncut_of(place, job)["places"] // 3)
     return _training(kind, job, at, place)
 
 
-def _uncut_of(place: Place, job: Job) -> Facts:
+def uncut_of(place: Place, job: Job) -> Facts:
     return json.loads((place.home / job.name / "uncut.json").read_text())
 
 
 def _pair(place: Place, jobs_here: list[Job]) -> tuple[Job, int]:
     """Of all pairs of a job and a place, in a shuffled order that all trials share."""
-    pairs = [(job, at) for job in jobs_here for at in range(1, _uncut_of(place, job)["places"] + 1)]
+    pairs = [(job, at) for job in jobs_here for at in range(1, uncut_of(place, job)["places"] + 1)]
     random.Random(0).shuffle(pairs)
     turn = place.number // len(KINDS) * KINDS.count("place") + KINDS[: place.number % len(KINDS)].count(
         "place"
@@ -77,7 +77,7 @@ def _pair(place: Place, jobs_here: list[Job]) -> tuple[Job, int]:
 
 def _training(kind: str, job: Job, at: int, place: Place) -> Facts:
     """A training that is killed, looked at, and gone on with to its end."""
-    whole, shared, folder = _uncut_of(place, job), Shared(), place.folder
+    whole, shared, folder = uncut_of(place, job), Shared(), place.folder
     jobs.lay(folder)
     if kind == "resume":
         forked(lambda: jobs.go_on(job, jobs.EACH * (jobs.ITERATIONS // 2), shared=shared), folder)
@@ -99,7 +99,7 @@ def _training(kind: str, job: Job, at: int, place: Place) -> Facts:
     facts = {"killed": killed.signal == signal.SIGKILL, "inside": shared["inside"]}
     if not facts["killed"] and killed.code:
         return bad(what, killed.text, **facts)
-    newest = forked(_newest, folder)
+    newest = forked(newest_step, folder)
     rest = forked(lambda: jobs.state(jobs.go_on(job)), folder)
     if rest.code or newest.code:
         return bad(what, f"not gone on with: {rest.text or newest.text}", **facts)
@@ -110,7 +110,7 @@ def _training(kind: str, job: Job, at: int, place: Place) -> Facts:
     return judged(what, faults, **facts)
 
 
-def _newest() -> int:
+def newest_step() -> int:
     """The step of the newest good checkpoint; -1 without any. One that is skipped is an error."""
     from robokit.training.run import Run
 
