@@ -28,12 +28,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a fork keeps no threads
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from reliability import damage, full, jobs, kills, power, steps
+from reliability import damage, full, hostile, jobs, kills, lasting, peers, power, resume, steps
 from reliability.child import forked
 from reliability.record import SIZES, Facts, Place, Record, Row, bad, failures, table
 
 HERE = Path(__file__).parent
-ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kills, power, damage, full, steps)}
+MODULES = kills, resume, power, damage, hostile, full, steps, peers
+ROWS = {row.name: row for row in (*(module.ROW for module in MODULES), lasting.OVERHEAD, lasting.SOAK)}
 SEED = 22
 
 

@@ -1,5 +1,6 @@
 """Row `damage`: a run folder with one random damage, and what each command says about it."""
 
+import copy
 import json
 import os
 import random
@@ -235,7 +236,7 @@ def mutate(tree: Any, rng: random.Random) -> str:
     key: Any = rng.choice(sorted(node)) if isinstance(node, dict) and node else None
     key = rng.randrange(len(node)) if isinstance(node, list) and node else key
     kind = rng.choice(("replace", "replace", "replace", "delete", "add"))
-    value = rng.choice(VALUES)
+    value = copy.deepcopy(rng.choice(VALUES))
     if key is None or (kind == "add" and isinstance(node, dict)):
         key, kind = ("extra", "add") if isinstance(node, dict) else (0, "append")
     if kind == "delete":

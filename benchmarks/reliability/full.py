@@ -1,4 +1,4 @@
-"""Row `disk full`: space, inodes, descriptors, file size or the right to write end during a training."""
+"""Row `disk-full`: space, inodes, descriptors, file size or the right to write end during a training."""
 
 import contextlib
 import errno
@@ -199,7 +199,7 @@ def figure(found: list[Facts]) -> str:
 
 
 ROW = Row(
-    "disk full",
+    "disk-full",
     "50 places x 3, inodes, file size, read-only, removed: told within one save, all go on afterwards",
     {"small": 12, "medium": 360, "night": 3000},
     trial,

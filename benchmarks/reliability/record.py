@@ -9,7 +9,7 @@ from typing import Any
 
 SIZES = ("small", "medium", "night")
 Facts = dict[str, Any]  # of one trial: "ok", "what" was done and, if it failed, "why"; a row adds its own
-WORDS = 160  # characters of a reason that are kept
+WORDS = 240  # characters of a reason that are kept
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def good(what: str, **more: Any) -> Facts:
 
 
 def bad(what: str, why: str, **more: Any) -> Facts:
-    return {"ok": False, "what": what, "why": " ".join(why.split())[-WORDS:], **more}
+    text = " ".join(why.split())
+    short = text if len(text) <= WORDS else f"{text[: WORDS // 2]} ... {text[-WORDS // 2 :]}"
+    return {"ok": False, "what": what, "why": short, **more}
 
 
 def judged(what: str, faults: Iterable[str], **more: Any) -> Facts:
