@@ -90,6 +90,10 @@ class Halves:
                 self._file.flush()  # so that the next place finds this half on the disk
         return len(content)
 
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  SB3 asks for a file
+        return type(self._file)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 

@@ -16,7 +16,7 @@ from reliability.faults import Before, Event, watch
 from reliability.jobs import EACH, Job, Shared
 from reliability.record import Facts, Place, Row, bad, judged
 
-JOBS = (Job("ppo", "gru", True), Job("sac", "stack"), Job("td3", "memoryless", True))
+JOBS = kills.FEW
 NEW = ("create", "mkdir", "symlink")  # changes that need an inode
 GROW = (*NEW, "append", "write")  # changes that need space
 REFUSALS: dict[str, tuple[int, tuple[str, ...]]] = {  # error, and the changes that meet it

@@ -153,13 +153,14 @@ def state(path: str | Path) -> dict[str, Any]:
     one: dict[str, Any] = {"steps": last and last.steps, "skipped": skipped, "metrics": metrics}
     for name, checkpoint in (("last", last), ("best", best)):
         tensors = checkpoint.tensors if checkpoint else {}
-        one |= {f"{name}/{key}": _digest(tensor) for key, tensor in tensors.items()}
+        one |= {f"{name}/{key}": digest(tensor) for key, tensor in tensors.items()}
         one[f"{name}/segments"] = {str(k): v for k, v in checkpoint.segments.items()} if checkpoint else {}
         one[f"{name}/steps"] = checkpoint.steps if checkpoint else None
     return one
 
 
-def _digest(tensor: Any) -> str:
+def digest(tensor: Any) -> str:
+    """A tensor's type, shape and bits in short."""
     return f"{tensor.dtype}{[*tensor.shape]}" + hashlib.sha256(tensor.numpy().tobytes()).hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ ROUNDS = {"small": 2_000, "medium": 20_000, "night": 20_000}
 MINUTES = {"small": 0.15, "medium": 30.0, "night": 240.0}
 EVERY = {"small": 0.1, "medium": 2.0, "night": 10.0}  # s between samples
 SLOPE = 1.0  # MB per hour
-WARM = 0.3  # of the time, that is not counted
+WARM = 0.3  # of the time, that is not counted; nor is the last tenth, the end
 
 
 def price(place: Place) -> Facts:
@@ -69,7 +69,7 @@ def _until(end: float):
 
 def _growth(what: str, samples: list[tuple[float, float, int]], ended: Ended, short: bool) -> Facts:
     """The slope of resident memory after the start, with its 95 % interval from blocks of the residuals."""
-    rows = np.array(samples[int(len(samples) * WARM) : -1])
+    rows = np.array(samples[int(len(samples) * WARM) : -max(1, len(samples) // 10)])
     hours, memory, files = rows.T
     slope, base = np.polyfit(hours, memory, 1)
     off, blocks = memory - slope * hours - base, max(2, min(20, len(hours) // 3))

@@ -17,6 +17,8 @@ def trial(place: Place) -> Facts:
     kind, file = KINDS[place.number % 2], place.folder / f"{KINDS[place.number % 2]}.zip"
     count, shared = Shared(), Shared()
     whole = forked(lambda: _save(kind, file, 0, count), place.folder, 120.0)
+    if whole.code and "ModuleNotFoundError" not in whole.last:
+        return bad(kind, whole.text, kind=kind)
     if whole.code:
         return {"ok": True, "what": f"{kind}: not run: {whole.last[:100]}", "kind": kind}
     at = place.number // 2 % count["places"] + 1
