@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS
 TRIAL = """
 import json, sys, tempfile
 from pathlib import Path
-from reliability import damage, hostile, jobs, kills, lasting, power
-from reliability.record import judged
+from reliability import damage, hostile, kills
 from reliability.run import ROWS, run_trial, warm
 import robokit.training.loop, robokit.training.run
 from robokit.controller import Controller, ObservationError
@@ -32,9 +32,8 @@ def flip(run, others, rng):
     return str(path.relative_to(run)), "flip"
 
 damage.damaged, damage.JOBS = flip, (damage.JOBS[0],) * 2
-hostile.TURNS = ("file",)
-hostile._contract = lambda place: hostile._opened(place, next(hostile.POLICIES.glob("hopper.onnx")).read_bytes(), "")
-hostile.TURNS, hostile.prepare = ("contract",), None
+hopper = (hostile.POLICIES / "hopper.onnx").read_bytes()
+hostile.TURNS, hostile._contract = ("contract",), lambda place: hostile._opened(place, hopper, "hopper")
 object.__setattr__(ROWS["hostile"], "prepare", lambda home, size: None)
 exec(sys.argv[3])
 with tempfile.TemporaryDirectory() as work:
@@ -97,7 +96,7 @@ Controller.step = lambda self, *given: step(self, *given) * 1e6
     ("row", "trial", "fault", "words"),
     [
         ("kills", 0, NOT_SWEPT, "left over"),
-        ("kills", 0, NOT_SAVED, "lost"),
+        ("kills", 3, NOT_SAVED, "lost"),
         ("power", 0, NOT_SYNCED, "bad checkpoint"),
         ("damage", 1, NOT_VERIFIED, "silent"),
         ("disk-full", 0, NOT_TOLD, "not told"),
@@ -113,7 +112,7 @@ def test_a_fault_that_is_put_in_is_found(row: str, trial: int, fault: str, words
     assert not faulty["ok"] and words in faulty["why"], faulty
 
 
-def _trial(row: str, trial: int, patch: str) -> dict[str, object]:
+def _trial(row: str, trial: int, patch: str) -> dict[str, Any]:
     command = [sys.executable, "-c", TRIAL, row, str(trial), patch]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr

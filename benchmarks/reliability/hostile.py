@@ -26,7 +26,11 @@ HUGE = 1 << 62
 
 
 def prepare(home: Path, size: str) -> None:
-    damage.prepare(home, size)
+    prepared = home.parent / damage.ROW.name
+    if prepared.exists():  # by the row before
+        shutil.copytree(prepared, home, symlinks=True, dirs_exist_ok=True)
+    else:
+        damage.prepare(home, size)
     make_filter(home)
 
 
@@ -358,7 +362,7 @@ def figure(found: list[Facts]) -> str:
 ROW = Row(
     "hostile",
     "1,000 re-signed folders, contracts, graphs, filters within 4 GB and 10 s: all typed or harmless",
-    {"small": 24, "medium": 1000, "night": 10_000},
+    {"small": 16, "medium": 1000, "night": 10_000},
     trial,
     prepare=prepare,
     figure=figure,

@@ -16,7 +16,7 @@ from reliability.steps import POLICIES
 
 RATIO = 1.5
 ROUNDS = {"small": 2_000, "medium": 20_000, "night": 20_000}
-MINUTES = {"small": 0.15, "medium": 30.0, "night": 240.0}
+MINUTES = {"small": 0.1, "medium": 30.0, "night": 240.0}
 EVERY = {"small": 0.1, "medium": 2.0, "night": 10.0}  # s between samples
 SLOPE = 1.0  # MB per hour
 WARM = 0.3  # of the time, that is not counted; nor is the last tenth, the end

@@ -56,7 +56,7 @@ def prepare(home: Path, size: str) -> None:
 ROW = Row(
     "resume",
     "30 configurations x 3 cuts, eager and compiled: equal to the bit",
-    {"small": 6, "medium": CUTS * len(ALL), "night": CUTS * len(ALL)},
+    {"small": 3, "medium": CUTS * len(ALL), "night": CUTS * len(ALL)},
     trial,
     seconds=3000.0,
     prepare=prepare,

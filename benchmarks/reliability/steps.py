@@ -205,7 +205,7 @@ def figure(found: list[Facts]) -> str:
 ROW = Row(
     "controller",
     "10^6 faulty steps, 10^5 filtered: 0 bad commands, untyped errors, changes of state; RSS + < 1 MB",
-    {"small": 20, "medium": 45, "night": 400},
+    {"small": 10, "medium": 45, "night": 400},
     trial,
     seconds=900.0,
     figure=figure,
