@@ -53,7 +53,7 @@ class Ended:
 def forked(
     function: Callable[[], Any],
     folder: Path,
-    seconds: float = 60.0,
+    seconds: float = 120.0,
     megabytes: float = 4096.0,
     watch: Callable[[int], None] | None = None,
 ) -> Ended:
@@ -138,7 +138,7 @@ def _kill_group(pid: int) -> None:
 def command(
     arguments: Sequence[str],
     folder: Path,
-    seconds: float = 60.0,
+    seconds: float = 120.0,
     before: Callable[[], None] = lambda: None,
     watch: Callable[[int], None] | None = None,
 ) -> Ended:

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,7 @@ def prepare(home: Path, size: str) -> None:
             if ended.code:
                 raise RuntimeError(f"{verb}: {ended.text}")
             facts[verb] = {"result": result(verb, run, copy, ended), "seconds": ended.seconds}
+            facts[verb]["said"] = told(ended)
             shutil.rmtree(copy)
         (home / f"{job.name}.json").write_text(json.dumps(facts))
 
@@ -79,25 +81,30 @@ def trial(place: Place) -> Facts:
     ended = call(verb, run, folder, 3 * whole[verb]["seconds"] + HANG)
     faults = [ended.crash] if ended.crash else []
     if not faults:
-        faults = judge(verb, name, ended, whole[verb]["result"], lambda: result(verb, run, folder, ended))
+        faults = judge(verb, name, ended, whole[verb], lambda: result(verb, run, folder, ended))
     faults += ["files that a link leads to were changed"] if _listing(others) != before else []
     return judged(what, faults, said=ended.last[-80:])
 
 
-def judge(verb: str, name: str, ended: Ended, whole: Any, found: Callable[[], Any]) -> list[str]:
+def told(ended: Ended) -> list[str]:
+    """Lines that warn, without their figures."""
+    lines = [re.sub(r"[\d.]+", "", line) for line in ended.text.splitlines()]
+    return [line for line in lines if any(word in line for word in TOLD)]
+
+
+def judge(verb: str, name: str, ended: Ended, whole: Facts, found: Callable[[], Any]) -> list[str]:
     """What is wrong with a command's end: nothing if it refused in words, said so, or found the same."""
-    told = any(word in ended.text for word in TOLD)
-    if verb == "check" and ended.code == 0 and found() == whole and covered(name):
+    same, new = found() == whole["result"], [line for line in told(ended) if line not in whole["said"]]
+    if verb == "check" and ended.code == 0 and same and covered(name):
         return ["silent: check finds nothing"]
-    if verb != "check" and ended.code == 0 and found() != whole and not told:
+    if verb != "check" and ended.code == 0 and not same and not new:
         return [f"silent: another result without a word: {ended.last}"]
     if ended.code and not ended.text.strip():
         return [f"exit code {ended.code} without a word"]
     refused = [line for line in ended.text.splitlines() if line.startswith("robokit: ")]
     if ended.code == 2 and len(refused) != 1:
         return [f"no one-line error: {ended.last}"]
-    parts = [part for part in Path(name).parts if part]
-    if ended.code == 2 and not any(part in refused[0] for part in (*parts, "runs/")):
+    if ended.code == 2 and not any(part.rstrip("s") in refused[0] for part in Path(name).parts):
         return [f"names no file: {refused[0]}"]
     return []
 

@@ -31,7 +31,7 @@ class Row:
     asked: str  # the figure, in words
     trials: Mapping[str, int]  # by size
     trial: Callable[[Place], Facts]  # called in a process of its own
-    seconds: float = 120.0  # after which a trial has failed
+    seconds: float = 900.0  # after which a trial has failed
     prepare: Callable[[Path, str], None] = lambda home, size: None  # (home, size), in a process of its own
     figure: Callable[[list[Facts]], str] = lambda found: ""  # more words for the table
 
@@ -90,7 +90,8 @@ def table(rows: Iterable[Row], record: Record, size: str) -> str:
         done = f"{len(found)} of {row.trials[size]}" if found else "not run"
         more = row.figure([*found.values()]) if found else ""
         lines.append(f"| {row.name} | {row.asked} | {done} | {failed if found else ''} | {more} |")
-    return "\n".join(lines)
+    made = [", ".join(str(value) for value in about.values()) for about in record.about]
+    return "\n".join([*dict.fromkeys(made), "", *lines])
 
 
 def failures(rows: Iterable[Row], record: Record) -> list[str]:
