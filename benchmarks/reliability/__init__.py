@@ -1,0 +1,1 @@
+"""The rows of benchmarks/reliability.py, a module each, and what they share."""

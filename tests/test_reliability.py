@@ -1,0 +1,130 @@
+"""benchmarks/reliability.py: its small size finds nothing, and each row finds a fault that is put in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}"}
+
+TRIAL = """
+import json, sys, tempfile
+from pathlib import Path
+from reliability import damage, hostile, kills
+from reliability.run import ROWS, run_trial, warm
+import robokit.training.loop, robokit.training.run
+from robokit.controller import Controller, ObservationError
+from robokit.disk import checkpoint
+from robokit.errors import CheckpointError
+from robokit.training.run import Run
+
+warm()
+kills.FEW = kills.FEW[:1]
+
+def flip(run, others, rng):
+    path = sorted(run.glob("checkpoints/0*/state.safetensors"))[-1]
+    path.write_bytes(damage.BYTES["flip"](path.read_bytes(), 1000, rng))
+    return str(path.relative_to(run)), "flip"
+
+damage.damaged, damage.JOBS = flip, (damage.JOBS[0],) * 2
+hopper = (hostile.POLICIES / "hopper.onnx").read_bytes()
+hostile.TURNS, hostile._contract = ("contract",), lambda place: hostile._opened(place, hopper, "hopper")
+object.__setattr__(ROWS["hostile"], "prepare", lambda home, size: None)
+exec(sys.argv[3])
+with tempfile.TemporaryDirectory() as work:
+    print(json.dumps(run_trial(ROWS[sys.argv[1]], int(sys.argv[2]), "small", Path(work), set())))
+"""
+NOT_SWEPT = "robokit.training.loop.sweep = lambda folder: None"
+NOT_SAVED = """
+save = robokit.training.run.save
+def skips(parent, steps, *rest, **more):
+    return save(parent, steps, *rest, **more) if steps < 32 else parent / f"{steps:012d}"
+robokit.training.run.save = skips
+"""
+NOT_SYNCED = "checkpoint.write_synced = lambda path, content: path.write_bytes(content)"
+NOT_VERIFIED = "checkpoint._content = lambda path, name, digest: (path / name).read_bytes()"
+NOT_TOLD = """
+save = robokit.training.run.save
+def swallows(parent, steps, *rest, **more):
+    try:
+        return save(parent, steps, *rest, **more)
+    except CheckpointError:
+        return parent / f"{steps:012d}"
+robokit.training.run.save = swallows
+"""
+NOT_EQUAL = """
+resume = Run.resume
+def nudges(self, learner):
+    done = resume(self, learner)
+    for weight in learner.policy.parameters():
+        weight.data += 1e-7 * bool(done.steps)
+    return done
+Run.resume = nudges
+"""
+NOT_REFUSED = """
+import numpy as np
+step = Controller.step
+def mends(self, obs, stamps=None, now=None):
+    if isinstance(obs, dict) and all(isinstance(x, np.ndarray) and x.dtype == float for x in obs.values()):
+        obs = {name: np.nan_to_num(value) for name, value in obs.items()}
+    return step(self, obs, stamps, now)
+Controller.step = mends
+"""
+NOT_KEPT = """
+step = Controller.step
+def resets(self, obs, stamps=None, now=None):
+    try:
+        return step(self, obs, stamps, now)
+    except ObservationError:
+        self.reset()
+        raise
+Controller.step = resets
+"""
+NOT_BOUNDED = """
+step = Controller.step
+Controller.step = lambda self, *given: step(self, *given) * 1e6
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "trial", "fault", "words"),
+    [
+        ("kills", 0, NOT_SWEPT, "left over"),
+        ("kills", 3, NOT_SAVED, "lost"),
+        ("power", 0, NOT_SYNCED, "bad checkpoint"),
+        ("damage", 1, NOT_VERIFIED, "silent"),
+        ("disk-full", 0, NOT_TOLD, "not told"),
+        ("resume", 0, NOT_EQUAL, "unequal"),
+        ("controller", 0, NOT_REFUSED, "NaN accepted"),
+        ("controller", 0, NOT_KEPT, "state"),
+        ("hostile", 0, NOT_BOUNDED, "a bad command"),
+    ],
+)
+def test_a_fault_that_is_put_in_is_found(row: str, trial: int, fault: str, words: str):
+    clean, faulty = (_trial(row, trial, patch) for patch in ("", fault))
+    assert clean["ok"], clean
+    assert not faulty["ok"] and words in faulty["why"], faulty
+
+
+def _trial(row: str, trial: int, patch: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", TRIAL, row, str(trial), patch]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_small_size_finds_nothing_and_a_second_start_repeats_nothing(tmp_path: Path):
+    record = tmp_path / "record.jsonl"
+    command = [sys.executable, str(BENCHMARKS / "reliability.py"), "small", "--record", str(record)]
+    first = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=900)
+    assert first.returncode == 0, first.stdout
+    lines = record.read_text()
+    again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert (again.returncode, again.stdout, record.read_text()) == (0, first.stdout, lines)
