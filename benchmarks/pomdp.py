@@ -43,7 +43,7 @@ LATE = 6  # of the 60 points of a curve: its last tenth
 # of a task without a recipe; the rest is our default
 SETTINGS = {"num_envs": 64, "horizon": 64, "minibatch": 256, "compile": True}
 # where the full state is solved, and a constant rate then forgets it: for every kind
-FADING = {"lr_schedule": "linear"}
+FADING = {"lr": (3e-4, 0.0)}
 OWN = {"inverted_double_pendulum": FADING, "reacher": FADING}
 
 

@@ -29,7 +29,7 @@ SHARED = (
     "temperature",
     "return_scale.",
 )
-COUNTED = ("multipliers.", "meter.recent", "meter.count", "lr", "beta")
+COUNTED = ("multipliers.", "meter.recent", "meter.count", "schedule.", "beta")
 SMALL: dict[str, Any] = {"num_envs": SIMULATIONS, "hidden": (16, 16), "compile": False}
 OFF: dict[str, Any] = {
     **SMALL,
@@ -88,7 +88,7 @@ def off_step(algo: str, batch: State) -> State:
     price, weight = torch.tensor([0.3]), torch.tensor([0.2])
     with torch.no_grad():
         rows, *rest = mine(batch["rows"], 1), mine(batch["belief"], 0), mine(batch["noise"], 2)
-        learner.update[True](learner.lr, rows, *rest, price, weight)
+        learner.update[True](learner.schedules.values["lr"], rows, *rest, price, weight)
         slopes = learner.agent.slopes(learner.agent.batch(rows, rest[0]))
     return {**shared(learner), "slopes": slopes}
 

@@ -29,6 +29,7 @@ from robokit.learning.networks import make_actor_belief, make_critic_beliefs, ma
 from robokit.learning.options import Options, check_chunk, check_options, each_of, recurrent
 from robokit.learning.returns import average, discounted_sums, gae, shares, standardize
 from robokit.learning.rollout import NUMBERS, OF_STEP, Batch, Rollout, pack, unpack
+from robokit.learning.schedule import Scheduled, Schedules
 from robokit.networks.belief import Belief
 from robokit.networks.critic import ActorCritic, Critic
 from robokit.networks.distributions import entropy, kl, log_prob
@@ -55,10 +56,9 @@ class Config(Options):
     objective: Literal["clip", "penalty"] = "clip"  # eq. 7 (PPO-Clip) or eq. 8 (PPO-Penalty, adaptive KL)
     clip: float = 0.2  # epsilon of eq. 7
     kl_target: float = 0.01  # d_targ in nats, of the penalty and of the adaptive learning rate
-    # learning rate over the run; linear: falls to 0 at `steps`; adaptive: follows the KL divergence
-    lr_schedule: Literal["constant", "linear", "adaptive"] = "constant"
+    lr_schedule: Literal["given", "adaptive"] = "given"  # adaptive: from lr, it follows the KL divergence
     value_coef: float = 0.5  # c1 of eq. 9
-    entropy_coef: float = 0.0  # c2 of eq. 9
+    entropy_coef: Scheduled = 0.0  # c2 of eq. 9; START END: linear from step 0 to `steps`
     value_clip: float | None = None  # in the loss, clip V to within this distance of its old value
     max_grad_norm: float = 0.5  # clip gradients to this global norm
     normalize_advantage: bool = True  # to mean 0 and deviation 1 in each minibatch; no effect under limits
@@ -113,13 +113,13 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
 
 
 def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
-    """loss(net, batch, belief, log_std_old, beta) -> (minus eq. 9 over a minibatch, its detached parts).
+    """loss(net, batch, belief, log_std_old, beta, c2) -> (minus eq. 9 of a minibatch, its detached parts).
 
     batch (L, M, ...). belief (M, B) before it: [policy | critic]. Parts: policy, value, entropy, kl, clipped.
     """
 
     def loss(
-        net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor
+        net: ActorCritic, batch: Batch, belief: Tensor, log_std_old: Tensor, beta: Tensor, c2: Tensor
     ) -> tuple[Tensor, Losses]:
         share = batch["share"]
         mean, log_std, value = net(batch["obs"], batch["state"], batch["is_first"], belief)
@@ -138,7 +138,7 @@ def make_loss(config: Config) -> Callable[..., tuple[Tensor, Losses]]:
             "kl": average(divergence, share),
             "clipped": average(((ratio - 1).abs() > config.clip).float(), share),
         }
-        total = parts["policy"] + config.value_coef * parts["value"] - config.entropy_coef * parts["entropy"]
+        total = parts["policy"] + config.value_coef * parts["value"] - c2 * parts["entropy"]
         return total, {k: v.detach() for k, v in parts.items()}
 
     return loss
@@ -190,8 +190,7 @@ class Learner:
         self.discounted = torch.zeros(env.num_envs, sum(outputs), device=device)  # discounted returns so far
         self.return_scale = Normalizer(sum(outputs)).to(device)
         self.least_scale = torch.cat((torch.zeros(1, device=device), constrained.largest))
-        start = {"lr": config.lr, "beta": 1.0, "iterations": 0.0}
-        self.scalars = {name: torch.tensor(value, device=device) for name, value in start.items()}
+        self.schedules, self.beta = Schedules(config, device), torch.tensor(1.0, device=device)
         env.reset(stagger=True)
 
     def _make_update(self, adam: Adam, compile: bool) -> Callable[..., Losses]:
@@ -209,12 +208,13 @@ class Learner:
         """Collect one rollout, learn from it, and return the metrics to log."""
         roll = self.collect()
         parts = self.learn(roll)
-        self.scalars["iterations"] += 1
+        rate, moving = self.schedules.values["lr"].clone(), self.schedules.metrics()
+        self.schedules.advance(self.steps_per_iteration)
         valid = ~roll.bad.flatten()
         # after the epochs: with other statistics the first ratio would not be 1
         self.policy.normalizer.update(roll.obs.flatten(0, 1), valid)
         self.critic.normalizer.update(roll.state.flatten(0, 1), valid)
-        own = {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": self.scalars["lr"]}
+        own = {"policy/std": self.policy.log_std.exp().mean(), "policy/lr": rate, **moving}
         return iteration_metrics(self.episodes, self.reach, parts, roll.logged, own, self.constrained.metrics)
 
     @torch.no_grad()
@@ -275,27 +275,24 @@ class Learner:
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """Train `epochs` times on all minibatches; return the loss's parts, averaged over gradient steps."""
-        config, scalars = self.config, self.scalars
+        config, values = self.config, self.schedules.values
         with torch_threads(self.threads):
             value, advantage, target, critic_belief = self.targets(rollout)
         columns = {**vars(rollout), "share": ~rollout.bad}
         columns |= {"value": value, "advantage": advantage, "target": target}
         rows = pack([columns[name] for name in self.widths], self.chunk)
         beliefs = torch.cat((rollout.belief, critic_belief), -1)[:: self.chunk].flatten(0, 1)
-        if config.lr_schedule == "linear":
-            done = scalars["iterations"] * self.steps_per_iteration / config.steps
-            scalars["lr"].copy_(config.lr * (1 - done).clamp(min=0.0))
-        history: list[Losses] = []
+        rest, history = (rollout.log_std, self.beta, values["entropy_coef"]), list[Losses]()
         with torch_threads(self.threads):
             for _ in range(config.epochs):
                 order = torch.randperm(len(rows), generator=self.rng, device=self.env.device)
                 shuffled, before = (x[order].unflatten(0, (-1, self.chunks)) for x in (rows, beliefs))
                 batches = zip(self._ready(shuffled), before, strict=True)
-                history += [self.update(scalars["lr"], *b, rollout.log_std, scalars["beta"]) for b in batches]
+                history += [self.update(values["lr"], *b, *rest) for b in batches]
         means = {k: torch.stack([p[k] for p in history]).mean() for k in history[0]}
         if config.objective == "penalty":
             last = torch.stack([p["kl"] for p in history[-(len(history) // config.epochs) :]]).mean()
-            scalars["beta"].copy_(adapt_penalty(scalars["beta"], processes.mean(last), config.kl_target))
+            self.beta.copy_(adapt_penalty(self.beta, processes.mean(last), config.kl_target))
         return means
 
     def _ready(self, rows: Tensor) -> Tensor:
@@ -320,8 +317,8 @@ class Learner:
 
     def _parts(self) -> dict[str, object]:
         running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
-        running |= {"discounted": self.discounted, "adam": self.adam, **self.scalars}
-        own = {"env": self.env, "episodes": self.episodes, "rng": self.rng}
+        running |= {"discounted": self.discounted, "adam": self.adam, "beta": self.beta}
+        own = {"env": self.env, "episodes": self.episodes, "rng": self.rng, "schedule": self.schedules}
         return {**self.networks, **running, **own, **self.constrained.parts()}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -337,6 +334,8 @@ def check(config: Config) -> None:
     """Raise OptionError for an invalid option or combination of options."""
     positive = "horizon", "minibatch", "epochs", "chunk", "kl_target", "value_clip", "init_std"
     check_options(config, positive, ("value_coef", "entropy_coef"), ("lam",), minibatch=config.minibatch)
+    if config.lr_schedule == "adaptive" and isinstance(config.lr, tuple):
+        raise OptionError(f"lr_schedule 'adaptive' moves lr from one number, got {config.lr}")
     if not 0 < config.clip < 1:
         raise OptionError(f"clip must be in (0, 1), got {config.clip}")
     minibatch, batch = config.minibatch, config.simulations * config.horizon

@@ -24,6 +24,7 @@ from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_polic
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.learning.schedule import Scheduled, first
 from robokit.networks.belief import Belief
 from robokit.networks.policy import SquashedGaussian
 
@@ -32,7 +33,8 @@ from robokit.networks.policy import SquashedGaussian
 class Config(OffPolicyOptions):
     """Options of SAC; defaults from the paper's table 1."""
 
-    temperature: float | None = None  # alpha; None: learned, with the entropy as target_entropy
+    # alpha; START END: linear from step 0 to `steps`; None: learned, with the entropy as target_entropy
+    temperature: Scheduled | None = None
     target_entropy: float | None = None  # nats; None: minus the number of actions
     init_temperature: float = 1.0  # initial alpha of a learned temperature
 
@@ -81,8 +83,8 @@ class SAC(Agent):
     def __init__(self, env: Env, config: Config, constrained: Constrained, graph: bool) -> None:
         super().__init__(env, config, constrained, make_actor, graph)
         self.actor_step = make_step(self._actor_loss, self.actor, graph)
-        fixed = config.temperature
-        self.fixed = None if fixed is None else torch.tensor(float(fixed), device=env.device)
+        given = config.temperature
+        self.fixed = None if given is None else torch.tensor(float(first(given)), device=env.device)
         self.temperature = Temperature(config.init_temperature).to(env.device)
         self.temperature_adam = Adam(self.temperature, EPS, torch.inf)
         self.temperature_step = make_step(self._temperature_loss, self.temperature_adam, graph)
@@ -133,11 +135,14 @@ class Learner(OffPolicy):
     """SAC on one Env; `policy` is exported."""
 
     kind = SAC
+    agent: SAC
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         config = config.on(env.num_envs)
         check(config)
         super().__init__(env, config, seed)
+        if config.temperature is not None:
+            self.agent.fixed = self.schedules.values["temperature"]
 
 
 def check(config: Config) -> None:

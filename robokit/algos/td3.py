@@ -24,6 +24,7 @@ from robokit.learning.offpolicy.options import OffPolicyOptions, check_off_polic
 from robokit.learning.options import check_not_negative, check_positive
 from robokit.learning.returns import average
 from robokit.learning.rollout import Batch
+from robokit.learning.schedule import Scheduled, first
 from robokit.networks.belief import Belief
 from robokit.networks.policy import Deterministic
 
@@ -35,7 +36,8 @@ class Config(OffPolicyOptions):
     delay: int = 2  # d, updates of the critics per update of the policy and the target networks
     smoothing: float = 0.2  # sigma~, standard deviation of the noise on the target policy's action
     smoothing_clip: float = 0.5  # c, bound of that noise
-    exploration: float = 0.1  # sigma, standard deviation of the exploration noise
+    # sigma, standard deviation of the exploration noise; START END: linear from step 0 to `steps`
+    exploration: Scheduled = 0.1
 
 
 # -- the paper's equations ---------------------------------------------------------------------------
@@ -51,7 +53,7 @@ def smooth(action: Tensor, noise: Tensor, deviation: float, clip: float) -> Tens
 
 def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Deterministic:
     """A policy on the CPU, with random weights from torch's global generator; belief None: a new one."""
-    return make_policy(Deterministic, env, config, belief, noise=config.exploration)
+    return make_policy(Deterministic, env, config, belief, noise=first(config.exploration))
 
 
 class TD3(Agent):
@@ -95,12 +97,14 @@ class Learner(OffPolicy):
     """TD3 on one Env; `policy` is exported."""
 
     kind = TD3
+    policy: Deterministic
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         config = config.on(env.num_envs)
         check(config)
         self.delay = config.delay
         super().__init__(env, config, seed)
+        self.policy.noise = self.schedules.values["exploration"]
 
 
 def check(config: Config) -> None:

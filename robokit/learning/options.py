@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from robokit.compute.processes import world
 from robokit.errors import OptionError, did_you_mean
+from robokit.learning.schedule import Scheduled, first
 from robokit.limits.multipliers import Rule
 from robokit.networks.belief import RECURRENT, Kind
 
@@ -28,7 +29,7 @@ class Options:
     steps: int = 300_000  # environment steps, over all simulations; the last iteration is completed
     num_envs: int | None = None  # N, simulations stepped together; None: the algorithm's usual number
     gamma: float = 0.99  # discount per control step
-    lr: float = 3e-4  # learning rate of Adam
+    lr: Scheduled = 3e-4  # learning rate of Adam; START END: linear from step 0 to `steps`
     hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
     activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
     normalize_obs: bool = False  # by running mean and standard deviation
@@ -77,9 +78,11 @@ def check_options(
     shared: name=number that must be a multiple of the number of processes.
     """
     check_choices(config)
-    check_positive(config, "steps", "num_envs", "lr", "hidden", "max_grad_norm", "belief_size", "dual_lr")
+    check_positive(config, "steps", "num_envs", "hidden", "max_grad_norm", "belief_size", "dual_lr")
     check_positive(config, *positive)
-    check_not_negative(config, "penalty", "gains", *not_negative)
+    if not first(config.lr) > 0:
+        raise OptionError(f"lr must be > 0{' at step 0' * isinstance(config.lr, tuple)}, got {config.lr}")
+    check_not_negative(config, "lr", "penalty", "gains", *not_negative)
     check_unit(config, "gamma", *unit)
     check_shared(num_envs=config.simulations, **shared)
     if not 0 <= config.margin < 1:

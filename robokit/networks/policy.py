@@ -153,6 +153,8 @@ class SquashedGaussian(Policy):
 class Deterministic(Policy):
     """tanh of the head; noise: deviation of the noise that `sample` adds to it before clipping to [-1, 1]."""
 
+    noise: Tensor  # 0-d
+
     def __init__(
         self,
         obs_dim: int,
@@ -165,7 +167,7 @@ class Deterministic(Policy):
         noise: float = 0.1,
     ) -> None:
         super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
-        self.noise = noise
+        self.register_buffer("noise", torch.tensor(noise), persistent=False)
 
     def mode(self, params: Tensor) -> Tensor:
         return torch.tanh(params)

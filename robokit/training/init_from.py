@@ -24,6 +24,7 @@ from robokit.export.file import Exported
 from robokit.export.weights import read_weights, weights_bytes
 from robokit.learning.constrained import Constrained
 from robokit.learning.layouts import critic_layout, layouts_of, policy_layout
+from robokit.learning.schedule import first
 from robokit.learning.takeover import (
     Layouts,
     Takeover,
@@ -124,7 +125,7 @@ def init_learner(learner: Built, parent: Parent) -> Takeover:
     unchanged.
     """
     own, networks = layouts_of(learner), learner.networks
-    takeover = compare(parent.name, own, parent.layouts).at(learner.config.lr)
+    takeover = compare(parent.name, own, parent.layouts).at(first(learner.config.lr))
     check_weights(parent.name, learner.policy.state_dict(), parent.policy)
     given = _given_temperature(learner) if takeover.critics and TEMPERATURE in networks else None
     if given is not None:
@@ -162,7 +163,7 @@ def preview(task: Task, algo: str, parent: Parent) -> Takeover:
         policy = algorithm(algo).make_actor(env, config)
     critic = critic_layout(env, config, Constrained(env, config))
     own = {"policy": policy_layout(policy, env), "critic": critic}
-    takeover = compare(parent.name, own, parent.layouts).at(config.lr)
+    takeover = compare(parent.name, own, parent.layouts).at(first(config.lr))
     check_weights(parent.name, policy.state_dict(), parent.policy)
     words = f"train needs the parent's network: {as_arguments(needed)}"
     return takeover.adding(words) if needed else takeover

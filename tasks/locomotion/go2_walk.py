@@ -40,7 +40,11 @@ LARGE = {
     "mirror": True,
 }
 
-CAREFUL = {"num_envs": 1024, "minibatch": 6144, "lr": 1e-3}  # more data for each step, and smaller ones
+CAREFUL = {
+    "num_envs": 1024,
+    "minibatch": 6144,
+    "lr": (1e-3, 0.0),
+}  # more data a step, smaller steps
 
 LEGS = Mirror(sign=(-1, 1, 1) * 4, order=(3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8))
 
@@ -97,8 +101,7 @@ class Go2Walk(Task):
             "horizon": 24,
             "minibatch": 1536,
             "epochs": 5,
-            "lr": 2e-3,
-            "lr_schedule": "linear",
+            "lr": (2e-3, 0.0),
             "hidden": (128, 128),
             "activation": "elu",
             "init_std": 0.5,

@@ -110,7 +110,8 @@ def gradients(
     if learner.config.normalize_advantage:
         batch["advantage"] = standardize(batch["advantage"], batch["valid"])
     belief = torch.zeros(batch["obs"].shape[1], 0)
-    total, parts = loss(learner.net, batch, belief, learner.policy.log_std.detach(), torch.tensor(1.0))
+    scalars = torch.tensor(1.0), torch.tensor(learner.config.entropy_coef)
+    total, parts = loss(learner.net, batch, belief, learner.policy.log_std.detach(), *scalars)
     names, params = zip(*learner.net.named_parameters(), strict=True)
     grads = torch.autograd.grad(total, params, allow_unused=True)
     return {k: v.item() for k, v in parts.items()}, dict(zip(names, grads, strict=True))
@@ -262,14 +263,21 @@ def test_bad_transitions_stay_out_of_losses_and_of_the_standardization():
     )
 
 
-def test_linear_schedule_reaches_zero_at_the_last_step():
-    learner = tiny(steps=3 * 64, lr_schedule="linear")
-    rates = [learner.iterate()["policy/lr"] for _ in range(4)]
-    assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
+def test_a_scheduled_learning_rate_is_at_its_end_after_the_last_step():
+    learner = tiny(steps=3 * 64, lr=(3e-4, 0.0), entropy_coef=(0.1, 0.4))
+    rows = [learner.iterate() for _ in range(4)]
+    assert [row["policy/lr"] for row in rows] == pytest.approx([3e-4, 2e-4, 1e-4, 0.0], abs=1e-9)
+    assert [row["schedule/entropy_coef"] for row in rows] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_the_loss_has_the_entropy_bonus_of_the_moment():
+    still, fading = tiny(entropy_coef=0.2), tiny(entropy_coef=(0.4, 0.0), steps=128)
+    fading.schedules.advance(64)  # half of the way
+    assert still.iterate()["policy/std"] == fading.iterate()["policy/std"] != tiny().iterate()["policy/std"]
 
 
 ADAPTIVE = {"objective": "penalty", "lr_schedule": "adaptive", "belief": "stack"}
-LINEAR = {"lr_schedule": "linear"}
+LINEAR = {"lr": (3e-4, 0.0), "entropy_coef": (0.01, 0.0)}
 
 
 @pytest.mark.parametrize(
@@ -313,6 +321,12 @@ def test_the_compiled_update_is_the_eager_one():
         ({"value_clip": 0.0}, "value_clip must be > 0, got 0.0"),
         ({"value_clip": math.inf}, "value_clip must be finite, got inf"),
         ({"value_coef": math.nan}, "value_coef must be finite and at least 0, got nan"),
+        ({"entropy_coef": (0.1, -0.1)}, r"entropy_coef must be finite and at least 0, got \(0.1, -0.1\)"),
+        ({"lr": (0.0, 3e-4)}, r"lr must be > 0 at step 0, got \(0.0, 0.0003\)"),
+        (
+            {"lr": (3e-4, 0.0), "lr_schedule": "adaptive"},
+            r"lr_schedule 'adaptive' moves lr from one number, got \(0.0003, 0.0\)",
+        ),
         ({"entropy_coef": -0.1}, "entropy_coef must be finite and at least 0, got -0.1"),
         ({"steps": 0}, "steps"),
         (

@@ -198,7 +198,7 @@ SMALL = ppo.Config(num_envs=4, horizon=8, minibatch=8, epochs=2, hidden=(8,), co
     [
         SMALL,
         replace(SMALL, lr_schedule="adaptive", objective="penalty"),  # lr and beta move
-        replace(SMALL, lr_schedule="linear", steps=200, limit_rule="off"),
+        replace(SMALL, lr=(3e-4, 0.0), steps=200, limit_rule="off"),
         replace(SMALL, belief="gru", belief_size=4, chunk=4, critic_belief="stack"),
     ],
     ids=["plain", "adaptive", "linear", "recurrent"],

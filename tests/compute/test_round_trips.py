@@ -116,7 +116,7 @@ def asked_by(learner: Any) -> dict[Question, int]:
     ("task", "options"),
     [
         (Cart, {}),  # under a limit
-        (Cart, {"objective": "penalty", "lr_schedule": "linear", "scale_reward": False}),
+        (Cart, {"objective": "penalty", "lr": (3e-4, 0.0), "scale_reward": False}),
         (Cart, {"belief": "gru", "belief_size": 4, "chunk": 4, "critic_belief": "stack"}),
         ("go2_walk", {"lr_schedule": "adaptive", "mirror": True}),
     ],

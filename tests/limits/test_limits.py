@@ -301,11 +301,11 @@ def lqr(learner: Any) -> tuple[float, float]:
 @torch.no_grad()
 def test_t3_a_linear_quadratic_problem_comes_to_what_its_riccati_equation_allows():
     config = dataclasses.replace(
-        SMALL, num_envs=64, horizon=100, minibatch=640, epochs=6, hidden=(16,), gamma=0.99, lam=1.0, lr=1e-3
+        SMALL, num_envs=64, horizon=100, minibatch=640, epochs=6, hidden=(16,), gamma=0.99, lam=1.0
     )
     config = dataclasses.replace(
         config,
-        lr_schedule="linear",
+        lr=(1e-3, 0.0),
         steps=450 * 6400,
         init_std=0.05,
         gains=(2.0, 0.06, 0.0),

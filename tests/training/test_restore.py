@@ -47,7 +47,7 @@ def same(one: Built, other: Built) -> bool:
 
 
 def test_a_run_rebuilds_its_learner_bit_for_bit(tmp_path: Path, file: Path):
-    learner = build_learner(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr_schedule="linear"))
+    learner = build_learner(load_task(file), SETUP, replace(SMALL, value_clip=0.3, lr=(3e-4, 0.0)))
     create(tmp_path / "runs", learner, SETUP)
     again = rebuild(Run.open(tmp_path / "runs/slide/latest"))
     assert again.config == learner.config
@@ -188,7 +188,7 @@ def test_a_recipe_that_names_no_option_is_refused_with_a_hint(file: Path):
     [
         ("ppo", "mirror", "yes", "of the type bool"),
         ("ppo", "baseline", 1, "of the type bool"),
-        ("sac", "temperature", "low", r"of the type float \| None"),
+        ("sac", "target_entropy", "low", r"of the type float \| None"),
         ("sac", "utd", True, r"of the type float \| None"),
         ("sac", "batch", 128.5, r"of the type int \| None"),
         ("sac", "hidden", ("a",), r"of the type tuple\[int, \.\.\.\]"),

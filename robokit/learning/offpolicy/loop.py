@@ -24,6 +24,7 @@ from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.options import Pace
 from robokit.learning.offpolicy.replay import Replay
 from robokit.learning.rollout import OF_STEP
+from robokit.learning.schedule import Schedules
 from robokit.limits.multipliers import SLOW
 from robokit.state import gather, scatter
 
@@ -62,7 +63,7 @@ class OffPolicy(ABC):
         self.episodes, self.reach = EpisodeTotals(env.num_envs, device), Reach(env, self.constrained.widths)
         self.belief, self.critic_belief = (torch.zeros(env.num_envs, b, device=device) for b in beliefs)
         self.is_first = torch.ones(env.num_envs, dtype=torch.bool, device=device)
-        self.lr = torch.tensor(config.lr, device=device)
+        self.schedules = Schedules(config, device)
         self.gradients = 0  # gradient steps so far
         self.random = True  # whether actions are random until pace.starts
         env.reset(stagger=self._all > 1)
@@ -98,8 +99,10 @@ class OffPolicy(ABC):
         means = {k: torch.stack([p[k] for p in history if k in p]).mean(0) for k in names}
         logged = _column(rows, "logged")
         self.reach.look(_column(rows, "obs"), _column(rows, "state"), logged)
-        more = self.constrained.metrics
-        return iteration_metrics(self.episodes, self.reach, means, logged.nanmean((0, 1)), more)
+        moving = self.schedules.metrics()
+        self.schedules.advance(self.steps_per_iteration)
+        mean, own = logged.nanmean((0, 1)), self.constrained.metrics
+        return iteration_metrics(self.episodes, self.reach, means, mean, moving, own)
 
     # -- one control step --------------------------------------------------------------------------
 
@@ -145,7 +148,7 @@ class OffPolicy(ABC):
         noise = torch.randn(shape, generator=self.rng, device=self.env.device)
         self.gradients += 1
         update = self.update[self.gradients % self.delay == 0]
-        parts = update(self.lr, rows, belief, noise, self.price, self.weight)
+        parts = update(self.schedules.values["lr"], rows, belief, noise, self.price, self.weight)
         if self.limits and self.gradients == 1:
             self.constrained.multipliers.follow(self._slopes())  # limits count from the next step on
             self._price()
@@ -191,6 +194,7 @@ class OffPolicy(ABC):
 
     def _parts(self) -> dict[str, Any]:
         own = {"env": self.env, "episodes": self.episodes, "replay": self.replay, "rng": self.rng}
+        own |= {"schedule": self.schedules}
         running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
         return {**self.agent.parts(), **own, **running, **self.constrained.parts()}
 

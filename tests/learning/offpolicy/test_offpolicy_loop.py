@@ -299,12 +299,13 @@ def test_the_compiled_update_is_the_eager_one(algo: str, memory: str):
     eager.iterate()
     copied(eager, compiled)
     windows, price = eager.config.batch // eager.agent.window, torch.tensor([0.5, 0.2])
+    rate = eager.schedules.values["lr"]
     for k in range(6):
         rows, belief = eager.replay.sample(windows, eager.length, eager.rng)
         noise = torch.randn(2, eager.agent.window, windows, 2, generator=eager.rng)
         with torch.no_grad():
             parts = [
-                learner.update[(k + 1) % eager.delay == 0](learner.lr, rows, belief, noise, price, price)
+                learner.update[(k + 1) % eager.delay == 0](rate, rows, belief, noise, price, price)
                 for learner in (eager, compiled)
             ]
         assert parts[0].keys() == parts[1].keys()
