@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "robokit").rglob("*.py"))
 FLOORS = (
     "errors faces rewards state tasks",
     "compute disk seeds",
-    "console limits networks sim sim.warp",
+    "console limits networks sim sim.quantities sim.warp",
     "task task.lookup",
     "env",
     "learning learning.offpolicy",
@@ -31,6 +31,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 NEIGHBOURS = {  # rooms of its own floor that a room may import
     "sim": {"sim.warp"},
     "sim.warp": {"sim"},
+    "sim.quantities": {"sim"},
     "task.lookup": {"task", "console"},
     "learning.offpolicy": {"learning"},
     "cli": {"calls"},
