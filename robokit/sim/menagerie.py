@@ -13,7 +13,7 @@ def menagerie(robot: str, entry: str | None = None, folder: str | os.PathLike[st
     None: the environment's MENAGERIE_ROOT, else the cache of the package mujoco-menagerie, whose files are
     checked against the digests of their download.
 
-    Raises ModelError for an unknown robot or entry, and for one that is not there, with the command to get it.
+    Raises ModelError for an unknown robot or entry, and for one that is not there, with the command for it.
     """
     try:
         import mujoco_menagerie as package
