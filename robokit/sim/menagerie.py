@@ -1,12 +1,11 @@
 """Robots of MuJoCo Menagerie by name, from its package's cache or a checkout; nothing is downloaded here."""
 
-import os
 from pathlib import Path
 
 from robokit.errors import ModelError
 
 
-def menagerie(robot: str, entry: str | None = None, folder: str | os.PathLike[str] | None = None) -> Path:
+def menagerie(robot: str, entry: str | None = None, folder: Path | str | None = None) -> Path:
     """The MJCF of a robot, for a task's `model`: menagerie("unitree_go1").
 
     entry: another top-level file than the default scene, as "go1". folder: a checkout of MuJoCo Menagerie;
