@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from robokit.limits.limit import Limit as Limit
     from robokit.sim.menagerie import menagerie as menagerie
     from robokit.sim.quantities.draw import Add as Add, Scale as Scale
+    from robokit.sim.terrain import Terrain as Terrain
     from robokit.task.action import Around as Around, Ctrl as Ctrl
     from robokit.task.command import Command as Command
     from robokit.task.mirror import Mirror as Mirror
@@ -34,5 +35,6 @@ __getattr__, __dir__ = face(
         "robokit.limits.limit": "Limit",
         "robokit.sim.menagerie": "menagerie",
         "robokit.sim.quantities.draw": "Add Scale",
+        "robokit.sim.terrain": "Terrain",
     },
 )
