@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "robokit").rglob("*.py"))
 FLOORS = (
     "errors faces rewards state tasks",
     "compute disk seeds sim.mjcf",
-    "console limits networks sim sim.warp",
+    "console limits networks sim sim.facts sim.quantities sim.warp",
     "task task.lookup",
     "env",
     "learning learning.offpolicy",
@@ -31,6 +31,8 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 NEIGHBOURS = {  # rooms of its own floor that a room may import
     "sim": {"sim.warp"},
     "sim.warp": {"sim"},
+    "sim.facts": {"sim"},
+    "sim.quantities": {"sim", "sim.facts"},
     "task.lookup": {"task", "console"},
     "learning.offpolicy": {"learning"},
     "cli": {"calls"},

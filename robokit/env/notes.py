@@ -14,10 +14,10 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.errors import Error, TaskError
-from robokit.sim.controls import controls, gear_of
-from robokit.sim.facts import actuators
-from robokit.sim.starts import Fault, beyond_ranges, penetrations
-from robokit.sim.unmeasured import Unmeasured, find_unmeasured
+from robokit.sim.facts.controls import controls, gear_of
+from robokit.sim.facts.readings import actuators
+from robokit.sim.facts.starts import Fault, beyond_ranges, penetrations
+from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.task.action import Ctrl
 from robokit.task.rules import call
 from robokit.task.sense import Sense

@@ -14,7 +14,7 @@ from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.export.file import Exported
-from robokit.sim.facts import actuators, model_name
+from robokit.sim.facts.readings import actuators, model_name
 from robokit.task.columns import supplied
 from robokit.task.lookup.files import source_of
 from robokit.task.lookup.find import class_name

@@ -12,7 +12,7 @@ from robokit.controller import KIND, SCHEMA
 from robokit.env.env import Env
 from robokit.export.gate import IR, OPSET, ORT, Recording
 from robokit.learning.protocols import Actor
-from robokit.sim.facts import actuators, channels, model_hashes, model_name
+from robokit.sim.facts.readings import actuators, channels, model_hashes, model_name
 from robokit.task.columns import supplied
 from robokit.task.command import Command
 from robokit.task.lookup.find import class_name

@@ -18,7 +18,7 @@ from robokit.controller import OUTPUTS, ContractError, Controller, ObservationEr
 from robokit.env.env import Env
 from robokit.errors import ExportError, ParityError
 from robokit.learning.protocols import Actor
-from robokit.sim.facts import actuators, readings
+from robokit.sim.facts.readings import actuators, readings
 from robokit.task.columns import CARRIED, supplied
 
 OPSET, IR = 18, 8  # version of the operators, and the oldest of the file's format that holds them

@@ -11,7 +11,7 @@ from robokit.networks.belief import RECURRENT, Memoryless, Recurrent, Stack, fra
 from robokit.networks.layout import REWARD, Layout
 from robokit.networks.mlp import ACTIVATIONS
 from robokit.networks.policy import Policy
-from robokit.sim.facts import actuators
+from robokit.sim.facts.readings import actuators
 
 _BELIEFS = {Memoryless: "memoryless", Stack: "stack", **{kind: name for name, kind in RECURRENT.items()}}
 _ACTIVATIONS = {repr(module()): name for name, module in ACTIVATIONS.items()}

@@ -9,6 +9,9 @@ from robokit.faces import face
 
 if TYPE_CHECKING:
     from robokit.limits.limit import Limit as Limit
+    from robokit.sim.menagerie import menagerie as menagerie
+    from robokit.sim.quantities.draw import Add as Add, Scale as Scale
+    from robokit.sim.terrain import Terrain as Terrain
     from robokit.task.action import Around as Around, Ctrl as Ctrl
     from robokit.task.command import Command as Command
     from robokit.task.mirror import Mirror as Mirror
@@ -30,5 +33,8 @@ __getattr__, __dir__ = face(
         "robokit.task.mirror": "Mirror",
         "robokit.task.sense": "Range Sense",
         "robokit.limits.limit": "Limit",
+        "robokit.sim.menagerie": "menagerie",
+        "robokit.sim.quantities.draw": "Add Scale",
+        "robokit.sim.terrain": "Terrain",
     },
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
-from robokit.sim.controls import CtrlRange, bounds, controls, joint_of
+from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of
 from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
@@ -21,8 +21,8 @@ Numbers = float | Sequence[float] | None  # one for all controls, or one each
 class Ctrl:
     """Actions in [-1, 1] map affinely onto each control's range, low to high, in units of ctrl.
 
-    It is ctrlrange; for a control without one it is what else in the model bounds it (sim/controls.py). low,
-    high: numbers of the task instead, one or one each; a ctrlrange narrows them.
+    It is ctrlrange; for a control without one it is what else in the model bounds it (sim/facts/controls.py).
+    low, high: numbers of the task instead, one or one each; a ctrlrange narrows them.
     """
 
     low: Numbers = None

@@ -16,7 +16,7 @@ from robokit.disk.folder import file_name
 from robokit.errors import RunError
 from robokit.export.fields import versions
 from robokit.learning.layouts import layouts_of
-from robokit.sim.facts import model_hashes
+from robokit.sim.facts.readings import model_hashes
 from robokit.task.lookup.files import source_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task

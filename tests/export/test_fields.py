@@ -10,7 +10,7 @@ from robokit.controller import describe
 from robokit.export.fields import write_contract
 from robokit.export.file import gaps
 from robokit.export.gate import Recording
-from robokit.sim.facts import readings
+from robokit.sim.facts.readings import readings
 from robokit.task.command import Command
 from robokit.task.sense import Sense
 

@@ -9,7 +9,7 @@ import torch
 
 from robokit.sim.base import Sim
 from robokit.sim.engines import make_sim
-from robokit.sim.facts import Channel, actuators, channels, model_hashes, model_name, readings
+from robokit.sim.facts.readings import Channel, actuators, channels, model_hashes, model_name, readings
 
 MODEL = """
 <mujoco model="bird">

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robokit.sim.base import Sim
-from robokit.sim.controls import Control, controls, gear_of, is_linear, is_motor, is_servo, joint_of
+from robokit.sim.facts.controls import Control, controls, gear_of, is_linear, is_motor, is_servo, joint_of
 from robokit.sim.mjcf.files import model_files, shown
 from robokit.sim.model import Source, name_of, names
 
@@ -68,8 +68,8 @@ def readings(sim: Sim) -> Tensor:
 def actuators(sim: Sim) -> list[dict[str, Any]]:
     """Each control, in ctrl's order: name, unit (of ctrl), kp, kd, joint, joint_range, force_range.
 
-    Names: see sim/controls.py. None: no such joint, unit or limit. Absent where it does not apply: kp and kd
-    (of a servo), input (what a control means whose actuator has several), time_constant and delay (s).
+    Names: see controls.py. None: no such joint, unit or limit. Absent where it does not apply: kp and kd (of
+    a servo), input (what a control means whose actuator has several), time_constant and delay (s).
     """
     model = sim.model
     return [

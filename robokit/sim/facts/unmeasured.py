@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from robokit.sim.controls import joint_of
+from robokit.sim.facts.controls import joint_of
 from robokit.sim.model import names
 
 Index = tuple[Any, ...]  # into the dimensions of an MjData field after N

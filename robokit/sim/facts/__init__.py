@@ -1,0 +1,4 @@
+"""What a model says of its sensors, joints and controls, and what is odd in a start.
+
+May import: robokit.sim.
+"""

@@ -1,0 +1,117 @@
+"""Joint positions that bring a site to a point: damped least squares (Wampler 1986; Buss 2004, section 5).
+
+qpos, error = reach(model, "tip", [[0.3, 0.1, 0.2]])      # m: how far the tip stays from each point
+"""
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from robokit.sim.model import index
+
+JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
+DAMPING = 0.03  # lambda: near a singular pose steps stay short
+LONGEST = 0.1  # m, of the error that one step removes
+Array = npt.NDArray[np.float64]
+
+
+def reach(
+    model: mujoco.MjModel,
+    site: str,
+    points: npt.ArrayLike,
+    start: npt.ArrayLike | None = None,
+    steps: int = 100,
+    within: float = 1e-4,
+) -> tuple[Array, Array]:
+    """(qpos (K, nq), distance (K,) in m) with the site near points (K, 3) in the world.
+
+    Only hinges and slides between the site and the world move, within their ranges. start: (nq,), or (K, nq);
+    None: qpos0. Ends after `steps`, or `within` m of the point.
+
+    dq = J^T (J J^T + lambda^2 1)^-1 e
+
+    Raises ModelError if there is no such site.
+    """
+    goals = np.asarray(points, float).reshape(-1, 3)
+    begin = np.asarray(model.qpos0 if start is None else start, float)
+    qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
+    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), index(model, "site", site)
+    joints = chain(model, site)
+    for row, goal in enumerate(goals):
+        data.qpos[:] = qpos[row]
+        distance[row] = _approach(model, data, at, goal, joints, steps, within)
+        qpos[row] = data.qpos
+    return qpos, distance
+
+
+def chain(model: mujoco.MjModel, site: str) -> list[int]:
+    """Indices of the hinges and slides that move a site. Raises ModelError if there is no such site."""
+    body, joints = int(model.site_bodyid[index(model, "site", site)]), list[int]()
+    while body:
+        first, count = int(model.body_jntadr[body]), int(model.body_jntnum[body])
+        joints += [j for j in range(first, first + count) if int(model.jnt_type[j]) in JOINTS]
+        body = int(model.body_parentid[body])
+    return sorted(joints)
+
+
+def random_joints(model: mujoco.MjModel, joints: list[int], n: int, rng: np.random.Generator) -> Array:
+    """(n, nq): qpos0 with these joints uniform in their ranges; without a range, within pi or 1 m of it."""
+    qpos = np.tile(model.qpos0, (n, 1))
+    for joint in joints:
+        low, high = _range(model, joint)
+        qpos[:, model.jnt_qposadr[joint]] = rng.uniform(low, high, n)
+    return qpos
+
+
+def reachable(
+    model: mujoco.MjModel, site: str, points: npt.ArrayLike, rng: np.random.Generator, tries: int = 1000
+) -> Array:
+    """Distances (K,), m, that stay between the site and points (K, 3), each from the nearest of `tries`."""
+    goals = np.asarray(points, float).reshape(-1, 3)
+    starts = random_joints(model, chain(model, site), tries, rng)
+    data, at, places = mujoco.MjData(model), index(model, "site", site), np.empty((tries, 3))
+    for row, qpos in enumerate(starts):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        places[row] = data.site_xpos[at]
+    nearest = np.linalg.norm(places[None] - goals[:, None], axis=-1).argmin(1)
+    return reach(model, site, goals, starts[nearest])[1]
+
+
+def _approach(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    site: int,
+    goal: Array,
+    joints: list[int],
+    steps: int,
+    within: float,
+) -> float:
+    """Move data.qpos towards the goal; the distance that stays, m."""
+    places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
+    low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
+    jacobian = np.zeros((3, model.nv))
+    for _ in range(steps):
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        error = goal - data.site_xpos[site]
+        distance = float(np.linalg.norm(error))
+        if distance <= within:
+            break
+        mujoco.mj_jacSite(model, data, jacobian, None, site)
+        own = jacobian[:, dofs]
+        step = own.T @ np.linalg.solve(
+            own @ own.T + DAMPING**2 * np.eye(3), error * min(1.0, LONGEST / distance)
+        )
+        data.qpos[places] = np.clip(data.qpos[places] + step, low, high)
+    mujoco.mj_kinematics(model, data)
+    return float(np.linalg.norm(goal - data.site_xpos[site]))
+
+
+def _range(model: mujoco.MjModel, joint: int, free: float | None = None) -> tuple[float, float]:
+    """A joint's range in rad or m; without one: `free` to both sides, None: pi, or 1 m, of qpos0."""
+    if model.jnt_limited[joint]:
+        return float(model.jnt_range[joint, 0]), float(model.jnt_range[joint, 1])
+    wide = np.pi if int(model.jnt_type[joint]) == JOINTS[0] else 1.0
+    middle = float(model.qpos0[model.jnt_qposadr[joint]])
+    return middle - (wide if free is None else free), middle + (wide if free is None else free)

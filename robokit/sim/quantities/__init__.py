@@ -1,0 +1,4 @@
+"""Physical quantities of a model.
+
+May import: robokit.sim.
+"""

@@ -1,0 +1,184 @@
+"""Rough ground: one height field of tiles, a column for each kind and a row for each level.
+
+    GROUND = Terrain(("slope", "steps", "rough"), levels=5)
+    model = property(lambda self: GROUND.added(load("scene.xml"), floor="floor"))      # of a Task
+    sim.qpos[:, :3] = GROUND.start(sim, level, kind) + home                            # in its reset
+    clearance = sim.site("FL").xpos[..., 2] - GROUND.height(sim, feet)[:, 0]
+
+A tile is a pyramid: its middle is flat, its rim is at height 0, and what lies between is its kind's. So each
+way out of the middle meets the same ground. Heights equal MuJoCo's own triangles, on every engine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robokit.errors import ModelError, did_you_mean
+from robokit.sim.base import Sim
+
+NAME = "terrain"  # of the height field and its geom
+OF_FLOOR = ("contype", "conaffinity", "condim", "friction", "solref", "solimp", "priority", "material")
+DEPTH = 0.5  # m of ground below the lowest point
+Heights = npt.NDArray[np.float64]
+Shape = Callable[[Heights, float, np.random.Generator], Heights]  # distance from the rim (m), size, draws
+
+
+def _slope(inward: Heights, rise: float, rng: np.random.Generator) -> Heights:
+    return rise * inward
+
+
+def _steps(inward: Heights, high: float, rng: np.random.Generator) -> Heights:
+    return high * np.floor(inward / 0.3)
+
+
+def _rough(inward: Heights, high: float, rng: np.random.Generator) -> Heights:
+    return rng.uniform(-high, high, inward.shape)
+
+
+def _stones(inward: Heights, high: float, rng: np.random.Generator) -> Heights:
+    """Blocks of 4 x 4 cells, each of its own height."""
+    blocks = rng.uniform(-high, high, [-(-n // 4) for n in inward.shape])
+    return blocks.repeat(4, 0).repeat(4, 1)[: inward.shape[0], : inward.shape[1]]
+
+
+def _gaps(inward: Heights, wide: float, rng: np.random.Generator) -> Heights:
+    """Trenches of this width in rings, 1 m apart."""
+    return np.where((inward % 1.0 < wide) & (inward >= 1.0), -0.5, 0.0)
+
+
+KINDS: dict[str, tuple[Shape, float]] = {  # each kind's shape, and its size at the highest level
+    "flat": (lambda inward, size, rng: np.zeros_like(inward), 0.0),
+    "slope": (_slope, 0.36),  # m/m, 20 degrees
+    "steps": (_steps, 0.15),  # m, each 0.3 m deep
+    "rough": (_rough, 0.08),  # m up and down
+    "stones": (_stones, 0.12),  # m up and down
+    "gaps": (_gaps, 0.3),  # m wide
+}
+
+
+@dataclass(frozen=True)
+class Terrain:
+    """Tiles of ground. kinds: of KINDS. hardest: other sizes at the highest level than KINDS says.
+
+    Level l of L has (l + 1) / L of its kind's size. Raises ModelError for an unknown kind, no level, or a
+    tile without room around its middle.
+    """
+
+    kinds: tuple[str, ...] = ("slope", "steps", "rough")
+    levels: int = 5
+    tile: float = 8.0  # m, edge of a tile
+    cell: float = 0.1  # m, edge of a cell of the height field
+    middle: float = 2.0  # m, edge of the flat middle of a tile
+    hardest: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for kind in (*self.kinds, *self.hardest):
+            if kind not in KINDS:
+                hint = did_you_mean(kind, KINDS)
+                raise ModelError(f"no kind of terrain {kind!r}{hint}; there are {[*KINDS]}")
+        if self.levels < 1 or not self.kinds:
+            got = f"{self.levels} levels of {[*self.kinds]}"
+            raise ModelError(f"a terrain needs a level and a kind, got {got}")
+        if not 0 < self.cell <= self.middle < self.tile - 4 * self.cell:
+            got = f"cell {self.cell}, middle {self.middle}, tile {self.tile}"
+            raise ModelError(f"a tile needs 0 < cell <= middle < tile - 4 cells, in m, got {got}")
+
+    @cached_property
+    def heights(self) -> npt.NDArray[np.float32]:
+        """Heights of the grid points in m, (rows, columns): y over levels, x over kinds; 0 on every rim."""
+        rng, n = np.random.default_rng(self.seed), round(self.tile / self.cell)
+        whole = np.zeros((self.levels * n + 1, len(self.kinds) * n + 1))
+        for level in range(self.levels):
+            for column, kind in enumerate(self.kinds):
+                tile = self._tile(kind, (level + 1) / self.levels, n, rng)
+                whole[level * n : (level + 1) * n + 1, column * n : (column + 1) * n + 1] = tile
+        return whole.astype(np.float32)
+
+    def _tile(self, kind: str, share: float, n: int, rng: np.random.Generator) -> Heights:
+        at = np.minimum(np.arange(n + 1), n - np.arange(n + 1)) * self.cell
+        inward = np.minimum.outer(at, at)  # m from the rim
+        flat = (self.tile - self.middle) / 2
+        shape, largest = KINDS[kind]
+        size = self.hardest.get(kind, largest) * share
+        heights = shape(np.minimum(inward, flat) if kind in ("slope", "steps") else inward, size, rng)
+        if kind not in ("slope", "steps"):
+            heights = np.where(inward >= flat, 0.0, heights)
+        return np.where(inward <= 0, 0.0, heights)
+
+    @property
+    def _extent(self) -> tuple[float, float]:
+        """Half of the field's extent in x and y, m."""
+        return len(self.kinds) * self.tile / 2, self.levels * self.tile / 2
+
+    def added(self, spec: mujoco.MjSpec, floor: str | None = None) -> mujoco.MjSpec:
+        """The same spec, with the height field in place of the geom `floor`, whose properties it takes.
+
+        Raises ModelError if there is no such geom.
+        """
+        low, high = float(self.heights.min()), float(self.heights.max())
+        spec.add_hfield(
+            name=NAME,
+            nrow=self.heights.shape[0],
+            ncol=self.heights.shape[1],
+            size=[*self._extent, max(high - low, 1e-3), DEPTH],
+            userdata=((self.heights - low) / max(high - low, 1e-3)).ravel(),
+        )
+        options = {"name": NAME, "type": mujoco.mjtGeom.mjGEOM_HFIELD, "hfieldname": NAME, "pos": [0, 0, low]}
+        if floor is not None:
+            old = spec.geom(floor)
+            if old is None:
+                known = [geom.name for geom in spec.geoms]
+                raise ModelError(f"no geom {floor!r} to put the terrain in place of; there are {known}")
+            same = (
+                "contype",
+                "conaffinity",
+                "condim",
+                "friction",
+                "solref",
+                "solimp",
+                "priority",
+                "material",
+            )
+            options |= {key: getattr(old, key) for key in same}
+            spec.delete(old)
+        spec.worldbody.add_geom(**options)
+        return spec
+
+    def start(self, sim: Sim, level: Tensor, kind: Tensor) -> Tensor:
+        """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's."""
+        x = (kind + 0.5) * self.tile - self._extent[0]
+        y = (level + 0.5) * self.tile - self._extent[1]
+        xy = torch.stack((x, y), -1).to(sim.dtype)
+        return torch.cat((xy, self.height(sim, xy[:, None])), -1)
+
+    def height(self, sim: Sim, xy: Tensor) -> Tensor:
+        """Heights of the ground (N, K), m, below points xy (N, K, 2 or 3) in the world; beyond the rim: 0."""
+        own = sim.model.hfield(NAME).id
+        start = int(sim.model.hfield_adr[own])
+        grid = sim.nominal("hfield_data")[start : start + self.heights.size].view(self.heights.shape)
+        high = sim.nominal("hfield_size")[own, 2]
+        low = sim.nominal("geom_pos")[sim.model.geom(NAME).id, 2]
+        u = (xy[..., 0] + self._extent[0]) / self.cell
+        v = (xy[..., 1] + self._extent[1]) / self.cell
+        rows, columns = self.heights.shape
+        c, r = u.floor().clamp(0, columns - 2).long(), v.floor().clamp(0, rows - 2).long()
+        fu, fv = u - c, v - r
+        corner, across = grid[r, c], grid[r + 1, c + 1]  # the diagonal that MuJoCo divides a cell by
+        side = torch.where(fu >= fv, grid[r, c + 1], grid[r + 1, c])
+        most, least = torch.maximum(fu, fv), torch.minimum(fu, fv)
+        inside = (u >= 0) & (u <= columns - 1) & (v >= 0) & (v <= rows - 1)
+        value = corner + (side - corner) * most + (across - side) * least
+        return torch.where(inside, value * high + low, 0.0)
+
+    def scan(self, sim: Sim, xy: Tensor, yaw: Tensor, grid: Tensor) -> Tensor:
+        """Heights (N, K), m, at points `grid` (K, 2) around xy (N, 2), turned by yaw (N,), rad."""
+        cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
+        x, y = grid.to(xy).unbind(-1)
+        return self.height(sim, torch.stack((x * cos - y * sin, x * sin + y * cos), -1) + xy[:, None])

@@ -1,0 +1,116 @@
+"""Rough ground: its heights are MuJoCo's own, its rims are flat, its levels grow."""
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+from robokit.errors import ModelError
+from robokit.sim.engines import make_sim
+from robokit.sim.terrain import KINDS, Terrain
+
+SCENE = """<mujoco><worldbody><geom name="floor" type="plane" size="9 9 .1" friction=".7 .1 .1" condim="4"/>
+  <body name="ball" pos="0 0 3"><freejoint/><geom size=".05"/></body></worldbody></mujoco>"""
+SMALL = Terrain(tuple(KINDS), levels=3, tile=4.0, middle=1.0)
+
+
+def sim_of(terrain: Terrain, num_envs: int = 2, engine: str = "mujoco"):
+    spec = terrain.added(mujoco.MjSpec.from_string(SCENE), floor="floor")
+    return make_sim(engine, spec, num_envs, {}, **({"device": "cpu"} if engine == "warp" else {}))
+
+
+def test_heights_are_those_of_a_ray():
+    sim, rng = sim_of(SMALL), np.random.default_rng(0)
+    data = mujoco.MjData(sim.model)
+    mujoco.mj_forward(sim.model, data)
+    points = rng.uniform((-11.9, -5.9), (11.9, 5.9), (400, 2))
+    found = SMALL.height(sim, torch.from_numpy(points).expand(2, -1, -1))
+    geom, group = np.zeros(1, np.int32), np.array([1, 1, 1, 1, 1, 1], np.uint8)
+    ball = sim.model.body("ball").id
+    rays = [
+        3 - mujoco.mj_ray(sim.model, data, [*xy, 3.0], [0, 0, -1.0], group, 1, ball, geom, None)
+        for xy in points
+    ]
+    np.testing.assert_allclose(found[1].numpy(), rays, atol=1e-6)
+    assert np.ptp(rays) > 0.3
+
+
+def test_a_ball_rests_on_the_height_below_it():
+    sim = sim_of(SMALL, 3)
+    start = SMALL.start(sim, torch.tensor([0, 1, 2]), torch.tensor([1, 2, 5]))
+    start[:, 2] += 0.06
+    sim.reset(None, {"qpos": torch.cat((start, torch.tensor([[1.0, 0, 0, 0]] * 3, dtype=sim.dtype)), -1)})
+    for _ in range(300):
+        sim.step(sim.ctrl, 1)
+    below = SMALL.height(sim, sim.qpos[:, None, :2])[:, 0]
+    torch.testing.assert_close(sim.qpos[:, 2], below + 0.05, atol=2e-3, rtol=0)
+    assert float(below[0]) == pytest.approx(0.36 / 3 * 1.5, abs=1e-6)  # the slope's top: 1.5 m from the rim
+
+
+def test_every_rim_is_at_0_and_every_middle_is_flat():
+    n = round(SMALL.tile / SMALL.cell)
+    heights = SMALL.heights
+    assert not heights[::n].any()
+    assert not heights[:, ::n].any()
+    for row in range(3):
+        for column in range(len(KINDS)):
+            middle = heights[row * n + 15 : row * n + 26, column * n + 15 : column * n + 26]
+            assert np.ptp(middle) == 0
+
+
+def test_levels_grow_to_the_hardest():
+    terrain = Terrain(("steps",), levels=3, tile=4.0, middle=1.0, hardest={"steps": 0.09})
+    tiles = terrain.heights.reshape(-1)[: 120 * 41].reshape(3, 40, 41)
+    steps = [np.unique(np.diff(np.unique(tile)).round(6)) for tile in tiles]
+    np.testing.assert_allclose([float(s[0]) for s in steps], [0.03, 0.06, 0.09], atol=1e-6)
+
+
+def test_the_terrain_takes_the_floors_contact_properties_and_its_place():
+    model = sim_of(SMALL).model
+    assert {model.geom(i).name for i in range(model.ngeom)} == {"", "terrain"}
+    assert model.geom("terrain").friction.tolist() == [0.7, 0.1, 0.1]
+    assert int(model.geom("terrain").condim[0]) == 4
+
+
+def test_a_scan_turns_with_the_robot():
+    sim = sim_of(SMALL)
+    grid, xy = torch.tensor([[0.5, 0.0], [0.0, 0.3]]), torch.tensor([[1.0, 2.0], [-3.0, 1.0]]).double()
+    yaw = torch.tensor([0.0, torch.pi / 2]).double()
+    seen = SMALL.scan(sim, xy, yaw, grid)
+    by_hand = torch.tensor([[[1.5, 2.0], [1.0, 2.3]], [[-3.0, 1.5], [-3.3, 1.0]]]).double()
+    torch.testing.assert_close(seen, SMALL.height(sim, by_hand))
+
+
+def test_beyond_the_field_the_height_is_0():
+    sim = sim_of(SMALL)
+    assert not SMALL.height(sim, torch.tensor([[[100.0, 0.0]], [[0.0, -6.1]]]).double()).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kinds": ("stairs",)}, "no kind of terrain 'stairs'; there are"),
+        ({"kinds": ("slop",)}, "no kind of terrain 'slop'; did you mean 'slope'"),
+        ({"levels": 0}, "a terrain needs a level and a kind, got 0 levels"),
+        ({"kinds": ()}, "a terrain needs a level and a kind, got 5 levels of"),
+        ({"tile": 2.0}, "a tile needs 0 < cell <= middle < tile - 4 cells, in m, got cell 0.1"),
+        ({"hardest": {"hills": 1.0}}, "no kind of terrain 'hills'"),
+    ],
+)
+def test_an_impossible_terrain_is_refused(options: dict, words: str):
+    with pytest.raises(ModelError, match=words):
+        Terrain(**options)
+
+
+def test_a_floor_that_is_not_there_is_refused():
+    with pytest.raises(ModelError, match="no geom 'ground' to put the terrain in place of; there are"):
+        SMALL.added(mujoco.MjSpec.from_string(SCENE), floor="ground")
+
+
+@pytest.mark.slow
+def test_the_second_engine_stands_on_the_same_ground():
+    pytest.importorskip("mujoco_warp")
+    mine, theirs = sim_of(SMALL), sim_of(SMALL, engine="warp")
+    points = torch.rand(2, 50, 2, dtype=torch.float64) * 8 - 4
+    near = SMALL.height(theirs, points.float())
+    torch.testing.assert_close(SMALL.height(mine, points).float(), near, atol=1e-5, rtol=0)
