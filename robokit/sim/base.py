@@ -17,6 +17,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch
+from mujoco.batch import DATA_FIELDS, MODEL_FIELDS
 from torch import Tensor
 
 from robokit.errors import ModelError, did_you_mean
@@ -238,9 +239,21 @@ class Sim(ABC):
         Raises ModelError for a model with state that the engine neither gives nor takes.
         """
 
+    def check_saved(self) -> None:
+        """Raise ModelError for a flag with which a simulation holds more than the state that is saved."""
+        for flag in unsaved_flags(self.model):
+            rule = "holds more than the state that MuJoCo saves, so no training could be resumed bit for bit"
+            raise ModelError(f'<flag {flag}="enable"/> {rule}: take it out of the model')
+
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of a Sim of the same engine, model and num_envs; not checked."""
+
+
+def unsaved_flags(model: mujoco.MjModel) -> list[str]:
+    """The flags that are on and with which MuJoCo keeps more from step to step than it saves."""
+    bits = mujoco.mjtEnableBit.__members__
+    return [f for f in ("sleep", "ipc") if model.opt.enableflags & bits.get(f"mjENBL_{f.upper()}", 0)]
 
 
 def model_field_names() -> frozenset[str]:
@@ -250,11 +263,15 @@ def model_field_names() -> frozenset[str]:
 
 def _how(name: str) -> str:
     """How a task reads what is no attribute of a Sim: `: read it with sim.field('qacc')`, or a close name."""
-    if hasattr(mujoco.MjData, name):
+    if name == "contact" or name.startswith("efc_"):
+        return ": contacts and constraints are read through sensors of the model"
+    if name in DATA_FIELDS:
         return f": read it with sim.field({name!r})"
-    if hasattr(mujoco.MjModel, name):
+    if name in MODEL_FIELDS:
         return f": read the model's with sim.nominal({name!r})"
-    if hasattr(mujoco.MjOption, name):
+    if f"opt.{name}" in MODEL_FIELDS:
         return f": read the option with sim.nominal('opt.{name}')"
-    known = (*Sim.__annotations__, *dir(Sim), *dir(mujoco.MjData))
+    if hasattr(mujoco.MjModel, name):
+        return f": read sim.model.{name}"
+    known = (*Sim.__annotations__, *dir(Sim), *DATA_FIELDS)
     return did_you_mean(name, (one for one in known if not one.startswith("_")))

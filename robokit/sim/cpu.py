@@ -15,13 +15,12 @@ from mujoco.batch import Batch, SimulationError
 from torch import Tensor
 
 from robokit.errors import ModelError, did_you_mean
-from robokit.sim.base import SMALLER, STATE, Sim, model_field_names
+from robokit.sim.base import SMALLER, STATE, Sim, model_field_names, unsaved_flags
 from robokit.sim.drawn import check_drawn
 from robokit.sim.model import compile_model
 
 BAD = slice(int(mujoco.mjtWarning.mjWARN_CONTACTFULL), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 CANNOT_START = "MuJoCo cannot start the model: {}"
-UNSAVED = ("SLEEP", "IPC")  # flags with which an MjData holds more than MuJoCo's state
 PERSISTENT_BYTES = 4e9  # of one MjData per simulation with dense constraints, about 48 nv^2 each
 RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
 PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
@@ -47,11 +46,9 @@ class MujocoSim(Sim):
         if device not in (None, "cpu"):
             raise ModelError(f"sim='mujoco' computes on the CPU, not on {device!r}")
         model = compile_model(spec)
-        flags = mujoco.mjtEnableBit.__members__
-        self._unsaved = [f for f in UNSAVED if model.opt.enableflags & flags.get(f"mjENBL_{f}", 0)]
         self.causes = _causes(model)
         self._raised = torch.zeros(num_envs, dtype=torch.bool)  # with an error of MuJoCo, since the reset
-        persistent = bool(self._unsaved) or _persistent(model, num_envs)
+        persistent = bool(unsaved_flags(model)) or _persistent(model, num_envs)
         self._batch = Batch(model, num_envs, threads, persistent=persistent)
         self.threads = self._batch.nthread
         self._stage = mujoco.mjtStage.mjSTAGE_NONE if lag else mujoco.mjtStage.mjSTAGE_VEL
@@ -122,9 +119,7 @@ class MujocoSim(Sim):
         return self._fields[name]
 
     def state_dict(self) -> dict[str, Tensor]:
-        for flag in self._unsaved:
-            rule = "holds more than the state that MuJoCo saves, so no training could be resumed bit for bit"
-            raise ModelError(f'<flag {flag.lower()}="enable"/> {rule}: take it out of the model')
+        self.check_saved()
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
         derived = {f"derived.{name}": value.clone() for name, value in self._derived().items()}
         state, memory = torch.from_numpy(np.array(self._batch.state)), self._bound["memory"].clone()

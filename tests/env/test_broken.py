@@ -45,6 +45,18 @@ def test_what_breaks_is_counted_once_each_time_and_told_first_and_last():
     assert after(Still, 6).broken.note(last=True) == ""
 
 
+def test_of_several_causes_the_first_counts_and_the_most_frequent_is_named_first():
+    env = new(Still, 4)
+    faults = torch.zeros(4, len(env.sim.causes), dtype=torch.bool)
+    faults[0, :2] = faults[1, 1:] = faults[2, 1] = True
+    env.broken.add(faults)
+    env.broken.add(faults[3:])
+    one, other = [*env.sim.causes][:2]
+    said = env.broken.note()
+    assert said.startswith(f"a simulation broke 3 times: {other} (2), {one} (1); ")
+    assert said.endswith([*env.sim.causes.values()][1])
+
+
 def test_check_names_the_cause_and_the_remedy():
     model = spec()
     model.option.timestep, model.option.gravity = 0.02, [0, 0, -1e12]

@@ -342,6 +342,8 @@ def test_too_few_constraint_rows_end_a_simulation_and_name_the_option():
     sim.reset(None, {"qpos": torch.tensor([[0.0, -0.001], [0.0, 1.0]])})
     sim.step(torch.zeros(2, 1), 1)
     assert sim.bad().tolist() == [True, False]
+    hit = [cause for cause, broke in zip(sim.causes, sim.faults()[0].tolist(), strict=True) if broke]
+    assert hit == ["no room for all constraint rows"]
     with pytest.warns(UserWarning, match="njmax"):
         sim.step(torch.zeros(2, 1), 1)
     sim.reset(torch.tensor([True, False]), {"qpos": torch.ones(2, 2)})

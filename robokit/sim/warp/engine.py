@@ -232,6 +232,7 @@ class WarpSim(Sim):
             warnings.warn(f"mujoco_warp has no room for some of the {lost}: they are left out", stacklevel=3)
 
     def state_dict(self) -> dict[str, Tensor]:
+        self.check_saved()
         with self._graphs.scope():
             mjw.get_state(self._model, self._data, self._state, SIGNATURE)
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}
