@@ -90,7 +90,7 @@ def _encodable(path: Path) -> Path:
     for way in (path, Path(os.path.relpath(path))):
         if str(way).isascii() or os.fsencode(way).decode("utf-8", "replace") == str(way):
             return way
-    raise ModelError(f"MuJoCo opens no path that is not UTF-8: rename {shown(path)}")
+    raise ModelError(f"MuJoCo opens no path that is not UTF-8: rename {shown(path)}, or work in its folder")
 
 
 def _parse(path: Path) -> mujoco.MjSpec:

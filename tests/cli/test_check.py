@@ -61,16 +61,6 @@ def test_the_model_of_a_task_is_compiled_once(
     assert len(compiled) == 1
 
 
-def test_a_range_that_is_taken_from_elsewhere_is_a_note(capsys: pytest.CaptureFixture[str]):
-    limit, pair = 'actuatorfrcrange="-3 4"', 'ctrlrange="-1 1"'
-    assert pair in MODEL
-    Path("tasks/slide.xml").write_text(MODEL.replace(pair, "").replace("<joint", f"<joint {limit}"))
-    code, found = rows(capsys)
-    assert code == 0, found
-    assert "'x' -3 to 4 (its joint's actuatorfrcrange)" in found["range"]["detail"]
-    assert found["range"]["detail"].endswith('ctrlrange="..." in slide.xml or Ctrl(low, high)')
-
-
 def test_a_task_that_breaks_in_the_rehearsal_keeps_its_laws(capsys: pytest.CaptureFixture[str]):
     broken = '{"slide": sim.qpos / (len(sim.qpos) != 64 or [])}'  # where the export rehearses
     Path("tasks/slide.py").write_text(OWN.replace('{"slide": sim.qpos}', broken))

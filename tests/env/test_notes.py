@@ -185,6 +185,12 @@ def test_a_limit_of_torque_counts_behind_the_gear_and_may_be_the_joint_s(change:
     assert "'elbow' (range -0.2 to 0.2)" in said
 
 
+def test_a_range_that_is_taken_from_elsewhere_is_noted():
+    said = found(model=model(('ctrlrange="-.5 .5" ', "")))["range"]
+    assert "Ctrl() takes what bounds it: 'elbow' -1 to 1 (its joint's range); to set it, ctrlrange=" in said
+    assert "range" not in found(model=model(('ctrlrange="-.5 .5" ', "")), action=Around("home", scale=0.5))
+
+
 def test_a_limit_of_torque_is_that_of_the_right_actuator():
     brake = '<actuator><dcmotor name="brake" joint="elbow" motorconst=".01" resistance="1" input="none"/>'
     tight = model(('forcerange="-5 5"', 'forcerange="-.2 .2"'), ("<actuator>", brake))

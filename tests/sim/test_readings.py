@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import mujoco
+import pytest
 import torch
 
 from robokit.sim.base import Sim
@@ -220,12 +221,40 @@ def test_a_servos_filter_and_delay_are_told_where_there_are_any() -> None:
         <position joint="hip" delay=".02" nsample="6"/>
         <general joint="hip" dyntype="filter" dynprm=".3" delay=".01" nsample="9"/>
         <motor joint="hip"/>
+        <dcmotor joint="hip" motorconst=".5" resistance="2" inductance=".08"/>
         <muscle joint="hip" lengthrange="0 1"/>
       </actuator>
     </mujoco>"""
     facts = actuators(make_sim("mujoco", mujoco.MjSpec.from_string(mjcf), 1, {}))
     told = [{key: a[key] for key in ("time_constant", "delay") if key in a} for a in facts]
-    assert told == [{"time_constant": 0.05}, {"delay": 0.02}, {"time_constant": 0.3, "delay": 0.01}, {}, {}]
+    assert told == [
+        {"time_constant": 0.05},
+        {"delay": 0.02},
+        {"time_constant": 0.3, "delay": 0.01},
+        {},
+        {"time_constant": 0.04},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("actuator", "gains"),
+    [
+        ('<pid joint="hip" kp="20" kv="3" input="pos"/>', (20.0, 3.0)),
+        ('<pid joint="hip" kp="20" kv="3" ki="1" input="pos"/>', (None, None)),
+        ('<pid joint="hip" kp="20" kv="3" slewmax="1" input="pos"/>', (None, None)),
+        ('<dcmotor joint="hip" motorconst=".5" resistance="2" input="pos" controller="7 0 2"/>', (7.0, 2.0)),
+        (
+            '<dcmotor joint="hip" motorconst=".5" resistance="2" input="pos" controller="7 1 2"/>',
+            (None, None),
+        ),
+    ],
+)
+def test_gains_are_told_where_they_are_the_whole_law(actuator: str, gains: tuple[float | None, ...]) -> None:
+    hip = '<worldbody><body><joint name="hip"/><geom size=".1"/></body></worldbody>'
+    spec = mujoco.MjSpec.from_string(f"<mujoco>{hip}<actuator>{actuator}</actuator></mujoco>")
+    (fact,) = actuators(make_sim("mujoco", spec, 1, {}))
+    assert (fact.get("kp"), fact.get("kd")) == gains
 
 
 def test_the_model_is_known_by_its_name_and_the_hashes_of_all_its_files(tmp_path: Path) -> None:

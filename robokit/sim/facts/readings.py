@@ -26,7 +26,7 @@ _UNITS = {
     "e_potential": "J", "e_kinetic": "J", "clock": "s",
 }  # fmt: skip
 _OF_JOINT = {"pos": ("m", "rad"), "vel": ("m/s", "rad/s"), "frc": ("N", "N m")}  # of a slide and of a hinge
-_FILTERS = (mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
+_FILTERS = (mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT, mujoco.mjtDyn.mjDYN_DCMOTOR)
 _SETPOINTS = {"position": "pos", "velocity": "vel"}  # inputs of an actuator -> keys of _OF_JOINT
 _OF_INPUT = {
     "voltage": "V", "pressure": "Pa", "rx": "rad", "ry": "rad", "rz": "rad",
@@ -175,18 +175,23 @@ def _target(model: mujoco.MjModel, actuator: int) -> str | None:
 
 
 def _gains(model: mujoco.MjModel, control: Control) -> dict[str, float]:
-    """kp and kd of a servo, of each control that they act on if it has several."""
-    i = control.actuator
+    """kp and kd of a servo, of each control that they act on; none with an integral or a limited slew."""
+    i, kind = control.actuator, int(model.actuator_gaintype[control.actuator])
+    gain, bias, dynamic = model.actuator_gainprm[i], model.actuator_biasprm[i], model.actuator_dynprm[i]
     if is_servo(model, i):
-        return {"kp": float(model.actuator_gainprm[i, 0]), "kd": -float(model.actuator_biasprm[i, 2])}
-    if int(model.actuator_gaintype[i]) != int(mujoco.mjtGain.mjGAIN_PID):
+        return {"kp": float(gain[0]), "kd": -float(bias[2])}
+    if kind == int(mujoco.mjtGain.mjGAIN_PID):
+        kp, kd, plain = -float(bias[1]), -float(bias[2]), gain[0] == dynamic[1] == 0
+    elif kind == int(mujoco.mjtGain.mjGAIN_DCMOTOR):
+        kp, kd, plain = float(gain[4]), float(gain[6]), gain[5] == dynamic[7] == 0
+    else:
         return {}
-    kp, kd = (-float(value) for value in model.actuator_biasprm[i, 1:3])
-    return {"position": {"kp": kp, "kd": kd}, "velocity": {"kd": kd}}.get(control.input or "", {})
+    known = {"position": {"kp": kp, "kd": kd}, "velocity": {"kd": kd}}
+    return known.get(control.input or "", {}) if plain else {}
 
 
 def _lags(model: mujoco.MjModel, i: int) -> dict[str, float]:
-    """time_constant (s) of the filter before the actuator, and delay (s) of its ctrl, where not zero."""
+    """time_constant (s) of the filter before the force (or current), and delay (s) of ctrl, if not zero."""
     filtered = int(model.actuator_dyntype[i]) in map(int, _FILTERS)
     found = {
         "time_constant": float(model.actuator_dynprm[i, 0]) if filtered else 0.0,

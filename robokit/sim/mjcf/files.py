@@ -1,7 +1,7 @@
 """The files of a model: itself, what it includes, the models that it attaches; and faults that hang or crash.
 
 MuJoCo looks for an included file beside the model, then beside the file that names it; ".." is taken out of
-a path as text, before any link is followed.
+a path as text, before any link is followed, and "\\" counts as "/".
 """
 
 import os
@@ -82,7 +82,8 @@ def _read(path: Path, folder: Path, replicas: int, found: _Found) -> list[tuple[
         if tag == "attach" and (name := attributes.get("model")):
             found.copies[name] = max(found.copies.get(name, 0), copies[-1])
         if tag in ("include", "model") and (file := attributes.get("file")):
-            places = (os.path.normpath(start / file) for start in (folder, path.parent))
+            plain = file.replace("\\", "/")
+            places = (os.path.normpath(start / plain) for start in (folder, path.parent))
             for place in [place for place in places if os.path.isfile(place)][:1]:
                 if tag == "include":
                     includes.append((Path(place), copies[-1]))

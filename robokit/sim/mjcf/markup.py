@@ -41,7 +41,8 @@ def elements(data: bytes) -> Iterator[Element]:
             return
         at, attributes = begin.end(), dict[str, str]()
         while attribute := _ATTRIBUTE.match(text, at):
-            attributes.setdefault(attribute[1], _ENTITY.sub(_character, attribute[2][1:-1]))
+            value = _ENTITY.sub(_character, attribute[2][1:-1]).partition("\0")[0]
+            attributes.setdefault(attribute[1], value)
             at = attribute.end()
         end = _END.match(text, at)
         if end is None:
@@ -58,4 +59,4 @@ def _character(entity: re.Match[str]) -> str:
     if entity[1]:
         return _ENTITIES[entity[1]]
     code = int(entity[2]) if entity[2] else int(entity[3], 16)
-    return chr(code) if 0 < code < 0x110000 else entity[0]
+    return chr(code) if code < 0x110000 else entity[0]
