@@ -604,7 +604,8 @@ def _why(error: Exception) -> str:
 
 def cut(value: Any, most: int = 80) -> str:
     """One line of text, cut to `most` characters."""
-    text = " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 2]}.."
 
 
