@@ -589,10 +589,14 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     """A regular file of at most MOST_BYTES. Raises OSError for another, without waiting for a FIFO."""
-    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        data = file.read(MOST_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MOST_BYTES:
         raise OSError(f"more than {MOST_BYTES:,} bytes")
     return data

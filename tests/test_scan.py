@@ -388,7 +388,7 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: Path, suffix: s
         case _:
             with file.open("wb") as sparse_file:
                 sparse_file.truncate((64 << 20) + 1)
-    with pytest.raises(ContractError, match=f"spin.onnx{suffix}: (not a regular|Is a directory|more than)"):
+    with pytest.raises(ContractError, match=f"spin.onnx{suffix}: (not a regular|more than)"):
         load(tmp_path / "spin.onnx")
 
 
