@@ -377,7 +377,10 @@ def load(path: str | Path) -> Loaded:
         raise ContractError(f"{path} has no {METADATA_KEY!r} in its metadata: not exported by robokit")
     contract = check_contract(_json(text, str(path)), str(path))
     session = _session(data, str(path))
-    found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
+    try:
+        found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
+    except ValueError as error:  # a name that is no text
+        raise ContractError(f"{path} has an input or output without a proper name: {_cut(error)}") from error
     if found != (expected := _signature(contract)):
         raise ContractError(f"{path} has graph {_cut(found, 500)}, its contract says {_cut(expected, 500)}")
     feed = {name: np.zeros((1, *expected[name][1]), np.float32) for name in expected if name not in OUTPUTS}
@@ -453,10 +456,14 @@ def _tell(text: str, code: int) -> int:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """A regular file of at most `most` bytes. Raises OSError for another, without waiting for a FIFO."""
-    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        data = file.read(most + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > most:
         raise OSError(f"more than {most:,} bytes")
     return data
@@ -499,8 +506,13 @@ def _session(data: bytes, name: str) -> ort.InferenceSession:
         if not _limited:
             ort.create_and_register_allocator(cpu, ort.OrtArenaCfg(MEMORY, 0, -1, -1))
             _limited.append(True)
-        providers = ["CPUExecutionProvider"]
-        return ort.InferenceSession(data, options, providers=providers, disabled_optimizers=without)
+        return ort.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=without,
+            enable_fallback=False,  # it would print, and try the same again
+        )
     except Exception as error:  # onnxruntime's errors share no base class
         raise ContractError(f"onnxruntime {ort.__version__} cannot run {name}: {_cut(error, 500)}") from error
 
@@ -761,7 +773,8 @@ def _seconds(value: Any) -> float:
 
 def _cut(value: Any, most: int = 80) -> str:
     """One line of text, cut to `most` characters."""
-    text = " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 2]}.."
 
 

@@ -589,10 +589,14 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     """A regular file of at most MOST_BYTES. Raises OSError for another, without waiting for a FIFO."""
-    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
-        data = file.read(MOST_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MOST_BYTES:
         raise OSError(f"more than {MOST_BYTES:,} bytes")
     return data
@@ -604,7 +608,8 @@ def _why(error: Exception) -> str:
 
 def cut(value: Any, most: int = 80) -> str:
     """One line of text, cut to `most` characters."""
-    text = " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 2]}.."
 
 

@@ -586,7 +586,7 @@ def test_only_a_regular_file_is_read_as_a_filter(tmp_path: Path, kind: str):
         "device": lambda: file.symlink_to("/dev/zero"),
     }
     makers[kind]()
-    with pytest.raises(FilterError, match=r"no filter in .*(not a regular file|Is a directory)"):
+    with pytest.raises(FilterError, match=r"no filter in .*not a regular file"):
         Filter.open(file)
 
 

@@ -362,6 +362,17 @@ def test_a_graph_that_fails_on_some_observations_is_refused_by_a_typed_error(tmp
     assert policy.step(GOOD).tolist() == [3.0]
 
 
+@pytest.mark.parametrize("name", ["batch", "carry_next", "column", "angle"])
+def test_a_name_that_is_no_text_is_refused_in_one_line(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "spin.onnx")
+    path.write_bytes(path.read_bytes().replace(name.encode(), name[:-1].encode() + b"\xee", 2))
+    with pytest.raises(ContractError) as refused:
+        load(sign(path))
+    assert str(refused.value).isprintable() and capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("suffix", ["", ".sha256"])
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "large"])
 def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: Path, suffix: str, kind: str) -> None:
@@ -377,7 +388,7 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: Path, suffix: s
         case _:
             with file.open("wb") as sparse_file:
                 sparse_file.truncate((64 << 20) + 1)
-    with pytest.raises(ContractError, match=f"spin.onnx{suffix}: (not a regular|Is a directory|more than)"):
+    with pytest.raises(ContractError, match=f"spin.onnx{suffix}: (not a regular|more than)"):
         load(tmp_path / "spin.onnx")
 
 
