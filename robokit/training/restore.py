@@ -61,7 +61,9 @@ def task_of(run: Run, given: str | Task | None = None, trust: bool = False) -> T
     """A run's task with the run's limits; given: where a person says it is. TaskError for another."""
     task = load_task(given or place_of(run, trust))
     if given and not is_called(type(task).__name__, str(run.config["task"])):
-        raise TaskError(f"{run.path} is a run of {run.config['task']!r}, not of {title(task)!r}")
+        raise TaskError(
+            f"{run.path} is a run of {run.config['task']!r}, not of {title(task)!r}: give FILE.py:Class"
+        )
     task.limits = with_values(task.limits, run.config.get("limits", {}))
     return task
 
