@@ -16,7 +16,7 @@ import robokit.training.build
 from robokit.algos import sac
 from robokit.algos.ppo import Config
 from robokit.compute.compile import choose
-from robokit.errors import OptionError, RunError
+from robokit.errors import OptionError, RunError, TaskError
 from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, options
@@ -124,7 +124,7 @@ def test_a_path_that_is_no_text_is_kept_as_it_is(tmp_path: Path):
 
 def test_a_run_without_a_name_or_hashes_is_refused(tmp_path: Path, file: Path):
     run = Run.create(tmp_path, "slide", 1, {"task": ["slide"], "hashes": 3}, {"file": str(file)})
-    with pytest.raises(RunError, match=r"names no task: its config\.json has \['slide'\]"):
+    with pytest.raises(TaskError, match=r"names no task, but \"\['slide'\]\""):
         task_of(run)
     with pytest.raises(RunError, match=r"no hashes of its task.s files in its config\.json, got 3"):
         changed(run, load_task(file))
