@@ -129,8 +129,8 @@ def torch_policy_of(place: Path, task: str | None = None, trust: bool = False) -
 def _own_task(file: Exported, trust: bool) -> str:
     """The own task of an exported file, as `file.py:Class`. Raises TaskError if it may not be run here."""
     named = str(file.contract["task"])
-    shipped = is_shipped(file.path)
-    return f"{trusted(named, file.path, None, trust, shipped)}:{named.rpartition(':')[2]}"
+    own = trusted(named, file.path, None, trust, is_shipped(file.path))
+    return own if ":" in named else f"{own}:{named}"  # a contract has the class alone
 
 
 def _is_own(task: Task, file: Exported, run: Run | None, trust: bool) -> bool:

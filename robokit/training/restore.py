@@ -50,19 +50,14 @@ class Restored:
 
 def place_of(run: Run, trust: bool = False) -> str:
     """A run's task as `file.py` or `file.py:Class`, by the rule of docs/trust.md; errors as `trusted`."""
-    named = run.config.get("task")
-    if not isinstance(named, str):
-        raise RunError(f"{run.path} names no task: its {CONFIG} has {named!r}")
-    cls = named.partition(":")[2]
-    file = trusted(named, run.path, run.about.get("file"), trust)
-    return f"{file}:{cls}" if cls else str(file)
+    return trusted(run.config.get("task"), run.path, run.about.get("file"), trust)
 
 
 def task_of(run: Run, given: str | Task | None = None, trust: bool = False) -> Task:
     """A run's task with the run's limits; given: where a person says it is. TaskError for another."""
     task = load_task(given or place_of(run, trust))
-    if given and not is_called(type(task).__name__, str(run.config["task"])):
-        raise TaskError(f"{run.path} is a run of {run.config['task']!r}, not of {title(task)!r}")
+    if given and not is_called(type(task).__name__, str(named := run.config.get("task"))):
+        raise TaskError(f"{run.path} is a run of {named!r}, not of {title(task)!r}: give FILE.py:Class")
     try:
         task.limits = with_values(task.limits, run.config.get("limits", {}))
     except OptionError as error:

@@ -101,7 +101,7 @@ def test_a_copied_run_goes_on_if_its_files_are_the_same(
     assert "cannot be resumed: changed since it began: scale.py" in capsys.readouterr().err
     assert subject_of(copied, "slide.py", torch=True).own
     assert f"changed since {copied.resolve()} was trained: scale.py" in capsys.readouterr().err
-    with pytest.raises(TaskError, match=r"is a run of 'slide', not of 'hopper'$"):
+    with pytest.raises(TaskError, match=r"is a run of 'slide', not of 'hopper': give FILE\.py:Class$"):
         robokit.train("hopper", resume=copied)
     given.clear()
     assert main(["train", "--like", str(copied)]) == 2

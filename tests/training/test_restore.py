@@ -1,6 +1,7 @@
 """Building a learner from options and restoring it from a run folder."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ from robokit.algos import sac
 from robokit.algos.ppo import Config
 from robokit.compute import processes
 from robokit.compute.compile import choose
-from robokit.errors import OptionError, RunError
+from robokit.errors import OptionError, RunError, TaskError
 from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
 from robokit.training.build import Built, Setup, build_learner, options
@@ -114,6 +115,20 @@ def test_the_task_is_found_by_its_file_or_else_by_its_name(
     monkeypatch.chdir(tmp_path)
     assert type(task_of(run)).__name__ == "Slide"
     assert changed(run, task_of(run)) == []
+
+
+def test_a_path_that_is_no_text_is_kept_as_it_is(tmp_path: Path):
+    odd = {"file": os.fsdecode(b"/a\xff/12:30/new\nline.py")}
+    run = Run.create(tmp_path, os.fsdecode(b"\xff"), 1, {}, odd)
+    assert Run.open(run.path).about == odd
+
+
+def test_a_run_without_a_name_or_hashes_is_refused(tmp_path: Path, file: Path):
+    run = Run.create(tmp_path, "slide", 1, {"task": ["slide"], "hashes": 3}, {"file": str(file)})
+    with pytest.raises(TaskError, match=r"names no task, but \"\['slide'\]\""):
+        task_of(run)
+    with pytest.raises(RunError, match=r"no hashes of its task.s files in its config\.json, got 3"):
+        changed(run, load_task(file))
 
 
 def test_a_class_that_the_file_does_not_tell_is_in_the_folders_name(tmp_path: Path, file: Path):

@@ -96,7 +96,7 @@ def _classes(path: Path) -> dict[str, type[Task]]:
     except Exception as error:
         lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
         where = "".join(lines[-1:])
-        words = f"{type(error).__name__}: {error}{_hidden(path.parent, error)}"
+        words = f"{type(error).__name__}: {error}{_remedy(path.parent, error)}"
         raise TaskError(f"{path} does not import{where}: {words}") from error
     members = inspect.getmembers(module, inspect.isclass)
     return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
@@ -109,9 +109,11 @@ def _main(path: Path) -> ModuleType | None:
     return main if file and Path(file).resolve() == path else None
 
 
-def _hidden(folder: Path, error: Exception) -> str:
-    """The remedy where a file beside the task has the name of the module that an import took instead."""
+def _remedy(folder: Path, error: Exception) -> str:
+    """What to do about an import that found no module, or an installed one in place of the file beside."""
     top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if top and isinstance(error, ModuleNotFoundError):
+        return f"; a task finds what is installed and what lies beside it, in {folder}"
     if not top or not is_installed(top) or not (folder / f"{top}.py").is_file():
         return ""
     return f"; {top}.py beside it has the name of an installed module: from .{top} import, or rename it"

@@ -1,6 +1,6 @@
 """Which task file is run for data: a run or an exported file names a task, and never chooses its place.
 
-    file = trusted("hopper", run.path, run.about["file"])
+    place = trusted("hopper", run.path, run.about["file"])
 
 The rule is docs/trust.md. What a person names is found by `find_task` and needs none of this.
 """
@@ -19,18 +19,21 @@ LONGEST = 200  # characters of what data says, in a message
 
 
 def trusted(
-    title: str, data: Path, stored: object = None, trust: bool = False, only_shipped: bool = False
-) -> Path:
-    """The absolute task file that `data` means by a title, as `looked_up`; lines say what may surprise.
+    title: object, data: Path, stored: object = None, trust: bool = False, only_shipped: bool = False
+) -> str:
+    """The task that `data` means, as `file.py` or `file.py:Class`; see `looked_up`. title: of any type too.
 
-    That a person's file is taken for a shipped name, and that it is another than the stored one.
+    Lines say that a person's file is taken for a shipped name, or another file than the stored one.
     """
+    if not isinstance(title, str):
+        raise TaskError(f"{data} names no task, but {str(title)[:LONGEST]!r}")
     file = looked_up(title, data, stored, trust, only_shipped)
     say_shadowed(file.stem, file)
     origin = Path(stored) if isinstance(stored, str) and stored else file
     if origin.parts[-2:] != file.parts[-2:]:
         say(f"note: {data} was trained from {origin}; its task {title!r} is {file} here")
-    return file
+    cls = title.partition(":")[2]
+    return f"{file}:{cls}" if cls else str(file)
 
 
 def looked_up(
@@ -115,8 +118,7 @@ def _outermost(folder: Path, here: Path) -> Path:
 
 def _refusal(title: str, data: Path, looked: list[str], found: list[Path]) -> str:
     """One line: what the data names, where that was looked up, and what to give."""
-    stem = title.partition(":")[0]
-    near = Path(f"{stem}.py")
-    one = found[0] if found else near if Path(stem).name == stem and near.is_file() else "FILE.py"
+    near = {file.stem: file for file in Path().glob("*.py") if file.is_file()}
+    one = found[0] if found else _called(title, near) or "FILE.py"
     way = f"give --task {one}" + (", or --trust to run what the data names" if found else "")
     return f"{data} names the task {title!r}; looked up: {'; '.join(looked)}; {way}"

@@ -94,7 +94,10 @@ def test_a_failed_import_leaves_nothing_and_names_its_line(tmp_path: Path):
     with pytest.raises(TaskError, match=r"own\.py does not import, line 2: ZeroDivisionError"):
         load_task(own)
     own.write_text(f"import absent_terms\n{TASK}")
-    with pytest.raises(TaskError, match="No module named 'absent_terms'"):
+    with pytest.raises(
+        TaskError,
+        match=r"No module named 'absent_terms'; a task finds what is installed and what lies beside it",
+    ):
         load_task(own)
 
 

@@ -126,13 +126,15 @@ def test_links_are_followed_before_a_place_is_judged(here: Path):
     Path("tasks").unlink()
     Path("tasks").symlink_to(Path(outside).parent)  # a person's own link
     assert looked_up("slide", run) == Path(outside)
-    shutil.rmtree("runs")
-    folder("../thing")
-    Path("thing").symlink_to("../thing")
-    Path("slide.py").unlink()
-    Path("tasks").unlink()
+
+
+@pytest.mark.parametrize(("link", "to"), [("runs/mine", "clone/run"), ("clone/run", "../outside/run")])
+def test_data_lies_where_its_link_is_and_where_that_leads(link: str, to: str):
+    folder(to)
+    Path(link).parent.mkdir(exist_ok=True)
+    Path(link).symlink_to(Path(to).resolve())
     with pytest.raises(TaskError, match=INSIDE):
-        looked_up("slide", Path("thing"), place("slide.py"))
+        looked_up("slide", Path(link), place("clone/slide.py"))
 
 
 @pytest.mark.parametrize("odd", ["fifo", "folder", "broken"])
@@ -154,10 +156,11 @@ STORED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize(
-    "title", ["slide", "../slide", "/tmp/slide", "slide.py", "", ":", "a" * 9999, "x\ny"]
-)
+TITLES = ["../slide", "/tmp/slide", "slide.py", "", ":", "a" * 9999, "x\ny", "slide\0"]
+SAID = [*(("slide", stored) for stored in STORED), *((title, "/a.py") for title in TITLES)]
+
+
+@pytest.mark.parametrize(("title", "stored"), SAID)
 def test_what_data_says_is_one_line_whatever_it_is(title: str, stored: Any):
     place("slide.py")
     for trust in (False, True):
