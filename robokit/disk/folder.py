@@ -20,7 +20,7 @@ TYPES = {  # of config.json; what is missing is another version's
     | {"limits": {EACH: float}, "hashes": {EACH: str}, "layouts": {EACH: dict}, "options": {"gamma": float}}
     | {"parent": {"name": str, "sha256": str, "steps": int}},
     "about": {"file": str, "command": [str], "started": str, "parent": str}
-    | {"versions": {EACH: str}, "commit": {EACH: str | None}},
+    | {"versions": {EACH: str | None}, "commit": {EACH: str | None}},
 }
 
 
