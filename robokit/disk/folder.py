@@ -1,5 +1,7 @@
 """The names inside a run folder, its config.json, and the newest run of a task; needs no torch."""
 
+import hashlib
+import json
 import re
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ TYPES = {  # of config.json; what is missing is another version's
     | {"limits": {EACH: float}, "hashes": {EACH: str}, "layouts": {EACH: dict}, "options": {"gamma": float}}
     | {"parent": {"name": str, "sha256": str, "steps": int}},
     "about": {"file": str, "command": [str], "started": str, "parent": str}
-    | {"versions": {EACH: str}, "commit": {EACH: str | None}},
+    | {"versions": {EACH: str | None}, "commit": {EACH: str | None}},
 }
 
 
@@ -54,6 +56,11 @@ def read_config(folder: str | Path) -> tuple[Path, dict[str, Any]]:
             f"{folder} is no run: its {CONFIG} is damaged: {reason(error, path / CONFIG)}"
         ) from error
     return path, config
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, hex; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def newest_run(folder: Path) -> Path | None:

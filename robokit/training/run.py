@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
 from robokit.disk.checkpoint import FACTS, Checkpoint, newest, prune, save
-from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, read_config
+from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, digest, read_config
 from robokit.disk.own import check_own
 from robokit.disk.place import Held, check_place, new_folder, point
 from robokit.disk.read import check_types, read_json, short
@@ -121,7 +121,8 @@ class Run:
 
         logged: what `Log.sync` says of the metrics until then.
         """
-        facts = {**asdict(done), "config": self.config, **({} if logged is None else {"metrics": logged})}
+        facts = {**asdict(done), "config": self.config, "about": digest(self.about)}
+        facts |= {} if logged is None else {"metrics": logged}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
 
@@ -204,6 +205,8 @@ class Run:
         try:
             load(checkpoint)
             check_types(checkpoint.facts, PROGRESS, FACTS)
+            if checkpoint.facts.get("about", own := digest(self.about)) != own:
+                say(f"note: {self.path / CONFIG} has another 'about' than at step {checkpoint.steps}")
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except CheckpointError:
             raise

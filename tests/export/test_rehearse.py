@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import robokit.export.rehearse
 from robokit.algos.ppo import Config, make_actor
 from robokit.errors import ExportError, ParityError
 from robokit.evaluation.measure import evaluate
@@ -173,3 +174,12 @@ def refusal(call: Callable[[], object]) -> str:
     except ExportError as error:
         return str(error)
     return ""
+
+
+def test_a_rehearsal_writes_into_memory_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(robokit.export.rehearse, "MEMORY", str(tmp_path))
+    assert robokit.export.rehearse._memory() == str(tmp_path)
+    monkeypatch.setattr(robokit.export.rehearse, "ROOM", 1 << 80)
+    assert robokit.export.rehearse._memory() is None
+    monkeypatch.setattr(robokit.export.rehearse, "MEMORY", str(tmp_path / "none"))
+    assert robokit.export.rehearse._memory() is None

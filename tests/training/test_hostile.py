@@ -357,3 +357,13 @@ def test_a_filter_that_is_none_is_refused_by_name(tmp_path: Path, harm: str):
     (JSON | PLACES)[harm](path)
     with soon(), pytest.raises(FilterError, match=r"own\.json|no 'a'|'schema'"):
         filter_for(None, path)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_a_run_says_of_itself_is_not_changed_in_silence(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"cores": ', '"cores": 1'))
+    assert refusal(folder) == ""
+    note = f"note: {config} has another 'about' than at step 64"
+    assert note in capsys.readouterr().err
