@@ -28,7 +28,8 @@ kills.FEW = kills.FEW[:1]
 
 def flip(run, others, rng):
     path = sorted(run.glob("checkpoints/0*/state.safetensors"))[-1]
-    path.write_bytes(damage.BYTES["flip"](path.read_bytes(), 1000, rng))
+    content = path.read_bytes()
+    path.write_bytes(damage.BYTES["flip"](content, len(content) - 4, rng))  # in a tensor's numbers
     return str(path.relative_to(run)), "flip"
 
 damage.damaged, damage.JOBS = flip, damage.JOBS[:1]
