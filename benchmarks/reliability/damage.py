@@ -68,7 +68,7 @@ def result(verb: str, run: str, folder: Path, ended: Ended) -> Any:
 
 
 def trial(place: Place) -> Facts:
-    job, verb = JOBS[place.rng.random() < 0.5], TURNS[place.number % len(TURNS)]
+    job, verb = place.rng.choice(JOBS), TURNS[place.number % len(TURNS)]
     whole = json.loads((place.home / f"{job.name}.json").read_text())
     folder, run = place.folder / "copy", whole["run"]
     shutil.copytree(place.home / job.name, folder, symlinks=True)

@@ -333,7 +333,7 @@ def _filtered(path: Path) -> Facts:
 
 def _folder(place: Place) -> Facts:
     """A run folder whose JSON was changed, its lists signed again."""
-    rng, job = place.rng, damage.JOBS[place.rng.random() < 0.5]
+    rng, job = place.rng, place.rng.choice(damage.JOBS)
     whole = json.loads((place.home / f"{job.name}.json").read_text())
     folder, verb = place.folder / "copy", rng.choice((*damage.VERBS, "evaluate", "check"))
     shutil.copytree(place.home / job.name, folder, symlinks=True)
