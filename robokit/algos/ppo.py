@@ -58,7 +58,7 @@ class Config(Options):
     kl_target: float = 0.01  # d_targ in nats, of the penalty and of the adaptive learning rate
     lr_schedule: Literal["given", "adaptive"] = "given"  # adaptive: from lr, it follows the KL divergence
     value_coef: float = 0.5  # c1 of eq. 9
-    entropy_coef: Scheduled = 0.0  # c2 of eq. 9; START END: linear from step 0 to `steps`
+    entropy_coef: Scheduled = 0.0  # c2 of eq. 9; START,END: linear from step 0 to `steps`
     value_clip: float | None = None  # in the loss, clip V to within this distance of its old value
     max_grad_norm: float = 0.5  # clip gradients to this global norm
     normalize_advantage: bool = True  # to mean 0 and deviation 1 in each minibatch; no effect under limits

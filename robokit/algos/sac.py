@@ -33,7 +33,7 @@ from robokit.networks.policy import SquashedGaussian
 class Config(OffPolicyOptions):
     """Options of SAC; defaults from the paper's table 1."""
 
-    # alpha; START END: linear from step 0 to `steps`; None: learned, with the entropy as target_entropy
+    # alpha; START,END: linear from step 0 to `steps`; None: learned, with the entropy as target_entropy
     temperature: Scheduled | None = None
     target_entropy: float | None = None  # nats; None: minus the number of actions
     init_temperature: float = 1.0  # initial alpha of a learned temperature

@@ -36,7 +36,7 @@ class Config(OffPolicyOptions):
     delay: int = 2  # d, updates of the critics per update of the policy and the target networks
     smoothing: float = 0.2  # sigma~, standard deviation of the noise on the target policy's action
     smoothing_clip: float = 0.5  # c, bound of that noise
-    # sigma, standard deviation of the exploration noise; START END: linear from step 0 to `steps`
+    # sigma, standard deviation of the exploration noise; START,END: linear from step 0 to `steps`
     exploration: Scheduled = 0.1
 
 

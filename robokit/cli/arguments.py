@@ -5,12 +5,14 @@ import re
 import sys
 from contextlib import redirect_stderr
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from robokit.errors import OptionError
+from robokit.learning.schedule import Scheduled
 
 WHOLE = ConstructorRegistry()
 DIGITS = 18  # of a whole number: below 2^63, and no text of few characters fills the memory
@@ -56,6 +58,39 @@ def _whole(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
     )
 
 
+@WHOLE.primitive_rule
+def _scheduled(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """An option that may move: NUMBER or START,END; None where that is allowed.
+
+    One word: of several, a task's name behind them would be taken for one.
+    """
+    kinds = {*get_args(info.type)}
+    if kinds - {NoneType} != {*get_args(Scheduled)}:
+        return None
+
+    def read(words: list[str]) -> Any:
+        if words == ["None"] and NoneType in kinds:
+            return None
+        try:
+            numbers = tuple(map(float, words[0].split(",")))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 2):
+            raise ValueError(f"must be a number or START,END, got {words[0]!r}")
+        return numbers[0] if len(numbers) == 1 else numbers
+
+    def texts(value: Any) -> list[str]:
+        return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER|START,END",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, int | float | tuple),
+        str_from_instance=texts,
+    )
+
+
 def plain(box: str) -> str:
     """tyro's box of a mistake as a line: what is wrong, the nearest option, and where all are explained."""
     parts: list[list[str]] = [[]]
@@ -66,7 +101,7 @@ def plain(box: str) -> str:
         elif text:
             parts[-1].append(text)
     message, *others = [part for part in parts if part] or [["wrong arguments"]]
-    wrong = re.sub(r"^Error parsing (\S+): .*?(must be a whole)", r"\1 \2", " ".join(message)).rstrip(".")
+    wrong = re.sub(r"^Error parsing (\S+): .*?(must be a )", r"\1 \2", " ".join(message)).rstrip(".")
     nearest = [line.split()[0] for part in others if "meant" in part[0] for line in part if line[0] == "-"]
     where = [part[-1].partition(", ")[2] for part in others if part[-1].startswith("For full helptext")]
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -29,7 +29,7 @@ class Options:
     steps: int = 300_000  # environment steps, over all simulations; the last iteration is completed
     num_envs: int | None = None  # N, simulations stepped together; None: the algorithm's usual number
     gamma: float = 0.99  # discount per control step
-    lr: Scheduled = 3e-4  # learning rate of Adam; START END: linear from step 0 to `steps`
+    lr: Scheduled = 3e-4  # learning rate of Adam; START,END: linear from step 0 to `steps`
     hidden: tuple[int, ...] = (256, 256)  # units in each hidden layer of policy and critics
     activation: Literal["tanh", "elu", "relu", "silu"] = "relu"  # between layers
     normalize_obs: bool = False  # by running mean and standard deviation

@@ -137,7 +137,7 @@ def test_an_actuator_without_a_range_is_refused_where_actions_fill_it(algo: str)
             <actuator><motor name="pull" joint="x"/></actuator></mujoco>"""
         )
 
-    with pytest.raises(TaskError, match=r"ctrlrange on every actuator; \['pull'\] have none: use Around"):
+    with pytest.raises(TaskError, match=r"ctrlrange on every actuator; \['pull'\] have none, nor a limit"):
         learner_of(algo, Boundless)
 
 

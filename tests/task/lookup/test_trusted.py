@@ -3,18 +3,21 @@
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from slide import OWN, write
 
+from robokit.algos.ppo import Config
 from robokit.calls.resolve import policy_of
 from robokit.cli.command import main
 from robokit.errors import TaskError
 from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import given, known_tasks, shipped_folder
 from robokit.task.lookup.trusted import looked_up, trusted
+from robokit.training.build import Setup
 
 RUN = Path("runs/slide/2026-11-30_10-00-00")
 
@@ -207,8 +210,9 @@ def download(to: Path, task: str, file: str) -> Path:
     to.mkdir(exist_ok=True)
     for suffix in (".onnx", ".onnx.sha256"):
         shutil.copy(shipped_folder("policies") / f"hopper{suffix}", to / f"policy{suffix}")
-    about = {"file": str((to / file).resolve())}
-    config = {"task": task, "limits": {}, "options": {}, "hashes": {}}
+    about = {"file": str((to / file).resolve()), "versions": {}, "commit": {"robokit": None, "task": None}}
+    setup, own = Setup(), {name: value for name, value in asdict(Config()).items() if name != "steps"}
+    config = {"task": task, "limits": {}, "options": own, "hashes": {}, **asdict(setup)}
     text = {"schema": 1, "steps": 1, "config": config, "about": about}
     (to / "config.json").write_text(json.dumps(text))
     write(to, EVIL + OWN).rename(to / file)
