@@ -127,6 +127,7 @@ FIELDS = (
     Field("commands{}.unit", OF_EACH, COLUMNS, False, 1, "unit"),
     Field("commands{}.frame", OF_EACH, COLUMNS, False, 1, "frame of reference"),
     Field("limits", "object | null", None, False, 1, "the task's limits on costs"),
+    Field("randomized", "object | null", None, False, 2, "ranges of physical quantities trained on, by name"),
     Field("versions", "object", None, True, 1, "versions of the packages that wrote the file"),
     Field("versions{}", "text | null", (0, 200), False, 1, "null: not installed"),
     Field("least", "object", None, True, 2, "the oldest that reads the file"),

@@ -34,6 +34,7 @@ from robokit.sim.rows import Rows
 from robokit.state import gather, put, scatter
 from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
+from robokit.task.randomized import resolve
 from robokit.task.rules import check_constants, check_finite, read_names
 from robokit.task.task import Task, Terms
 
@@ -72,7 +73,9 @@ class Env:
         options["device"] = str(device) if sim == "warp" else "cpu"
         with compiled_once():
             spec = load(task.model, task)
-            self.act_dim = int(compile_model(spec).nu)
+            model = compile_model(spec)
+            self.act_dim = int(model.nu)
+            resolve(task, model)
             self.sim = make_sim(sim, spec, num_envs, _memory(task, self.act_dim), **options)
         self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
@@ -258,6 +261,7 @@ def _memory(task: Task, act_dim: int) -> dict[str, int]:
         widths[name] = len(command.low)
         if command.every is not None:
             widths[left(name)] = 1
+    widths |= getattr(task.randomize, "memory", {})
     taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
     if taken:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")

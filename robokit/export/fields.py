@@ -16,7 +16,9 @@ from robokit.sim.facts.readings import actuators, channels, model_hashes, model_
 from robokit.task.columns import supplied
 from robokit.task.command import Command
 from robokit.task.lookup.find import class_name
+from robokit.task.randomized import Randomized
 from robokit.task.sense import Sense
+from robokit.task.task import Task
 
 PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -40,10 +42,17 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
+        **_randomized(task),
         "versions": versions(),
         "least": {"onnxruntime": ORT, "ir": IR, "opset": OPSET},
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
+
+
+def _randomized(task: Task) -> dict[str, Any]:
+    """The ranges of physical quantities that the task's table draws, if it has one."""
+    drawn = task.randomize
+    return {"randomized": drawn.table.facts()} if isinstance(drawn, Randomized) else {}
 
 
 def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class Task:
     def randomize(self, sim: Sim, rng: Generator) -> Terms:
         """New model fields {"body_mass": (N, nbody)}, nominal times a factor, or memory; at every restart.
 
+        Or a table in its place, `randomize = {"gain": Scale(0.9, 1.1), "payload": Add(-1, 2, at="base")}`.
         On Warp, fields that need mj_setConst (masses, inertias, lengths) change only at `env.reset()`.
         """
         return {}

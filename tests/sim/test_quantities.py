@@ -11,7 +11,7 @@ from robokit.errors import ModelError
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model
 from robokit.sim.quantities.draw import Add, Scale
-from robokit.sim.quantities.table import Table, offsets
+from robokit.sim.quantities.table import Table
 from robokit.sim.quantities.write import QUANTITIES
 
 ARM = """
@@ -92,7 +92,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def run(model: mujoco.MjSpec, engine: str, table: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     """qpos after 100 steps of a push, a fall and a slide; the last field values."""
-    memory = {"joint_offset": n} if (n := offsets(table, model).get("joint_offset")) else {}
+    memory = Table(table, compile_model(model)).memory
     sim = make_sim(engine, model, 2, memory, **({"device": "cpu"} if engine == "warp" else {}))
     values = Table(table, sim.model).draw(sim, torch.Generator().manual_seed(0)) if table else {}
     start = sim.qpos.clone()

@@ -49,6 +49,11 @@ class Table:
             _check_physical(name, chosen, model)
         _check_bodies(self.chosen, model)
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """{"joint_offset": number of joints} if the table has that quantity, else {}."""
+        return {OFFSET: len(self.chosen[OFFSET].rows)} if OFFSET in self.chosen else {}
+
     def draw(self, sim: Sim, rng: Generator) -> dict[str, Tensor]:
         """Model fields (n, ...) of new draws for the n simulations of `sim`; and memory "joint_offset"."""
         fields = Fields(sim.nominal, sim.num_envs)
@@ -68,14 +73,6 @@ class Table:
             }
             for name, c in self.chosen.items()
         }
-
-
-def offsets(table: Mapping[str, Draw], spec: mujoco.MjSpec) -> dict[str, int]:
-    """{"joint_offset": number of joints} if a table has that quantity, else {}: memory that it fills."""
-    if OFFSET not in table:
-        return {}
-    kinds = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
-    return {OFFSET: sum(j.type in kinds and _matches(j.name, table[OFFSET]) for j in spec.joints)}
 
 
 def _check(name: str, draw: Draw) -> None:
