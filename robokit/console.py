@@ -45,11 +45,12 @@ class SlowIteration:
 
 @contextlib.contextmanager
 def raised_once() -> Iterator[None]:
-    """Context in which an OSError that ends a thread is not printed: SummaryWriter's next call raises it."""
+    """Context in which an OSError that ends TensorBoard's thread is not printed: its next call raises it."""
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        if not isinstance(failed.exc_value, OSError):
+        theirs = type(failed.thread).__module__.startswith("tensorboard.")
+        if not (theirs and isinstance(failed.exc_value, OSError)):
             before(failed)
 
     threading.excepthook = hook

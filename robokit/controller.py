@@ -20,7 +20,8 @@ Pitfalls:
 - Use one Controller per robot. Threads may take turns; a call while another is inside raises ConcurrentCall.
 - It bounds commands and actuator targets; filter.py limits slew and torque, and handles dead sensors.
 - A file is data: before onnxruntime sees it, `load` refuses what could read another file, loop, draw random
-  numbers or take the machine's memory. docs/contract.md describes the contract, the table FIELDS.
+  numbers or take the machine's memory; all graphs of a process share 1 GB. docs/contract.md describes the
+  contract, the table FIELDS.
 """
 
 import contextlib
@@ -224,7 +225,8 @@ class Controller:
         for name, part in outputs.items():
             self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(part[None]))
         self._carry, (self._ctrl, self._carry_next) = self._parts.pop("carry"), outputs.values()
-        self._lowest, self._highest = np.full((2, len(self._out)), LARGEST, np.float32) * [[-1], [1]]
+        self._lowest, self._highest = np.full((2, len(self._out)), np.float32(LARGEST))
+        self._lowest *= -1
         for i, actuator in enumerate(self.contract["actuators"]):
             low, high = actuator.get("low"), actuator.get("high")
             self._lowest[i] = -LARGEST if low is None else low
@@ -232,23 +234,23 @@ class Controller:
         self._inside = np.zeros((2, len(self._out)), np.bool_)
         self._finite = np.zeros(len(self._in), np.bool_)
         self._action = slice(*_place(self.contract, "action"))
-        self._entered = threading.Lock()  # held by a call; no thread waits for it
+        self._inside_call: dict[str, object] = {}  # a mark of the call that is inside; no thread waits
         self._durations = np.zeros(KEPT_TIMINGS)
         self._count, self._missed, self._longest = 0, 0, 0.0
-        for _ in range(10):  # a session's first runs allocate memory
-            _in_time(str(loaded.path), lambda run: self._session.run_with_iobinding(self._binding, run))
+        _in_time(str(loaded.path), self._warm_up)
 
     def reset(self) -> None:
         """Begin an episode: the next step clears the previous action and all history.
 
         Raises ConcurrentCall, like `step`.
         """
-        if not self._entered.acquire(blocking=False):
-            raise ConcurrentCall("reset was called while another call is inside this Controller")
+        mark = object()
         try:
+            self._enter(mark, "reset")
             self._carry[:], self._first[:] = 0.0, True
-        finally:
-            self._entered.release()
+        finally:  # by the mark: a signal's exception may come between any two lines
+            if self._inside_call.get("mark") is mark:
+                self._inside_call.clear()
 
     def step(
         self,
@@ -265,9 +267,9 @@ class Controller:
         Raises ObservationError for an invalid or stale one, ConcurrentCall while another call is inside; the
         policy's memory is then as before the call.
         """
-        if not self._entered.acquire(blocking=False):
-            raise ConcurrentCall("step was called while another call is inside this Controller")
+        mark = object()
         try:
+            self._enter(mark, "step")
             start = time.perf_counter()
             if stamps is not None:
                 self._check_age(stamps, time.monotonic() if now is None else now)
@@ -285,8 +287,17 @@ class Controller:
             self._carry[:], self._first[:] = self._carry_next, False
             self._time(time.perf_counter() - start)
             return self._ctrl.copy()  # the next step writes here
-        finally:
-            self._entered.release()
+        finally:  # by the mark: a signal's exception may come between any two lines
+            if self._inside_call.get("mark") is mark:
+                self._inside_call.clear()
+
+    def _warm_up(self, run: Any) -> None:
+        for _ in range(10):  # a session's first runs allocate memory
+            self._session.run_with_iobinding(self._binding, run)
+
+    def _enter(self, mark: object, what: str) -> None:
+        if self._inside_call.setdefault("mark", mark) is not mark:
+            raise ConcurrentCall(f"{what} was called while another call is inside this Controller")
 
     @property
     def action(self) -> Array:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 20_000  # characters of a message
+
 
 class Error(ValueError):
     """Wrong input; the command line prints the message without a traceback."""
@@ -49,7 +51,12 @@ class ParityError(ExportError):
 
 
 def tell(text: str) -> None:
-    """Print a line on standard error. If that fails (closed, disk full), print nothing and continue."""
+    """Print a line on standard error. If that fails (closed, disk full), print nothing and continue.
+
+    What is not printable, as a terminal's commands in a file's name, is escaped; of a long text the start.
+    """
+    shown = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text[:LONGEST])
+    text = "".join(shown) + " ..." * (len(text) > LONGEST)
     try:
         print(text, file=sys.stderr, flush=True)
     except UnicodeEncodeError:  # a path of bytes that are no text

@@ -30,9 +30,8 @@ import math
 import os
 import re
 import stat
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -376,6 +375,25 @@ class Steppable(Protocol):
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = ..., now: float | None = ...) -> Floats: ...
 
 
+class _Alone:
+    """Context of one call of a Filtered; by a mark: a signal's exception may come between any two lines."""
+
+    def __init__(self, inside: dict[str, object], what: str) -> None:
+        self._of, self._what = inside, what
+
+    def __enter__(self) -> None:
+        try:
+            if self._of.setdefault("mark", self) is not self:
+                raise ConcurrentCall(f"{self._what} was called while another call is inside this Filtered")
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        if self._of.get("mark") is self:
+            self._of.clear()
+
+
 class Filtered:
     """A Controller behind a Filter: `step` returns a safe target even for a bad observation.
 
@@ -398,13 +416,13 @@ class Filtered:
         self.reason: str | None = None  # cause and time of the latched fallback
         self.steps = 0
         self._armed, self._then = False, math.nan
-        self._entered = threading.Lock()  # held by a call; no thread waits for it
+        self._inside: dict[str, object] = {}  # a mark of the call that is inside; no thread waits
         self._joints = {place[0] for place in (*b.q_from, *b.dq_from) if place}
         self._inputs = {i["name"]: (i["size"], i.get("max_age") or b.dt) for i in policy.contract["inputs"]}
 
     def reset(self) -> None:
         """Begin an episode at the robot's present pose. A latched fallback stays latched."""
-        with self._alone("reset"):
+        with _Alone(self._inside, "reset"):
             self.policy.reset()
             self._then = math.nan
             if self.reason is None:
@@ -413,7 +431,7 @@ class Filtered:
 
     def rearm(self) -> None:
         """Leave the fallback, if latched. Always reset the policy, and soft-start from the last target."""
-        with self._alone("rearm"):
+        with _Alone(self._inside, "rearm"):
             self.reason = None  # first, so that a trip from now on is kept
             self.policy.reset()
             self.guard.rearm()
@@ -425,7 +443,7 @@ class Filtered:
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
         """Actuator targets (A,); arguments as for Controller.step, with `now` also for the deadline."""
-        with self._alone("step"):
+        with _Alone(self._inside, "step"):
             return self._step(obs, stamps, now)
 
     def _step(self, obs: Obs, stamps: Mapping[str, float] | None, now: float | None) -> Floats:
@@ -453,15 +471,6 @@ class Filtered:
         self.state = "fallback" if latched else "held" if fault else "late" if late else "policy"
         self.steps += 1
         return ctrl
-
-    @contextlib.contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        if not self._entered.acquire(blocking=False):
-            raise ConcurrentCall(f"{what} was called while another call is inside this Filtered")
-        try:
-            yield
-        finally:
-            self._entered.release()
 
     def _valid_joints(self, obs: Obs, stamps: Mapping[str, float] | None, now: float) -> dict[str, Any]:
         """Input -> value of joint inputs of a valid size, type and age: another sensor may have failed."""

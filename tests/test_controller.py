@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -528,3 +529,38 @@ def test_a_program_that_does_what_the_page_says_computes_the_same(file: Path) ->
         assert np.array_equal(np.asarray(ctrl)[0], policy.step(obs))
     page = (ROOT / "docs/deploy.md").read_text()
     assert f"onnxruntime >= {ORT} (opset {OPSET}, IR version {IR}" in page
+
+
+def test_a_target_at_its_bound_in_float32_is_inside_it(tmp_path: Path):
+    """0.9472 is above its float32; a graph clamps in float32, so that is the largest ctrl it gives."""
+    rows = [dict(row, low=-0.9472, high=0.9472, default=0.0) for row in CONTRACT["actuators"]]
+    controller = Controller(
+        write(tmp_path / "at.onnx", contract=CONTRACT | {"actuators": rows}), beyond="refuse"
+    )
+    assert controller._lowest.dtype == controller._highest.dtype == np.float32
+    assert (np.float32(0.9472) <= controller._highest[: len(rows)]).all()
+
+
+def test_an_exception_of_a_signal_handler_leaves_no_call_inside(tmp_path: Path):
+    controller = Controller(write(tmp_path / "stop.onnx"))
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    before, stopped = signal.signal(signal.SIGALRM, stop), 0
+    try:
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + n % 10))
+                for _ in range(1000):
+                    controller.reset()
+            except Stop:
+                stopped += 1
+            controller.reset()  # raises ConcurrentCall if one is left inside
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert stopped > 100

@@ -90,7 +90,7 @@ def policy_of(
         run = run_of(place)
         own = task_of(run, trust=trust) if run and task is None else None
     if task is None:
-        return file, own or _with_limits(load_task(_own_task(file, trust)), file, True), policy, True
+        return file, own or _with_limits(_own_task(file, trust), file, True), policy, True
     chosen = load_task(task)
     is_own = _is_own(chosen, file, run, trust)
     return file, _with_limits(chosen, file, is_own), None, is_own
@@ -126,11 +126,12 @@ def torch_policy_of(place: Path, task: str | None = None, trust: bool = False) -
     return restored.env.task, restored.policy
 
 
-def _own_task(file: Exported, trust: bool) -> str:
-    """The own task of an exported file, as `file.py:Class`. Raises TaskError if it may not be run here."""
+def _own_task(file: Exported, trust: bool) -> Task:
+    """The own task of an exported file. Raises TaskError if it may not be run here."""
     named = str(file.contract["task"])
     own = trusted(named, file.path, None, trust, is_shipped(file.path))
-    return own if ":" in named else f"{own}:{named}"  # a contract has the class alone
+    # a contract has the class alone
+    return load_task(own if ":" in named else f"{own}:{named}", person=False)
 
 
 def _is_own(task: Task, file: Exported, run: Run | None, trust: bool) -> bool:

@@ -191,7 +191,7 @@ def begin(
     if parent is not None:
         init_learner(learner, parent)
     _rehearse(learner, setup)
-    learner.env.state_dict()  # fails here, before there is a run, for a model that cannot be saved
+    learner.env.sim.check_saved()  # before there is a run
     run = create(runs, learner, setup, parent)
     return _train(learner, run, save_every, hooks)
 

@@ -12,7 +12,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from robokit.errors import OptionError
-from robokit.learning.schedule import Scheduled
+from robokit.learning.schedule import is_scheduled
 
 WHOLE = ConstructorRegistry()
 DIGITS = 18  # of a whole number: below 2^63, and no text of few characters fills the memory
@@ -64,12 +64,11 @@ def _scheduled(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
     One word: of several, a task's name behind them would be taken for one.
     """
-    kinds = {*get_args(info.type)}
-    if kinds - {NoneType} != {*get_args(Scheduled)}:
+    if not is_scheduled(info.type):
         return None
 
     def read(words: list[str]) -> Any:
-        if words == ["None"] and NoneType in kinds:
+        if words == ["None"] and NoneType in get_args(info.type):
             return None
         try:
             numbers = tuple(map(float, words[0].split(",")))

@@ -7,17 +7,20 @@ from robokit.sim.base import Sim
 
 WHAT = "such an episode ends with reward and cost 0 in its last step"
 
+UNTOLD = {"on a GPU": "robokit check, on the CPU, tells the cause"}
+
 
 class Broken:
     """Counts by cause, kept on the simulation's device; `note` puts them into words."""
 
     def __init__(self, sim: Sim) -> None:
-        self._causes = [*sim.causes.items()]
-        self._counts = torch.zeros(len(sim.causes), dtype=torch.int64, device=sim.device)
+        causes = sim.causes if sim.device.type == "cpu" else UNTOLD
+        self._causes = [*causes.items()]
+        self._counts = torch.zeros(len(causes), dtype=torch.int64, device=sim.device)
         self._noted = 0
 
     def add(self, faults: Tensor) -> None:
-        """Add the simulations that broke in a control step: `Sim.faults` before any restart."""
+        """Add the simulations that broke in a control step: `Sim.faults` (N, causes) before any restart."""
         first = faults & (faults.cumsum(-1) == 1)  # one cause each: others follow from it
         self._counts += first.sum(0)
 

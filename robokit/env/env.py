@@ -144,7 +144,8 @@ class Env:
         fields, due, found = self._after(action)
         broken, over, moved = self._read(found)
         if broken:
-            self.broken.add(self.sim.faults())  # before a restart clears them
+            # before a restart clears them; on a GPU causes would be a dozen kernels in every step
+            self.broken.add(sim.faults() if sim.device.type == "cpu" else fields["bad"][:, None])
         if moved:
             self._redraw_commands(due)
         if over:

@@ -71,7 +71,7 @@ class Reach:
         """Take an iteration's observations (T, N, O), critic's inputs (T, N, S) and Step.logged (T, N, L)."""
         strict, rest = logged.split([logged.shape[-1] - self._uncounted, self._uncounted], -1)
         rest = torch.where(rest.isinf(), rest, 0.0)  # a metric may be NaN, "not counted", and large
-        self._top = torch.cat([part.abs().amax((0, 1)) for part in (obs, state, strict, rest)])
+        self._top = torch.cat([_top(part) for part in (obs, state, strict, rest)])
 
     @property
     def beyond(self) -> Tensor:
@@ -82,6 +82,12 @@ class Reach:
         """What to raise in every process if any of them is `beyond`: names the terms."""
         tops = torch.tensor(processes.everyone(self._top.tolist()))
         return TaskError(beyond(self._names, tops))
+
+
+def _top(part: Tensor) -> Tensor:
+    """The largest absolute value of each column of (T, N, C), NaN if one is."""
+    rows = part.flatten(0, 1)
+    return torch.maximum(rows.amax(0), -rows.amin(0))
 
 
 def observed(env: Env) -> list[str]:

@@ -1,18 +1,24 @@
 """Options that move over a run: a number, or (start, end), linear in the environment steps."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from types import NoneType
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 Scheduled = float | tuple[float, float]  # the annotation that marks an option
-MOVING = ("lr", "entropy_coef", "exploration", "temperature")  # the marked options of all algorithms
 
 
 def first(value: Scheduled) -> float:
     """A scheduled option's value at step 0."""
     return value[0] if isinstance(value, tuple) else value
+
+
+def is_scheduled(kind: Any) -> bool:
+    """Whether an annotation is Scheduled, or Scheduled | None."""
+    return {*get_args(kind)} - {NoneType} == {*get_args(Scheduled)}
 
 
 class Schedules:
@@ -23,7 +29,8 @@ class Schedules:
     """
 
     def __init__(self, config: Any, device: torch.device) -> None:
-        given = {name: getattr(config, name, None) for name in MOVING}
+        marked = (option.name for option in fields(config) if is_scheduled(option.type))
+        given = {name: getattr(config, name) for name in marked}
         self.values = {
             name: torch.tensor(float(first(value)), device=device)
             for name, value in given.items()

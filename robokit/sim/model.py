@@ -56,8 +56,9 @@ def compiled_once() -> Iterator[None]:
 def load(source: Source, owner: object = None) -> mujoco.MjSpec:
     """An editable copy of the model in a file (MJCF, URDF, a .mjz archive) or an MjSpec.
 
-    owner: the task whose model it is, for `compiled_once`. Raises ModelError for a missing or malformed file,
-    and for what `model_files` refuses: a NaN, a file that includes itself, too many <replicate>.
+    owner: the task whose model it is; within `compiled_once` all get one copy, which nobody may then edit.
+    Raises ModelError for a missing or malformed file, and for what `model_files` refuses: a NaN, a file that
+    includes itself, too many <replicate>.
     """
     kept = _kept.get()
     if kept is None or owner is None:

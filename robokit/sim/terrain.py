@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[Shape, float]] = {  # each kind's shape, and its size at 
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Terrain:
     """Tiles of ground. kinds: of KINDS. hardest: other sizes at the highest level than KINDS says.
 
@@ -122,40 +122,36 @@ class Terrain:
 
         Raises ModelError if there is no such geom.
         """
+        old = None if floor is None else spec.geom(floor)
+        if floor is not None and old is None:
+            known = [geom.name for geom in spec.geoms]
+            raise ModelError(f"no geom {floor!r} to put the terrain in place of; there are {known}")
         low, high = float(self.heights.min()), float(self.heights.max())
+        tall = max(high - low, 1e-3)
         spec.add_hfield(
             name=NAME,
             nrow=self.heights.shape[0],
             ncol=self.heights.shape[1],
-            size=[*self._extent, max(high - low, 1e-3), DEPTH],
-            userdata=((self.heights - low) / max(high - low, 1e-3)).ravel(),
+            size=[*self._extent, tall, DEPTH],
+            userdata=((self.heights - low) / tall).ravel(),
         )
-        options = {"name": NAME, "type": mujoco.mjtGeom.mjGEOM_HFIELD, "hfieldname": NAME, "pos": [0, 0, low]}
-        if floor is not None:
-            old = spec.geom(floor)
-            if old is None:
-                known = [geom.name for geom in spec.geoms]
-                raise ModelError(f"no geom {floor!r} to put the terrain in place of; there are {known}")
-            same = (
-                "contype",
-                "conaffinity",
-                "condim",
-                "friction",
-                "solref",
-                "solimp",
-                "priority",
-                "material",
-            )
-            options |= {key: getattr(old, key) for key in same}
+        place = np.zeros(3) if old is None else np.array(old.pos)
+        options = {} if old is None else {key: getattr(old, key) for key in OF_FLOOR}
+        if old is not None:
             spec.delete(old)
-        spec.worldbody.add_geom(**options)
+        spec.worldbody.add_geom(
+            name=NAME,
+            type=mujoco.mjtGeom.mjGEOM_HFIELD,
+            hfieldname=NAME,
+            pos=place + np.array((0, 0, low)),
+            **options,
+        )
         return spec
 
     def start(self, sim: Sim, level: Tensor, kind: Tensor) -> Tensor:
         """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's."""
-        x = (kind + 0.5) * self.tile - self._extent[0]
-        y = (level + 0.5) * self.tile - self._extent[1]
-        xy = torch.stack((x, y), -1).to(sim.dtype)
+        corner = sim.nominal("geom_pos")[sim.model.geom(NAME).id, :2] - sim.constant(*self._extent)
+        xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)
 
     def height(self, sim: Sim, xy: Tensor) -> Tensor:
@@ -164,9 +160,9 @@ class Terrain:
         start = int(sim.model.hfield_adr[own])
         grid = sim.nominal("hfield_data")[start : start + self.heights.size].view(self.heights.shape)
         high = sim.nominal("hfield_size")[own, 2]
-        low = sim.nominal("geom_pos")[sim.model.geom(NAME).id, 2]
-        u = (xy[..., 0] + self._extent[0]) / self.cell
-        v = (xy[..., 1] + self._extent[1]) / self.cell
+        x, y, low = sim.nominal("geom_pos")[sim.model.geom(NAME).id].unbind()
+        u = (xy[..., 0] - x + self._extent[0]) / self.cell
+        v = (xy[..., 1] - y + self._extent[1]) / self.cell
         rows, columns = self.heights.shape
         c, r = u.floor().clamp(0, columns - 2).long(), v.floor().clamp(0, rows - 2).long()
         fu, fv = u - c, v - r

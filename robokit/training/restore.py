@@ -55,7 +55,7 @@ def place_of(run: Run, trust: bool = False) -> str:
 
 def task_of(run: Run, given: str | Task | None = None, trust: bool = False) -> Task:
     """A run's task with the run's limits; given: where a person says it is. TaskError for another."""
-    task = load_task(given or place_of(run, trust))
+    task = load_task(given) if given else load_task(place_of(run, trust), person=False)
     if given and not is_called(type(task).__name__, str(named := run.config.get("task"))):
         raise TaskError(f"{run.path} is a run of {named!r}, not of {title(task)!r}: give FILE.py:Class")
     try:

@@ -1,14 +1,15 @@
 """Options that move: linear to the steps that a run was begun with, in every algorithm, saved."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
-from agents import learner_of
+from agents import agent_of, learner_of
 
 from robokit.errors import OptionError
 from robokit.learning.options import Options, with_options
-from robokit.learning.schedule import MOVING, Schedules, first
+from robokit.learning.schedule import Schedules, first, is_scheduled
+from robokit.training.build import algorithm
 
 CPU = torch.device("cpu")
 
@@ -83,13 +84,17 @@ def test_a_list_of_a_recipe_or_of_json_is_a_schedule():
     assert first(replace(Config(), lr=(3e-4, 0)).lr) == 3e-4
 
 
-def test_every_marked_option_is_known_to_the_schedules():
-    from robokit.algos import ppo, sac, td3
+@pytest.mark.parametrize(
+    ("algo", "names"),
+    [("ppo", {"lr", "entropy_coef"}), ("sac", {"lr", "temperature"}), ("td3", {"lr", "exploration"})],
+)
+def test_the_options_marked_as_scheduled_are_these(algo: str, names: set[str]):
+    options = algorithm(algo).Config
+    assert {field.name for field in fields(options) if is_scheduled(field.type)} == names
 
-    marked = {
-        name
-        for module in (ppo, sac, td3)
-        for name, field in module.Config.__dataclass_fields__.items()
-        if "tuple[float, float]" in str(field.type) and name != "gains"
-    }
-    assert marked == {*MOVING}
+
+def test_a_rising_learning_rate_ends_with_the_beliefs_own():
+    agent = agent_of("sac", belief="gru", lr=(1e-8, 1e-3), belief_lr=1e-4, batch=8, window=4)
+    rates = agent.actor.rates
+    assert rates is not None
+    assert float(rates.min()) == pytest.approx(0.1)  # of 1e-3: not 1e-4 / 1e-8 of it

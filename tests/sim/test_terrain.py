@@ -81,6 +81,13 @@ def test_a_scan_turns_with_the_robot():
     torch.testing.assert_close(seen, SMALL.height(sim, by_hand))
 
 
+def test_a_floor_elsewhere_puts_the_terrain_there():
+    moved = SCENE.replace('type="plane"', 'type="plane" pos="3 -2 .5"')
+    sim = make_sim("mujoco", SMALL.added(mujoco.MjSpec.from_string(moved), floor="floor"), 1, {})
+    here, there = torch.rand(1, 20, 2).double() * 4, torch.tensor([3.0, -2.0]).double()
+    torch.testing.assert_close(SMALL.height(sim, here + there), SMALL.height(sim_of(SMALL, 1), here) + 0.5)
+
+
 def test_beyond_the_field_the_height_is_0():
     sim = sim_of(SMALL)
     assert not SMALL.height(sim, torch.tensor([[[100.0, 0.0]], [[0.0, -6.1]]]).double()).any()

@@ -22,7 +22,6 @@ from robokit.learning.networks import make_actor_belief, make_critic_beliefs
 from robokit.learning.offpolicy.options import OffPolicyOptions
 from robokit.learning.returns import average, n_step, shares
 from robokit.learning.rollout import Batch, columns
-from robokit.learning.schedule import first
 from robokit.networks.belief import Belief
 from robokit.networks.critic import ActionCritic
 from robokit.networks.policy import Policy
@@ -217,8 +216,10 @@ class Agent(ABC):
         return Flat(target)
 
     def _rate(self, name: str) -> float:
-        """Factor on lr for a parameter by its name: belief_lr / lr for those of beliefs, else 1."""
-        return self.config.belief_lr / first(self.config.lr) if name.startswith("belief") else 1.0
+        """Factor on lr for a parameter by its name: belief_lr / largest lr for those of beliefs, else 1."""
+        lr = self.config.lr
+        largest = max(lr) if isinstance(lr, tuple) else lr
+        return self.config.belief_lr / largest if name.startswith("belief") else 1.0
 
     def parts(self) -> dict[str, Any]:
         """{name: object with a state_dict} for a checkpoint: the networks, their targets and each Adam."""

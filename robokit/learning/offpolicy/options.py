@@ -33,7 +33,7 @@ class OffPolicyOptions(Options):
     layer_norm: bool = False  # in the hidden layers of the critics
     window: int = 16  # L, control steps of backpropagation through a recurrent belief; must divide batch
     burn_in: int = 0  # control steps before the window, to update the stored belief without a gradient
-    belief_lr: float = 1e-4  # learning rate of recurrent beliefs at step 0; it moves with lr
+    belief_lr: float = 1e-4  # learning rate of recurrent beliefs; it moves with lr, this at its largest
     pessimism: float = 1.0  # k of a cost's upper bound: mean + k standard deviations over the critics
     bf16: bool = False  # matrix products between the critics' hidden layers in bfloat16
 

@@ -25,7 +25,7 @@ class Fields(dict[str, Tensor]):
         return self[name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chosen:
     """The elements of one entry of a table: `rows`, indices of the quantity's kind, and what moves along."""
 
@@ -35,6 +35,16 @@ class Chosen:
     width: int  # numbers of one draw
     dofs: list[int] = field(default_factory=list)  # of joints
     servos: list[tuple[int, int]] = field(default_factory=list)  # (place in rows, actuator), of joints
+
+    _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+
+    def index(self, what: str, device: torch.device) -> Tensor:
+        """`rows`, `dofs`, or the `places` or `acts` of the servos, as a tensor made once on a device."""
+        if (what, device) not in self._indices:
+            parts = {"rows": self.rows, "dofs": self.dofs}
+            parts |= {"places": [place for place, _ in self.servos], "acts": [act for _, act in self.servos]}
+            self._indices[what, device] = torch.tensor(parts[what], dtype=torch.long, device=device)
+        return self._indices[what, device]
 
     def moved(self, value: Tensor, x: Tensor) -> Tensor:
         """The nominal `value` (n, k) times or plus the draws x (n, k)."""
@@ -58,7 +68,8 @@ class Quantity:
 
 
 def _gain(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    rows, gain, bias = chosen.rows, fields["actuator_gainprm"], fields["actuator_biasprm"]
+    gain, bias = fields["actuator_gainprm"], fields["actuator_biasprm"]
+    rows = chosen.index("rows", x.device)
     before = gain[:, rows, 0]
     servo = bias[:, rows, 1] == -before
     gain[:, rows, 0] = chosen.moved(before, x)
@@ -66,40 +77,40 @@ def _gain(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 
 
 def _damping(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    damping = fields["dof_damping"]
-    damping[:, chosen.dofs] = chosen.moved(damping[:, chosen.dofs], x)
+    _of_dofs("dof_damping")(fields, chosen, x)
     if isinstance(chosen.draw, Scale) and chosen.servos:
-        places, acts = map(list, zip(*chosen.servos, strict=True))
+        places, acts = (chosen.index(what, x.device) for what in ("places", "acts"))
         fields["actuator_biasprm"][:, acts, 2] *= x[:, places]
 
 
 def _of_dofs(name: str) -> Write:
     def write_field(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-        fields[name][:, chosen.dofs] = chosen.moved(fields[name][:, chosen.dofs], x)
+        dofs = chosen.index("dofs", x.device)
+        fields[name][:, dofs] = chosen.moved(fields[name][:, dofs], x)
 
     return write_field
 
 
 def _torque_limit(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    limits, rows, x = fields["actuator_forcerange"], chosen.rows, x[..., None]
-    sign = limits.new_tensor([-1.0, 1.0])
-    limits[:, rows] = limits[:, rows] * x if isinstance(chosen.draw, Scale) else limits[:, rows] + sign * x
+    limits, rows, x = fields["actuator_forcerange"], chosen.index("rows", x.device), x[..., None]
+    more = torch.cat((-x, x), -1)
+    limits[:, rows] = limits[:, rows] * x if isinstance(chosen.draw, Scale) else limits[:, rows] + more
 
 
 def _mass(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    rows, mass = chosen.rows, fields["body_mass"]
-    before = mass[:, rows].clone()
+    rows, mass = chosen.index("rows", x.device), fields["body_mass"]
+    before = mass[:, rows]
     mass[:, rows] = chosen.moved(before, x)
     fields["body_inertia"][:, rows] *= (mass[:, rows] / before)[..., None]
 
 
 def _center_of_mass(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    fields["body_ipos"][:, chosen.rows] += x.unflatten(-1, (-1, 3))
+    fields["body_ipos"][:, chosen.index("rows", x.device)] += x.unflatten(-1, (-1, 3))
 
 
 def _payload(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     """Add a point mass: two bodies' masses at a distance s have mu (|s|^2 1 - s s^T) more inertia."""
-    rows, place = chosen.rows, getattr(chosen.draw, "place", None)
+    rows, place = chosen.index("rows", x.device), getattr(chosen.draw, "place", None)
     mass, center = fields["body_mass"], fields["body_ipos"]
     before, total = mass[:, rows], mass[:, rows] + x
     if place is not None:
@@ -119,13 +130,12 @@ def _payload(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 def _joint_offset(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     """A servo that reads q - offset holds q = target + offset: force kp (ctrl - q + offset) - kd dq."""
     fields[OFFSET] = x
-    for place, act in chosen.servos:
-        bias = fields["actuator_biasprm"]
-        bias[:, act, 0] += fields["actuator_gainprm"][:, act, 0] * x[:, place]
+    places, acts = (chosen.index(what, x.device) for what in ("places", "acts"))
+    fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * x[:, places]
 
 
 def _friction(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    friction, rows = fields["geom_friction"], chosen.rows
+    friction, rows = fields["geom_friction"], chosen.index("rows", x.device)
     if isinstance(chosen.draw, Scale):
         friction[:, rows] *= x[..., None]
     else:

@@ -12,27 +12,28 @@ from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup.files import source_of
 from robokit.task.lookup.modules import is_installed, run
 from robokit.task.lookup.source import (
-    file_given,
     known_tasks,
     meant,
     refuse_model,
     shipped_folder,
     split,
+    task_file,
     tasks_below,
     titled,
 )
 from robokit.task.task import Task
 
 
-def find_task(name: str | Path) -> tuple[Path, str | None]:
+def find_task(name: str | Path, person: bool = True) -> tuple[Path, str | None]:
     """(absolute file, class or None if none is named) of `path.py`, `path.py:Class`, `task` or `task:Class`.
 
+    person: see `task_file`.
     TaskError for an unknown file or task; the class is not looked up. Says if a shipped task is replaced.
     """
     text, cls = split(str(name))
     refuse_model(Path(text))
     if text.endswith(".py"):
-        return file_given(text), cls or None
+        return task_file(text, person), cls or None
     known = known_tasks()
     if text not in known:
         file = Path("tasks", f"{text}.py")
@@ -50,9 +51,10 @@ def say_shadowed(stem: str, file: Path) -> None:
         say(f"note: {stem!r} is your own {file}, not the shipped task")
 
 
-def load_task(task: "str | Path | type[Task] | Task") -> Task:
+def load_task(task: "str | Path | type[Task] | Task", person: bool = True) -> Task:
     """A Task from a name, path or class, instantiated; an object is returned as it is.
 
+    person: whether a person named it; False: data did, and `trusted` allowed it.
     Raises TaskError if the file is missing, cannot be imported, has no Task, or has several, of which none is
     named and none carries the file's name (hopper.py: Hopper).
     """
@@ -60,7 +62,7 @@ def load_task(task: "str | Path | type[Task] | Task") -> Task:
         return task
     cls = task
     if not isinstance(cls, type):
-        path, name = find_task(cls)
+        path, name = find_task(cls, person)
         cls = _choose(_classes(path), path, name)
     if not issubclass(cls, Task):
         raise TaskError(f"{cls.__name__} is not derived from robokit.task.Task")

@@ -24,17 +24,21 @@ def split(name: str) -> tuple[str, str]:
     return (text, cls) if parted else (name, "")
 
 
-def file_given(text: str) -> Path:
-    """The absolute task file that a person names. TaskError for no file, or one with a colon in its name."""
+def task_file(text: str, person: bool = True) -> Path:
+    """The absolute task file of a path. TaskError for no file, or one with a colon in its name.
+
+    person: a person names it, so that data may mean it too (docs/trust.md).
+    """
     file = Path(text)
     if not file.is_file():
         there = file.exists() or file.is_symlink()
         raise TaskError(f"{text} is no file that can be read" if there else f"no task file {text}")
     if ":" in file.stem:
         raise TaskError(
-            f"{text}: a task has its file\x27s name, and a colon parts it from a class: rename the file"
+            f"{text}: a task has its file's name, and a colon parts it from a class: rename the file"
         )
-    given.add(file.resolve())
+    if person:
+        given.add(file.resolve())
     return file.resolve()
 
 
@@ -141,7 +145,7 @@ def title_of(name: str) -> str:
     Raises TaskError for a file that is missing, cannot be read, or has no task, or several and none is meant.
     """
     text, cls = split(name)
-    file = file_given(text) if text.endswith(".py") else known_tasks().get(text)
+    file = task_file(text) if text.endswith(".py") else known_tasks().get(text)
     if file is None:
         return name
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from robokit.console import say
 from robokit.errors import TaskError
 from robokit.task.lookup.find import say_shadowed
-from robokit.task.lookup.source import folded, given, shipped_folder, tasks_below
+from robokit.task.lookup.source import folded, given, shipped_folder, summary, tasks_below
 
 STORED = "trained from"
 LONGEST = 200  # characters of what data says, in a message
@@ -65,6 +65,8 @@ def _places(title: str, data: Path, stored: object, trust: bool) -> Iterator[tup
     shipped = _called(title, tasks_below(shipped_folder()))
     yield "./tasks", _called(title, tasks_below(Path("tasks")))
     origin = _file(stored)
+    if origin is not None and (not _called(title, {origin.stem: origin}) or summary(origin) is None):
+        origin = None  # data may name a task of the person's, not any file of theirs
     if origin is not None and not (shipped and origin.parts[-2:] == shipped.parts[-2:]):
         yield STORED, origin  # a shipped task of another installation is the one here
     elif isinstance(stored, str) and stored and origin is None:

@@ -246,3 +246,24 @@ def test_a_shipped_name_of_a_downloaded_file_is_the_shipped_task_or_refused(here
     with pytest.raises(TaskError, match=INSIDE):
         policy_of(file)
     assert not (here / "ran.txt").exists()
+
+
+def test_data_means_no_file_of_the_persons_that_is_no_task_of_that_name():
+    run = folder(RUN)
+    Path("clean_all.py").write_text("from pathlib import Path\nPath('ran.txt').touch()\n")
+    own = place("slide.py")
+    for stored in (Path("clean_all.py").resolve(), "/proc/self/cwd/clean_all.py", own):
+        for title in ("whatever", "clean_all"):
+            with pytest.raises(TaskError, match="no task file here"):
+                looked_up(title, run, str(stored))
+    assert looked_up("slide", run, own) == Path(own)
+
+
+def test_trust_is_for_one_call(here: Path):
+    file = download(here, "evil", "evil.py")
+    (here / "config.json").unlink()
+    evil = here / "evil.py"
+    load_task(trusted("evil:Slide", file, str(evil), trust=True), person=False)
+    assert (here / "ran.txt").exists()
+    with pytest.raises(TaskError, match=INSIDE):
+        trusted("evil:Slide", file, str(evil))
