@@ -1,6 +1,7 @@
 """Runs, files, tasks and commands, from words or from Python's objects."""
 
 import math
+from dataclasses import fields
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -154,7 +155,9 @@ def _with_limits(task: Task, file: Exported, own: bool) -> Task:
 
     A variant keeps limits of its own beside them. Raises TaskError if the file's own task has other limits.
     """
-    trained = {k: Limit(**limit) for k, limit in (file.contract.get("limits") or {}).items()}  # older: null
+    parts = [part.name for part in fields(Limit)]
+    given = file.contract.get("limits") or {}  # older: null
+    trained = {k: Limit(**{part: limit[part] for part in parts}) for k, limit in given.items()}
     shared = {
         name: x.value
         for name, x in trained.items()
