@@ -104,7 +104,7 @@ def _drop(dead: Path, names: Collection[str]) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if dead.is_dir():
                 discard(dead, names)
-            else:
+            elif dead.is_file():
                 dead.unlink()
         finally:
             os.close(descriptor)
