@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}"}
 
 TRIAL = """
-import json, sys, tempfile
+import json, os, sys, tempfile
 from pathlib import Path
 from reliability import damage, hostile, kills
 from reliability.run import ROWS, run_trial, warm
@@ -42,7 +42,16 @@ exec(sys.argv[3])
 with tempfile.TemporaryDirectory() as work:
     print(json.dumps(run_trial(ROWS[sys.argv[1]], int(sys.argv[2]), "small", Path(work), set())))
 """
-NOT_SWEPT = "robokit.training.loop.sweep = lambda folder: None"
+NOT_SWEPT = """
+robokit.training.loop.sweep = lambda folder: None
+def kill_at(place, shared):  # in the middle of a save, wherever that is by now
+    def before(event):
+        shared["places"] += 1
+        if place and event.kind == "fsync" and event.path.endswith("state.safetensors"):
+            os.kill(os.getpid(), 9)
+    return before
+kills.kill_at = kill_at
+"""
 NOT_SAVED = """
 save = robokit.training.run.save
 def skips(parent, steps, *rest, **more):
