@@ -1,6 +1,6 @@
 """Faults by the hundred, put into robokit from outside: what they lose, falsify or leave unsaid.
 
-    python benchmarks/reliability.py                          # the small size, about two minutes
+    python benchmarks/reliability.py                          # the small size, two to four minutes
     python benchmarks/reliability.py medium --rows kills --minutes 90
     python benchmarks/reliability.py medium --row kills --trial 17    # one trial again, nothing recorded
 

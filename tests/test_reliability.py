@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{BENCHMARKS.parent}"}
 
 TRIAL = """
-import json, sys, tempfile
+import json, os, sys, tempfile
 from pathlib import Path
-from reliability import damage, hostile, kills
+from reliability import damage, full, hostile, kills
 from reliability.run import ROWS, run_trial, warm
 import robokit.training.loop, robokit.training.run
 from robokit.controller import Controller, ObservationError
@@ -40,7 +42,16 @@ exec(sys.argv[3])
 with tempfile.TemporaryDirectory() as work:
     print(json.dumps(run_trial(ROWS[sys.argv[1]], int(sys.argv[2]), "small", Path(work), set())))
 """
-NOT_SWEPT = "robokit.training.loop.sweep = lambda folder: None"
+NOT_SWEPT = """
+robokit.training.loop.sweep = lambda folder: None
+def kill_at(place, shared):  # in the middle of a save, wherever that is by now
+    def before(event):
+        shared["places"] += 1
+        if place and event.kind == "fsync" and event.path.endswith("state.safetensors"):
+            os.kill(os.getpid(), 9)
+    return before
+kills.kill_at = kill_at
+"""
 NOT_SAVED = """
 save = robokit.training.run.save
 def skips(parent, steps, *rest, **more):
@@ -57,6 +68,8 @@ def swallows(*given, **more):
     except RunError:
         return None
 robokit.training.loop.train = swallows
+refusing = full.refusing
+full.refusing = lambda at, *rest: refusing(60, *rest)  # long before the last save
 """
 NOT_EQUAL = """
 resume = Run.resume
@@ -129,3 +142,53 @@ def test_the_small_size_finds_nothing_and_a_second_start_repeats_nothing(tmp_pat
     lines = record.read_text()
     again = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert (again.returncode, again.stdout, record.read_text()) == (0, first.stdout, lines)
+
+
+SAVES = """
+import json, sys
+from pathlib import Path
+from reliability.faults import watch
+from robokit.disk.checkpoint import save, sweep
+from toy import Remembering
+
+events, toy, place = [], Remembering(), Path(sys.argv[1])
+watch(place.parent, lambda event: events.append([event.kind, event.path, event.to]))
+for steps in (8, 16):
+    toy.iterate()
+    save(place, steps, toy.state_dict(), {}, keep=1, replay=toy.replay)
+print(json.dumps(events))
+"""
+CALLS = "mkdir", "write", "fsync", "rename", "unlink", "rmdir"
+
+
+def _calls(lines: str, root: Path) -> list[list[str]]:
+    """(change, path, its new path) of strace's lines below `root`, as `faults.watch` tells them."""
+    found: list[list[str]] = []
+    for name, rest in re.findall(r"^(\w+?)(?:at2?)?\((.*)$", lines, re.MULTILINE):
+        paths: list[str] = re.findall(rf'[<"]({root}[^">]*)[">]', rest.partition(") = ")[0])
+        if paths and name == "open" and "O_CREAT" in rest:
+            found.append(["append" if "O_APPEND" in rest else "create", paths[0], ""])
+        elif paths and name in CALLS:
+            found.append([name, paths[0], paths[1] if name == "rename" else ""])
+    return found
+
+
+def _once(changes: list[list[str]]) -> list[list[str]]:
+    """A write, of which the halves are told, is one."""
+    return [change for k, change in enumerate(changes) if k == 0 or change != changes[k - 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_the_changes_that_are_recorded_are_those_of_strace_in_its_order(tmp_path: Path):
+    root, calls = tmp_path / "root", tmp_path / "calls"
+    root.mkdir()
+    traced = ["strace", "-y", "-s", "0", "-o", str(calls), "-e", "trace=%file,write,pwrite64,fsync,fdatasync"]
+    command = [*traced, sys.executable, "-c", SAVES, str(root / "checkpoints")]
+    path = f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=ENVIRONMENT | {"PYTHONPATH": path}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    told, called = json.loads(done.stdout), _calls(calls.read_text(), root)
+    assert _once(called) == _once(told) and len(_once(told)) > 30

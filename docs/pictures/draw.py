@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import robokit
-from robokit.controller import carry_size, load
+from robokit.controller import load
 from robokit.evaluation.episodes import onnx_actor
 from robokit.show.film import control_steps, one_controller, write_film
 from robokit.sim.render import Camera
@@ -58,8 +58,7 @@ def gait() -> None:
     env = robokit.make("go2_walk", 2, nominal=True)
     env.hold({"velocity": COMMAND})
     env.reset()
-    _, session, contract, _ = load(POLICY)
-    act, first = onnx_actor(session, carry_size(contract)), torch.ones(2, dtype=torch.bool)
+    act, first = onnx_actor(load(POLICY)), torch.ones(2, dtype=torch.bool)
     sim, rows = env.sim, []
     for _ in range(225):
         action = act(env, first)

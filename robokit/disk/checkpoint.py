@@ -33,7 +33,7 @@ from torch import Tensor
 
 from robokit.disk.own import CHECKPOINT, SEGMENT, check_own, discard, is_aside
 from robokit.disk.read import LARGEST_JSON, parse_json, read_bytes
-from robokit.disk.write import aside, sync_folder, write_aside, write_synced
+from robokit.disk.write import aside, make_folder, sync_folder, write_aside, write_synced
 from robokit.errors import CheckpointError, DataError, reason, tell
 
 TENSORS, FACTS, MANIFEST = "state.safetensors", "facts.json", "SHA256SUMS"
@@ -104,7 +104,7 @@ def save(
         FACTS: json.dumps(facts, indent=1, allow_nan=False).encode(),
     }
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
         segments = {} if replay is None else _write_segments(parent, replay)
         temporary.mkdir()
         listed = {_segment_name(*pair): pair[1] for pair in segments.items()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robokit.disk.read import EACH, check_types, parse_json, read_bytes
-from robokit.disk.write import write_atomically
+from robokit.disk.write import drop_dead, sync_folder, write_atomically
 from robokit.errors import DataError, tell
 
 
@@ -30,11 +30,13 @@ class Lines:
 
     def __init__(self, path: Path, steps: int, known: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        drop_dead(path)
         kept = _kept(path, steps, known)
         if path.exists():
             os.truncate(path, len(kept))
         self._hash, self._size = hashlib.sha256(kept), len(kept)
         self._file = path.open("a+b", buffering=0)
+        sync_folder(path.parent)  # its name, which a checkpoint counts on
 
     def close(self) -> None:
         self._file.close()

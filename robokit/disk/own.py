@@ -40,6 +40,6 @@ def discard(hidden: Path, names: Iterable[str]) -> None:
         if hidden.is_dir() and not [*hidden.iterdir()]:
             hidden.rmdir()
             return
-        name, part = hidden.name.removeprefix(".").split(".")[:2]
+        name, part, _ = hidden.name.removeprefix(".").rsplit(".", 2)
         hidden.rename(kept := hidden.with_name(f"{name}-others-{part}"))
         tell(f"note: {kept} is not robokit's and stays; what was robokit's there is deleted")

@@ -7,7 +7,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from robokit.disk.write import aside, sync_folder
+from robokit.disk.write import make_folder, staging, sync_folder
 from robokit.errors import RunError, tell
 
 
@@ -23,12 +23,13 @@ def check_place(folder: Path) -> None:
 
 def new_folder(parent: Path) -> Path:
     """Make and return `parent/<date>`, or the first of `<date>-2`, `-3`... that is free."""
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for n in range(1, sys.maxsize):
         folder = parent / (date if n == 1 else f"{date}-{n}")
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
+            sync_folder(parent)
             return folder
     raise AssertionError
 
@@ -38,12 +39,9 @@ def point(link: Path, target: str) -> None:
     if link.exists() and not link.is_symlink():
         tell(f"note: {link} is no link and stays as it is; it does not point to {target}")
         return
-    temporary = aside(link)
-    temporary.symlink_to(target)
-    try:
-        temporary.replace(link)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with staging(link, [link.name]) as folder:
+        (folder / link.name).symlink_to(target)
+        (folder / link.name).replace(link)
     sync_folder(link.parent)
 
 
@@ -78,7 +76,7 @@ class Held:
 
     def renew(self) -> bool:
         """Make the folder again if nothing is at its place, and lock what is there; as `take`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         old, self._descriptor = self._descriptor, os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         os.close(old)
         return self.take()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robokit.compute.compile import torch_threads
-from robokit.controller import OUTPUTS
+from robokit.controller import OUTPUTS, ContractError, Loaded, carry_size
 from robokit.env.env import Env
 from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
@@ -53,25 +53,38 @@ class Episodes:
         return {name: [None if math.isnan(x) else x for x in numbers] for name, numbers in lists.items()}
 
 
-def onnx_actor(session: Any, carry_size: int) -> Act:
+def onnx_actor(file: Loaded) -> Act:
     """Actions of an exported graph, read from its carry, because its ctrl is clipped.
 
     The actor keeps the carry of one Env, so each Env needs a new one. A call raises TaskError if the task's
-    action map gives another ctrl than the graph.
+    action map gives another ctrl than the graph, ContractError if the graph fails or gives other shapes.
     """
-    carry: list[npt.NDArray[np.float32]] = []
+    carry, size = list[npt.NDArray[np.float32]](), carry_size(file.contract)
 
     def act(env: Env, is_first: Tensor) -> Tensor:
         if not carry:
-            carry.append(np.zeros((env.num_envs, carry_size), np.float32))
+            carry.append(np.zeros((env.num_envs, size), np.float32))
         seen = env.terms()
         terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
-        ctrl, carry[0] = session.run(OUTPUTS, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})
+        ctrl, carry[0] = _run(file, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})
         action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
         check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
         return action
 
     return act
+
+
+def _run(file: Loaded, feed: dict[str, Any]) -> Any:
+    """(ctrl, carry_next)."""
+    try:
+        ctrl, carry = cast(Any, file.session).run(OUTPUTS, feed)
+    except Exception as error:  # onnxruntime's errors share no base class
+        why = " ".join(str(error).split())[:500]
+        raise ContractError(f"{file.path} fails on {len(feed['reset'])} simulations: {why}") from error
+    shapes, wanted = [np.shape(ctrl), np.shape(carry)], feed["carry"].shape
+    if shapes != [(wanted[0], len(file.contract["actuators"])), wanted]:
+        raise ContractError(f"{file.path} gives ctrl and carry_next of {shapes}, for a carry of {wanted}")
+    return ctrl, carry
 
 
 def torch_actor(policy: Actor) -> Act:

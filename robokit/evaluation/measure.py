@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from robokit import seeds
-from robokit.controller import carry_size
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.evaluation.episodes import (
@@ -144,7 +143,7 @@ def _check(episodes: int, gamma: float) -> None:
 def _actor(file: Exported | None, policy: Actor | None) -> Act:
     """A new actor of the file, else of the policy. Raises OptionError for neither."""
     if file is not None:
-        return onnx_actor(file.session, carry_size(file.contract))
+        return onnx_actor(file)
     if policy is None:
         raise OptionError("evaluate takes an exported file or a torch policy, got neither")
     return torch_actor(policy)

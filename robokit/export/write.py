@@ -12,7 +12,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import onnx
 
 from robokit.compute.compile import torch_threads
 from robokit.controller import METADATA_KEY, ContractError, check_contract
-from robokit.disk.write import sync_folder, write_synced
+from robokit.disk.write import make_folder, staging, sync_folder, write_synced
 from robokit.env.env import Env
 from robokit.errors import ExportError, reason
 from robokit.export.fields import write_contract
@@ -90,9 +89,9 @@ def install(data: bytes, path: Path, weights: bytes | None = None) -> str:
     """
     digest = hashlib.sha256(data).hexdigest()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
+        make_folder(path.parent)
+        with staging(path, [p.name for p in _staged(path)]) as folder:
+            staged = folder / path.name
             write_synced(staged, data)
             write_synced(Path(f"{staged}.sha256"), f"{digest}  {path.name}\n".encode())
             if weights is not None:
@@ -104,10 +103,15 @@ def install(data: bytes, path: Path, weights: bytes | None = None) -> str:
     return digest
 
 
+def _staged(path: Path) -> tuple[Path, Path, Path, Path]:
+    """What is written before it is renamed: the file, its sha256, that with the older one's, its weights."""
+    return path, Path(f"{path}.sha256"), Path(f"{path}.both"), weights_path(path)
+
+
 def _swap(staged: Path, path: Path) -> None:
     """Rename `staged` to `path`; meanwhile the .sha256 lists both files, so that a kill breaks neither."""
-    listing, both = Path(f"{path}.sha256"), Path(f"{staged}.both")
-    new = Path(f"{staged}.sha256")
+    listing = Path(f"{path}.sha256")
+    _, new, both, _ = _staged(staged)
     old = listing.read_bytes() if path.exists() and listing.exists() else b""
     write_synced(both, old + new.read_bytes())
     both.replace(listing)

@@ -6,7 +6,6 @@ The file runs in a Controller with all its checks, as on the robot.
 """
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.console import say
 from robokit.controller import Controller, Loaded
+from robokit.disk.write import staging
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
@@ -119,12 +119,12 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
     """A function that takes frames (H, W, 3) uint8; `path` is made whole at the end. Raises RunError."""
     # not imageio_ffmpeg.write_frames, which ignores a full disk
-    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
-    command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix], str(temporary)]
+    command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix]]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile() as stderr:
+        with staging(path, [path.name]) as folder, TemporaryFile() as stderr:
+            command.append(str(temporary := folder / path.name))
             with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, process_group=0) as ffmpeg:
                 assert ffmpeg.stdin is not None
                 with contextlib.suppress(BrokenPipeError), ffmpeg.stdin as stdin:  # the reason is in stderr
@@ -133,8 +133,6 @@ def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Itera
             if ffmpeg.returncode:
                 reason = stderr.read().decode(errors="replace").strip() or f"signal {-ffmpeg.returncode}"
                 raise RunError(f"cannot write {path}: ffmpeg: {reason.splitlines()[-1]}")
-        temporary.replace(path)
+            temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, diges
 from robokit.disk.own import check_own
 from robokit.disk.place import Held, check_place, new_folder, point
 from robokit.disk.read import check_types, read_json, short
-from robokit.disk.write import write_atomically
+from robokit.disk.write import drop_dead, write_atomically
 from robokit.errors import CheckpointError, DataError, RunError, reason, tell
 from robokit.learning.protocols import Learner
 from robokit.state import load_weights
@@ -237,6 +237,8 @@ class Run:
         try:
             if agreed(taken):
                 raise RunError(f"another process is training in {self.path}")
+            drop_dead(self.path.parent / LATEST, [LATEST])
+            drop_dead(self.path / CONFIG)
             yield held
         finally:
             held.close()

@@ -14,7 +14,6 @@ import torch
 
 import robokit
 from robokit.cli.command import main
-from robokit.controller import carry_size
 from robokit.env.env import Env
 from robokit.evaluation.episodes import Act, Episodes, onnx_actor, run_episodes
 from robokit.evaluation.filtered import FilteredActor
@@ -33,7 +32,7 @@ def made(path: Path = HOPPER, **numbers: Any) -> Filter:
 
 
 def actor_of(file: Exported) -> Act:
-    return onnx_actor(file.session, carry_size(file.contract))
+    return onnx_actor(file)
 
 
 def through(n: int = 4, **numbers: Any) -> FilteredActor:

@@ -1,19 +1,22 @@
 """Evaluation: episodes compared with a plain loop, and reports on a file and its limits."""
 
+import hashlib
 import json
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import cart
 import mujoco
 import numpy as np
+import onnx
 import pytest
 import torch
 from arm import Arm, make_policy
 from torch import Tensor, nn
 
-from robokit.controller import Controller
+from robokit.controller import ContractError, Controller
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.across import pool
@@ -436,3 +439,30 @@ def test_episodes_are_computed_with_one_torch_thread_and_the_callers_number_retu
         assert (seen, torch.get_num_threads()) == ({1}, 2)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("op", "numbers", "says"),
+    [
+        ("Reshape", {"shape": [1]}, "fails on 2 simulations: "),
+        ("Slice", {"starts": [0], "ends": [1], "axes": [0]}, r"gives ctrl and carry_next of .*\(1, "),
+    ],
+)
+def test_a_graph_that_runs_one_simulation_but_not_several_is_refused_in_one_line(
+    exported: Any, tmp_path: Path, op: str, numbers: dict[str, list[int]], says: str
+) -> None:
+    path, model = tmp_path / "one.onnx", onnx.load(exported[0])
+    graph = model.graph
+    size = next(o for o in graph.output if o.name == "carry_next").type.tensor_type.shape.dim[1].dim_value
+    numbers = {"shape": [1, size]} if op == "Reshape" else numbers
+    for node in graph.node:
+        node.output[:] = ["whole" if name == "carry_next" else name for name in node.output]
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(x), k) for k, x in numbers.items())
+    graph.node.append(onnx.helper.make_node(op, ["whole", *numbers], ["carry_next"]))
+    path.write_bytes(model.SerializeToString())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+    Controller(path)
+    with pytest.raises(ContractError, match=rf"one\.onnx {says}") as raised:
+        evaluate(path, "inverted_pendulum", 2, threads=1)
+    assert "\n" not in str(raised.value)

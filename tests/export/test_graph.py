@@ -103,7 +103,7 @@ def test_what_is_hidden_is_no_input_and_the_file_is_evaluated_and_shown_as_the_p
     report = evaluate(path, Sensed, episodes=8, threads=1, policy=policy)
     assert report.versus_torch is not None
     assert report.returns.std > 0.01 and abs(report.versus_torch.mean) < 1e-4 * report.returns.std
-    act, first, ends = onnx_actor(load(path).session, 2 + policy.belief_size), torch.ones(1).bool(), 0
+    act, first, ends = onnx_actor(load(path)), torch.ones(1).bool(), 0
     env, shown = (robokit.make(Sensed, threads=1, seed=5) for _ in range(2))
     env.reset()
     for step in islice(control_steps(Controller(path), shown), 100):

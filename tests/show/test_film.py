@@ -15,7 +15,7 @@ from arm import Arm, make_policy
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.algos.ppo import Config, Learner
-from robokit.controller import Controller, carry_size, load
+from robokit.controller import Controller, load
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import onnx_actor
@@ -53,8 +53,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.medium
 def test_what_is_shown_is_what_evaluate_measures(policy: Path):
-    _, session, contract, _ = load(policy)
-    env, act = make(TASK, 1, seed=5), onnx_actor(session, carry_size(contract))
+    env, act = make(TASK, 1, seed=5), onnx_actor(load(policy))
     first, ends = torch.ones(1, dtype=torch.bool), 0
     env.reset()
     for shown in islice(control_steps(Controller(policy), make(TASK, 1, seed=5)), 100):
