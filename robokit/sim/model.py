@@ -204,9 +204,13 @@ def name_of(model: mujoco.MjModel, kind: mujoco.mjtObj, i: int) -> str:
         return error.object.decode("latin-1")
 
 
-def index(model: mujoco.MjModel, kind: str, name: str) -> int:
-    """Index of the element of this kind and name. Raises ModelError listing the known names."""
+def index(model: mujoco.MjModel, kind: str, name: str | int) -> int:
+    """Index of the element of this kind and name, or index. Raises ModelError listing the known names."""
     known = names(model, kind)
+    if isinstance(name, int) and 0 <= name < len(known):
+        return name
     if name not in known:
-        raise ModelError(f"no {kind} {name!r} in the model{did_you_mean(name, known)}; it has {known}")
+        hint = did_you_mean(str(name), known)
+        by_index = ", and those without a name by index" if "" in known else ""
+        raise ModelError(f"no {kind} {name!r} in the model{hint}; it has {known}{by_index}")
     return known.index(name)

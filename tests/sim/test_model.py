@@ -70,6 +70,15 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str):
     assert ".xml" in str(error.value)
 
 
+def test_a_name_path_or_text_may_be_nan(tmp_path: Path):
+    text = """<mujoco><compiler meshdir="nan"/><custom><text name="about" data="nan is no number"/></custom>
+      <worldbody><body name="nan"><joint name="nan"/><geom size=".1"/><site name="nan"/></body></worldbody>
+      <contact><exclude body1="nan" body2="world"/></contact>
+      <tendon><fixed name="nan"><joint joint="nan" coef="1"/></fixed></tendon>
+      <sensor><tendonpos tendon="nan"/><framepos objtype="site" objname="nan"/></sensor></mujoco>"""
+    assert compile_model(load(write(tmp_path, text))).nsensor == 2
+
+
 LENIENT = {  # MuJoCo reads all of these
     "dashes in a comment": b"<!-- a -- b --->@",
     "a space before the declaration": b'\n <?xml version="1.0"?>@',
