@@ -70,17 +70,23 @@ def load(source: Source, owner: object = None) -> mujoco.MjSpec:
 def _load(source: Source) -> mujoco.MjSpec:
     if not isinstance(source, Path | str):
         if not isinstance(source, mujoco.MjSpec):
-            raise ModelError(f"a model is an MJCF file or an MjSpec, got {type(source).__name__}")
+            kind = type(source).__name__
+            hint = ", which cannot be edited: give its file" if kind == "MjModel" else ""
+            raise ModelError(f"a model is an MJCF file or an MjSpec, got {kind}{hint}")
         return source.copy()
     path = Path(source)
     if not os.path.isfile(path):
+        if str(source).lstrip().startswith("<"):
+            raise ModelError("a model is an MJCF file or an MjSpec, got XML: mujoco.MjSpec.from_string(text)")
         raise ModelError(f"no model file {shown(path)}")
     path = _encodable(path)
     model_files(path)
     try:
         spec = _parse(path)
     except (ValueError, mujoco.FatalError) as error:
-        raise ModelError(f"{shown(path)} is not valid MJCF: {_line(error)}") from error
+        utf16 = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
+        why = "it is UTF-16, which MuJoCo does not read: save it as UTF-8" if utf16 else _line(error)
+        raise ModelError(f"{shown(path)} is not valid MJCF: {why}") from error
     _files[spec] = shown(path)
     return spec
 
