@@ -16,7 +16,7 @@ from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.errors import Error, TaskError
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
 from robokit.sim.facts.readings import actuators
-from robokit.sim.facts.starts import BEYOND, Fault, beyond_ranges, penetrations
+from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.task.action import Ctrl
 from robokit.task.rules import call
@@ -79,16 +79,20 @@ def _starts(env: Env, seed: int) -> Iterator[Note]:
     """Notes on the states after a reset, and on the first control step from there."""
     beyond: list[Fault | None] = []
     inside: list[Fault | None] = []
+    acts: list[Fault | None] = []
     ended = 0
     for k in range(RESETS):
         env.reset()
         beyond += beyond_ranges(env.sim)
         inside += penetrations(env.sim)
+        acts += beyond_act(env.sim)
         for step in random_steps(env, 1, seed + k):
             ended += int(step.terminated.sum())
     of, reset = NUM_ENVS * RESETS, _method(env.task, "reset")
     if text := _worst(beyond):
         yield "joint range", f"{text}: clamp qpos to sim.nominal('jnt_range') in {reset}"
+    if text := _worst(acts):
+        yield "act", f"{text}: beyond actrange, where it is clipped at once; change act in {reset}"
     if text := _worst(inside):
         yield "penetration", f"{text}: contact pushes them apart at once; start higher or apart in {reset}"
     if ended > ENDED * of:

@@ -53,6 +53,9 @@ class Keyframe:
     mocap_quat: Tensor  # (nmocap, 4)
     time: Tensor  # () s
 
+    def __getattr__(self, name: str) -> Any:
+        raise MissingError(f"a keyframe has no {name!r}; it has {[*self.__dataclass_fields__]}")
+
 
 class MissingError(ModelError, AttributeError):
     """A Sim has no such attribute; `hasattr` and `getattr` with a default work as ever."""

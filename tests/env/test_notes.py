@@ -316,3 +316,15 @@ def test_a_group_of_actuators_that_is_switched_off_is_noted():
     )
     spec = model(('<option timestep="0.01"/>', '<option timestep="0.01" actuatorgroupdisable="3"/>'))
     assert "action" not in found(model=spec)
+
+
+@pytest.mark.parametrize(("act", "says"), [(0.5, False), (0.6, True)])
+def test_a_start_beyond_an_actrange_is_noted(act: float, says: bool):
+    servo = '<intvelocity name="turn" joint="elbow" kp="2" actrange="-.5 .5" ctrlrange="-1 1"/>'
+    spec = model(('<position joint="elbow" kp="2" ctrlrange="-.5 .5" forcerange="-5 5"/>', servo))
+
+    def reset(self: Task, sim: Sim, rng: torch.Generator) -> Terms:
+        return {"act": torch.full_like(sim.act, act), "qpos": sim.nominal("qpos0").expand_as(sim.qpos)}
+
+    said = found(model=spec, reset=reset).get("act", "")
+    assert ("up to 'turn' by 0.1: beyond actrange" in said) == says

@@ -85,6 +85,7 @@ def test_an_index_stands_for_a_name_as_in_mujoco():
         (lambda sim: sim.site("tipp"), "no site 'tipp' in the model; did you mean 'tip'?"),
         (lambda sim: sim.keyframe("hom"), "no key 'hom' in the model; did you mean 'home'?"),
         (lambda sim: sim.keyframe(7), "no key 7 in the model"),
+        (lambda sim: sim.keyframe("home").mpos, "a keyframe has no 'mpos'; it has ['qpos', 'qvel', 'ctrl',"),
         (lambda sim: sim.body(-1), "no body -1 in the model"),
         (lambda sim: sim.body("ball").xpoz, "a body has no 'xpoz'; did you mean 'xpos'?"),
         (lambda sim: sim.body("ball").qpos, "a body has no 'qpos': a joint has it"),
