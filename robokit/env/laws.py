@@ -134,7 +134,8 @@ def _check_step(env: Env, step: Step, t: int) -> None:
         "metrics": (torch.where(step.metrics.isnan(), 0.0, step.metrics), list(names.metrics)),
     }
     if step.bad.any():
-        raise TaskError(f"at step {t} {env.broken.note(last=True)}")
+        begins = "" if t else "; look also at what reset and randomize return"
+        raise TaskError(f"at step {t} {env.broken.note(last=True)}{begins}")
     for function, (values, known) in columns.items():
         if not torch.isfinite(values).all():
             raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")

@@ -14,9 +14,9 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.errors import Error, TaskError
-from robokit.sim.facts.controls import controls, gear_of
+from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
 from robokit.sim.facts.readings import actuators
-from robokit.sim.facts.starts import Fault, beyond_ranges, penetrations
+from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.task.action import Ctrl
 from robokit.task.rules import call
@@ -50,6 +50,7 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     yield from _tried("starts", _starts(env, seed))
     yield from _tried("rollout", _rollout(env, seed))
     yield from _tried("action", _actions(env))
+    yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
 
 
@@ -70,23 +71,28 @@ def _ranges(env: Env) -> Iterator[Note]:
     if words:
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
         text = f"without a ctrlrange, so Ctrl() takes what bounds it: {', '.join(words[:3])}{more}"
-        yield "range", f'{text}; to set it, ctrlrange="..." in {_model(env.task)} or Ctrl(low, high)'
+        keys = range_keys(env.sim.model, borrowed)
+        yield "range", f"{text}; to set it, {keys} in {_model(env.task)} or Ctrl(low, high)"
 
 
 def _starts(env: Env, seed: int) -> Iterator[Note]:
     """Notes on the states after a reset, and on the first control step from there."""
     beyond: list[Fault | None] = []
     inside: list[Fault | None] = []
+    acts: list[Fault | None] = []
     ended = 0
     for k in range(RESETS):
         env.reset()
         beyond += beyond_ranges(env.sim)
         inside += penetrations(env.sim)
+        acts += beyond_act(env.sim)
         for step in random_steps(env, 1, seed + k):
             ended += int(step.terminated.sum())
     of, reset = NUM_ENVS * RESETS, _method(env.task, "reset")
     if text := _worst(beyond):
         yield "joint range", f"{text}: clamp qpos to sim.nominal('jnt_range') in {reset}"
+    if text := _worst(acts):
+        yield "act", f"{text}: beyond actrange, where it is clipped at once; change act in {reset}"
     if text := _worst(inside):
         yield "penetration", f"{text}: contact pushes them apart at once; start higher or apart in {reset}"
     if ended > ENDED * of:
@@ -152,7 +158,11 @@ def _rewards(env: Env, terms: Tensor) -> Iterator[Note]:
 
 
 def _actions(env: Env) -> Iterator[Note]:
-    """Notes on actions that the clip to ctrlrange makes the same, and on a pose without a ctrl."""
+    """Notes on actions that do nothing, or that the clip to ctrlrange makes the same."""
+    model = env.sim.model
+    if dead := [repr(c.name) for c in controls(model) if is_disabled(model, c.actuator)]:
+        text = f"actuatorgroupdisable switches off {', '.join(dead)}, so these actions do nothing"
+        yield "action", f"{text}: take the group out of it in {_model(env.task)}"
     bounds = zip(env.action_center, env.action_half, env.action_low, env.action_high, strict=True)
     found: list[tuple[float, str]] = []
     for fact, numbers in zip(actuators(env.sim), bounds, strict=False):
@@ -172,13 +182,27 @@ def _actions(env: Env) -> Iterator[Note]:
             f"change {type(env.task).__name__}.action, or ctrlrange or the keyframe in {_model(env.task)}"
         )
         yield "action", f"clipped at {max(found)[1]}{more}: {remedy}"
+
+
+def _pose(env: Env) -> Iterator[Note]:
+    """Notes on a keyframe without a ctrl, or with one that drives a joint beyond its range."""
     name = getattr(env.task.action, "keyframe", None)
-    if isinstance(name, str) and _without_ctrl(env, name):
+    if name is None:
+        return
+    if _without_ctrl(env, name):
         text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
         yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
+    targets = env.action_center.clamp(env.action_low, env.action_high).tolist()
+    for fact, target in zip(actuators(env.sim), targets, strict=True):
+        first, last = fact["joint_range"] or (target, target)
+        follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
+        if follows and max(first - target, target - last) > BEYOND * (last - first):
+            span = f"{first:.4g} to {last:.4g} {fact['unit']}"
+            text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
+            yield "action", f"{text}, so it presses on the stop: change the keyframe in {_model(env.task)}"
 
 
-def _without_ctrl(env: Env, name: str) -> bool:
+def _without_ctrl(env: Env, name: str | int) -> bool:
     """Whether a keyframe's ctrl is 0 throughout, but not the position of a joint with a servo."""
     key, model = env.sim.keyframe(name), env.sim.model
     servos = [model.joint(fact["joint"]) for fact in actuators(env.sim) if "kp" in fact and fact["joint"]]

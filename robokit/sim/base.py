@@ -31,6 +31,13 @@ _FIELDS = {
     "geom": {"xpos": "geom_xpos", "xmat": "geom_xmat"},
     "site": {"xpos": "site_xpos", "xmat": "site_xmat"},
 }
+_HABITS = {  # names of MuJoCo's bindings and other toolkits -> what a task reads in their place
+    "data": "sim.qpos and others of the Sim itself, or sim.field('qacc')",
+    "key": "sim.keyframe(name)",
+    "tendon": "sim.field('ten_length')[:, index]",
+    "actuator": "sim.field('actuator_force')[:, index]",
+    "dt": "sim.timestep, or control_dt of the task",
+}
 _OF_JOINT = ("qpos", "qvel", "qacc", "qfrc_actuator", "qfrc_applied", "qfrc_constraint", "qfrc_passive")
 
 
@@ -46,6 +53,9 @@ class Keyframe:
     mocap_quat: Tensor  # (nmocap, 4)
     time: Tensor  # () s
 
+    def __getattr__(self, name: str) -> Any:
+        raise MissingError(f"a keyframe has no {name!r}; it has {[*self.__dataclass_fields__]}")
+
 
 class MissingError(ModelError, AttributeError):
     """A Sim has no such attribute; `hasattr` and `getattr` with a default work as ever."""
@@ -57,7 +67,7 @@ class Named:
     Names as in MuJoCo's bindings: geom("foot").xpos, not geom_xpos. ModelError for another name.
     """
 
-    def __init__(self, sim: "Sim", kind: str, name: str) -> None:
+    def __init__(self, sim: "Sim", kind: str, name: str | int) -> None:
         self._sim, self._kind, self._name = sim, kind, name
         self._id = index(sim.model, kind, name)
 
@@ -66,7 +76,7 @@ class Named:
             raise AttributeError(attribute)
         known = _OF_JOINT if self._kind == "joint" else _FIELDS[self._kind]
         if attribute not in known:
-            hint = did_you_mean(attribute, known)
+            hint = ": a joint has it" if attribute in _OF_JOINT else did_you_mean(attribute, known)
             raise ModelError(f"a {self._kind} has no {attribute!r}{hint}; it has {sorted(known)}")
         value = self._joint(attribute) if self._kind == "joint" else self._row(attribute)
         if not torch.compiler.is_compiling():
@@ -100,9 +110,9 @@ class Sim(ABC):
         self.num_envs = num_envs
         self.device = device
         self.timestep = float(model.opt.timestep)  # s
-        self._named: dict[tuple[str, str], Named] = {}
+        self._named: dict[tuple[str, str | int], Named] = {}
         self._nominal: dict[str, Tensor] = {}
-        self._keyframes: dict[str, Keyframe] = {}
+        self._keyframes: dict[str | int, Keyframe] = {}
         self._constants: dict[tuple[float, ...], Tensor] = {}
         self.qpos, self.qvel, self.ctrl = (self.field(f) for f in ("qpos", "qvel", "ctrl"))
         self.dtype = self.qpos.dtype  # float64, or the engine's float32
@@ -148,19 +158,19 @@ class Sim(ABC):
             return self.field("sensordata")[:, self._columns[name]]
         return self._sensors[name]
 
-    def body(self, name: str) -> Named:
+    def body(self, name: str | int) -> Named:
         return self._view("body", name)
 
-    def geom(self, name: str) -> Named:
+    def geom(self, name: str | int) -> Named:
         return self._view("geom", name)
 
-    def site(self, name: str) -> Named:
+    def site(self, name: str | int) -> Named:
         return self._view("site", name)
 
-    def joint(self, name: str) -> Named:
+    def joint(self, name: str | int) -> Named:
         return self._view("joint", name)
 
-    def _view(self, kind: str, name: str) -> Named:
+    def _view(self, kind: str, name: str | int) -> Named:
         if (kind, name) not in self._named:
             self._named[kind, name] = Named(self, kind, name)
         return self._named[kind, name]
@@ -178,8 +188,8 @@ class Sim(ABC):
             self._constants[numbers] = torch.tensor(numbers, dtype=self.dtype, device=self.device)
         return self._constants[numbers]
 
-    def keyframe(self, name: str) -> Keyframe:
-        """A keyframe of the model, on the simulation's device."""
+    def keyframe(self, name: str | int) -> Keyframe:
+        """A keyframe of the model by name or index, on the simulation's device."""
         if name not in self._keyframes:
             row = index(self.model, "key", name)
             fields = ("qpos", "qvel", "ctrl", "act", "mpos", "mquat", "time")
@@ -265,6 +275,8 @@ def _how(name: str) -> str:
     """How a task reads what is no attribute of a Sim: `: read it with sim.field('qacc')`, or a close name."""
     if name == "contact" or name.startswith("efc_"):
         return ": contacts and constraints are read through sensors of the model"
+    if name in _HABITS:
+        return f": read {_HABITS[name]}"
     if name in DATA_FIELDS:
         return f": read it with sim.field({name!r})"
     if name in MODEL_FIELDS:

@@ -71,17 +71,23 @@ def load(source: Source, owner: object = None) -> mujoco.MjSpec:
 def _load(source: Source) -> mujoco.MjSpec:
     if not isinstance(source, Path | str):
         if not isinstance(source, mujoco.MjSpec):
-            raise ModelError(f"a model is an MJCF file or an MjSpec, got {type(source).__name__}")
+            kind = type(source).__name__
+            hint = ", which cannot be edited: give its file" if kind == "MjModel" else ""
+            raise ModelError(f"a model is an MJCF file or an MjSpec, got {kind}{hint}")
         return source.copy()
     path = Path(source)
     if not os.path.isfile(path):
+        if str(source).lstrip().startswith("<"):
+            raise ModelError("a model is an MJCF file or an MjSpec, got XML: mujoco.MjSpec.from_string(text)")
         raise ModelError(f"no model file {shown(path)}")
     path = _encodable(path)
     model_files(path)
     try:
         spec = _parse(path)
     except (ValueError, mujoco.FatalError) as error:
-        raise ModelError(f"{shown(path)} is not valid MJCF: {_line(error)}") from error
+        utf16 = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
+        why = "it is UTF-16, which MuJoCo does not read: save it as UTF-8" if utf16 else _line(error)
+        raise ModelError(f"{shown(path)} is not valid MJCF: {why}") from error
     _files[spec] = shown(path)
     return spec
 
@@ -205,9 +211,13 @@ def name_of(model: mujoco.MjModel, kind: mujoco.mjtObj, i: int) -> str:
         return error.object.decode("latin-1")
 
 
-def index(model: mujoco.MjModel, kind: str, name: str) -> int:
-    """Index of the element of this kind and name. Raises ModelError listing the known names."""
+def index(model: mujoco.MjModel, kind: str, name: str | int) -> int:
+    """Index of the element of this kind and name, or index. Raises ModelError listing the known names."""
     known = names(model, kind)
+    if isinstance(name, int) and 0 <= name < len(known):
+        return name
     if name not in known:
-        raise ModelError(f"no {kind} {name!r} in the model{did_you_mean(name, known)}; it has {known}")
+        hint = did_you_mean(str(name), known)
+        by_index = ", and those without a name by index" if "" in known else ""
+        raise ModelError(f"no {kind} {name!r} in the model{hint}; it has {known}{by_index}")
     return known.index(name)

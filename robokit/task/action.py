@@ -10,7 +10,7 @@ from torch import Tensor
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
-from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of
+from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of, range_keys
 from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
@@ -90,8 +90,7 @@ def _no_range(sim: Sim, missing: list[int]) -> str:
         mjcf = 'ctrllimited="true" in the MJCF'
     else:
         text = f"{_names(sim, missing)} have none, nor a limit of force or joint to take it from"
-        shared = any(controls(sim.model)[i].shared for i in missing)
-        mjcf = f'ctrlrange="..."{" (of a pid velrange, ffrange)" * shared} in the MJCF'
+        mjcf = f"{range_keys(sim.model, missing)} in the MJCF"
     return f"Ctrl() needs a ctrlrange on every actuator; {text}: write {mjcf}, or Ctrl(low, high) in the task"
 
 
@@ -109,7 +108,7 @@ def _names(sim: Sim, columns: list[int]) -> list[str]:
 class Around:
     """ctrl = a keyframe's ctrl + `scale` (units of ctrl) * action in [-1, 1]; Env clamps it to ctrlrange."""
 
-    keyframe: str
+    keyframe: str | int  # its name, or its index
     scale: float | tuple[float, ...]  # one for all controls, or one each
 
     def limits(self, sim: Sim) -> tuple[Tensor, Tensor]:

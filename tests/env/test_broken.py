@@ -63,6 +63,9 @@ def test_check_names_the_cause_and_the_remedy():
     found = {f.name: f for f in check_task(but(model=model), 2, 10)}
     assert not found["rollout"].ok and "not finite or above 1e10" in found["rollout"].detail
     assert "a simulation broke" in found["rollout"].detail and "timestep" in found["rollout"].detail
+    assert found["rollout"].detail.endswith("look also at what reset and randomize return")  # at step 0
+    late = {f.name: f for f in check_task(Fragile(), 2, 10)}["rollout"].detail
+    assert "a simulation broke" in late and "reset" not in late
 
 
 def test_check_says_that_a_model_that_sleeps_cannot_be_resumed():

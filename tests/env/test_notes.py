@@ -298,3 +298,33 @@ def test_actions_that_ctrlrange_makes_the_same_are_noted(
     spec = model(("</mujoco>", KEY.format(elbow, ctrl)))
     said = found(model=spec, action=Around("pose", scale)).get("action")
     assert said is None if says is None else said is not None and says in said
+
+
+def test_a_pose_beyond_a_joints_range_is_noted():
+    wide = model(('ctrlrange="-.5 .5"', 'ctrlrange="-2 2"'), ("</mujoco>", KEY.format(0.0, 1.5)))
+    said = found(model=wide, action=Around("pose", 0.2))["action"]
+    assert "action 0 drives 'elbow' to 1.5, beyond its joint's range -1 to 1 rad" in said
+    at_its_end = model(('ctrlrange="-.5 .5"', 'ctrlrange="-2 2"'), ("</mujoco>", KEY.format(0.0, 1.0)))
+    assert "action" not in found(model=at_its_end, action=Around("pose", 0.2))
+
+
+def test_a_group_of_actuators_that_is_switched_off_is_noted():
+    spec = model(('<option timestep="0.01"/>', '<option timestep="0.01" actuatorgroupdisable="0 3"/>'))
+    assert (
+        "actuatorgroupdisable switches off 'elbow', so these actions do nothing"
+        in found(model=spec)["action"]
+    )
+    spec = model(('<option timestep="0.01"/>', '<option timestep="0.01" actuatorgroupdisable="3"/>'))
+    assert "action" not in found(model=spec)
+
+
+@pytest.mark.parametrize(("act", "says"), [(0.5, False), (0.6, True)])
+def test_a_start_beyond_an_actrange_is_noted(act: float, says: bool):
+    servo = '<intvelocity name="turn" joint="elbow" kp="2" actrange="-.5 .5" ctrlrange="-1 1"/>'
+    spec = model(('<position joint="elbow" kp="2" ctrlrange="-.5 .5" forcerange="-5 5"/>', servo))
+
+    def reset(self: Task, sim: Sim, rng: torch.Generator) -> Terms:
+        return {"act": torch.full_like(sim.act, act), "qpos": sim.nominal("qpos0").expand_as(sim.qpos)}
+
+    said = found(model=spec, reset=reset).get("act", "")
+    assert ("up to 'turn' by 0.1: beyond actrange" in said) == says

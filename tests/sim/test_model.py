@@ -70,6 +70,36 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str):
     assert ".xml" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (mjcf(), "got XML: mujoco.MjSpec.from_string(text)"),
+        (mujoco.MjModel.from_xml_string(mjcf()), "got MjModel, which cannot be edited: give its file"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_model_is_told_what_to_give(source: Any, words: str):
+    with pytest.raises(ModelError) as error:
+        load(source)
+    assert str(error.value) == f"a model is an MJCF file or an MjSpec, {words}"
+
+
+def test_utf_16_is_named(tmp_path: Path):
+    path = tmp_path / "model.xml"
+    path.write_bytes(mjcf().encode("utf-16"))
+    with pytest.raises(ModelError, match="it is UTF-16, which MuJoCo does not read: save it as UTF-8"):
+        load(path)
+
+
+def test_a_name_path_or_text_may_be_nan(tmp_path: Path):
+    text = """<mujoco><compiler meshdir="nan"/><custom><text name="about" data="nan is no number"/></custom>
+      <worldbody><body name="nan"><joint name="nan"/><geom size=".1"/><site name="nan"/></body></worldbody>
+      <contact><exclude body1="nan" body2="world"/></contact>
+      <tendon><fixed name="nan"><joint joint="nan" coef="1"/></fixed></tendon>
+      <sensor><tendonpos tendon="nan"/><framepos objtype="site" objname="nan"/></sensor></mujoco>"""
+    assert compile_model(load(write(tmp_path, text))).nsensor == 2
+
+
 LENIENT = {  # MuJoCo reads all of these
     "dashes in a comment": b"<!-- a -- b --->@",
     "a space before the declaration": b'\n <?xml version="1.0"?>@',

@@ -69,6 +69,12 @@ def test_a_keyframe_is_the_models():
     assert key.ctrl.tolist() == [1.0, 0.4]
 
 
+def test_an_index_stands_for_a_name_as_in_mujoco():
+    sim = sim_of()
+    assert torch.equal(sim.keyframe(0).qpos, sim.keyframe("home").qpos)
+    assert torch.equal(sim.joint(sim.model.joint("free").id).qvel, sim.joint("free").qvel)
+
+
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
@@ -78,7 +84,14 @@ def test_a_keyframe_is_the_models():
         (lambda sim: sim.geom("rot"), "no geom 'rot' in the model; did you mean 'rod'?"),
         (lambda sim: sim.site("tipp"), "no site 'tipp' in the model; did you mean 'tip'?"),
         (lambda sim: sim.keyframe("hom"), "no key 'hom' in the model; did you mean 'home'?"),
+        (lambda sim: sim.keyframe(7), "no key 7 in the model"),
+        (lambda sim: sim.keyframe("home").mpos, "a keyframe has no 'mpos'; it has ['qpos', 'qvel', 'ctrl',"),
+        (lambda sim: sim.body(-1), "no body -1 in the model"),
         (lambda sim: sim.body("ball").xpoz, "a body has no 'xpoz'; did you mean 'xpos'?"),
+        (lambda sim: sim.body("ball").qpos, "a body has no 'qpos': a joint has it"),
+        (lambda sim: sim.data, "sim has no 'data': read sim.qpos"),
+        (lambda sim: sim.key, "sim has no 'key': read sim.keyframe(name)"),
+        (lambda sim: sim.dt, "sim has no 'dt': read sim.timestep"),
         (lambda sim: sim.joint("slide").xpos, "a joint has no 'xpos'"),
         (lambda sim: sim.nominal("body_mas"), "no model field 'body_mas'; did you mean 'body_mass'?"),
         (lambda sim: sim.nominal("opt.gravit"), "no model field 'opt.gravit'; did you mean 'gravity'?"),

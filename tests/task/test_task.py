@@ -74,6 +74,7 @@ def test_ctrl_takes_a_range_from_what_the_model_says(actuator: str, low: float, 
         ('<motor joint="knee"/>', "['knee'] have none, nor a limit"),
         ('<velocity name="wheel" joint="hip"/>', "['wheel'] have none, nor a limit"),
         ('<pid name="p" joint="hip" posrange="-1 1"/>', "['p velocity'] have none, nor a limit"),
+        ('<pid name="p" joint="hip" input="vel" ctrlrange="-1 1"/>', "['p'] have none"),  # it is ignored
         ('<intvelocity joint="hip" actrange="-1 1"/>', "['hip'] have none, nor a limit"),
         ('<motor joint="knee"/>' * 2, "['actuator 0 on knee', 'actuator 1 on knee'] have none"),
     ],
@@ -83,7 +84,7 @@ def test_ctrl_without_any_range_names_both_ways_out(actuator: str, words: str):
     with pytest.raises(TaskError) as error:
         Ctrl().affine(sim)
     assert words in str(error.value)
-    assert 'write ctrlrange="..."' in str(error.value)
+    assert f'write {"velrange" if "pid" in actuator else "ctrlrange"}="..."' in str(error.value)
     assert str(error.value).endswith("in the MJCF, or Ctrl(low, high) in the task")
     assert Ctrl(-2.0, 3.0).affine(sim)[0][-1] == 0.5
 

@@ -6,6 +6,7 @@ none (a <dcmotor input="none">).
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -14,6 +15,7 @@ import mujoco
 from robokit.sim.model import names
 
 _MEANINGS = {"pos": "position", "vel": "velocity", "ff": "feedforward"}  # of MuJoCo's names of inputs
+_RANGES = {"position": "posrange", "velocity": "velrange", "feedforward": "ffrange"}  # of a <pid>
 _JOINTS = (int(mujoco.mjtTrn.mjTRN_JOINT), int(mujoco.mjtTrn.mjTRN_JOINTINPARENT))
 _DIRECT = (mujoco.mjtDyn.mjDYN_NONE, mujoco.mjtDyn.mjDYN_FILTER, mujoco.mjtDyn.mjDYN_FILTEREXACT)
 _OF_SEVERAL = (mujoco.mjtGain.mjGAIN_PID, mujoco.mjtGain.mjGAIN_DCMOTOR)  # inputs that are chosen
@@ -95,6 +97,21 @@ def is_servo(model: mujoco.MjModel, i: int) -> bool:
     affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
     constant, position, _ = model.actuator_biasprm[i, :3]
     return is_linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
+
+
+def is_disabled(model: mujoco.MjModel, actuator: int) -> bool:
+    """Whether <option actuatorgroupdisable> lists the actuator's group: it gives no force."""
+    group = int(model.actuator_group[actuator])
+    return 0 <= group <= 30 and bool(model.opt.disableactuator >> group & 1)
+
+
+def range_keys(model: mujoco.MjModel, columns: Iterable[int]) -> str:
+    """The attributes that set these controls' ranges, as MJCF: a <pid> has its own for each input."""
+    keys, known = list[str](), controls(model)
+    for control in (known[i] for i in columns):
+        pid = int(model.actuator_gaintype[control.actuator]) == int(mujoco.mjtGain.mjGAIN_PID)
+        keys.append(_RANGES.get(control.input or "", "ctrlrange") if pid else "ctrlrange")
+    return ", ".join(f'{key}="..."' for key in dict.fromkeys(keys))
 
 
 def bounds(model: mujoco.MjModel) -> list[CtrlRange | None]:

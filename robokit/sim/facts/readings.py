@@ -179,9 +179,9 @@ def _gains(model: mujoco.MjModel, control: Control) -> dict[str, float]:
     i, kind = control.actuator, int(model.actuator_gaintype[control.actuator])
     gain, bias, dynamic = model.actuator_gainprm[i], model.actuator_biasprm[i], model.actuator_dynprm[i]
     if is_servo(model, i):
-        return {"kp": float(gain[0]), "kd": -float(bias[2])}
+        return {"kp": float(gain[0]), "kd": 0.0 - float(bias[2])}  # not -0.0
     if kind == int(mujoco.mjtGain.mjGAIN_PID):
-        kp, kd, plain = -float(bias[1]), -float(bias[2]), gain[0] == dynamic[1] == 0
+        kp, kd, plain = 0.0 - float(bias[1]), 0.0 - float(bias[2]), gain[0] == dynamic[1] == 0
     elif kind == int(mujoco.mjtGain.mjGAIN_DCMOTOR):
         kp, kd, plain = float(gain[4]), float(gain[6]), gain[5] == dynamic[7] == 0
     else:

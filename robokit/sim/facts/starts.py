@@ -33,6 +33,22 @@ def beyond_ranges(sim: Sim) -> list[Fault | None]:
     return found
 
 
+def beyond_act(sim: Sim) -> list[Fault | None]:
+    """For each simulation the actuator whose act is furthest beyond its actrange; MuJoCo clips it at once."""
+    model, called = sim.model, names(sim.model, "actuator")
+    limited = [i for i in range(model.nactuator) if model.actuator_actlimited[i] and model.actuator_actnum[i]]
+    if not limited:
+        return [None] * sim.num_envs
+    columns = [int(model.actuator_actadr[i] + model.actuator_actnum[i]) - 1 for i in limited]  # the last one
+    low, high = sim.nominal("actuator_actrange")[limited].unbind(-1)
+    at = sim.field("act")[:, columns]
+    far, worst = torch.maximum(low - at, at - high).max(-1)
+    found = zip(far.tolist(), (limited[k] for k in worst.tolist()), strict=True)
+    return [
+        (size, f"{called[i] or f'actuator {i}'!r} by {size:.3g}") if size > 0 else None for size, i in found
+    ]
+
+
 def penetrations(sim: Sim) -> list[Fault | None]:
     """For each simulation its deepest contact (m), if deeper than DEEP, in the nominal model's geometry."""
     data, found = mujoco.MjData(sim.model), []

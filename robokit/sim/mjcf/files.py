@@ -18,8 +18,13 @@ MAX_REPLICAS = 5_000  # copies from nested <replicate>: MuJoCo's compile time gr
 MAX_FILES, MAX_NESTED = 2_000, 50  # files of a model; models attached in one another
 MAX_TEXT = 1 << 30  # bytes of a file in an archive
 ARCHIVES = (".mjz", ".zip")
-_WORDS = ("name", "class", "childclass", "file", "body", "joint", "geom", "site", "mesh", "material", "model")
-_NAN = re.compile(r"(?<!\S)[+-]?nan(\(\w*\))?(?!\S)", re.IGNORECASE)
+_WORDS = re.compile(  # attributes that hold names, paths or text
+    r"\w*name|\w*class|\w*dir|\w*site|file\w*|(body|geom|joint|tendon|site)[12]|body|geom|joint|jointinparent"
+    r"|tendon|mesh|material|texture|hfield|skin|flex|model|link|actuator|target|prefix|suffix|plugin|instance|key"
+)
+_TEXTS = {("text", "data"), ("config", "value")}  # of these elements alone
+_NAN = re.compile(r"[+-]?nan(\(\w*\))?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(nan(\(\w*\))?|inf|infinity|[0-9.][0-9.e+-]*)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _COUNT = re.compile(r"\s*\+?([0-9]+)\s*", re.ASCII)
 
@@ -101,11 +106,17 @@ def _checked(element: Element, path: Path, copies: int) -> int:
         rule = f"asks for {copies} copies; at most {MAX_REPLICAS}"
         raise ModelError(f"{shown(path)}: nested <replicate> {rule}")
     for attribute, text in attributes.items():
-        if (
-            "nan" in text.lower() and attribute not in _WORDS and _NAN.search(text)
-        ):  # MuJoCo would use its default
+        if "nan" in text.lower() and _has_nan(tag, attribute, text):  # MuJoCo would use its default
             raise ModelError(f"{shown(path)}: <{tag} {attribute}={text[:80]!r}> is not a number")
     return copies
+
+
+def _has_nan(tag: str, attribute: str, text: str) -> bool:
+    """Whether an attribute holds numbers and one of them is NaN; MuJoCo refuses a word among numbers."""
+    if _WORDS.fullmatch(attribute) or (tag, attribute) in _TEXTS:
+        return False
+    words = text.split()
+    return any(map(_NAN.fullmatch, words)) and all(map(_NUMBER.fullmatch, words))
 
 
 def _bytes(path: Path) -> bytes:
