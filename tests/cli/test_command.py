@@ -170,6 +170,16 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["check", "train", "evaluate"])
+def test_a_path_that_begins_with_a_dash_is_told_from_an_option(
+    verb: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    (here / "-d").mkdir()
+    (here / "-d/arm.py").touch()
+    words = "a path that begins with a dash is written ./-d/arm.py:Arm"
+    assert words in wrong([verb, "-d/arm.py:Arm"], capsys)
+
+
 def test_a_file_that_the_system_refuses_is_named_without_a_number(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):
