@@ -72,6 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
         if name not in VERBS:
             known = ", ".join(VERBS)
             raise OptionError(f"no command {name!r}{did_you_mean(name, VERBS)}; there are {known}")
+        _check_folder()
         with _joined() if name == "train" else nullcontext():
             code = parse(name, rest)()
         sys.stdout.flush()  # here, so that a closed pipe raises inside the try
@@ -85,6 +86,14 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         tell(f"robokit: {' '.join(text.split())}")  # MuJoCo's messages have several lines
         return 1 if isinstance(error, ExportError) else 2
+
+
+def _check_folder() -> None:
+    """Raise OptionError if the working folder was removed: torch's libraries would end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OptionError(f"the working folder is no more ({error.strerror}): cd to one that is") from error
 
 
 def _joined() -> AbstractContextManager[None]:

@@ -170,6 +170,16 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert list(here.iterdir()) == []
 
 
+def test_in_a_folder_that_was_removed_nothing_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["--version"]) == 0
+    assert "the working folder is no more" in wrong(["tasks"], capsys)
+
+
 @pytest.mark.parametrize("verb", ["check", "train", "evaluate"])
 def test_a_path_that_begins_with_a_dash_is_told_from_an_option(
     verb: str, here: Path, capsys: pytest.CaptureFixture[str]
