@@ -10,7 +10,7 @@ from types import ModuleType
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup.files import source_of
-from robokit.task.lookup.modules import is_installed, run
+from robokit.task.lookup.modules import is_beside, is_installed, run
 from robokit.task.lookup.source import (
     file_given,
     known_tasks,
@@ -98,8 +98,7 @@ def _classes(path: Path) -> dict[str, type[Task]]:
             shipped = path.is_relative_to(shipped_folder().resolve())
             module = import_module(f"robokit.tasks.{path.stem}") if shipped else run(path)
     except (Exception, SystemExit) as error:
-        lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
-        where = "".join(lines[-1:])
+        where = _where(path, error)
         words = f"{type(error).__name__}: {error}{_remedy(path.parent, error)}"
         raise TaskError(f"{path} does not import{where}: {words}") from error
     members = inspect.getmembers(module, inspect.isclass)
@@ -119,15 +118,28 @@ def _main(path: Path) -> ModuleType | None:
     return main if file and Path(file).resolve() == path else None
 
 
+def _where(path: Path, error: BaseException) -> str:
+    """`, line 3` of a task file whose import failed, with the last place in a module beside it."""
+    frames = extract_tb(error.__traceback__)
+    own = [f", line {f.lineno}" for f in frames if f.filename == str(path)]
+    files = [(Path(f.filename), f.lineno) for f in frames if f.filename != str(path)]
+    beside = [f" ({file.name}, line {n})" for file, n in files if file.is_relative_to(path.parent)]
+    return "".join([*own[-1:], *beside[-1:]])
+
+
 def _remedy(folder: Path, error: BaseException) -> str:
     """What to do about an import that found no module, or an installed one in place of the file beside.
 
-    And about a script that ends while it is imported.
+    And about a script that ends while it is imported, and a file that is read where it does not lie.
     """
     if isinstance(error, SystemExit):
         return "; what only a script does belongs under if __name__ == '__main__'"
+    if isinstance(error, FileNotFoundError) and (folder / str(error.filename)).exists():
+        return f"; it lies beside the task: Path(__file__).parent / {str(error.filename)!r}"
     top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    if top and isinstance(error, ModuleNotFoundError):
+    if top and isinstance(error, ModuleNotFoundError) and is_beside(top, folder):
+        return f"; importlib does not see what lies beside a task, import {top} does"
+    if isinstance(error, ModuleNotFoundError) or "beyond top-level" in str(error):
         return f"; a task finds what is installed and what lies beside it, in {folder}"
     if not top or not is_installed(top) or not (folder / f"{top}.py").is_file():
         return ""

@@ -143,6 +143,11 @@ def test_a_class_without_a_file_is_told_from_one_that_can_be_loaded_again(
     ("text", "which", "words"),
     [
         ("class", "", "stand.py does not import: SyntaxError"),
+        ("from ..above import x", "", "beyond top-level package; a task finds what is installed and"),
+        ("import importlib\nimportlib.import_module('helper')", "", "; importlib does not see what"),
+        ("import helper", "", "import, line 1 (helper.py, line 2): ZeroDivisionError"),
+        ("open('data.txt')", "", "; it lies beside the task: Path(__file__).parent / 'data.txt'"),
+        ("open('none.txt')", "", "No such file or directory: 'none.txt'"),
         ("import nowhere_to_be_found", "", "does not import, line 1: ModuleNotFoundError"),
         ("1 / 0", "", "does not import, line 1: ZeroDivisionError"),
         ("raise SystemExit(0)", "", "does not import, line 1: SystemExit: 0; what only a script does"),
@@ -159,6 +164,8 @@ def test_a_class_without_a_file_is_told_from_one_that_can_be_loaded_again(
     ],
 )
 def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which: str, words: str):
+    (tmp_path / "helper.py").write_text("\n1 / 0")
+    (tmp_path / "data.txt").touch()
     with pytest.raises(TaskError) as error:
         load_task(f"{write(tmp_path, text)}{which}")
     assert words in str(error.value)
