@@ -170,11 +170,11 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert list(here.iterdir()) == []
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_no_error(closed: str):
     command = f"{sys.executable} -m robokit tasks {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
-    assert done.stderr == b"" and bool(done.stdout) == (closed == "2>&-")
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 def test_in_a_folder_that_was_removed_nothing_begins(
