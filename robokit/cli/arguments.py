@@ -3,8 +3,10 @@
 import io
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
@@ -28,10 +30,16 @@ def parsed(of: Any, **how: Any) -> Any:
             found = tyro.cli(of, registry=WHOLE, **how)
     except SystemExit as end:
         if end.code == 2:
-            raise OptionError(plain(said.getvalue())) from None
+            raise OptionError(plain(said.getvalue()) + _dashed(how.get("args", ()))) from None
         raise
     sys.stderr.write(said.getvalue())  # a warning
     return found
+
+
+def _dashed(words: Iterable[str]) -> str:
+    """What to write instead of a path that is there and begins with a dash, as an option does."""
+    found = [word for word in words if word[0:1] == "-" and Path(word.partition(":")[0]).exists()]
+    return f"; a path that begins with a dash is written ./{found[0]}" if found else ""
 
 
 def whole(text: str) -> int:

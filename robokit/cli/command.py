@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 from traceback import extract_tb
 from types import FrameType
@@ -29,6 +29,7 @@ HELP = {"-h", "--help"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command from `arguments`, else sys.argv; returns the exit code. SystemExit as from `parse`."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: idle threads would slow the physics
+    _open_streams()
     if isinstance(sys.stdout, TextIOWrapper):  # a path is printed whatever its bytes are
         sys.stdout.reconfigure(errors="surrogateescape" if _is_utf8(sys.stdout) else "backslashreplace")
     try:
@@ -39,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C while Python ends: no traceback
         tell("robokit: interrupted")
         return 128 + (signal.SIGTERM if interrupt.args else signal.SIGINT)
+
+
+def _open_streams() -> None:
+    """Open what a shell has closed (`>&-`): a file would get its number, and a library finds no stream."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, TextIOWrapper(FileIO(number, "w", closefd=False)))
 
 
 def _is_utf8(stream: TextIOWrapper) -> bool:
@@ -72,6 +83,7 @@ def _run(arguments: Sequence[str]) -> int:
         if name not in VERBS:
             known = ", ".join(VERBS)
             raise OptionError(f"no command {name!r}{did_you_mean(name, VERBS)}; there are {known}")
+        _check_folder()
         with _joined() if name == "train" else nullcontext():
             code = parse(name, rest)()
         sys.stdout.flush()  # here, so that a closed pipe raises inside the try
@@ -85,6 +97,14 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         tell(f"robokit: {' '.join(text.split())}")  # MuJoCo's messages have several lines
         return 1 if isinstance(error, ExportError) else 2
+
+
+def _check_folder() -> None:
+    """Raise OptionError if the working folder was removed: torch's libraries would end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OptionError(f"the working folder is no more ({error.strerror}): cd to one that is") from error
 
 
 def _joined() -> AbstractContextManager[None]:

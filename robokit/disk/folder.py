@@ -32,8 +32,15 @@ def file_name(title: str) -> str:
 
 
 def read_config(folder: str | Path) -> tuple[Path, dict[str, Any]]:
-    """(a run's folder, which links may lead to; the value in its config.json). Raises RunError for no run."""
+    """(a run's folder, which links may lead to; the value in its config.json). Raises RunError for no run.
+
+    A `latest` that leads to none, as in a copy without links, means the newest run beside it; a line says so.
+    """
     try:
+        if (lost := Path(folder)).name == LATEST and not (lost / CONFIG).exists():
+            folder = newest_run(lost.parent) or lost
+            if folder != lost:
+                tell(f"note: {lost} leads to no run; the newest beside it is {folder}")
         path = Path(folder).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
         raise RunError(f"{folder} is no run: {reason(error)}") from error

@@ -28,6 +28,7 @@ from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
 from robokit.errors import CheckpointError, OptionError, TaskError
+from robokit.sim.base import is_field
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
@@ -264,7 +265,7 @@ def _memory(task: Task, act_dim: int) -> dict[str, int]:
             widths[left(name)] = 1
     widths |= getattr(task.randomize, "memory", {})
     taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
-    if taken:
+    if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
     return {**widths, **task.memory}
 

@@ -17,6 +17,7 @@ from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
 from robokit.evaluation.tally import Tally
 from robokit.export.card import check_ctrl
+from robokit.learning.episodes import Reach
 from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
@@ -122,7 +123,8 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
 def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     """Run the first episode of each simulation after a reset of `env`; later ones are not counted.
 
-    Metrics leave out steps with NaN. gamma: of discounted limits only.
+    Metrics leave out steps with NaN. gamma: of discounted limits only. Raises TaskError for a cost out of its
+    range, and for a term that `Reach` refuses.
     """
     env.reset()
     names, n, device, dt = env.names, env.num_envs, env.device, float(env.task.control_dt)
@@ -133,15 +135,19 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     ended, bad = torch.zeros_like(running), torch.zeros_like(running)
     one = torch.ones(n, 1, device=device)
     ledger = Ledger(env.task.limits, n, gamma, device)
+    reach = Reach(env, names.state)
     tally = Tally(names.metrics, dict.fromkeys(names.booleans, hold_steps(dt)), n, device)
     while bool(running.any()):
         step = env.step(act(env, is_first))
         is_first = step.done
         totals += running[:, None] * torch.cat((step.reward[:, None], step.terms, step.cost, one), -1)
+        reach.add(step)
         tally.add(step.metrics, running)
         ledger.add(step.cost, running, step.terminated, step.steps_left)
         ended, bad = ended | (running & step.terminated), bad | (running & step.bad)
         running = running & ~step.done
+    charged = ledger.costs()
+    reach.check()
     returns, terms, costs, length = (c.cpu().numpy() for c in totals.split(widths, -1))
     metrics, over, broken = tally.kinds(), ended.cpu().numpy(), bad.cpu().numpy()
     returns = returns[:, 0]
@@ -153,7 +159,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
         metrics=metrics,
         headline=_headline(env, returns, metrics),
         failed=broken | _failed(env.task, over, metrics),
-        charged=ledger.costs(),
+        charged=charged,
         terminated=int(over.sum()),
         bad=int(broken.sum()),
     )

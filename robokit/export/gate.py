@@ -17,6 +17,7 @@ from torch import Tensor
 from robokit.controller import OUTPUTS, ContractError, Controller, ObservationError, open_session
 from robokit.env.env import Env
 from robokit.errors import ExportError, ParityError
+from robokit.learning.episodes import beyond, observed
 from robokit.learning.protocols import Actor
 from robokit.sim.facts.readings import actuators, readings
 from robokit.task.columns import CARRIED, supplied
@@ -56,7 +57,8 @@ def record(policy: Actor, env: Env, steps: int = STEPS) -> Recording:
     """Record what the deterministic policy observes in `steps` control periods, in at most 64 simulations.
 
     All simulations of `env` are reset and stepped; the observations have no sensor errors. Raises ExportError
-    if the observed "action" is not the previous one (zero after a restart), or "clock" not the task's clock.
+    if the observed "action" is not the previous one (zero after a restart), "clock" not the task's clock, or
+    an observation not finite.
     """
     env.reset()
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
@@ -70,7 +72,10 @@ def record(policy: Actor, env: Env, steps: int = STEPS) -> Recording:
         action, belief = policy(obs, belief, is_first)
         kept = _next(kept, action, env)
         is_first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
-    return Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    recording = Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    if wrong := beyond(observed(env), recording.obs.flatten(0, 1)):
+        raise ExportError(wrong)
+    return recording
 
 
 def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:

@@ -10,10 +10,9 @@ import torch
 
 from robokit.console import say
 from robokit.env.env import Env
-from robokit.errors import ExportError, ParityError
+from robokit.errors import ParityError
 from robokit.export.gate import check_spans, record
 from robokit.export.write import export
-from robokit.learning.episodes import beyond, observed
 from robokit.learning.protocols import Exploring
 from robokit.networks.policy import Policy
 
@@ -32,8 +31,6 @@ def rehearse(policy: Policy, env: Env) -> None:
     policy = copy.deepcopy(policy).cpu().eval()
     recording = record(Exploring(policy), env, STEPS)
     seen = recording.obs.flatten(0, 1)
-    if wrong := beyond(observed(env), seen):
-        raise ExportError(wrong)
     policy.normalizer.update(seen, torch.ones(len(seen), dtype=torch.bool))
     with tempfile.TemporaryDirectory(dir=_memory()) as folder:
         try:

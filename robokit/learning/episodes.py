@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robokit.compute import processes
 from robokit.env.env import Env
+from robokit.env.step import Step
 from robokit.errors import TaskError
 from robokit.task.columns import CARRIED
 
@@ -83,6 +84,17 @@ class Reach:
         tops = torch.tensor(processes.everyone(self._top.tolist()))
         return TaskError(beyond(self._names, tops))
 
+    def add(self, step: Step) -> None:
+        """Take one control step more, beside those before."""
+        before = self._top
+        self.look(step.obs[None], step.state[None], step.logged[None])
+        self._top = torch.maximum(before, self._top)  # NaN stays
+
+    def check(self) -> None:
+        """Raise TaskError, which names the terms, if one of this process alone is `beyond`."""
+        if wrong := beyond(self._names, self._top[None]):
+            raise TaskError(wrong)
+
 
 def _top(part: Tensor) -> Tensor:
     """The largest absolute value of each column of (T, N, C), NaN if one is."""
@@ -111,7 +123,7 @@ def beyond(names: Sequence[str], x: Tensor) -> str:
     for name in CARRIED if len(worst) > 1 else ():  # they follow from the others
         worst.pop(f"observe {name!r}", None)
     found = ", ".join(f"{name} ({top:.3g})" for name, top in worst.items())
-    rule = f"must be finite and within {LARGEST:g}, for a training squares and adds in float32"
+    rule = f"must be finite and within {LARGEST:g}, for it is squared and added up in float32"
     return f"{found} {rule}: clamp or rescale in the task" if found else ""
 
 

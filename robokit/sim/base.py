@@ -271,6 +271,12 @@ def model_field_names() -> frozenset[str]:
     return frozenset(mujoco.MjModel._setconst_inputs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def is_field(name: str) -> bool:
+    """Whether a name that a task writes means a state or model field."""
+    of_model = isinstance(getattr(mujoco.MjModel, name, None), property)
+    return of_model or name in STATE or name.startswith("opt.")
+
+
 def _how(name: str) -> str:
     """How a task reads what is no attribute of a Sim: `: read it with sim.field('qacc')`, or a close name."""
     if name == "contact" or name.startswith("efc_"):

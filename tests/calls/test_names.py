@@ -11,6 +11,7 @@ import pytest
 from slide import OWN, write
 
 from robokit.calls.names import locate, path_of
+from robokit.disk.folder import read_config
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.task.lookup.source import known_tasks, shipped_folder
 
@@ -155,3 +156,20 @@ def test_a_name_is_resolved_without_torch():
 def test_every_shipped_policy_is_that_of_a_known_task():
     names = {re.split("[-:]", path.stem)[0] for path in shipped_folder("policies").glob("*.onnx")}
     assert names <= known_tasks().keys()
+
+
+@pytest.mark.parametrize("lost", ["missing", "dangling", "text", "folder"])
+def test_a_latest_that_a_copy_has_lost_means_the_newest_run(lost: str, capsys: pytest.CaptureFixture[str]):
+    begin("runs/hopper/a", "01T10:00")
+    newest, latest = begin("runs/hopper/b", "01T11:00"), Path("runs/hopper/latest")
+    if lost == "dangling":
+        latest.symlink_to("gone")
+    elif lost != "missing":
+        latest.mkdir() if lost == "folder" else latest.write_text("b")
+    with pytest.raises(RunError, match=r"its config\.json is damaged"):  # it has no more
+        read_config(latest)
+    assert said(capsys) == f"note: {latest} leads to no run; the newest beside it is {newest}\n"
+    shutil.rmtree("runs/hopper/a")
+    shutil.rmtree(newest)
+    with pytest.raises(RunError, match="latest is no run: "):
+        read_config(latest)

@@ -170,6 +170,33 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str):
+    command = f"{sys.executable} -m robokit tasks {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_in_a_folder_that_was_removed_nothing_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["--version"]) == 0
+    assert "the working folder is no more" in wrong(["tasks"], capsys)
+
+
+@pytest.mark.parametrize("verb", ["check", "train", "evaluate"])
+def test_a_path_that_begins_with_a_dash_is_told_from_an_option(
+    verb: str, here: Path, capsys: pytest.CaptureFixture[str]
+):
+    (here / "-d").mkdir()
+    (here / "-d/arm.py").touch()
+    words = "a path that begins with a dash is written ./-d/arm.py:Arm"
+    assert words in wrong([verb, "-d/arm.py:Arm"], capsys)
+
+
 def test_a_file_that_the_system_refuses_is_named_without_a_number(
     here: Path, capsys: pytest.CaptureFixture[str]
 ):

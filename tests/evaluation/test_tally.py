@@ -1,7 +1,9 @@
 """What a metric was in an episode, and which episodes failed: against plain loops, and by hand."""
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import cart
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from robokit.errors import TaskError
 from robokit.evaluation.episodes import Episodes, run_episodes
 from robokit.evaluation.tally import Tally
 from robokit.sim.base import Sim
@@ -101,6 +104,26 @@ def ran(pushes: Sequence[float] = (-0.5, -0.5), kind: type[Task] = Judged, **att
 def test_an_episode_has_held_what_was_true_for_its_last_half_second(seconds: float, held: float):
     """True from the sixth of its 29 or 30 steps of .02 s on: for 24 steps, or for the 25 of half a second."""
     assert ran(time_limit=seconds).headline.tolist() == [held] * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "term", "said"),
+    [
+        ("observe", "tip", "observe 'tip' (inf) must be finite"),
+        ("privileged", "ball", "privileged 'ball' (inf) must"),
+        ("rewards", "near", "rewards 'near' (inf) must"),
+        ("metrics", "half", "metrics 'half' (inf) must"),
+    ],
+)
+def test_a_term_that_becomes_infinite_is_named(function: str, term: str, said: str):
+    def change(self: Any, sim: Sim, *action: Tensor) -> Terms:
+        terms = getattr(Judged, function)(self, sim, *action)
+        late = sim.memory["age"] == 3
+        late = late if terms[term].ndim == 2 else late[:, 0]
+        return terms | {term: torch.where(late, torch.inf, terms[term])}
+
+    with pytest.raises(TaskError, match=re.escape(said)):
+        ran(**{function: change, "sensing": {}})
 
 
 def test_the_headline_is_of_a_number_its_mean_and_without_one_the_return():

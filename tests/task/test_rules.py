@@ -53,6 +53,9 @@ def observe(change: Callable[[Sim], Any]) -> Task:
         ({"memory": {"x": 0, "sum": 2}}, "But.memory['x'] must be a width >= 1, got 0"),
         ({"memory": {"x": 1, "sum": 2, "age": 1}}, "['age']: these names are taken"),
         ({"memory": {"x": 1, "sum": 2, "goal": 1}}, "['goal']: these names are taken"),
+        ({"memory": {"x": 1, "sum": 2, "qpos": 1}}, "['qpos']: these names are taken"),
+        ({"memory": {"x": 1, "sum": 2, "body_mass": 1}}, "['body_mass']: these names are taken"),
+        ({"memory": {"x": 1, "sum": 2, "opt.timestep": 1}}, "['opt.timestep']: these names are taken"),
         ({"commands": {**Cart.commands, "action": Command((0.0,), (1.0,))}}, "['action']: these names are"),
     ],
 )

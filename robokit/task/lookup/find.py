@@ -10,7 +10,7 @@ from types import ModuleType
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup.files import source_of
-from robokit.task.lookup.modules import is_installed, run
+from robokit.task.lookup.modules import is_beside, is_installed, run
 from robokit.task.lookup.source import (
     known_tasks,
     meant,
@@ -66,7 +66,11 @@ def load_task(task: "str | Path | type[Task] | Task", person: bool = True) -> Ta
         cls = _choose(_classes(path), path, name)
     if not issubclass(cls, Task):
         raise TaskError(f"{cls.__name__} is not derived from robokit.task.Task")
-    return cls()
+    try:
+        return cls()
+    except Exception as error:
+        rule = "a task is made without arguments: let its constants have values in the class"
+        raise TaskError(f"{cls.__name__}() raised {type(error).__name__}: {error}; {rule}") from error
 
 
 def title(task: Task) -> str:
@@ -85,7 +89,7 @@ def class_name(task: Task) -> str:
 
 
 def _classes(path: Path) -> dict[str, type[Task]]:
-    """Name -> each Task class that the file defines, not those it imports; runs the file.
+    """Name -> each Task class that the file defines, not those it imports; runs the file. TaskError for none.
 
     A shipped file is imported once, as robokit.tasks.NAME; the script that is running is not run again; any
     other is run anew, with the modules beside it.
@@ -95,13 +99,18 @@ def _classes(path: Path) -> dict[str, type[Task]]:
         if module is None:
             shipped = path.is_relative_to(shipped_folder().resolve())
             module = import_module(f"robokit.tasks.{path.stem}") if shipped else run(path)
-    except Exception as error:
-        lines = [f", line {f.lineno}" for f in extract_tb(error.__traceback__) if f.filename == str(path)]
-        where = "".join(lines[-1:])
+    except (Exception, SystemExit) as error:
+        where = _where(path, error)
         words = f"{type(error).__name__}: {error}{_remedy(path.parent, error)}"
         raise TaskError(f"{path} does not import{where}: {words}") from error
     members = inspect.getmembers(module, inspect.isclass)
-    return {n: c for n, c in members if issubclass(c, Task) and c.__module__ == module.__name__}
+    tasks = {n: c for n, c in members if issubclass(c, Task)}
+    own = {n: c for n, c in tasks.items() if c.__module__ == module.__name__}
+    if not own:
+        names = [n for n, c in tasks.items() if c is not Task]
+        rule = f": {names} are imported; give their file or derive one here" if names else " at its top level"
+        raise TaskError(f"{path} has no class derived from Task{rule}")
+    return own
 
 
 def _main(path: Path) -> ModuleType | None:
@@ -111,10 +120,28 @@ def _main(path: Path) -> ModuleType | None:
     return main if file and Path(file).resolve() == path else None
 
 
-def _remedy(folder: Path, error: Exception) -> str:
-    """What to do about an import that found no module, or an installed one in place of the file beside."""
+def _where(path: Path, error: BaseException) -> str:
+    """`, line 3` of a task file whose import failed, with the last place in a module beside it."""
+    frames = extract_tb(error.__traceback__)
+    own = [f", line {f.lineno}" for f in frames if f.filename == str(path)]
+    files = [(Path(f.filename), f.lineno) for f in frames if f.filename != str(path)]
+    beside = [f" ({file.name}, line {n})" for file, n in files if file.is_relative_to(path.parent)]
+    return "".join([*own[-1:], *beside[-1:]])
+
+
+def _remedy(folder: Path, error: BaseException) -> str:
+    """What to do about an import that found no module, or an installed one in place of the file beside.
+
+    And about a script that ends while it is imported, and a file that is read where it does not lie.
+    """
+    if isinstance(error, SystemExit):
+        return "; what only a script does belongs under if __name__ == '__main__'"
+    if isinstance(error, FileNotFoundError) and (folder / str(error.filename)).exists():
+        return f"; it lies beside the task: Path(__file__).parent / {str(error.filename)!r}"
     top = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    if top and isinstance(error, ModuleNotFoundError):
+    if top and isinstance(error, ModuleNotFoundError) and is_beside(top, folder):
+        return f"; importlib does not see what lies beside a task, import {top} does"
+    if isinstance(error, ModuleNotFoundError) or "beyond top-level" in str(error):
         return f"; a task finds what is installed and what lies beside it, in {folder}"
     if not top or not is_installed(top) or not (folder / f"{top}.py").is_file():
         return ""
@@ -123,8 +150,6 @@ def _remedy(folder: Path, error: Exception) -> str:
 
 def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:
     """The class called `name`; for None the only one, or the one named like the file. Else TaskError."""
-    if not classes:
-        raise TaskError(f"{path} has no class derived from Task")
     name = meant(classes, path) if name is None else name
     if name not in classes:
         raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")

@@ -72,14 +72,7 @@ def classes(file: Path) -> dict[str, str]:
     A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file.
     Raises TaskError for a file that cannot be read.
     """
-    try:
-        if (size := file.stat().st_size) > MOST:
-            raise OSError(f"{size:,} bytes, of at most {MOST:,}")
-        tree = ast.parse(file.read_bytes())
-    except RecursionError as error:
-        raise TaskError("cannot be read: too deeply nested") from error
-    except (SyntaxError, ValueError, OSError, MemoryError) as error:
-        raise TaskError(f"cannot be read: {reason(error, file)}") from error
+    tree = _tree(file)
     shipped = {
         alias.asname or alias.name
         for node in ast.walk(tree)
@@ -92,8 +85,31 @@ def classes(file: Path) -> dict[str, str]:
             bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
             if any(base.endswith("Task") or base in shipped or base in tasks for base in bases):
                 text = ast.get_docstring(node, clean=False) or ""
-                tasks[node.name] = text.strip().partition("\n")[0].rstrip()
+                first = text.strip().partition("\n")[0]
+                tasks[node.name] = "".join(c if c.isprintable() else " " for c in first).rstrip()
     return tasks
+
+
+def has_class(file: Path, title: str) -> bool:
+    """Whether a file has a title's name and its source, anywhere, that class, derived from any other."""
+    try:
+        nodes = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.ClassDef) and n.bases]
+    except TaskError:
+        return False
+    stem = title.partition(":")[0]
+    return folded(file.stem) == folded(stem) and any(is_called(n.name, title) for n in nodes)
+
+
+def _tree(file: Path) -> ast.Module:
+    """A file's source, parsed. Raises TaskError for one that cannot be read."""
+    try:
+        if (size := file.stat().st_size) > MOST:
+            raise OSError(f"{size:,} bytes, of at most {MOST:,}")
+        return ast.parse(file.read_bytes(), file.name)
+    except RecursionError as error:
+        raise TaskError("cannot be read: too deeply nested") from error
+    except (SyntaxError, ValueError, OSError, MemoryError) as error:
+        raise TaskError(f"cannot be read: {reason(error, file)}") from error
 
 
 def summary(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from robokit.console import say
 from robokit.errors import TaskError
 from robokit.task.lookup.find import say_shadowed
-from robokit.task.lookup.source import folded, given, shipped_folder, summary, tasks_below
+from robokit.task.lookup.source import folded, given, has_class, shipped_folder, tasks_below
 
 STORED = "trained from"
 LONGEST = 200  # characters of what data says, in a message
@@ -46,12 +46,15 @@ def looked_up(
     stored: as the data has it, of any type. only_shipped: a shipped policy is of a shipped task.
 
     Raises TaskError if there is none; and, without `trust`, if that one lies inside or beside the data's
-    folder, or the stored one outside the working folder, unless a person named it in this process.
+    folder, or the stored one outside the working folder or without that class, unless a person named it in
+    this process.
     """
     places = [*_places(title, data, stored, trust)][-1 if only_shipped else 0 :]
     looked = list[str]()
     for where, file in places:
-        wrong = None if file is None or trust or file in given else _wrong(file, data, where == STORED)
+        wrong = None
+        if file is not None and not trust and file not in given:
+            wrong = _wrong(file, data, title if where == STORED else None)
         if file is not None and wrong is None:
             return file
         looked.append(f"{where} {file} ({wrong})" if wrong else where)
@@ -65,8 +68,6 @@ def _places(title: str, data: Path, stored: object, trust: bool) -> Iterator[tup
     shipped = _called(title, tasks_below(shipped_folder()))
     yield "./tasks", _called(title, tasks_below(Path("tasks")))
     origin = _file(stored)
-    if origin is not None and (not _called(title, {origin.stem: origin}) or summary(origin) is None):
-        origin = None  # data may name a task of the person's, not any file of theirs
     if origin is not None and not (shipped and origin.parts[-2:] == shipped.parts[-2:]):
         yield STORED, origin  # a shipped task of another installation is the one here
     elif isinstance(stored, str) and stored and origin is None:
@@ -97,18 +98,18 @@ def _file(stored: object) -> Path | None:
         return None
 
 
-def _wrong(file: Path, data: Path, stored: bool) -> str | None:
-    """Why a file may not be run for data that names it; None: it may. stored: the data chose the path."""
+def _wrong(file: Path, data: Path, stored: str | None) -> str | None:
+    """Why a file may not be run for data that names it; None: it may. stored: the title, if data chose it."""
     here = Path.cwd().resolve()
     if file.is_relative_to(shipped_folder().resolve()):
         return None
-    if stored and not file.is_relative_to(here):
+    if stored is not None and not file.is_relative_to(here):
         return f"outside the working folder {here}"
     for path in (Path(abspath(data)), data.resolve()):
         folder = path if path.is_dir() else path.parent
         if file.is_relative_to(_outermost(folder, here)) or file.parent == folder.parent:
             return "inside or beside the data's own folder"
-    return None
+    return None if stored is None or has_class(file, stored) else "no class of that name in it"
 
 
 def _outermost(folder: Path, here: Path) -> Path:
@@ -120,7 +121,8 @@ def _outermost(folder: Path, here: Path) -> Path:
 
 def _refusal(title: str, data: Path, looked: list[str], found: list[Path]) -> str:
     """One line: what the data names, where that was looked up, and what to give."""
-    near = {file.stem: file for file in Path().glob("*.py") if file.is_file()}
+    files = [*Path().glob("*/*.py"), *Path().glob("*.py")]  # of one name the nearest counts
+    near = {file.stem: file for file in files if file.is_file()}
     one = found[0] if found else _called(title, near) or "FILE.py"
     way = f"give --task {one}" + (", or --trust to run what the data names" if found else "")
     return f"{data} names the task {title!r}; looked up: {'; '.join(looked)}; {way}"

@@ -143,15 +143,29 @@ def test_a_class_without_a_file_is_told_from_one_that_can_be_loaded_again(
     ("text", "which", "words"),
     [
         ("class", "", "stand.py does not import: SyntaxError"),
+        ("from ..above import x", "", "beyond top-level package; a task finds what is installed and"),
+        ("import importlib\nimportlib.import_module('helper')", "", "; importlib does not see what"),
+        ("import helper", "", "import, line 1 (helper.py, line 2): ZeroDivisionError"),
+        ("open('data.txt')", "", "; it lies beside the task: Path(__file__).parent / 'data.txt'"),
+        ("open('none.txt')", "", "No such file or directory: 'none.txt'"),
         ("import nowhere_to_be_found", "", "does not import, line 1: ModuleNotFoundError"),
         ("1 / 0", "", "does not import, line 1: ZeroDivisionError"),
-        ("x = 1", "", "stand.py has no class derived from Task"),
+        ("raise SystemExit(0)", "", "does not import, line 1: SystemExit: 0; what only a script does"),
+        ("x = 1", "", "stand.py has no class derived from Task at its top level"),
+        ("from robokit.tasks import hopper\nA = hopper.Hopper", "", "Task: ['A'] are imported; give their"),
+        (
+            f"{several('Stand')}\n    def __init__(self, speed): 0",
+            "",
+            "Stand() raised TypeError: Stand.__init__() missing 1 required positional argument: 'speed'; a",
+        ),
         ("from robokit.task.task import Task", "", "has no class derived from Task"),
         (several("Run", "Walk"), "", "has several tasks, ['Run', 'Walk']: name one, as stand.py:Class"),
         (several("Run", "Walk"), ":Walc", "has no task 'Walc'; did you mean 'Walk'?; it has ['Run', 'Walk']"),
     ],
 )
 def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which: str, words: str):
+    (tmp_path / "helper.py").write_text("\n1 / 0")
+    (tmp_path / "data.txt").touch()
     with pytest.raises(TaskError) as error:
         load_task(f"{write(tmp_path, text)}{which}")
     assert words in str(error.value)
@@ -166,7 +180,8 @@ def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which
         ("class A(Task):\n '\\n  Stand.\\n Longer.'", "Stand."),
         ("class A(Task):\n b'bytes'", ""),
         ("class A(Task):\n f'{1}'", ""),
-        ("class (", "cannot be read: invalid syntax"),
+        ("class A(Task):\n '\\x1b[31mred\\ud800 and\\x00'", " [31mred  and"),
+        ("class (", "cannot be read: invalid syntax (odd.py, line 1)"),
         (b"x = '\xff'", "cannot be read: "),
         (b"# coding: none\n", "cannot be read: unknown encoding"),
         ("x = 1\0", "cannot be read: source code"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -31,9 +32,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
-def place(file: str | Path, text: str = OWN) -> str:
-    """A task file there, and its absolute path, as a run stores it."""
+def place(file: str | Path, text: str | None = None) -> str:
+    """A task file there, its class named like it, and its absolute path, as a run stores it."""
     path = Path(file)
+    text = OWN.replace("Slide", path.stem.capitalize()) if text is None else text
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return str(path.resolve())
@@ -113,6 +115,29 @@ def test_a_file_that_came_with_the_data_is_run_only_if_a_person_says_so(run: str
     assert looked_up("slide", data, stored) == Path(stored)  # a person gave it, in this process
 
 
+@pytest.mark.parametrize(
+    ("title", "file", "text"),
+    [
+        ("setup", "setup.py", "print(1)"),  # a script of one's own
+        ("slide", "deploy.py", OWN),
+        ("deploy", "deploy.py", OWN),
+        ("deploy:Slide", "slide.py", OWN),
+        ("slide", "slide.py", "class Slide:\n    pass"),
+        ("slide", "slide.py", "class Slide("),
+        ("slide:Other", "slide.py", OWN),
+    ],
+)
+def test_data_cannot_have_another_file_of_ones_own_run(title: str, file: str, text: str):
+    run, stored = folder(RUN), place(file, text)
+    with pytest.raises(TaskError, match=r"\(no class of that name in it\); give --task"):
+        looked_up(title, run, stored)
+
+
+@pytest.mark.parametrize("text", ["import a\n\nclass Slide(a.Arm): ...", "if 1:\n    class Slide(X): ..."])
+def test_a_class_of_any_base_is_the_runs_own(text: str):
+    assert looked_up("slide", folder(RUN), stored := place("slide.py", text)) == Path(stored)
+
+
 def test_links_are_followed_before_a_place_is_judged(here: Path):
     run, outside = folder(RUN), place("../outside/slide.py")
     Path("slide.py").symlink_to(outside)
@@ -178,9 +203,10 @@ def test_the_way_out_names_a_file_that_is_there():
     run = folder(RUN)
     with pytest.raises(TaskError, match=r"'/old/slide\.py' \(no task file here\); .*; give --task FILE\.py$"):
         looked_up("slide", run, "/old/slide.py")
-    place("slide.py")
-    with pytest.raises(TaskError, match=r"; give --task slide\.py$"):
-        looked_up("slide", run, "/old/slide.py")
+    for file in ("legs/slide.py", "slide.py"):
+        place(file)
+        with pytest.raises(TaskError, match=rf"; give --task {re.escape(file)}$"):
+            looked_up("slide", run, "/old/slide.py")
 
 
 def test_trust_finds_a_file_beside_or_above_the_data():
