@@ -149,8 +149,8 @@ FIELDS = (
     Field("origin", "object | null", None, False, 2, "where a policy that was not trained here comes from"),
     Field("evaluation", "object | null", None, False, 1, "of the policy before the export"),
     Field("parity", "rows", ROWS, False, 1, "differences between graph and policy, one row for each batch"),
-    Field("parity[].batch", "whole", (1, LARGEST), True, 1, "simulations at once"),
-    Field("parity[].ctrl_error", "number", FROM_0, True, 1, "largest, relative to the actuator's span"),
+    Field("parity[].batch", "whole", (1, LARGEST), False, 1, "simulations at once"),
+    Field("parity[].ctrl_error", "number", FROM_0, False, 1, "largest, relative to the actuator's span"),
 )
 
 
@@ -256,8 +256,8 @@ class Controller:
         try:
             self._enter(mark, "reset")
             self._carry[:], self._first[:] = 0.0, True
-        finally:  # by the mark: a signal's exception may come between any two lines
-            if self._inside_call.get("mark") is mark:
+        finally:  # a signal's exception may come after any call, so the first one here must clear
+            if "mark" in self._inside_call and self._inside_call["mark"] is mark:
                 self._inside_call.clear()
 
     def step(
@@ -295,8 +295,8 @@ class Controller:
             self._carry[:], self._first[:] = self._carry_next, False
             self._time(time.perf_counter() - start)
             return self._ctrl.copy()  # the next step writes here
-        finally:  # by the mark: a signal's exception may come between any two lines
-            if self._inside_call.get("mark") is mark:
+        finally:  # a signal's exception may come after any call, so the first one here must clear
+            if "mark" in self._inside_call and self._inside_call["mark"] is mark:
                 self._inside_call.clear()
 
     def _warm_up(self, run: Any) -> None:

@@ -375,25 +375,6 @@ class Steppable(Protocol):
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = ..., now: float | None = ...) -> Floats: ...
 
 
-class _Alone:
-    """Context of one call of a Filtered; by a mark: a signal's exception may come between any two lines."""
-
-    def __init__(self, inside: dict[str, object], what: str) -> None:
-        self._of, self._what = inside, what
-
-    def __enter__(self) -> None:
-        try:
-            if self._of.setdefault("mark", self) is not self:
-                raise ConcurrentCall(f"{self._what} was called while another call is inside this Filtered")
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        if self._of.get("mark") is self:
-            self._of.clear()
-
-
 class Filtered:
     """A Controller behind a Filter: `step` returns a safe target even for a bad observation.
 
@@ -422,20 +403,30 @@ class Filtered:
 
     def reset(self) -> None:
         """Begin an episode at the robot's present pose. A latched fallback stays latched."""
-        with _Alone(self._inside, "reset"):
+        mark = object()
+        try:
+            self._enter(mark, "reset")
             self.policy.reset()
             self._then = math.nan
             if self.reason is None:
                 self.guard.begin()
                 self._armed = False
+        finally:  # a signal's exception may come after any call, so the first one here must clear
+            if "mark" in self._inside and self._inside["mark"] is mark:
+                self._inside.clear()
 
     def rearm(self) -> None:
         """Leave the fallback, if latched. Always reset the policy, and soft-start from the last target."""
-        with _Alone(self._inside, "rearm"):
+        mark = object()
+        try:
+            self._enter(mark, "rearm")
             self.reason = None  # first, so that a trip from now on is kept
             self.policy.reset()
             self.guard.rearm()
             self.state, self._then = "policy", math.nan
+        finally:
+            if "mark" in self._inside and self._inside["mark"] is mark:
+                self._inside.clear()
 
     def trip(self, reason: str) -> None:
         """Latch the fallback from the next step on, unless latched. From any thread or signal handler."""
@@ -443,8 +434,17 @@ class Filtered:
 
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = None, now: float | None = None) -> Floats:
         """Actuator targets (A,); arguments as for Controller.step, with `now` also for the deadline."""
-        with _Alone(self._inside, "step"):
+        mark = object()
+        try:
+            self._enter(mark, "step")
             return self._step(obs, stamps, now)
+        finally:
+            if "mark" in self._inside and self._inside["mark"] is mark:
+                self._inside.clear()
+
+    def _enter(self, mark: object, what: str) -> None:
+        if self._inside.setdefault("mark", mark) is not mark:
+            raise ConcurrentCall(f"{what} was called while another call is inside this Filtered")
 
     def _step(self, obs: Obs, stamps: Mapping[str, float] | None, now: float | None) -> Floats:
         if self.reason is not None and not self.guard.why[0]:

@@ -102,8 +102,7 @@ def evaluate(
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
     steps = int(ran.lengths.sum())
     clipped = {name: numbers for name, numbers in commands.items() if held[name] != [*numbers]}
-    notes = [clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()]
-    notes += [f"{ran.bad} of {episodes} broke: {env.broken.why()}"] if ran.bad else []
+    broke = [f"{ran.bad} of {episodes} broke: {env.broken.why()}"] if ran.bad else []
     return Report(
         task=contract["task"],
         file=str(exported.path) if exported else None,
@@ -126,7 +125,7 @@ def evaluate(
         stochastic=stochastic,
         versus_torch=versus,
         commands=held,
-        notes=notes,
+        notes=[*(clip_note(contract, name, numbers, steps) for name, numbers in clipped.items()), *broke],
         per_episode=ran.lists(),
         filtered=filtered,
         variant=other,

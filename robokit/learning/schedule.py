@@ -51,7 +51,7 @@ class Schedules:
         return {f"schedule/{name}": self.values[name].clone() for name in self.spans}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"clock": self.clock, **self.values}
+        return {**({"clock": self.clock} if self.spans else {}), **self.values}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in self.state_dict().items():

@@ -318,7 +318,7 @@ def test_a_wrong_value_anywhere_in_the_config_is_refused_by_name(folder: Path):
     check_places(folder, lambda number: kinds[number % len(kinds)])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_each_wrong_value_everywhere_in_the_config_is_refused_by_name(folder: Path, wrong: str):
     check_places(folder, lambda number: WRONG[wrong])

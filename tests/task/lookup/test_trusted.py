@@ -280,7 +280,7 @@ def test_data_means_no_file_of_the_persons_that_is_no_task_of_that_name():
     own = place("slide.py")
     for stored in (Path("clean_all.py").resolve(), "/proc/self/cwd/clean_all.py", own):
         for title in ("whatever", "clean_all"):
-            with pytest.raises(TaskError, match="no task file here"):
+            with pytest.raises(TaskError, match=r"no class of that name in it|no task file here"):
                 looked_up(title, run, str(stored))
     assert looked_up("slide", run, own) == Path(own)
 
