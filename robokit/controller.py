@@ -396,6 +396,9 @@ def load(path: str | Path) -> Loaded:
     if text is None:
         raise ContractError(f"{path} has no {METADATA_KEY!r} in its metadata: not exported by robokit")
     contract = check_contract(_json(text, str(path)), str(path))
+    least = contract.get("least", {}).get("onnxruntime", "0")
+    if _version(ort.__version__) < _version(least):
+        raise ContractError(f"{path} needs onnxruntime {_cut(least)} or newer; this is {ort.__version__}")
     session = _session(data, str(path))
     try:
         found = {n.name: (n.type, n.shape[1:]) for n in [*session.get_inputs(), *session.get_outputs()]}
@@ -782,6 +785,10 @@ def _place(contract: Contract, name: str) -> tuple[int, int]:
             return begin, begin + part["size"]
         begin += part["size"]
     return 0, 0
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", text)[:3])
 
 
 def _seconds(value: Any) -> float:

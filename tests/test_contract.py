@@ -192,3 +192,10 @@ def test_every_row_has_known_types_a_plain_meaning_and_a_schema_from_which_on_it
     assert len({f.key for f in FIELDS}) == len(FIELDS)
     for field in FIELDS:
         assert {*field.type.split(" | ")} <= TYPES.keys() and field.since in (1, 2) and field.says
+
+
+def test_a_file_for_a_newer_onnxruntime_is_refused_by_its_version(tmp_path: Path):
+    contract = json.loads(json.dumps(RICH))
+    contract["least"]["onnxruntime"] = "99.1"
+    with pytest.raises(ContractError, match=r"needs onnxruntime 99\.1 or newer; this is "):
+        load(write(tmp_path / "newer.onnx", contract=contract))

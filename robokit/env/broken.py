@@ -14,9 +14,8 @@ class Broken:
     """Counts by cause, kept on the simulation's device; `note` puts them into words."""
 
     def __init__(self, sim: Sim) -> None:
-        causes = sim.causes if sim.device.type == "cpu" else UNTOLD
-        self._causes = [*causes.items()]
-        self._counts = torch.zeros(len(causes), dtype=torch.int64, device=sim.device)
+        self._causes = sim.causes if sim.device.type == "cpu" else UNTOLD
+        self._counts = torch.zeros(len(self._causes), dtype=torch.int64, device=sim.device)
         self._noted = 0
 
     def add(self, faults: Tensor) -> None:
@@ -34,6 +33,6 @@ class Broken:
 
     def why(self) -> str:
         """The causes, the most frequent first, with their numbers, and what to do."""
-        found = sorted(zip(self._counts.tolist(), self._causes, strict=True), reverse=True)
+        found = sorted(zip(self._counts.tolist(), self._causes.items(), strict=True), reverse=True)
         causes = ", ".join(f"{cause} ({count:,})" for count, (cause, _) in found if count)
         return f"{causes}; {WHAT}; {found[0][1][1]}"

@@ -98,9 +98,8 @@ class Sim(ABC):
     """N simulations of one model; the engines differ only in the abstract methods."""
 
     engine: str  # its name in `make_sim`
-    causes: Mapping[
-        str, str
-    ]  # why a simulation breaks -> what to do; in the order of the columns of `faults`
+    # why a simulation breaks -> what to do; in the order of the columns of `faults`
+    causes: dict[str, str]
     qpos: Tensor  # (N, nq)
     qvel: Tensor  # (N, nv)
     ctrl: Tensor  # (N, A), actuator order

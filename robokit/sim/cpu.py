@@ -20,6 +20,7 @@ from robokit.sim.drawn import check_drawn
 from robokit.sim.model import compile_model
 
 BAD = slice(int(mujoco.mjtWarning.mjWARN_CONTACTFULL), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
+ERROR = "an error of MuJoCo"
 CANNOT_START = "MuJoCo cannot start the model: {}"
 PERSISTENT_BYTES = 4e9  # of one MjData per simulation with dense constraints, about 48 nv^2 each
 RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
@@ -78,7 +79,15 @@ class MujocoSim(Sim):
         try:
             self._batch.step(nstep=nstep, stage=int(self._stage))
         except SimulationError as error:
-            self._raised[torch.from_numpy(error.ids)] = True
+            self._fail(error)
+
+    def _fail(self, error: SimulationError) -> None:
+        """Mark the simulations of an error of MuJoCo; the first one's words go before the remedy."""
+        self._raised[torch.from_numpy(error.ids)] = True
+        if not self.causes[ERROR].startswith("it says"):
+            self.causes[ERROR] = (
+                f"it says {' '.join(str(error).split())[:200]!r}; of memory: {self.causes[ERROR]}"
+            )
 
     def faults(self) -> Tensor:
         return torch.cat((self._warned != 0, self._raised[:, None]), -1)
@@ -102,7 +111,7 @@ class MujocoSim(Sim):
         except SimulationError as error:
             if which is None and len(error.ids) == self.num_envs:
                 raise ModelError(CANNOT_START.format(" ".join(str(error).split()))) from error
-            self._raised[torch.from_numpy(error.ids)] = True  # the next step ends these episodes
+            self._fail(error)  # the next step ends these episodes
 
     def _target(self, name: str) -> Tensor:
         return self.written(name) if name in self.memory or name in STATE else self._field_of_model(name)
@@ -162,7 +171,7 @@ def _causes(model: mujoco.MjModel) -> dict[str, str]:
         "no memory for all constraints": room,
         **{f"{name} {large}": SMALLER for name in ("qpos", "qvel", "qacc")},
         f"ctrl {large}": "look at the action",
-        "an error of MuJoCo": room,
+        ERROR: room,
     }
 
 

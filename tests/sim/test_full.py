@@ -1,6 +1,9 @@
 """When MuJoCo's buffers are full it drops contacts in silence: robokit gives room, or counts what broke."""
 
+from typing import Any
+
 import mujoco
+import numpy as np
 import pytest
 import torch
 
@@ -67,3 +70,16 @@ def test_many_simulations_of_a_large_model_share_memory():
     plain = make_sim("mujoco", mujoco.MjSpec.from_string(BOXES.format(memory="1M", row=4, option="")), 2, {})
     assert plain._batch.persistent  # pyright: ignore[reportAttributeAccessIssue]
     assert plain.faults().shape == (2, len(plain.causes)) and plain.faults().dtype == torch.bool
+
+
+def test_an_error_of_mujoco_is_told_in_its_own_words():
+    class Failed(Exception):
+        ids = np.array([1])
+
+    sim: Any = boxes("2M", row=1)
+    for words in ("mj_stackAlloc: insufficient memory\n max = 3", "another"):
+        sim._fail(Failed(words))
+    assert sim.bad().tolist() == [False, True]
+    remedy = sim.causes["an error of MuJoCo"]
+    assert remedy.startswith("it says 'mj_stackAlloc: insufficient memory max = 3'; of memory: put <size")
+    assert "another" not in remedy
