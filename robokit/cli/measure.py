@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ class Evaluate:
 
         Raises OptionError for no run or file, one given twice, or a folder that is not writable.
         """
-        if len({file_of(place).resolve() for place in places}) != len(self.what) or not self.what:
+        if len({realpath(file_of(place)) for place in places}) != len(self.what) or not self.what:
             given = " ".join(self.what) or "none"
             raise OptionError(f"evaluate takes one or more names, runs or files, each once; got {given}")
         if self.plots is None:

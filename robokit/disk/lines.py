@@ -33,6 +33,11 @@ class Lines:
         drop_dead(path)
         kept = _kept(path, steps, known)
         if path.exists():
+            with path.open("rb") as there:
+                there.seek(len(kept))
+                later = there.read().count(b"\n")
+            if later:  # of a training that was killed, or whose newest checkpoints somebody took away
+                tell(f"note: {path} goes on from step {steps:,}: {later} later lines are dropped")
             os.truncate(path, len(kept))
         self._hash, self._size = hashlib.sha256(kept), len(kept)
         self._file = path.open("a+b", buffering=0)

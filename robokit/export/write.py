@@ -112,11 +112,11 @@ def _swap(staged: Path, path: Path) -> None:
     """Rename `staged` to `path`; meanwhile the .sha256 lists both files, so that a kill breaks neither."""
     listing = Path(f"{path}.sha256")
     _, new, both, _ = _staged(staged)
-    old = listing.read_bytes() if path.exists() and listing.exists() else b""
+    old = listing.read_bytes() if path.is_file() and listing.is_file() else b""
     write_synced(both, old + new.read_bytes())
     both.replace(listing)
     weights = weights_path(path)
-    before = weights.read_bytes() if weights.exists() else b""
+    before = weights.read_bytes() if weights.is_file() else b""
     try:
         if weights_path(staged).exists():
             weights_path(staged).replace(weights)

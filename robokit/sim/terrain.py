@@ -1,8 +1,9 @@
 """Rough ground: one height field of tiles, a column for each kind and a row for each level.
 
     GROUND = Terrain(("slope", "steps", "rough"), levels=5)
-    model = property(lambda self: GROUND.added(load("scene.xml"), floor="floor"))      # of a Task
-    sim.qpos[:, :3] = GROUND.start(sim, level, kind) + home                            # in its reset
+    SCENE = GROUND.added(mujoco.MjSpec.from_file("scene.xml"), floor="floor")
+    model = SCENE                                                                      # of a Task
+    place = GROUND.start(sim, level, kind) + sim.constant(0.0, 0.0, 0.4)               # in its reset, of qpos
     clearance = sim.site("FL").xpos[..., 2] - GROUND.height(sim, feet)[:, 0]
 
 A tile is a pyramid: its middle is flat, its rim is at height 0, and what lies between is its kind's. So each
@@ -23,7 +24,11 @@ from robokit.errors import ModelError, did_you_mean
 from robokit.sim.base import Sim
 
 NAME = "terrain"  # of the height field and its geom
-OF_FLOOR = ("contype", "conaffinity", "condim", "friction", "solref", "solimp", "priority", "material")
+OF_FLOOR = (
+    *("contype", "conaffinity", "condim", "friction", "solref", "solimp", "solmix", "priority", "margin"),
+    *("gap", "material", "rgba", "group"),
+)
+MOST_POINTS = 20_000_000
 DEPTH = 0.5  # m of ground below the lowest point
 Heights = npt.NDArray[np.float64]
 Shape = Callable[[Heights, float, np.random.Generator], Heights]  # distance from the rim (m), size, draws
@@ -79,6 +84,9 @@ class Terrain:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kinds, tuple) or not isinstance(self.levels, int):
+            got = f"{self.kinds!r} and {self.levels!r}"
+            raise ModelError(f"a terrain has a tuple of kinds and a whole number of levels, got {got}")
         for kind in (*self.kinds, *self.hardest):
             if kind not in KINDS:
                 hint = did_you_mean(kind, KINDS)
@@ -89,6 +97,13 @@ class Terrain:
         if not 0 < self.cell <= self.middle < self.tile - 4 * self.cell:
             got = f"cell {self.cell}, middle {self.middle}, tile {self.tile}"
             raise ModelError(f"a tile needs 0 < cell <= middle < tile - 4 cells, in m, got {got}")
+        cells = self.tile / self.cell
+        if abs(cells - round(cells)) > 1e-6:
+            raise ModelError(f"a tile must be a whole number of cells, got {self.tile} m / {self.cell} m")
+        if (points := len(self.kinds) * self.levels * cells**2) > MOST_POINTS:
+            raise ModelError(
+                f"a terrain has at most {MOST_POINTS:,} points, got {points:,.0f}: a larger cell"
+            )
 
     @cached_property
     def heights(self) -> npt.NDArray[np.float32]:
@@ -122,6 +137,8 @@ class Terrain:
 
         Raises ModelError if there is no such geom.
         """
+        if spec.hfield(NAME) is not None:
+            raise ModelError(f"the model has a height field {NAME!r} already")
         old = None if floor is None else spec.geom(floor)
         if floor is not None and old is None:
             known = [geom.name for geom in spec.geoms]
@@ -140,7 +157,7 @@ class Terrain:
         if old is not None:
             spec.delete(old)
         spec.worldbody.add_geom(
-            name=NAME,
+            name=floor or NAME,
             type=mujoco.mjtGeom.mjGEOM_HFIELD,
             hfieldname=NAME,
             pos=place + np.array((0, 0, low)),
@@ -150,7 +167,7 @@ class Terrain:
 
     def start(self, sim: Sim, level: Tensor, kind: Tensor) -> Tensor:
         """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's."""
-        corner = sim.nominal("geom_pos")[sim.model.geom(NAME).id, :2] - sim.constant(*self._extent)
+        corner = sim.nominal("geom_pos")[_geom(sim), :2] - sim.constant(*self._extent)
         xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)
 
@@ -160,11 +177,13 @@ class Terrain:
         start = int(sim.model.hfield_adr[own])
         grid = sim.nominal("hfield_data")[start : start + self.heights.size].view(self.heights.shape)
         high = sim.nominal("hfield_size")[own, 2]
-        x, y, low = sim.nominal("geom_pos")[sim.model.geom(NAME).id].unbind()
+        x, y, low = sim.nominal("geom_pos")[_geom(sim)].unbind()
         u = (xy[..., 0] - x + self._extent[0]) / self.cell
         v = (xy[..., 1] - y + self._extent[1]) / self.cell
         rows, columns = self.heights.shape
-        c, r = u.floor().clamp(0, columns - 2).long(), v.floor().clamp(0, rows - 2).long()
+        c, r = (  # of a broken simulation they are NaN, and the height 0
+            x.nan_to_num().floor().clamp(0, most).long() for x, most in ((u, columns - 2), (v, rows - 2))
+        )
         fu, fv = u - c, v - r
         corner, across = grid[r, c], grid[r + 1, c + 1]  # the diagonal that MuJoCo divides a cell by
         side = torch.where(fu >= fv, grid[r, c + 1], grid[r + 1, c])
@@ -178,3 +197,12 @@ class Terrain:
         cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
         x, y = grid.to(xy).unbind(-1)
         return self.height(sim, torch.stack((x * cos - y * sin, x * sin + y * cos), -1) + xy[:, None])
+
+
+def _geom(sim: Sim) -> int:
+    """Index of the geom of the height field."""
+    model = sim.model
+    own = (model.geom_type == int(mujoco.mjtGeom.mjGEOM_HFIELD)) & (
+        model.geom_dataid == model.hfield(NAME).id
+    )
+    return int(np.flatnonzero(own)[0])

@@ -8,6 +8,7 @@ so that the first policy is the parent's. Optimiser, multipliers and random numb
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def open_parent(what: str | Path) -> Parent:
     if Path(what).suffix == ".onnx":
         file = Exported.open(what)
         state, layout = read_weights(file)
-        path = file.path.resolve()
+        path = Path(os.path.realpath(file.path))
         tensors = _with(f"{POLICY}.", state)
         return Parent(path, f"{path.parent.name}/{path.name}", _steps(file), tensors, {"policy": layout})
     run = Run.open(what)

@@ -29,7 +29,7 @@ from robokit.disk.checkpoint import FACTS, Checkpoint, newest, prune, save
 from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, digest, read_config
 from robokit.disk.own import check_own
 from robokit.disk.place import Held, check_place, new_folder, point
-from robokit.disk.read import check_types, read_json, short
+from robokit.disk.read import check_types, first_difference, read_json, short
 from robokit.disk.write import drop_dead, write_atomically
 from robokit.errors import CheckpointError, DataError, RunError, reason, tell
 from robokit.learning.protocols import Learner
@@ -252,8 +252,7 @@ class Run:
         theirs, ours = checkpoint.facts.get("config", {}), self.config
         if not isinstance(theirs, dict):
             raise CheckpointError(f"{checkpoint.path} has a config of {short(theirs)} in {FACTS}")
-        differ = [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]
-        if differ:
-            key = differ[0]
-            what = f"its {key} is {theirs.get(key)!r}, this run's {ours.get(key)!r}"
+        if theirs != ours:
+            key, their, own = first_difference(theirs, ours)
+            what = f"its {key} is {short(their)}, this run's {short(own)} in {self.path / CONFIG}"
             raise CheckpointError(f"checkpoint {checkpoint.path} belongs to another run: {what}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from robokit.disk.read import DEEPEST, EACH, check_types, parse_json, read_bytes, read_json
+from robokit.disk.read import DEEPEST, EACH, check_types, first_difference, parse_json, read_bytes, read_json
 from robokit.errors import DataError
 
 
@@ -99,3 +99,15 @@ def test_reading_needs_no_torch():
     code = "import robokit.disk.read, robokit.disk.folder, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [1], "d": 3}}, ("b.d", 2, 3)),
+        ({"a": 1}, {"a": 1, "b": None}, ("b", None, None)),
+        ({"a": {"x": 1}}, {"a": [1]}, ("a", {"x": 1}, [1])),
+    ],
+)
+def test_the_first_difference_is_the_leaf(one: object, other: object, expected: tuple[object, ...]):
+    assert first_difference(one, other) == expected

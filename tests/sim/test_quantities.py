@@ -178,19 +178,49 @@ def test_what_is_drawn_is_told():
         ({"gain": Scale(1, 2, at="sevro")}, "gain at 'sevro': the model has no such actuator; did you mean"),
         (
             {"mass": Add(-0.3, 0.0)},
-            "body 'tip': the lowest mass and payload must .* above 0, got -0.1 kg",
+            "body 'tip': mass and inertia must stay above 0, .* a draw has -0.1 kg",
         ),
         ({"damping": Add(-0.2, 0.0, at="knee")}, "damping of 'knee' must stay at least 0: it is 0.1"),
         ({"torque_limit": Scale(0.5, 1.0)}, "torque_limit at 'motor': the actuator has no forcerange"),
         ({"joint_offset": Add(-0.1, 0.1, at="knee")}, "none of .*'knee'.* is driven by a servo"),
+        ({"payload": Add(0, 1, at="base", place=(0.25, 0.0))}, "`place` must be three finite numbers"),  # pyright: ignore[reportArgumentType]
+        ({"payload": Add(0, 1, at="base", place=(float("nan"), 0, 0))}, "`place` must be three finite"),
+        ({"gain": Scale(1, 2, at=3)}, "`at` must be a pattern or a tuple of patterns, got 3"),  # pyright: ignore[reportArgumentType]
+        ({"gain": Scale(1, 2, at=())}, r"`at` must be a pattern or a tuple of patterns, got \(\)"),
+        ({"gain": Scale(1, 2, each=3)}, "`each` must be True, False or None, got 3"),  # pyright: ignore[reportArgumentType]
+        ({"gain": Scale("a", 1.1)}, "the range of gain must be low <= high, finite, got a to 1.1"),  # pyright: ignore[reportArgumentType]
+        ({3: Scale(1, 2)}, "no physical quantity 3"),
+        (
+            {
+                "center_of_mass": Add(-0.1, 0.1, at="base"),
+                "payload": Add(-1.0, 0, at="base", place=(0, 0.1, 0)),
+            },
+            "body 'base': mass and inertia must stay above 0",
+        ),
         ({"gain": Add(0, 1, place=(0.0, 0.0, 0.0))}, "a place is for a payload, not for gain"),
         (
             {"payload": Add(-1.9, 0.0, at="base", place=(0.2, 0.2, 0.2))},
-            r"body 'base': the lowest mass and payload .* got 0.1 kg and principal inertias \[-",
+            r"body 'base': mass and inertia must .* a draw has 0.1 kg and \[-",
         ),
-        ({"payload": Add(-1.0, 0.0, at="base"), "mass": Scale(0.5, 1.0)}, "body 'base': .* got 0 kg"),
+        ({"payload": Add(-1.0, 0.0, at="base"), "mass": Scale(0.5, 1.0)}, "body 'base': .* a draw has 0 kg"),
     ],
 )
 def test_what_is_unknown_or_not_physical_is_refused(table: dict[str, Any], words: str):
     with pytest.raises(ModelError, match=words):
         Table(table, compile_model(spec()))
+
+
+def test_an_offset_moves_the_target_of_a_geared_servo_by_as_much():
+    geared = ARM.replace('joint="hip" gainprm', 'joint="hip" gear="2" gainprm').format(**USUAL)
+    sim = make_sim("mujoco", mujoco.MjSpec.from_string(geared), 1, {"joint_offset": 1})
+    draw = Table({"joint_offset": Add(0.1, 0.1)}, sim.model).draw(sim, torch.Generator())
+    assert draw["joint_offset"].tolist() == [[0.1]]
+    assert float(draw["actuator_biasprm"][0, 0, 0]) == pytest.approx(20.0 * 2 * 0.1)
+
+
+def test_bodies_that_cannot_move_have_no_mass_to_draw():
+    fixed = ARM.format(**USUAL).replace(
+        "</worldbody>", '<body name="goal" mocap="true"><geom size=".1"/></body></worldbody>'
+    )
+    chosen = Table({"mass": Scale(0.9, 1.1)}, compile_model(mujoco.MjSpec.from_string(fixed))).facts()["mass"]
+    assert chosen["of"] == ["base", "link", "tip"]

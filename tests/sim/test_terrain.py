@@ -67,9 +67,21 @@ def test_levels_grow_to_the_hardest():
 
 def test_the_terrain_takes_the_floors_contact_properties_and_its_place():
     model = sim_of(SMALL).model
-    assert {model.geom(i).name for i in range(model.ngeom)} == {"", "terrain"}
-    assert model.geom("terrain").friction.tolist() == [0.7, 0.1, 0.1]
-    assert int(model.geom("terrain").condim[0]) == 4
+    assert {model.geom(i).name for i in range(model.ngeom)} == {"", "floor"}
+    assert model.geom("floor").friction.tolist() == [0.7, 0.1, 0.1]
+    assert int(model.geom("floor").condim[0]) == 4
+
+
+def test_a_broken_simulation_has_height_0_and_others_keep_theirs():
+    sim = sim_of(SMALL)
+    points = torch.tensor([[[torch.nan, 0.0]], [[1.0, 1.0]]]).double()
+    assert SMALL.height(sim, points).isfinite().all()
+
+
+def test_a_second_terrain_in_one_model_is_refused():
+    spec = SMALL.added(mujoco.MjSpec.from_string(SCENE), floor="floor")
+    with pytest.raises(ModelError, match="the model has a height field 'terrain' already"):
+        SMALL.added(spec)
 
 
 def test_a_scan_turns_with_the_robot():
@@ -102,6 +114,10 @@ def test_beyond_the_field_the_height_is_0():
         ({"kinds": ()}, "a terrain needs a level and a kind, got 5 levels of"),
         ({"tile": 2.0}, "a tile needs 0 < cell <= middle < tile - 4 cells, in m, got cell 0.1"),
         ({"hardest": {"hills": 1.0}}, "no kind of terrain 'hills'"),
+        ({"cell": 0.15}, "a tile must be a whole number of cells, got 8.0 m / 0.15 m"),
+        ({"cell": 0.001}, "a terrain has at most 20,000,000 points, got 960,000,000"),
+        ({"kinds": "slope"}, "a terrain has a tuple of kinds and a whole number of levels, got 'slope'"),
+        ({"levels": 2.5}, "got .* and 2.5"),
     ],
 )
 def test_an_impossible_terrain_is_refused(options: dict, words: str):

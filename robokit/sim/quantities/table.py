@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from robokit.errors import ModelError, did_you_mean
 from robokit.sim.base import Sim
-from robokit.sim.facts.controls import is_linear, is_servo, joint_of
+from robokit.sim.facts.controls import gear_of, is_linear, is_servo, joint_of
 from robokit.sim.model import names, nominal
 from robokit.sim.quantities.draw import Add, Draw, Scale
 from robokit.sim.quantities.write import DOFS, OFFSET, QUANTITIES, Chosen, Fields, write
@@ -31,6 +31,7 @@ ELSEWHERE = {  # what a table does not write -> what does
     "bias": "it is Sense(bias=) of an observation",
     "dropout": "it is Sense(dropout=) of an observation",
 }
+DRAWS = 256  # that are looked at for bodies that cannot be
 JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 
 
@@ -75,23 +76,40 @@ class Table:
         }
 
 
-def _check(name: str, draw: Draw) -> None:
+def _check(name: Any, draw: Any) -> None:
     if name in ELSEWHERE:
         raise ModelError(f"{name!r} is no physical quantity: {ELSEWHERE[name]}")
     if name not in QUANTITIES:
-        hint = did_you_mean(name, QUANTITIES)
+        hint = did_you_mean(str(name), QUANTITIES)
         raise ModelError(f"no physical quantity {name!r}{hint}; there are {[*QUANTITIES]}")
     quantity = QUANTITIES[name]
     if not isinstance(draw, Scale | Add):
         raise ModelError(f"{name} must be a Scale or an Add, got {draw!r}")
     if isinstance(draw, Scale) and not quantity.scales:
         raise ModelError(f"{name} has no value to scale: use Add, in {quantity.unit}")
-    if not (np.isfinite([draw.low, draw.high]).all() and draw.low <= draw.high):
+    if not (_are_numbers((draw.low, draw.high)) and draw.low <= draw.high):
         raise ModelError(f"the range of {name} must be low <= high, finite, got {draw.low} to {draw.high}")
     if isinstance(draw, Scale) and draw.low <= 0:
         raise ModelError(f"{name} must be scaled by more than 0, got {draw.low}")
-    if isinstance(draw, Add) and draw.place is not None and name != "payload":
+    _check_places(name, draw)
+
+
+def _check_places(name: str, draw: Draw) -> None:
+    """Raise ModelError for an `at`, `each` or `place` of another type."""
+    at = (draw.at,) if isinstance(draw.at, str) else draw.at
+    if not (isinstance(at, tuple) and at and all(isinstance(pattern, str) for pattern in at)):
+        raise ModelError(f"{name}: `at` must be a pattern or a tuple of patterns, got {draw.at!r}")
+    if draw.each not in (None, True, False):
+        raise ModelError(f"{name}: `each` must be True, False or None, got {draw.each!r}")
+    place = getattr(draw, "place", None)
+    if place is not None and name != "payload":
         raise ModelError(f"a place is for a payload, not for {name}")
+    if place is not None and not (isinstance(place, tuple) and len(place) == 3 and _are_numbers(place)):
+        raise ModelError(f"payload: `place` must be three finite numbers, in m, got {place!r}")
+
+
+def _are_numbers(values: tuple[Any, ...]) -> bool:
+    return all(isinstance(x, int | float) and not isinstance(x, bool) and np.isfinite(x) for x in values)
 
 
 def _matches(name: str, draw: Draw) -> bool:
@@ -103,29 +121,32 @@ def _choose(name: str, draw: Draw, model: mujoco.MjModel) -> Chosen:
     """The elements of one entry. Raises ModelError for a pattern without any, or an element without it."""
     quantity = QUANTITIES[name]
     known = names(model, quantity.kind)
+    acts = (act for act in range(model.nactuator) if is_servo(model, act))
+    servos = [(act, joint) for act in acts if (joint := joint_of(model, act)) is not None]
     rows = [i for i in _candidates(quantity.kind, model) if _matches(known[i], draw)]
+    if name == OFFSET:  # of others there is no target to move
+        rows = [i for i in rows if i in {joint for _, joint in servos}] or rows
     for pattern in (draw.at,) if isinstance(draw.at, str) else draw.at:
         if not any(fnmatchcase(known[i], pattern) for i in rows):
             hint = did_you_mean(pattern, known)
             raise ModelError(f"{name} at {pattern!r}: the model has no such {quantity.kind}{hint}")
     each = quantity.each if draw.each is None else draw.each
-    chosen = Chosen(rows, [known[i] for i in rows], draw, quantity.width * (len(rows) if each else 1))
+    width = quantity.width * (len(rows) if each else 1)
+    chosen = Chosen(name, rows, [known[i] for i in rows], draw, width)
     if quantity.kind == "joint":
         chosen.dofs.extend(model.jnt_dofadr[rows].tolist())
-        chosen.servos.extend(
-            (rows.index(joint), act)
-            for act in range(model.nactuator)
-            if is_servo(model, act) and (joint := joint_of(model, act)) in rows
-        )
+        chosen.servos.extend((rows.index(joint), act) for act, joint in servos if joint in rows)
+        chosen.gears.extend(gear_of(model, act) for _, act in chosen.servos)
     return chosen
 
 
 def _candidates(kind: str, model: mujoco.MjModel) -> list[int]:
-    """Indices of the elements that a pattern may name: no world, no free or ball joint."""
+    """Indices of the elements that a pattern may name: no body that cannot move, no free or ball joint."""
     if kind == "joint":
         return [i for i in range(model.njnt) if int(model.jnt_type[i]) in JOINTS]
     if kind == "body":
-        return [i for i in range(1, model.nbody) if model.body_mass[i] > 0]
+        free = (model.body_weldid != 0) & (model.body_mocapid < 0) & (model.body_mass > 0)
+        return np.flatnonzero(free).tolist()
     return list(range({"actuator": model.nactuator, "geom": model.ngeom}[kind]))
 
 
@@ -158,13 +179,23 @@ def _value(name: str, row: int, model: mujoco.MjModel) -> float | None:
 
 
 def _check_bodies(all_chosen: Mapping[str, Chosen], model: mujoco.MjModel) -> None:
-    """Raise ModelError if the lowest draws of all quantities leave a body without mass or inertia."""
-    fields = Fields(lambda name: torch.from_numpy(np.array(nominal(model, name))), 1)
+    """Raise ModelError if draws leave a body without mass, or with an inertia that no body has.
+
+    Looked at are the lowest and the highest of all, and DRAWS random ones.
+    """
+    fields = Fields(lambda name: torch.from_numpy(np.array(nominal(model, name))), DRAWS + 2)
+    rng = torch.Generator().manual_seed(0)
     for name, chosen in all_chosen.items():
-        write(name, fields, chosen, torch.full((1, chosen.width), float(chosen.draw.low)))
-    for row, body in enumerate(names(model, "body")):
-        mass, inertia = float(fields["body_mass"][0, row]), fields["body_inertia"][0, row]
-        if model.body_mass[row] > 0 and not (mass > 0 and bool((inertia > 0).all())):
-            got = f"{mass:.3g} kg and principal inertias {[float(f'{x:.3g}') for x in inertia]} kg m^2"
-            rule = "the lowest mass and payload must leave mass and inertia above 0"
-            raise ModelError(f"body {body!r}: {rule}, got {got}")
+        share = torch.rand(DRAWS + 2, chosen.width, generator=rng, dtype=torch.float64)
+        share[0], share[1] = 0.0, 1.0
+        write(name, fields, chosen, chosen.draw.low + share * (chosen.draw.high - chosen.draw.low))
+    mass, inertia = fields["body_mass"], fields["body_inertia"].sort(-1).values
+    small = (mass <= 0) | (inertia[..., 0] <= 0)
+    flat = inertia[..., 2] > (inertia[..., 0] + inertia[..., 1]) * (1 + 1e-6)
+    touched = {row for c in all_chosen.values() if QUANTITIES[c.name].kind == "body" for row in c.rows}
+    for row in sorted(touched):
+        for draw in torch.nonzero(small[:, row] | flat[:, row])[:1, 0].tolist():
+            principal = [float(f"{x:.3g}") for x in inertia[draw, row]]
+            rule = "mass and inertia must stay above 0, and no principal inertia above the sum of the others"
+            got = f"{float(mass[draw, row]):.3g} kg and {principal} kg m^2"
+            raise ModelError(f"body {names(model, 'body')[row]!r}: {rule}; a draw has {got}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,21 +30,24 @@ class Fields(dict[str, Tensor]):
 class Chosen:
     """The elements of one entry of a table: `rows`, indices of the quantity's kind, and what moves along."""
 
+    name: str  # of the quantity
     rows: list[int]
     names: list[str]
     draw: Draw
     width: int  # numbers of one draw
     dofs: list[int] = field(default_factory=list)  # of joints
     servos: list[tuple[int, int]] = field(default_factory=list)  # (place in rows, actuator), of joints
+    gears: list[float] = field(default_factory=list)  # of the servos: length per rad or m
 
     _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
     def index(self, what: str, device: torch.device) -> Tensor:
-        """`rows`, `dofs`, or the `places` or `acts` of the servos, as a tensor made once on a device."""
+        """`rows`, `dofs`, or the servos' `places`, `acts` or `gears`, as a tensor made once on a device."""
         if (what, device) not in self._indices:
-            parts = {"rows": self.rows, "dofs": self.dofs}
+            parts: dict[str, list[Any]] = {"rows": self.rows, "dofs": self.dofs, "gears": self.gears}
             parts |= {"places": [place for place, _ in self.servos], "acts": [act for _, act in self.servos]}
-            self._indices[what, device] = torch.tensor(parts[what], dtype=torch.long, device=device)
+            kind = torch.float64 if what == "gears" else torch.long
+            self._indices[what, device] = torch.tensor(parts[what], dtype=kind, device=device)
         return self._indices[what, device]
 
     def moved(self, value: Tensor, x: Tensor) -> Tensor:
@@ -128,10 +132,11 @@ def _payload(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 
 
 def _joint_offset(fields: Fields, chosen: Chosen, x: Tensor) -> None:
-    """A servo that reads q - offset holds q = target + offset: force kp (ctrl - q + offset) - kd dq."""
+    """A servo that reads q - offset holds q = target + offset: kp (ctrl - gear (q - offset)) - kd dq."""
     fields[OFFSET] = x
-    places, acts = (chosen.index(what, x.device) for what in ("places", "acts"))
-    fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * x[:, places]
+    places, acts, gears = (chosen.index(what, x.device) for what in ("places", "acts", "gears"))
+    moved = gears.to(x.dtype) * x[:, places]
+    fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * moved
 
 
 def _friction(fields: Fields, chosen: Chosen, x: Tensor) -> None:
@@ -147,7 +152,9 @@ QUANTITIES: dict[str, Quantity] = {  # in the order in which they are written
     "damping": Quantity(
         "N m s/rad", "joint", _damping, "viscous damping of a joint; a Scale takes its servo's kd along"
     ),
-    "torque_limit": Quantity("N m", "actuator", _torque_limit, "largest force or torque of an actuator"),
+    "torque_limit": Quantity(
+        "N m", "actuator", _torque_limit, "largest force or torque of an actuator, before its gear"
+    ),
     "armature": Quantity("kg m^2", "joint", _of_dofs(DOFS["armature"]), "rotor inertia seen at the joint"),
     "friction_loss": Quantity("N m", "joint", _of_dofs(DOFS["friction_loss"]), "dry friction of a joint"),
     "mass": Quantity("kg", "body", _mass, "mass of a body, its inertia in proportion"),

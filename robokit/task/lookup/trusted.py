@@ -94,7 +94,7 @@ def _file(stored: object) -> Path | None:
         file = Path(stored) if isinstance(stored, str) else Path()
         here = file.is_absolute() and file.suffix == ".py" and file.is_file()
         return file.resolve() if here else None
-    except (OSError, ValueError):  # too long, a zero byte
+    except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a zero byte
         return None
 
 
