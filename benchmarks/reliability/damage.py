@@ -172,7 +172,8 @@ def _flipped(content: bytes, at: int, rng: random.Random) -> bytes:
 
 def _zeroed(content: bytes, at: int, rng: random.Random) -> bytes:
     size = min(len(content) - at, rng.choice((1, 64, 512, 4096)))
-    return content[:at] + bytes(size) + content[at + size :]
+    zeroed = content[:at] + bytes(size) + content[at + size :]
+    return zeroed if zeroed != content else _flipped(content, at, rng)  # they may have been zeros
 
 
 BYTES: dict[str, Callable[[bytes, int, random.Random], bytes]] = {
