@@ -29,6 +29,8 @@ def trusted(
         raise TaskError(f"{data} names no task, but {str(title)[:LONGEST]!r}")
     file = looked_up(title, data, stored, trust, only_shipped)
     say_shadowed(file.stem, file)
+    if trust and not file.is_relative_to(shipped_folder().resolve()):
+        say(f"trusted: {file} is run for {data}")
     origin = Path(stored) if isinstance(stored, str) and stored else file
     if origin.parts[-2:] != file.parts[-2:]:
         say(f"note: {data} was trained from {origin}; its task {title!r} is {file} here")
