@@ -25,7 +25,7 @@ class Schedules:
     """The values of a config's marked options: 0-d float32 tensors by name, which keep their storage.
 
     (start, end) moves from start at step 0 to end at `config.steps` and stays there. A run that is resumed
-    with more steps keeps the steps that it was begun with, which are part of the state.
+    with more steps keeps the steps that it was begun with: they are in the state where something moves.
     """
 
     def __init__(self, config: Any, device: torch.device) -> None:

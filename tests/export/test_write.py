@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from robokit.export.card import write_card
 from robokit.export.file import Exported, gaps
 from robokit.export.gate import TOLERANCE
 from robokit.export.weights import read_weights, weights_bytes, weights_path
-from robokit.export.write import Written, export, install
+from robokit.export.write import Written, _staged, _swap, export, install
 from robokit.networks.policy import Policy
 
 PARENT = {"name": "arm/1", "sha256": "ab", "steps": 3}
@@ -356,3 +358,29 @@ def test_an_export_computes_with_one_torch_thread_and_the_callers_number_returns
         assert (seen, torch.get_num_threads()) == ({1}, 2)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("suffix", [".onnx.sha256", ".safetensors"])
+def test_a_pipe_beside_an_export_is_replaced_and_never_read(tmp_path: Path, suffix: str):
+    """To read it would wait for ever."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it was read")
+
+    path, staged = tmp_path / "p.onnx", tmp_path / "staged" / "p.onnx"
+    staged.parent.mkdir()
+    path.write_bytes(b"old")
+    odd = tmp_path / f"p{suffix}"
+    os.mkfifo(odd)
+    file, listing, _, weights = _staged(staged)
+    for new, content in ((file, b"new"), (listing, b"sums"), (weights, b"weights")):
+        new.write_bytes(content)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(5)
+    try:
+        _swap(staged, path)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert path.read_bytes() == b"new"
+    assert odd.is_file()
