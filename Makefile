@@ -11,8 +11,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help:
 	@echo "make demo       train hopper, export it, evaluate the exported file, film it (about five minutes)"
-	@echo "make test       the default tests (under five minutes on two quiet cores), the ten slowest last; what CI runs"
-	@echo "make check      format, lint, types, quick tests (about a minute)"
+	@echo "make test       the default tests (five to six minutes on two quiet cores), the ten slowest last; what CI runs"
+	@echo "make check      format, lint, types, quick tests (about three minutes)"
 	@echo "make test-slow  the rest: learning, the wheel in an empty environment, the second engine"
 	@echo "make bench      the measurements behind benchmarks/RESULTS.md"
 	@echo "make release    wheel, source archive and two hashed locks, in dist/ (asks the package index for hashes)"
