@@ -17,7 +17,7 @@ from typing import Any
 
 from robokit.algos.ppo import Config
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Setup, build_learner, options
+from robokit.training.setup.build import Setup, build_learner, options
 
 CHOICES = [(compiles, threads) for compiles in (False, True) for threads in (1, 2)]
 HORIZON = 50  # control steps in an iteration of an off-policy learner here

@@ -53,7 +53,7 @@ from robokit.env.env import Env
 from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build_learner, options as recipe
+from robokit.training.setup.build import Built, Setup, build_learner, options as recipe
 
 SHARES = {"physics": 0.34, "learn": 0.28, "updates": 0.13, "walk": 0.25}  # of the budget
 SEEN, BEFORE = 32, 64  # control steps that are repeated, and before them

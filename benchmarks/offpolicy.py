@@ -60,8 +60,8 @@ from robokit.networks.belief import RECURRENT
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
-from robokit.training.build import algorithm, options as recipe
 from robokit.training.selection import TIMES, validate
+from robokit.training.setup.build import algorithm, options as recipe
 
 HERE = Path(__file__).parent
 ALGOS = ("sac", "td3")

@@ -30,7 +30,7 @@ import robokit
 from robokit.algos.ppo import Config, Learner
 from robokit.env.env import Env
 from robokit.evaluation.episodes import Act, run_episodes, sampling_actor, torch_actor
-from robokit.evaluation.verdict import judge
+from robokit.evaluation.reports.verdict import judge
 from robokit.networks.policy import Policy
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task

@@ -36,10 +36,10 @@ from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
-from robokit.training.build import Built, Setup, build_learner, options
-from robokit.training.init_from import init_learner, open_parent
-from robokit.training.provenance import create
 from robokit.training.run import Done
+from robokit.training.setup.build import Built, Setup, build_learner, options
+from robokit.training.setup.init_from import init_learner, open_parent
+from robokit.training.setup.provenance import create
 
 EPISODES = 300
 REPORTED = ("velocity_error", "mean_velocity_error", "mean_turn_error")

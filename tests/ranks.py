@@ -15,7 +15,7 @@ from robokit.compute import processes
 from robokit.env.env import Env
 from robokit.learning.rollout import Rollout
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Setup
+from robokit.training.setup.build import Setup
 
 State = dict[str, Tensor]
 SIMULATIONS, WINDOWS = 4, 32

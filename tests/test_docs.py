@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import robokit
-from robokit.env.laws import check_task
-from robokit.env.notes import find_notes
+from robokit.env.checks.laws import check_task
+from robokit.env.checks.notes import find_notes
 from robokit.task.lookup.find import load_task
 
 ROOT = Path(__file__).parent.parent

@@ -79,8 +79,8 @@ def begin(job: Job, steps: int = EACH * ITERATIONS) -> Any:
     from dataclasses import replace
 
     from robokit.task.lookup.find import load_task
-    from robokit.training.build import Setup, build_learner, options
-    from robokit.training.provenance import create
+    from robokit.training.setup.build import Setup, build_learner, options
+    from robokit.training.setup.provenance import create
 
     small_iterations()
     task = load_task(job.task)
@@ -104,9 +104,9 @@ def go_on(job: Job, steps: int | None = None, save_steps: float = EACH, shared: 
     from dataclasses import replace
 
     from robokit.training.loop import train
-    from robokit.training.restore import rebuild
     from robokit.training.run import Run
     from robokit.training.selection import Selection
+    from robokit.training.setup.restore import rebuild
 
     if shared is not None:
         note_saves(shared)

@@ -30,7 +30,7 @@ from robokit.disk.folder import POLICY, file_name
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.evaluation.measure import evaluate as measure
-from robokit.evaluation.report import Report
+from robokit.evaluation.reports.report import Report
 from robokit.export.bounds import filter_for
 from robokit.export.card import write_card
 from robokit.export.file import Exported
@@ -42,8 +42,8 @@ from robokit.seeds import seed as seed_of
 from robokit.show.film import write_film
 from robokit.show.window import watch
 from robokit.task.task import Task
-from robokit.training.restore import export_policy as write_policy, restore_policy
 from robokit.training.run import Run
+from robokit.training.setup.restore import export_policy as write_policy, restore_policy
 
 Command = Sequence[float] | Mapping[str, Sequence[float]]  # numbers in the task's order, or by name
 

@@ -18,8 +18,8 @@ from robokit.task.lookup.find import class_name, load_task, title
 from robokit.task.lookup.source import is_called
 from robokit.task.lookup.trusted import looked_up, trusted
 from robokit.task.task import Task
-from robokit.training.restore import exported, restore_policy, task_of
 from robokit.training.run import Run
+from robokit.training.setup.restore import exported, restore_policy, task_of
 
 What = Run | str | PathLike[str]  # a run, its folder, an exported file, or a name
 

@@ -29,12 +29,14 @@ from robokit.sim.model import compiled_once
 from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
-from robokit.training.build import Built, Setup, build_learner, check_owners, options
 from robokit.training.hooks import Event, Hook
-from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
-from robokit.training.provenance import changed, create, unfinished
-from robokit.training.restore import (
+from robokit.training.run import Run
+from robokit.training.selection import Selection, validations
+from robokit.training.setup.build import Built, Setup, build_learner, check_owners, options
+from robokit.training.setup.init_from import init_learner, open_parent
+from robokit.training.setup.provenance import changed, create, unfinished
+from robokit.training.setup.restore import (
     Restored,
     export_env,
     export_policy,
@@ -45,8 +47,6 @@ from robokit.training.restore import (
     take_best,
     task_of,
 )
-from robokit.training.run import Run
-from robokit.training.selection import Selection, validations
 
 BEGIN_FROM = "a new training starts from its policy with --init-from {}"  # where a resume is refused
 Named = str | PathLike[str] | type[Task] | Task  # a task: its name, file.py, file.py:Class, class or object

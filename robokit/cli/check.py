@@ -12,17 +12,17 @@ from robokit.calls.names import locate, path_of
 from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
 from robokit.disk.folder import BEST, CHECKPOINTS, POLICY
-from robokit.env.laws import Finding, check_task
-from robokit.env.notes import find_notes
+from robokit.env.checks.laws import Finding, check_task
+from robokit.env.checks.notes import find_notes
 from robokit.errors import ExportError, OptionError, TaskError
 from robokit.export.rehearse import rehearse
 from robokit.sim.model import compiled_once
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
-from robokit.training.build import Setup, algorithm, options
-from robokit.training.init_from import Parent, open_parent, preview
-from robokit.training.restore import export_env
 from robokit.training.run import Run
+from robokit.training.setup.build import Setup, algorithm, options
+from robokit.training.setup.init_from import Parent, open_parent, preview
+from robokit.training.setup.restore import export_env
 
 
 @dataclass(frozen=True)

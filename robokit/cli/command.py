@@ -172,8 +172,8 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.task.lookup.find import load_task
     from robokit.task.lookup.source import known_tasks
     from robokit.task.rules import check_limits
-    from robokit.training.build import Setup, algorithm, options
-    from robokit.training.restore import options_of, place_of
+    from robokit.training.setup.build import Setup, algorithm, options
+    from robokit.training.setup.restore import options_of, place_of
 
     show_help, plain = bool(HELP & set(arguments)), [a for a in arguments if a not in HELP]
     kind, _ = parsed(Kind, args=plain, prog="robokit train", return_unknown_args=True)
@@ -216,7 +216,7 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
 
 def _check_options(arguments: Sequence[str], algo: str) -> None:
     """Raise OptionError for an option of other algorithms only."""
-    from robokit.training.build import check_owners
+    from robokit.training.setup.build import check_owners
 
     given = [a for a in arguments if a.startswith("--")]
     check_owners({a.partition("=")[0].removeprefix("--").replace("-", "_"): a for a in given}, algo)

@@ -13,8 +13,8 @@ from robokit.calls.resolve import located
 from robokit.cli.words import Trust
 from robokit.console import say
 from robokit.errors import OptionError
-from robokit.evaluation.across import pool
-from robokit.evaluation.report import Report
+from robokit.evaluation.reports.across import pool
+from robokit.evaluation.reports.report import Report
 from robokit.show.plots import draw, writable
 from robokit.task.lookup.find import title
 from robokit.training.log import METRICS

@@ -15,8 +15,8 @@ from robokit.compute import processes
 from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Setup
 from robokit.training.loop import SAVE_SECONDS
+from robokit.training.setup.build import Setup
 
 Config = TypeVar("Config")
 Limits = TypeVar("Limits")

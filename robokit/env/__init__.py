@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from robokit.faces import face
 
 if TYPE_CHECKING:
+    from robokit.env.checks.laws import Finding as Finding, check_task as check_task
+    from robokit.env.checks.notes import find_notes as find_notes
     from robokit.env.env import Env as Env, make as make
-    from robokit.env.laws import Finding as Finding, check_task as check_task
-    from robokit.env.notes import find_notes as find_notes
     from robokit.env.sensing import Sensors as Sensors
     from robokit.env.step import Step as Step
 
@@ -19,8 +19,8 @@ __getattr__, __dir__ = face(
     {
         "robokit.env.env": "Env make",
         "robokit.env.step": "Step",
-        "robokit.env.laws": "Finding check_task",
-        "robokit.env.notes": "find_notes",
+        "robokit.env.checks.laws": "Finding check_task",
+        "robokit.env.checks.notes": "find_notes",
         "robokit.env.sensing": "Sensors",
     },
 )

@@ -9,7 +9,8 @@ from robokit.faces import face
 
 if TYPE_CHECKING:
     from robokit.evaluation.measure import evaluate as evaluate
-    from robokit.evaluation.report import Report as Report
+    from robokit.evaluation.reports.report import Report as Report
+    from robokit.evaluation.reports.verdict import Verdict as Verdict
     from robokit.evaluation.statistics import (
         Estimate as Estimate,
         Share as Share,
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
         share as share,
         summarize as summarize,
     )
-    from robokit.evaluation.verdict import Verdict as Verdict
 
 __getattr__, __dir__ = face(
     __name__,
     {
         "robokit.evaluation.measure": "evaluate",
-        "robokit.evaluation.report": "Report",
-        "robokit.evaluation.verdict": "Verdict",
+        "robokit.evaluation.reports.report": "Report",
+        "robokit.evaluation.reports.verdict": "Verdict",
         "robokit.evaluation.statistics": "Estimate Share Summary estimate share summarize",
     },
 )

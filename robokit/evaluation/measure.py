@@ -28,9 +28,9 @@ from robokit.evaluation.episodes import (
     torch_actor,
 )
 from robokit.evaluation.filtered import FilteredActor
-from robokit.evaluation.report import Failure, Headline, Report, Sampled, Through, judged
+from robokit.evaluation.reports.report import Failure, Headline, Report, Sampled, Through, judged
+from robokit.evaluation.reports.verdict import Verdict, judge, overall
 from robokit.evaluation.statistics import Array, Summary, estimate, share, summarize
-from robokit.evaluation.verdict import Verdict, judge, overall
 from robokit.export.card import clip_command, clip_note, variant
 from robokit.export.file import Exported
 from robokit.filter import Filter

@@ -19,9 +19,9 @@ from robokit.console import say
 from robokit.disk.lines import lines_of
 from robokit.disk.read import read_bytes
 from robokit.errors import DataError, OptionError, RunError, reason
-from robokit.evaluation.report import Report
+from robokit.evaluation.reports.report import Report
+from robokit.evaluation.reports.verdict import Verdict
 from robokit.evaluation.statistics import Array
-from robokit.evaluation.verdict import Verdict
 from robokit.limits.measures import MEASURES
 from robokit.training.log import METRICS
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from robokit.faces import face
 
 if TYPE_CHECKING:
-    from robokit.training.build import Setup as Setup
     from robokit.training.loop import Outcome as Outcome, train as train
-    from robokit.training.restore import exported as exported
     from robokit.training.run import Run as Run
     from robokit.training.selection import Selection as Selection
+    from robokit.training.setup.build import Setup as Setup
+    from robokit.training.setup.restore import exported as exported
 
 __getattr__, __dir__ = face(
     __name__,
     {
         "robokit.training.run": "Run",
         "robokit.training.loop": "Outcome train",
-        "robokit.training.build": "Setup",
-        "robokit.training.restore": "exported",
+        "robokit.training.setup.build": "Setup",
+        "robokit.training.setup.restore": "exported",
         "robokit.training.selection": "Selection",
     },
 )

@@ -11,7 +11,7 @@ from test_recurrent import TINY, Blurred, tiny
 from robokit.algos.ppo import check
 from robokit.cli.command import main
 from robokit.errors import OptionError
-from robokit.training.build import Setup, build_learner, options
+from robokit.training.setup.build import Setup, build_learner, options
 
 GRU = {"belief": "gru"}
 WRONG: list[tuple[dict[str, Any], str]] = [

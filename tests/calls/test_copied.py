@@ -15,10 +15,10 @@ from robokit.cli.command import main
 from robokit.errors import TaskError
 from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import given, shipped_folder
-from robokit.training.build import Built, Setup, build_learner
 from robokit.training.loop import train
-from robokit.training.provenance import create
 from robokit.training.run import Run
+from robokit.training.setup.build import Built, Setup, build_learner
+from robokit.training.setup.provenance import create
 
 SMALL = Config(32, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SETUP = Setup(threads=1)

@@ -21,8 +21,8 @@ from robokit.algos.ppo import Learner
 from robokit.calls import training
 from robokit.errors import ExportError, ModelError, OptionError, RunError, TaskError
 from robokit.task.lookup.find import load_task
-from robokit.training.init_from import open_parent
-from robokit.training.restore import restore_policy
+from robokit.training.setup.init_from import open_parent
+from robokit.training.setup.restore import restore_policy
 
 SMALL: dict[str, Any] = {
     "num_envs": 2,

@@ -17,8 +17,8 @@ from robokit.cli.arguments import plain, whole
 from robokit.cli.command import main, parse
 from robokit.cli.verbs import VERBS
 from robokit.task.lookup.source import known_tasks, shipped_folder
-from robokit.training.restore import task_of
 from robokit.training.run import Run
+from robokit.training.setup.restore import task_of
 
 
 @pytest.fixture(autouse=True)

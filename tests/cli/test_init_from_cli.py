@@ -10,8 +10,8 @@ from slide import OWN, write
 
 from robokit.cli.command import main
 from robokit.export.file import Exported
-from robokit.training.init_from import open_parent
 from robokit.training.run import Run
+from robokit.training.setup.init_from import open_parent
 
 SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1", "--hidden", "4"]
 SMALL += ["--threads", "1"]

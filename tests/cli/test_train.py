@@ -22,9 +22,9 @@ from robokit.cli.command import main, parse
 from robokit.env.env import Env
 from robokit.export.write import export
 from robokit.task.lookup.find import load_task
-from robokit.training.build import build_learner
-from robokit.training.provenance import create
 from robokit.training.run import Run
+from robokit.training.setup.build import build_learner
+from robokit.training.setup.provenance import create
 
 SMALL = ["--num-envs", "2", "--horizon", "16", "--minibatch", "16", "--epochs", "1", "--hidden", "4"]
 SMALL += ["--threads", "1"]

@@ -23,10 +23,10 @@ from robokit.errors import OptionError, RunError
 from robokit.learning.offpolicy import replay
 from robokit.learning.options import check_shared
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Setup, build_learner
-from robokit.training.provenance import create
-from robokit.training.restore import rebuild
 from robokit.training.run import Done, Run
+from robokit.training.setup.build import Setup, build_learner
+from robokit.training.setup.provenance import create
+from robokit.training.setup.restore import rebuild
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
 ALONE = (*TORCHRUN, "--standalone")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from cart import Cart, Still, actions, but, new, spec
 
+from robokit.env.checks.laws import check_task
 from robokit.env.env import Env
-from robokit.env.laws import check_task
 from robokit.sim.base import Sim
 from robokit.task.task import Terms
 

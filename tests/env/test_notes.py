@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robokit.env.notes import find_notes
+from robokit.env.checks.notes import find_notes
 from robokit.sim.base import Sim
 from robokit.task.action import Around
 from robokit.task.sense import Sense

@@ -7,13 +7,13 @@ import torch
 from arm import Arm
 from torch import Tensor
 
+from robokit.env.checks.laws import check_task
 from robokit.env.env import Env
-from robokit.env.laws import check_task
 from robokit.errors import ModelError, TaskError
 from robokit.export.fields import write_contract
 from robokit.export.gate import record
 from robokit.task import Add, Scale, Task, uniform
-from robokit.training.build import Setup, algorithm
+from robokit.training.setup.build import Setup, algorithm
 
 STIFF = Scale(10.0, 10.0, at="servo")
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from robokit.controller import ContractError, Controller
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, TaskError
-from robokit.evaluation.across import pool
 from robokit.evaluation.episodes import run_episodes, sampling_actor, torch_actor
 from robokit.evaluation.measure import evaluate
+from robokit.evaluation.reports.across import pool
 from robokit.evaluation.statistics import Pooled, share
 from robokit.export.bounds import resolve
 from robokit.export.file import Exported

@@ -9,9 +9,9 @@ import torch
 
 from robokit.env.env import Env, make
 from robokit.errors import OptionError, TaskError
-from robokit.evaluation.across import pool
 from robokit.evaluation.episodes import run_episodes, torch_actor
 from robokit.evaluation.measure import evaluate
+from robokit.evaluation.reports.across import pool
 from robokit.export.card import variant
 from robokit.export.file import Exported
 from robokit.networks.belief import make_belief

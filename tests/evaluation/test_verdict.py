@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.errors import TaskError
-from robokit.evaluation.across import across
 from robokit.evaluation.episodes import run_episodes
 from robokit.evaluation.ledger import Ledger
-from robokit.evaluation.report import Failure, Headline, Through, judged
+from robokit.evaluation.reports.across import across
+from robokit.evaluation.reports.report import Failure, Headline, Through, judged
+from robokit.evaluation.reports.verdict import Verdict, judge, overall, word_of
 from robokit.evaluation.statistics import Array, lower, share, summarize, upper
-from robokit.evaluation.verdict import Verdict, judge, overall, word_of
 from robokit.limits.limit import Limit
 from robokit.limits.measures import EpisodeCosts
 from robokit.sim.base import Sim

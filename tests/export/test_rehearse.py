@@ -20,8 +20,8 @@ from robokit.export.write import export
 from robokit.task.action import Around
 from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
 from robokit.task.task import Task
-from robokit.training.build import Setup, algorithm, build_learner, options
-from robokit.training.restore import export_env
+from robokit.training.setup.build import Setup, algorithm, build_learner, options
+from robokit.training.setup.restore import export_env
 
 MODEL = """
 <mujoco model="reach">

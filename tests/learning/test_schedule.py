@@ -9,7 +9,7 @@ from agents import agent_of, learner_of
 from robokit.errors import OptionError
 from robokit.learning.options import Options, with_options
 from robokit.learning.schedule import Schedules, first, is_scheduled
-from robokit.training.build import algorithm
+from robokit.training.setup.build import algorithm
 
 CPU = torch.device("cpu")
 

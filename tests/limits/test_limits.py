@@ -11,8 +11,8 @@ from cart import Cart
 from torch import Tensor
 
 from robokit.algos.ppo import Config, Learner, check
+from robokit.env.checks.laws import check_costs
 from robokit.env.env import Env
-from robokit.env.laws import check_costs
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.episodes import run_episodes, sampling_actor
 from robokit.limits.limit import Limit

@@ -20,7 +20,7 @@ from torch import Tensor
 from robokit.compute import processes
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.ledger import Ledger, measured, weighted
-from robokit.evaluation.verdict import judge
+from robokit.evaluation.reports.verdict import judge
 from robokit.limits.charges import Charges, Maxima
 from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES, Name

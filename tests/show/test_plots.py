@@ -14,9 +14,9 @@ from arm import Arm, make_policy
 from robokit.cli.command import main
 from robokit.env.env import Env
 from robokit.errors import OptionError, RunError
-from robokit.evaluation.report import Failure, Headline, Report
+from robokit.evaluation.reports.report import Failure, Headline, Report
+from robokit.evaluation.reports.verdict import judge
 from robokit.evaluation.statistics import Summary, interquartile_mean, share
-from robokit.evaluation.verdict import judge
 from robokit.export.write import export
 from robokit.limits.limit import Limit
 from robokit.limits.measures import EpisodeCosts

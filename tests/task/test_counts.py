@@ -6,8 +6,8 @@ import pytest
 import torch
 from cart import Cart, but, refusal
 
+from robokit.env.checks.laws import check_task
 from robokit.env.env import Env
-from robokit.env.laws import check_task
 from robokit.task.counts import hold_steps
 
 

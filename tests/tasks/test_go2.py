@@ -11,7 +11,7 @@ from robokit.env.env import Env
 from robokit.learning.offpolicy.options import Pace
 from robokit.networks.mirror import reflections
 from robokit.task.lookup.find import load_task, shipped_folder
-from robokit.training.build import options
+from robokit.training.setup.build import options
 
 TASK = "go2_walk"
 SCENES = ("scene.xml", "scene_full.xml")

@@ -6,8 +6,8 @@ from cart import Cart
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from robokit.env.checks.laws import DRAWS, JUDGES, READS, Finding, StandIn, _independent, check_task
 from robokit.env.env import Env
-from robokit.env.laws import DRAWS, JUDGES, READS, Finding, StandIn, _independent, check_task
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
 from robokit.task.lookup.find import known_tasks, load_task, shipped_folder

@@ -25,13 +25,13 @@ from robokit.export.bounds import filter_for
 from robokit.filter import FilterError
 from robokit.show.plots import read_curves
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Setup, build_learner
-from robokit.training.init_from import open_parent
 from robokit.training.loop import train
-from robokit.training.provenance import changed, create
-from robokit.training.restore import rebuild, restore_policy, task_of
 from robokit.training.run import Run
 from robokit.training.selection import Score
+from robokit.training.setup.build import Setup, build_learner
+from robokit.training.setup.init_from import open_parent
+from robokit.training.setup.provenance import changed, create
+from robokit.training.setup.restore import rebuild, restore_policy, task_of
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 LAST = "checkpoints/000000000064"

@@ -20,8 +20,8 @@ from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.task.action import Around
 from robokit.task.task import Task, Terms
-from robokit.training.build import algorithm
-from robokit.training.init_from import Parent, init_learner
+from robokit.training.setup.build import algorithm
+from robokit.training.setup.init_from import Parent, init_learner
 
 MOTOR = '<motor name="push" joint="slide" ctrlrange="-2 6"/>'
 SERVO = '<position name="turn" joint="hinge" kp="2" ctrlrange="-.5 .5"/>'

@@ -13,12 +13,12 @@ from slide import OWN, write
 from robokit.algos import ppo, sac
 from robokit.errors import RunError
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build_learner
-from robokit.training.init_from import init_learner, open_parent
 from robokit.training.loop import train
-from robokit.training.provenance import create
-from robokit.training.restore import rebuild
 from robokit.training.run import CONFIG, Done, Run
+from robokit.training.setup.build import Built, Setup, build_learner
+from robokit.training.setup.init_from import init_learner, open_parent
+from robokit.training.setup.provenance import create
+from robokit.training.setup.restore import rebuild
 
 SETUP = Setup(seed=3, threads=1)
 PPO = ppo.Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from slide import MODEL, OWN, write
 
-import robokit.training.build
+import robokit.training.setup.build
 from robokit.algos import sac
 from robokit.algos.ppo import Config
 from robokit.compute import processes
@@ -21,11 +21,11 @@ from robokit.compute.compile import choose
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.task.lookup.find import known_tasks, load_task
 from robokit.task.task import Task
-from robokit.training.build import Built, Setup, build_learner, options
 from robokit.training.loop import train
-from robokit.training.provenance import changed, commit, create, task_hashes
-from robokit.training.restore import exported, rebuild, restore_policy, task_of
 from robokit.training.run import Run
+from robokit.training.setup.build import Built, Setup, build_learner, options
+from robokit.training.setup.provenance import changed, commit, create, task_hashes
+from robokit.training.setup.restore import exported, rebuild, restore_policy, task_of
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,))
 SETUP = Setup(seed=3, threads=1)
@@ -314,7 +314,7 @@ def test_sizes_decide_what_is_compiled_which_is_printed_stored_and_used_again(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     started: list[bool] = []
-    monkeypatch.setattr(robokit.training.build, "lacks", lambda device, engine: "")
+    monkeypatch.setattr(robokit.training.setup.build, "lacks", lambda device, engine: "")
     monkeypatch.setattr(torch, "compile", lambda function, **options: started.append(True) or function)
     learner = build_learner(load_task(file), TWO, LONG)
     line = "gradient steps: compiled, 1 torch thread (by 1,000,000 gradient steps of 16 rows and 14 weights)"
@@ -322,14 +322,14 @@ def test_sizes_decide_what_is_compiled_which_is_printed_stored_and_used_again(
     assert (learner.threads, learner.config.compile, bool(started)) == (1, True, True)
     run = create(tmp_path / "runs", learner, TWO)
     assert (run.config["torch_threads"], run.config["options"]["compile"]) == (1, True)
-    monkeypatch.setattr(robokit.training.build, "choose", lambda *sizes: pytest.fail("chosen again"))
+    monkeypatch.setattr(robokit.training.setup.build, "choose", lambda *sizes: pytest.fail("chosen again"))
     again = rebuild(Run.open(run.path))
     assert (again.threads, again.config.compile) == (1, True)
     assert "gradient steps" not in capsys.readouterr().err
 
 
 def test_what_is_given_is_not_chosen(file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.training.build, "lacks", lambda device, engine: "")
+    monkeypatch.setattr(robokit.training.setup.build, "lacks", lambda device, engine: "")
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     task = load_task(file)
     one = build_learner(task, replace(TWO, torch_threads=2), LONG)
@@ -434,6 +434,8 @@ def test_what_the_sizes_of_each_shipped_recipe_choose():
         for algo, usual in most.items():
             task, setup = load_task(path), Setup(algo=algo)
             config = options(task, algo)
-            chosen = choose(config.sizes, robokit.training.build._weights(task, setup, config), 2, "cpu")
+            chosen = choose(
+                config.sizes, robokit.training.setup.build._weights(task, setup, config), 2, "cpu"
+            )
             others |= {(name, algo): chosen} if chosen != usual else {}
     assert others == {("recall", "ppo"): (False, 1), ("go2_walk", "ppo"): (True, 2)}

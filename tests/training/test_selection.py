@@ -14,12 +14,12 @@ from robokit.algos.ppo import Config
 from robokit.calls.training import _train
 from robokit.errors import CheckpointError, OptionError
 from robokit.task.lookup.find import load_task
-from robokit.training.build import Built, Setup, build_learner
 from robokit.training.loop import train
-from robokit.training.provenance import create
-from robokit.training.restore import restore_policy, take_best
 from robokit.training.run import BEST, Done, Run
 from robokit.training.selection import Score, Selection, load_best, validate, validations
+from robokit.training.setup.build import Built, Setup, build_learner
+from robokit.training.setup.provenance import create
+from robokit.training.setup.restore import restore_policy, take_best
 
 SMALL = Config(steps=64, num_envs=2, horizon=16, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SETUP = Setup(seed=3, threads=1, validations=2)

@@ -18,7 +18,7 @@ from robokit.errors import TaskError
 from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import given, known_tasks, shipped_folder
 from robokit.task.lookup.trusted import looked_up, trusted
-from robokit.training.build import Setup
+from robokit.training.setup.build import Setup
 
 RUN = Path("runs/slide/2026-11-30_10-00-00")
 

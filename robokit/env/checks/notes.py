@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from robokit.env.checks.laws import Finding, StandIn, random_steps
 from robokit.env.env import Env
-from robokit.env.laws import Finding, StandIn, random_steps
 from robokit.errors import Error, TaskError
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
 from robokit.sim.facts.readings import actuators

@@ -8,10 +8,10 @@ import numpy as np
 
 from robokit.errors import OptionError
 from robokit.evaluation.ledger import weighted
-from robokit.evaluation.report import Report
+from robokit.evaluation.reports.report import Report
+from robokit.evaluation.reports.table import bounds, with_bounds
+from robokit.evaluation.reports.verdict import Verdict, Word
 from robokit.evaluation.statistics import Array, Pooled, clopper_pearson, pooled_ratio, pooled_returns
-from robokit.evaluation.table import bounds, with_bounds
-from robokit.evaluation.verdict import Verdict, Word
 from robokit.limits.measures import MEASURES, EpisodeCosts
 
 

@@ -20,9 +20,9 @@ from robokit.sim.facts.readings import model_hashes
 from robokit.task.lookup.files import source_hashes
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
-from robokit.training.build import Built, Setup
-from robokit.training.init_from import Parent
 from robokit.training.run import Run
+from robokit.training.setup.build import Built, Setup
+from robokit.training.setup.init_from import Parent
 
 MODEL = "model "  # before the names of the model's files
 

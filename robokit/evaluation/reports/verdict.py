@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robokit.evaluation.ledger import weighted
+from robokit.evaluation.reports.table import bounds, counted, with_bounds
 from robokit.evaluation.statistics import (
     Array,
     Estimate,
@@ -22,7 +23,6 @@ from robokit.evaluation.statistics import (
     estimate,
     share,
 )
-from robokit.evaluation.table import bounds, counted, with_bounds
 from robokit.evaluation.worst import episodes_needed_for_worst, estimate_worst
 from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES, EpisodeCosts, Name

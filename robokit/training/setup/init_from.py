@@ -39,8 +39,8 @@ from robokit.learning.takeover import (
 from robokit.networks.layout import Layout
 from robokit.state import State
 from robokit.task.task import Task
-from robokit.training.build import Built, algorithm, options
 from robokit.training.run import UNSAVED, Run
+from robokit.training.setup.build import Built, algorithm, options
 
 POLICY, TEMPERATURE = "policy", "temperature"  # see `Built.networks`
 

@@ -19,8 +19,8 @@ from robokit.compute import processes
 from robokit.compute.compile import choose, lacks
 from robokit.compute.devices import cores, find_device, has_bf16
 from robokit.console import say
+from robokit.env.checks.laws import check_costs
 from robokit.env.env import Env
-from robokit.env.laws import check_costs
 from robokit.errors import OptionError, did_you_mean
 from robokit.learning.constrained import Constrained
 from robokit.learning.options import with_options
@@ -65,7 +65,7 @@ class Built(Learner, Protocol):
 
 def algorithms() -> list[str]:
     """Names of all algorithms: the modules of robokit.algos."""
-    return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[1] / "algos")])]
+    return [module.name for module in pkgutil.iter_modules([str(Path(__file__).parents[2] / "algos")])]
 
 
 def algorithm(name: str) -> ModuleType:

@@ -28,11 +28,11 @@ from robokit.task.lookup.find import load_task, title
 from robokit.task.lookup.source import is_called
 from robokit.task.lookup.trusted import trusted
 from robokit.task.task import RETURN, Task
-from robokit.training.build import Built, Setup, algorithm, build_learner, check_setup
-from robokit.training.init_from import init_learner, parent_of
-from robokit.training.provenance import changed
 from robokit.training.run import CONFIG, UNSAVED, Run
 from robokit.training.selection import headline_of, load_best, validations
+from robokit.training.setup.build import Built, Setup, algorithm, build_learner, check_setup
+from robokit.training.setup.init_from import init_learner, parent_of
+from robokit.training.setup.provenance import changed
 
 REQUIRED, ABOUT = ("task", "limits", "options", "hashes"), ("versions", "commit")  # of a run's config, about
 EXPORT_ENVS = 64  # simulations of the export's gate

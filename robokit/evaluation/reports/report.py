@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from robokit.evaluation.reports.table import HEADER, bounds
+from robokit.evaluation.reports.verdict import Verdict
 from robokit.evaluation.statistics import Array, Share, Summary
-from robokit.evaluation.table import HEADER, bounds
-from robokit.evaluation.verdict import Verdict
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.counts import Kind
 from robokit.task.task import RETURN

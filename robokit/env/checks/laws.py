@@ -32,7 +32,7 @@ WARM_UP = 5  # control steps before each function is checked alone
 class Finding:
     """The result for one law: whether the task keeps it; `detail` is what breaks it first, else a summary.
 
-    note: a doubt instead, from `robokit.env.notes`; then `ok` is True.
+    note: a doubt instead, from `robokit.env.checks.notes`; then `ok` is True.
     """
 
     name: str
