@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
-from robokit.disk.checkpoint import FACTS, Checkpoint, newest, prune, save
+from robokit.disk.checkpoint import FACTS, Checkpoint, kept, newest, prune, save
 from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, digest, read_config
 from robokit.disk.own import check_own
 from robokit.disk.place import Held, check_place, new_folder, point
@@ -37,7 +37,8 @@ from robokit.state import load_weights
 
 UNSAVED = "has no checkpoint after its start: one is saved every 300 s (--save-every) and at the end"
 PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
-PROGRESS = {"steps": int, "iterations": int, "seconds": float}  # a Done, as in a checkpoint's facts
+# a Done, as in a checkpoint's facts, and whether there was a best policy then
+PROGRESS = {"steps": int, "iterations": int, "seconds": float, "best": bool}
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Run:
         logged: what `Log.sync` says of the metrics until then.
         """
         facts = {**asdict(done), "config": self.config, "about": digest(self.about)}
+        facts["best"] = bool(kept(self.path / BEST))
         facts |= {} if logged is None else {"metrics": logged}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
@@ -207,6 +209,8 @@ class Run:
             check_types(checkpoint.facts, PROGRESS, FACTS)
             if checkpoint.facts.get("about", own := digest(self.about)) != own:
                 say(f"note: {self.path / CONFIG} has another 'about' than at step {checkpoint.steps}")
+            if checkpoint.facts.get("best") and not kept(self.path / BEST):
+                say(f"note: {self.path / BEST} had a policy at step {checkpoint.steps}, and has none now")
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except CheckpointError:
             raise

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: P
     for name, value in restore_policy(run).policy.state_dict().items():
         assert torch.equal(value, found.tensors[name])
     assert restore_policy(run, last=True).steps == 64
+
+
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda best: [shutil.rmtree(p) for p in best.iterdir()]])
+def test_a_best_policy_that_has_gone_is_told_at_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], remove: Callable[[Path], object]
+):
+    run, learner = new(tmp_path)
+    train(learner, run, 32, validate=Selection(run, learner, times=2))
+    learner = build_learner(learner.env.task, SETUP, SMALL)
+    capsys.readouterr()
+    assert run.resume(learner).steps == 32 and capsys.readouterr().err == ""
+    remove(run.path / BEST)
+    run.resume(learner)
+    assert capsys.readouterr().err == f"note: {run.path / BEST} had a policy at step 32, and has none now\n"
 
 
 def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):
