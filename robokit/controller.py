@@ -440,7 +440,8 @@ def describe(contract: Contract) -> str:
     lines.append("receive, in this order:")
     for a in contract["actuators"]:
         known = ("kp", "kd", "time_constant", "delay", "input")
-        facts = [f"{a.get('low')} .. {a.get('high')} {a.get('unit') or ''}".strip()]
+        span, unit = f"{a.get('low')} .. {a.get('high')}", a.get("unit") or ""
+        facts = [f"{span}, {unit} at ctrl 1" if unit[:1].isdigit() else f"{span} {unit}".strip()]
         facts += [f"{key} {a[key]}" for key in known if a.get(key) is not None]
         lines.append(f"  {a['name']:<20} {', '.join(facts)}")
     return "\n".join(lines)

@@ -204,11 +204,13 @@ def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any
 
 
 def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
-    """The value of `read()`; an exception but Error becomes a TaskError naming the task's part and line."""
+    """The value of `read()`. An exception names the task's part and line; all but Error become TaskError."""
     try:
         return read()
-    except Error:
-        raise
+    except Error as error:
+        if not (line := _line(error)):
+            raise
+        raise type(error)(f"{type(task).__name__}.{part}{line}: {error}") from error
     except Exception as error:
         where = f"{type(task).__name__}.{part}{_line(error)}"
         raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error

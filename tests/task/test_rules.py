@@ -191,6 +191,15 @@ def test_an_unknown_name_to_read_is_answered_with_the_nearest():
     assert "no joint 'hing'" in refusal(observe(lambda sim: sim.joint("hing").qpos), ModelError)
 
 
+def test_an_unknown_name_is_told_with_its_line():
+    def rewards(self: Cart, sim: Sim, action: Tensor) -> Terms:
+        return {"near": sim.sensor("slid")[:, 0], "rate": action[:, 0]}
+
+    line = rewards.__code__.co_firstlineno + 1
+    said = refusal(but(rewards=rewards), ModelError)
+    assert said.startswith(f"But.rewards (test_rules.py, line {line}): no sensor 'slid'")
+
+
 def test_what_a_function_raises_is_told_with_its_line():
     def rewards(self: Cart, sim: Sim, action: Tensor) -> Terms:
         return {"near": sim.qpos[:, 99], "rate": action[:, 0]}
