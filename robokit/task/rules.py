@@ -14,6 +14,7 @@ from torch import Tensor
 from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
+from robokit.sim.drawn import NEVER_NEGATIVE
 from robokit.task.action import Around, Ctrl
 from robokit.task.columns import CARRIED
 from robokit.task.command import Command
@@ -220,6 +221,9 @@ def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
         shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
         _check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
+        if NEVER_NEGATIVE.fullmatch(name) and bool((value < 0).any()):
+            rule = f"must not be negative, got {float(value.min()):g}"
+            raise TaskError(f"{type(task).__name__}.randomize {name!r} {rule}")
     return values
 
 

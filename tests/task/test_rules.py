@@ -267,6 +267,11 @@ def test_what_is_written_is_finite(function: str, name: str, width: int):
     assert refusal(task) == f"But.{function} {name!r} is not finite"
 
 
+def test_what_cannot_be_negative_is_not_randomized_below_zero():
+    task = but(randomize=lambda self, sim, rng: {"body_mass": sim.nominal("body_mass") * -torch.ones(3, 1)})
+    assert refusal(task).startswith("But.randomize 'body_mass' must not be negative, got -")
+
+
 def test_names_that_change_under_way_are_refused():
     def late(self: Cart, sim: Sim) -> Terms:
         extra = {"late": sim.qpos} if sim.memory["age"][0, 0] > 1 else {}
