@@ -7,13 +7,12 @@ there is no new frame, or it is missing, the last reading stands.
 """
 
 from collections.abc import Mapping
-from itertools import compress
+from itertools import accumulate, compress
 
 import torch
 from torch import Generator, Tensor
 
 from robokit.env.delay import Delay, groups, uniform_like
-from robokit.env.rigid import Rigid
 from robokit.state import gather, put, scatter
 from robokit.task.sense import EPSILON, Sense, ends
 
@@ -59,7 +58,10 @@ class Sensors:
         self.slowest, self.fastest = torch.tensor(rates, dtype=torch.float64, device=device).unbind(-1)
         # frames per control step, and the part of a frame's time that has passed since the last
         self.rate, self.phase = torch.ones(2, num_envs, len(sizes), dtype=torch.float64, device=device)
-        self.rigid = Rigid([s.offset for s in senses], sizes, num_envs, device)
+        places = zip(senses, sizes, accumulate(sizes, initial=0), strict=False)
+        columns = [(s, torch.arange(a, a + d, device=device)) for s, d, a in places if s.offset or s.rotation]
+        self.rigid = columns  # of the terms that are moved
+        self.by = torch.zeros(num_envs, len(columns), 7, device=device)  # see `moved`
         self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
         self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
         self.missing = self._each(self.lost)
@@ -90,8 +92,8 @@ class Sensors:
             rate, phase = torch.rand(2, len(which), len(self.slowest), generator=rng, device=self.rate.device)
             put(self.rate, which, torch.lerp(self.slowest, self.fastest, rate.double()))
             put(self.phase, which, phase.double())
-        if self.rigid.columns:
-            self.rigid.draw(which, rng)
+        for k, (sense, _) in enumerate(self.rigid):
+            put(self.by[:, k], which, rigid(sense, len(which), rng, self.by.device))
 
     def advance(self, rng: Generator) -> None:
         """Begin a new control step: shift the delay line, draw noise and missing readings."""
@@ -134,8 +136,8 @@ class Sensors:
             newest = seen.index_select(1, self.late)
             self.delay.fill(self.fresh, newest)
             seen = seen.index_copy(1, self.late, self.delay.read(newest))
-        if self.rigid.columns:
-            seen = self.rigid.moved(seen)
+        for k, (_, columns) in enumerate(self.rigid):
+            seen = seen.index_copy(1, columns, moved(seen.index_select(1, columns), self.by[:, k]))
         if self.biased:
             seen = seen + self.bias
         if self.noisy:
@@ -159,4 +161,30 @@ class Sensors:
     def _parts(self) -> dict[str, object]:
         parts = {"bias": self.bias, "last": self.last, "lost": self.lost, "delay": self.delay}
         frames = {"rate": self.rate, "phase": self.phase} if self.framed else {}
-        return {**parts, **frames, **({"rigid": self.rigid.by} if self.rigid.columns else {})}
+        return {**parts, **frames, **({"by": self.by} if self.rigid else {})}
+
+
+def rigid(sense: Sense, count: int, rng: Generator, device: torch.device) -> Tensor:
+    """`count` rigid motions (n, 7): a translation in the ball, a turn by an angle about an axis, uniform."""
+    ways = torch.empty(2, count, 3, device=device).normal_(generator=rng)
+    shift, axis = torch.nn.functional.normalize(ways, dim=-1)
+    radius, angle = torch.rand(2, count, 1, generator=rng, device=device)
+    half = sense.rotation * angle / 2
+    return torch.cat((sense.offset * radius ** (1 / 3) * shift, half.cos(), half.sin() * axis), -1)
+
+
+def moved(pose: Tensor, by: Tensor) -> Tensor:
+    """A position (N, 3), quaternion (N, 4) or both (N, 7) after a rigid motion by (N, 7); wxyz.
+
+    p' = R(q) p + t, o' = q o, for by = [t, q]: about the origin of the frame in which the pose is given.
+    """
+    shift, w, v = by.split((3, 1, 3), -1)
+    parts = list[Tensor]()
+    if pose.shape[-1] != 4:
+        turned = 2 * torch.linalg.cross(v, pose[:, :3])
+        parts.append(pose[:, :3] + w * turned + torch.linalg.cross(v, turned) + shift)
+    if pose.shape[-1] != 3:
+        scalar, u = pose[:, -4:].split((1, 3), -1)
+        parts.append(w * scalar - (v * u).sum(-1, keepdim=True))
+        parts.append(w * u + scalar * v + torch.linalg.cross(v, u))
+    return torch.cat(parts, -1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from robokit.task.action import Around as Around, Ctrl as Ctrl
     from robokit.task.command import Command as Command
     from robokit.task.mirror import Mirror as Mirror
-    from robokit.task.sense import Offset as Offset, Range as Range, Sense as Sense
+    from robokit.task.sense import Range as Range, Sense as Sense
     from robokit.task.task import (
         Task as Task,
         Terms as Terms,
@@ -31,7 +31,7 @@ __getattr__, __dir__ = face(
         "robokit.task.action": "Around Ctrl",
         "robokit.task.command": "Command",
         "robokit.task.mirror": "Mirror",
-        "robokit.task.sense": "Offset Range Sense",
+        "robokit.task.sense": "Range Sense",
         "robokit.limits.limit": "Limit",
         "robokit.sim.menagerie": "menagerie",
         "robokit.sim.quantities.draw": "Add Scale",

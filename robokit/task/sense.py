@@ -13,20 +13,6 @@ Range = float | tuple[float, float]  # one value, or a range to draw from in eac
 
 
 @dataclass(frozen=True)
-class Offset:
-    """A rigid error of where a sensor is, as of a hand-eye calibration. Raises TaskError for a bad size."""
-
-    position: float = 0.0  # m, radius of the ball in which the translation is drawn every episode
-    rotation: float = 0.0  # rad, largest angle, about an axis drawn every episode
-
-    def __post_init__(self) -> None:
-        for name, rule, most in (("position", "m >= 0", math.inf), ("rotation", "rad in [0, pi]", math.pi)):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value <= most and value < math.inf):
-                raise TaskError(f"Offset.{name} must be {rule}, got {value!r}")
-
-
-@dataclass(frozen=True)
 class Sense:
     """The sensor of one observation term. Raises TaskError for a value outside its range."""
 
@@ -35,7 +21,8 @@ class Sense:
     bias: float = 0.0  # half width, unit of the term: constant offset of each number, drawn every episode
     delay: Range = 0.0  # s, interpolated linearly between control steps; one for all numbers of the term
     rate: Range | None = None  # Hz, frames of the sensor: a reading is held until the next; None: every step
-    offset: Offset | None = None  # rigid, of a position (3 numbers), a quaternion wxyz (4), or both (7)
+    offset: float = 0.0  # m, of where the sensor is: radius of a ball, drawn every episode; of poses only
+    rotation: float = 0.0  # rad, largest angle, about an axis drawn every episode; of poses only
     dropout: float = 0.0  # probability of a missing reading or frame: the last one is repeated
     loss: float = 0.0  # failures per s; after one the last reading is repeated until the episode ends
     hidden: bool = False  # the policy does not observe the term; a critic does
@@ -54,8 +41,6 @@ class Sense:
         check_delay("Sense.delay", self.delay)
         if self.rate is not None and not (_is_range(self.rate) and ends(self.rate)[0] > 0):
             raise TaskError(f"Sense.rate must be Hz > 0, or a range (from, to) of them, got {self.rate!r}")
-        if not isinstance(self.offset, Offset | None):
-            raise TaskError(f"Sense.offset must be an Offset, got {self.offset!r}")
         if not isinstance(self.hidden, bool):
             raise TaskError(f"Sense.hidden must be True or False, got {self.hidden!r}")
         for name in ("unit", "frame", "source"):
@@ -68,9 +53,9 @@ class Sense:
     def check(self, name: str, width: int, control_dt: float) -> None:
         """Raise TaskError if a term of this width and control period cannot have this sensor."""
         check_delay(f"{name}.delay", self.delay, control_dt)
-        if self.offset is not None and width not in (3, 4, 7):
-            rule = "takes a position (3 numbers), a quaternion (4), or one after the other (7)"
-            raise TaskError(f"{name}.offset {rule}; the term has {width}")
+        if (self.offset or self.rotation) and width not in (3, 4, 7):
+            rule = "takes an offset or rotation, and is no position (3 numbers), quaternion (4), or both (7)"
+            raise TaskError(f"{name} {rule}: it has {width}")
 
     def oldest(self, control_dt: float) -> float | None:
         """`max_age`; else with frames one control period more than the oldest reading in training, s."""
@@ -82,6 +67,8 @@ class Sense:
 _RULES = {
     "noise": ("a size >= 0", math.inf),
     "bias": ("a half width >= 0", math.inf),
+    "offset": ("m >= 0", math.inf),
+    "rotation": ("rad in [0, pi)", math.pi),
     "dropout": ("a chance in [0, 1)", 1.0),
     "loss": ("failures a second >= 0", math.inf),
 }

@@ -9,11 +9,10 @@ from cart import PERIODS, Cart, actions, but, new, refusal, same
 from sensors import CPU, DT, hits, play
 from torch import Tensor
 
-from robokit.env.rigid import Rigid, moved
-from robokit.env.sensing import Sensors
+from robokit.env.sensing import Sensors, moved, rigid
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
-from robokit.task.sense import Offset, Sense
+from robokit.task.sense import Sense
 
 
 class Slow(Cart):
@@ -21,7 +20,7 @@ class Slow(Cart):
 
     sensing = {
         "slide": Sense(noise=0.1, bias=0.1, delay=(0.0, 0.03), rate=(10.0, 40.0), dropout=0.2, loss=1.0),
-        "tip": Sense(noise=0.01, delay=0.02, rate=15.0, offset=Offset(0.05, 0.1)),
+        "tip": Sense(noise=0.01, delay=0.02, rate=15.0, offset=0.05, rotation=0.1),
     }
 
 
@@ -105,18 +104,18 @@ def test_a_position_and_an_orientation_are_moved_by_hand():
 
 
 def test_an_offset_is_rigid_and_uniform_and_constant_in_an_episode():
-    sizes, begins = Offset(0.1, 0.5), hits(6, 4000, {3: slice(0, 2000)})
+    sense, begins = Sense(offset=0.1, rotation=0.5), hits(6, 4000, {3: slice(0, 2000)})
     truth = torch.randn(6, 4000, 3)
-    seen = play({"a": 3}, truth, begins, a=Sense(offset=sizes))
+    seen = play({"a": 3}, truth, begins, a=sense)
     first = (seen[0] - seen[1]).norm(dim=-1) - (truth[0] - truth[1]).norm(dim=-1)
     assert first.abs().max() < 1e-5  # distances of points stay
-    points = play({"a": 3}, torch.zeros(6, 4000, 3), begins, a=Sense(offset=sizes))
+    points = play({"a": 3}, torch.zeros(6, 4000, 3), begins, a=sense)
     assert torch.equal(points[0], points[2]) and torch.equal(points[3, 2000:], points[0, 2000:])
     assert not (points[3, :2000] == points[0, :2000]).any()
     radius = points[0].norm(dim=-1)
     assert radius.max() <= 0.1 + 1e-6 and (radius / 0.1).pow(3).mean().item() == pytest.approx(0.5, abs=0.02)
     assert points[0].mean(0).abs().max() < 0.005
-    turned = play({"a": 4}, torch.tensor([1.0, 0, 0, 0]).expand(1, 4000, 4), a=Sense(offset=sizes))[0]
+    turned = play({"a": 4}, torch.tensor([1.0, 0, 0, 0]).expand(1, 4000, 4), a=sense)[0]
     angle = 2 * turned[:, 0].acos()
     assert angle.max() <= 0.5 + 1e-3 and angle.mean().item() == pytest.approx(0.25, abs=0.01)
     assert turned[:, 1:].mean(0).abs().max() < 0.01
@@ -124,20 +123,16 @@ def test_an_offset_is_rigid_and_uniform_and_constant_in_an_episode():
 
 def test_terms_without_an_offset_stay_and_others_have_their_own():
     truth = torch.randn(3, 50, 12)
-    seen = play(
-        {"a": 2, "pose": 7, "b": 3}, truth, pose=Sense(offset=Offset(0.1)), b=Sense(offset=Offset(0.1))
-    )
+    seen = play({"a": 2, "pose": 7, "b": 3}, truth, pose=Sense(offset=0.1), b=Sense(offset=0.1))
     assert torch.equal(seen[..., :2], truth[..., :2])
     assert torch.allclose(seen[..., 5:9], truth[..., 5:9])  # no rotation
     shifts = (seen - truth)[0]
     assert (shifts[:, 2:5].norm(dim=-1) > 0).all() and (shifts[:, 9:] - shifts[:, 2:5]).abs().min() > 0
 
 
-def test_an_offset_of_zero_moves_nothing():
-    rigid = Rigid([Offset()], [7], 5, CPU)
+def test_a_motion_of_zero_moves_nothing():
     pose = torch.randn(5, 7)
-    rigid.draw(torch.arange(5), torch.Generator())
-    assert torch.allclose(rigid.moved(pose), pose, atol=1e-6)
+    assert torch.allclose(moved(pose, rigid(Sense(), 5, torch.Generator(), CPU)), pose, atol=1e-6)
 
 
 # -- of an environment ---------------------------------------------------------------------------
@@ -187,7 +182,6 @@ def test_warp_has_the_frames_and_offsets_of_mujoco():
 
 
 NO_RATE: list[Any] = [0, -1.0, math.nan, math.inf, (0.0, 10.0), (20.0, 10.0), (1, 2, 3), True, "10"]
-NO_SIZE: list[Any] = [-0.1, math.inf, math.nan, (0.0, 0.1), True, None]
 
 
 def test_a_figure_that_cannot_be_is_refused():
@@ -196,20 +190,12 @@ def test_a_figure_that_cannot_be_is_refused():
             Sense(rate=rate)
         assert str(error.value).startswith("Sense.rate must be Hz > 0, or a range (from, to) of them, got ")
         assert str(error.value).endswith(f"got {rate!r}")
-    for size in NO_SIZE:
-        with pytest.raises(TaskError) as error:
-            Offset(size)
-        assert str(error.value) == f"Offset.position must be m >= 0, got {size!r}"
-    for size in [*NO_SIZE, 3.2]:
-        with pytest.raises(TaskError) as error:
-            Offset(0.1, size)
-        assert str(error.value) == f"Offset.rotation must be rad in [0, pi], got {size!r}"
-    bare: Any = 0.1
-    with pytest.raises(TaskError, match=r"Sense\.offset must be an Offset, got 0\.1"):
-        Sense(offset=bare)
 
 
-def test_an_offset_of_what_is_no_pose_is_refused():
-    said = refusal(but(sensing={"slide": Sense(offset=Offset(0.1))}))
-    assert said.startswith("But.sensing['slide'].offset takes a position (3 numbers), a quaternion (4)")
-    assert said.endswith("the term has 1")
+@pytest.mark.parametrize("what", [{"offset": 0.1}, {"rotation": 0.1}])
+def test_an_offset_of_what_is_no_pose_is_refused(what: Any):
+    said = refusal(but(sensing={"slide": Sense(**what)}))
+    rule = (
+        "takes an offset or rotation, and is no position (3 numbers), quaternion (4), or both (7): it has 1"
+    )
+    assert said == f"But.sensing['slide'] {rule}"
