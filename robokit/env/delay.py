@@ -85,7 +85,8 @@ class TargetDelay:
         self.line = like.repeat(self.depth + 1, 1, 1)  # (depth + 1, N, A) newest first
         self.substeps = torch.zeros(len(like), dtype=torch.long, device=like.device)
         self.substep, self.row = (torch.arange(n, device=like.device) for n in (nstep, len(like)))
-        self.parts = {"action_delay.line": self.line, "action_delay.substeps": self.substeps}  # its state
+        state = {"action_delay.line": self.line, "action_delay.substeps": self.substeps}
+        self.parts = state if self.depth else {}  # for a checkpoint
 
     def draw(self, which: Tensor, first: Tensor, rng: Generator) -> None:
         """Begin episodes of `which` (see state.put): a new delay; till it has passed `first` (1, A) acts."""

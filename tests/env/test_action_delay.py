@@ -141,10 +141,11 @@ def test_a_delay_of_the_model_is_added():
     assert substeps_without(env).tolist() == [4.0]
 
 
-def test_nominal_is_without_a_delay():
+def test_nominal_is_without_a_delay_and_without_a_state_of_one():
     env = push(0.02, nominal=True)
     env.step(torch.ones(1, 3))
     assert substeps_without(env).tolist() == [0.0]
+    assert not [key for key in env.state_dict() if "action_delay" in key]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 40, 57])
