@@ -84,8 +84,9 @@ class TargetDelay:
         self.depth = -(-math.ceil(high) // nstep)
         self.line = like.repeat(self.depth + 1, 1, 1)  # (depth + 1, N, A) newest first
         self.substeps = torch.zeros(len(like), dtype=torch.long, device=like.device)
-        self.substep = torch.arange(nstep, device=like.device)[:, None]
-        self.row = torch.arange(len(like), device=like.device)
+        self.substep, self.row = (torch.arange(n, device=like.device) for n in (nstep, len(like)))
+        state = {"action_delay.line": self.line, "action_delay.substeps": self.substeps}
+        self.parts = state if self.depth else {}  # for a checkpoint
 
     def draw(self, which: Tensor, first: Tensor, rng: Generator) -> None:
         """Begin episodes of `which` (see state.put): a new delay; till it has passed `first` (1, A) acts."""
@@ -98,16 +99,9 @@ class TargetDelay:
 
         A NaN acts at once: the previous action, which the next observation may have, is NaN too.
         """
-        self.line.copy_(self.line.roll(1, 0))
-        self.line[0] = newest
-        ago = (self.substeps + self.nstep - 1 - self.substep) // self.nstep  # (nstep, N) periods
+        self.line.copy_(torch.cat((newest[None], self.line[:-1])))
+        ago = (self.substeps + self.nstep - 1 - self.substep[:, None]) // self.nstep  # (nstep, N) periods
         return torch.where(newest.isnan(), newest, self.line[ago, self.row])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return gather({"line": self.line, "substeps": self.substeps})
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter({"line": self.line, "substeps": self.substeps}, state)
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:

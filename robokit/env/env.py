@@ -243,7 +243,7 @@ class Env:
 
     def _parts(self) -> dict[str, Any]:
         own = {"rng": self.rng, "obs": self.obs, "state": self.state}
-        return {"sim": self.sim, "sensors": self.sensors, "action_delay": self._action_delay, **own}
+        return {"sim": self.sim, "sensors": self.sensors, **self._action_delay.parts, **own}
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:

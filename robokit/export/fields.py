@@ -80,7 +80,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
         **_said(env.task.commands.get(name, sense)),
         **measured,
         "seen": {"low": low, "high": high},
-        "max_age": sense.max_age,
+        "max_age": sense.oldest(env.task.control_dt),
     }
 
 

@@ -296,7 +296,7 @@ def _check_sensing(task: Task, widths: dict[str, int]) -> None:
             raise TaskError(f"{kind}.sensing[{name!r}] must name a measured observation{hint}")
         if not isinstance(sense, Sense):
             raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
-        check_delay(f"{kind}.sensing[{name!r}].delay", sense.delay, task.control_dt)
+        sense.check(f"{kind}.sensing[{name!r}]", widths[name], task.control_dt)
     if all(task.sensing.get(name, Sense()).hidden for name in widths):
         raise TaskError(f"{kind}.sensing hides all of {list(widths)}: nothing is left to see")
 

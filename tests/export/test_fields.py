@@ -111,3 +111,13 @@ def test_the_delay_of_commands_stands_beside_that_of_the_actuators():
     told = contract(late)
     assert told["action_delay"] == [0.01, 0.02] and "delay" not in told["actuators"][0]
     assert contract(Arm)["action_delay"] == [0.0, 0.0]
+
+
+def test_the_age_of_a_slow_sensor_s_readings_stands_in_the_contract():
+    """10 Hz and late by 30 ms: 0.1 s + 0.03 s, and a control period as for every reading."""
+    slow = Sense(rate=(10.0, 30.0), delay=(0.0, 0.03))
+    task = type("Camera", (Arm,), {"sensing": {"angle": slow, "gyro": Sense(rate=10.0, max_age=0.5)}})
+    said = inputs(contract(task))
+    assert said["angle"]["max_age"] == 1 / 10 + 0.03 + Arm.control_dt
+    assert said["gyro"]["max_age"] == 0.5
+    assert said["rail"]["max_age"] is None

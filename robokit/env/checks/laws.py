@@ -72,7 +72,7 @@ def _sensed(task: Task) -> dict[str, list[str]]:
     """{"hidden": names of hidden terms, "sensed": ["name (noise, bias)"] of others with sensor errors}."""
     hidden = [name for name, sense in task.sensing.items() if sense.hidden]
     plain = Sense()
-    figures = ("noise", "bias", "delay", "dropout", "loss")
+    figures = ("noise", "bias", "delay", "rate", "offset", "rotation", "dropout", "loss")
     sensed = {
         name: [f for f in figures if getattr(sense, f) != getattr(plain, f)]
         for name, sense in task.sensing.items()
