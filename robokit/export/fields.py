@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robokit import __version__
 from robokit.controller import KIND, SCHEMA
+from robokit.env.carried import Carried, Target
 from robokit.env.env import Env
 from robokit.export.gate import IR, OPSET, ORT, Recording
 from robokit.learning.protocols import Actor
@@ -30,16 +31,20 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
     """The contract as JSON values, without "parity" and "evaluation"; None: neither model nor task says."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    carried = [*((term.name, term.start) for term in env.carried), ("belief", (0.0,) * policy.belief_size)]
+    needs = {"needs": ["actuators[].map"]} if env.map.moving is not None else {}
     return {
         "schema": SCHEMA,
         "kind": KIND,
+        **needs,
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
         "inputs": [_input(name, env, recording) for name in widths],
         "actuators": _actuators(env),
-        "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],
+        "carried": [
+            *({"name": term.name, "size": term.size, **_start(term, env)} for term in env.carried),
+            {"name": "belief", "size": policy.belief_size, "start": [0.0] * policy.belief_size},
+        ],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
         **_randomized(task),
@@ -110,13 +115,36 @@ def _common(values: list[Any]) -> Any:
     return values[0] if all(v == values[0] for v in values) else values
 
 
+def _start(term: Carried, env: Env) -> dict[str, Any]:
+    """`start` of a carried term; of targets the input that they copy, none where it is not one alone."""
+    if not isinstance(term, Target):
+        return {"start": list(term.constant)}
+    sensed = [_sensed(env, i) for i in range(term.size)]
+    names = {place["input"] for place in sensed if place}
+    whole = [place and place["column"] for place in sensed] == list(range(term.size))
+    return {"start": names.pop()} if whole and len(names) == 1 else {}
+
+
+def _sensed(env: Env, i: int) -> dict[str, Any] | None:
+    """The input and its column at which the target of control i starts; None: not at one."""
+    columns = [(name, k) for name, width in env.names.obs.items() for k in range(width)]
+    name, column = columns[int(env.map.joints[i])]
+    return {"input": name, "column": column} if bool(env.map.seen[i]) else None
+
+
 def _actuators(env: Env) -> list[dict[str, Any]]:
-    """The model's facts of each actuator, `low` and `high` (None: infinite), `default`: ctrl at action 0."""
-    default = env.action_center.clamp(env.action_low, env.action_high)  # as the graph clips it
-    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), default.tolist(), strict=True)
+    """The model's facts of each control, and its action map's: see the contract's table."""
+    known = env.map
+    default = known.center.clamp(known.low, known.high)  # as the graph clips it
+    numbers = (known.low, known.high, default, known.half, known.leash)
     return [
-        fact | {"low": _finite(low), "high": _finite(high), "default": default}
-        for fact, (low, high, default) in zip(actuators(env.sim), bounds, strict=True)
+        fact
+        | {"low": _finite(low), "high": _finite(high), "default": _finite(default), "map": kind}
+        | ({} if kind == "hold" else {"scale": scale})
+        | ({"leash": leash, "sensed": _sensed(env, i)} if bool(known.seen[i]) else {})
+        for i, (fact, kind, low, high, default, scale, leash) in enumerate(
+            zip(actuators(env.sim), known.kinds, *(x.tolist() for x in numbers), strict=True)
+        )
     ]
 
 

@@ -91,6 +91,12 @@ def _target(limit: Limit) -> str:
 
 
 def _actuators(env: Env) -> dict[str, tuple[float, float]]:
+    """(center, half) of each number of the action; of a Delta (0, scale), and a name of its own."""
     center, half = (x.float().tolist() for x in (env.action_center, env.action_half))
-    named = [fact["name"] for fact in actuators(env.sim)]
-    return dict(zip(named, zip(center, half, strict=True), strict=True))
+    found: dict[str, tuple[float, float]] = {}
+    for fact, kind, mid, unit in zip(actuators(env.sim), env.map.kinds, center, half, strict=True):
+        if kind == "delta":
+            found[f"{fact['name']} (delta)"] = 0.0, unit
+        elif kind != "hold":
+            found[fact["name"]] = mid, unit
+    return found

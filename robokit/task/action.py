@@ -1,20 +1,26 @@
-"""Action maps: from actions in [-1, 1] to ctrl."""
+"""Action maps: from actions in [-1, 1] to ctrl.
 
-from collections.abc import Sequence
+action = {"arm*": Delta(0.05, leash=0.2), "gripper": Ctrl(), "wheel": Hold("home")}
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robokit.errors import TaskError
+from robokit.errors import TaskError, did_you_mean
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
-from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of, range_keys
+from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of, range_keys, sets_position
 from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
-Numbers = float | Sequence[float] | None  # one for all controls, or one each
+Numbers = float | Sequence[float]  # one for all controls, or one each
+Columns = Sequence[int]  # of ctrl: the controls of a map
 
 
 @dataclass(frozen=True)
@@ -25,24 +31,27 @@ class Ctrl:
     low, high: numbers of the task instead, one or one each; a ctrlrange narrows them.
     """
 
-    low: Numbers = None
-    high: Numbers = None
+    low: Numbers | None = None
+    high: Numbers | None = None
 
-    def limits(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (A,) each, all finite. Raises TaskError for a control without."""
-        low, high = ctrl_limits(sim)
+    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
+        of = _all(sim) if of is None else of
+        low, high = ctrl_limits(sim, of)
         if self.low is not None or self.high is not None:
-            own = _own(sim, self)
+            own = [_numbers(sim, of, f"Ctrl.{key}", getattr(self, key)) for key in ("low", "high")]
             low, high = torch.maximum(low, own[0]), torch.minimum(high, own[1])
             rule = "Ctrl.low must be below Ctrl.high and within ctrlrange"
             for i in torch.nonzero(~(low < high)).flatten().tolist():
                 span = f"{float(low[i]):g} to {float(high[i]):g}"
-                raise TaskError(f"{rule}; of {_names(sim, [i])} {span} is left")
+                raise TaskError(f"{rule}; of {_names(sim, [of[i]])} {span} is left")
             return low, high
-        for i, borrowed in self.borrowed(sim).items():
-            low[i], high[i] = borrowed.low, borrowed.high
+        borrowed = self.borrowed(sim)
+        for k, i in enumerate(of):
+            if i in borrowed:
+                low[k], high[k] = borrowed[i].low, borrowed[i].high
         if missing := torch.nonzero(~(low.isfinite() & high.isfinite())).flatten().tolist():
-            raise TaskError(_no_range(sim, missing))
+            raise TaskError(_no_range(sim, [of[i] for i in missing]))
         return low, high
 
     def borrowed(self, sim: Sim) -> dict[int, CtrlRange]:
@@ -53,27 +62,28 @@ class Ctrl:
         found = enumerate(bounds(sim.model))
         return {i: bound for i, bound in found if bound and not limited[i] and i not in off}
 
-    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
-        low, high = self.limits(sim)
+    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
+        low, high = self.limits(sim, of)
         return (low + high) / 2, (high - low) / 2
 
 
-def _own(sim: Sim, action: Ctrl) -> tuple[Tensor, Tensor]:
-    """The task's own (low, high), (A,) each. Raises TaskError unless both are finite and fit the controls."""
-    return _end(sim, "low", action.low), _end(sim, "high", action.high)
+def _all(sim: Sim) -> Columns:
+    return range(int(sim.model.nu))
 
 
-def _end(sim: Sim, key: str, value: Numbers) -> Tensor:
-    n = int(sim.model.nu)
+def _numbers(sim: Sim, of: Columns, what: str, value: Any, positive: bool = False) -> Tensor:
+    """A task's numbers for the controls `of`, (n,). Raises TaskError unless they are finite and fit."""
+    n = len(of)
     try:
-        end = torch.as_tensor(value, dtype=sim.dtype, device=sim.device)
+        x = torch.as_tensor(value, dtype=sim.dtype, device=sim.device)
     except (TypeError, ValueError, RuntimeError):
-        end = torch.tensor(torch.nan)
-    if end.shape not in ((), (n,)) or not bool(end.isfinite().all()):
-        rule = f"must be a finite number, or one for each of {n} controls"
-        raise TaskError(f"Ctrl.{key} {rule}; got {value!r}")
-    return end.expand(n)
+        x = torch.tensor(torch.nan)
+    if x.shape not in ((), (n,)) or not bool((x.isfinite() & ((x > 0) | (not positive))).all()):
+        each = f"must be a finite number, or one for each of {n} controls"
+        rule = f"must be > 0, one or {n} numbers" if positive else each
+        raise TaskError(f"{what} {rule}; got {value!r}")
+    return x.expand(n)
 
 
 def _switched_off(sim: Sim) -> set[int]:
@@ -109,42 +119,159 @@ class Around:
     """ctrl = a keyframe's ctrl + `scale` (units of ctrl) * action in [-1, 1]; Env clamps it to ctrlrange."""
 
     keyframe: str | int  # its name, or its index
-    scale: float | tuple[float, ...]  # one for all controls, or one each
+    scale: Numbers  # one for all controls, or one each
 
-    def limits(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (A,) each: ctrlrange."""
-        return ctrl_limits(sim)
+    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds (low, high) of ctrl, (n,) each: ctrlrange."""
+        return ctrl_limits(sim, of)
 
-    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action.
+    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action.
 
         Raises TaskError for an impossible scale, and where all targets of a control lie beyond its ctrlrange.
         """
-        center = sim.keyframe(self.keyframe).ctrl
-        scale = torch.as_tensor(self.scale, dtype=center.dtype, device=center.device)
-        if scale.shape not in ((), center.shape) or not bool(((scale > 0) & scale.isfinite()).all()):
-            raise TaskError(f"Around.scale must be > 0, one or {len(center)} numbers; got {self.scale}")
-        scale = scale.expand_as(center)
-        _check_reach(sim, center - scale, center + scale, f"does the keyframe {self.keyframe!r} have a ctrl?")
+        of = _all(sim) if of is None else of
+        center = sim.keyframe(self.keyframe).ctrl[list(of)]
+        scale = _numbers(sim, of, "Around.scale", self.scale, positive=True)
+        hint = f"does the keyframe {self.keyframe!r} have a ctrl?"
+        _check_reach(sim, of, center - scale, center + scale, hint)
         return center, scale
 
 
-def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
+@dataclass(frozen=True)
+class Hold:
+    """No action: the control is held at a keyframe's ctrl."""
+
+    keyframe: str | int
+
+    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds (low, high) of ctrl, (n,) each: ctrlrange."""
+        return ctrl_limits(sim, of)
+
+    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
+        """(center, 0), (n,) each. Raises TaskError for a keyframe whose ctrl is beyond ctrlrange."""
+        center = sim.keyframe(self.keyframe).ctrl[list(of)]
+        _check_keyframe(sim, of, center, f"Hold({self.keyframe!r})")
+        return center, torch.zeros_like(center)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The target moves by `scale` (units of ctrl) * action in each control period: for servos of position.
+
+        target = clip(clip(target + scale * action, q - leash, q + leash), range);  q: the sensed joint
+
+    An episode starts at q; where no term of the observation is the joint's position (in rad or m) at the
+    keyframe's ctrl. leash: required where one is. Without it the target winds up against a table, a soft
+    start or a hold, and jumps on release. The range is ctrlrange, or what else bounds it, as of Ctrl().
+    """
+
+    scale: Numbers
+    leash: Numbers | None = None  # rad or m
+    keyframe: str | int | None = None
+
+    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
+        return Ctrl().limits(sim, of)
+
+    def borrowed(self, sim: Sim) -> dict[int, CtrlRange]:
+        return Ctrl().borrowed(sim)
+
+    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
+        """(keyframe's ctrl or NaN, scale), (n,) each. Raises TaskError unless ctrl is a position."""
+        known = controls(sim.model)
+        if other := [i for i in of if not sets_position(sim.model, known[i])]:
+            rule = "moves a target of position, so it needs a position actuator"
+            raise TaskError(f"Delta {rule}; {_names(sim, other)} have another: Ctrl() or Around(...) there")
+        scale = _numbers(sim, of, "Delta.scale", self.scale, positive=True)
+        if self.keyframe is None:
+            return torch.full_like(scale, torch.nan), scale
+        center = sim.keyframe(self.keyframe).ctrl[list(of)]
+        _check_keyframe(sim, of, center, f"Delta's keyframe {self.keyframe!r}")
+        return center, scale
+
+    def leashes(self, sim: Sim, of: Columns, seen: Sequence[bool]) -> Tensor:
+        """leash (n,) of its controls; inf for one that is not `seen`. Raises TaskError as the class says."""
+        unseen, found = ([i for i in of if seen[i] is flag] for flag in (False, True))
+        what = "an observation that is its joint's position, sim.qpos in rad or m, not hidden"
+        if unseen and self.keyframe is None:
+            rule = "must know where it starts"
+            raise TaskError(f"Delta of {_names(sim, unseen)} {rule}: {what}, or Delta(..., keyframe=)")
+        if found and self.leash is None:
+            why = "without one its target winds up against what stops the joint, and jumps on release"
+            raise TaskError(f"Delta of {_names(sim, found)} needs a leash, as the joint is observed: {why}")
+        if unseen and self.leash is not None:
+            raise TaskError(
+                f"Delta.leash of {_names(sim, unseen)} needs {what}: or another map without leash"
+            )
+        infinite = torch.full((len(of),), torch.inf, dtype=sim.dtype, device=sim.device)
+        return infinite if unseen else _numbers(sim, of, "Delta.leash", self.leash, positive=True)
+
+
+Map = Ctrl | Around | Delta | Hold
+Action = Map | Mapping[str, Map]  # of all controls, or {pattern: map}, fnmatch on names of controls
+
+
+def _check_reach(sim: Sim, of: Columns, lowest: Tensor, highest: Tensor, hint: str) -> None:
     """Raise TaskError if all targets of a control lie beyond one end of ctrlrange: no action moves it."""
-    low, high = ctrl_limits(sim)
+    low, high = ctrl_limits(sim, of)
     outside = torch.nonzero((highest <= low) | (lowest >= high))
     if len(outside):
         i = int(outside[0])
         targets, span = (f"{float(a[i]):g} to {float(b[i]):g}" for a, b in ((lowest, highest), (low, high)))
-        name = _names(sim, [i])[0]
+        name = _names(sim, [of[i]])[0]
         raise TaskError(
             f"Around's targets of {name!r}, {targets}, must overlap its ctrlrange, {span}: {hint}"
         )
 
 
-def ctrl_limits(sim: Sim) -> tuple[Tensor, Tensor]:
-    """ctrlrange (low, high), (A,) each; -inf and inf for a control without one."""
-    limited = sim.nominal("actuator_ctrllimited").bool()
-    low, high = sim.nominal("actuator_ctrlrange").unbind(-1)
+def _check_keyframe(sim: Sim, of: Columns, ctrl: Tensor, what: str) -> None:
+    low, high = ctrl_limits(sim, of)
+    for k in torch.nonzero((ctrl < low) | (ctrl > high)).flatten().tolist():
+        span = f"its ctrlrange, {float(low[k]):g} to {float(high[k]):g}"
+        raise TaskError(
+            f"{what}: ctrl of {_names(sim, [of[k]])} must be within {span}; got {float(ctrl[k]):g}"
+        )
+
+
+def ctrl_limits(sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+    """ctrlrange (low, high), (n,) each; -inf and inf for a control without one."""
+    of = list(_all(sim) if of is None else of)
+    limited = sim.nominal("actuator_ctrllimited").bool()[of]
+    low, high = sim.nominal("actuator_ctrlrange")[of].unbind(-1)
     infinity = torch.full_like(low, torch.inf)
     return torch.where(limited, low, -infinity), torch.where(limited, high, infinity)
+
+
+def check_action(owner: str, action: Any) -> None:
+    """Raise TaskError unless it is an action map, or {pattern: action map}."""
+    maps = action if isinstance(action, Mapping) else {"*": action}
+    if not maps or not all(isinstance(k, str) and isinstance(one, Map) for k, one in maps.items()):
+        rule = "must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern: one of these}"
+        raise TaskError(f"{owner}.action {rule}, got {action!r}")
+
+
+def moves(action: Action) -> bool:
+    """Whether a control's target is carried: whether there is a Delta."""
+    maps = action.values() if isinstance(action, Mapping) else [action]
+    return any(isinstance(one, Delta) for one in maps)
+
+
+def groups(action: Action, model: Any) -> list[tuple[Map, list[int]]]:
+    """Each map with its controls, in ctrl's order. TaskError unless each control matches one pattern."""
+    called = [control.name for control in controls(model)]
+    maps = action if isinstance(action, Mapping) else {"*": action}
+    found = {p: [i for i, name in enumerate(called) if name == p or fnmatchcase(name, p)] for p in maps}
+    for pattern in (p for p, of in found.items() if not of and called):
+        raise TaskError(f"action: no control {pattern!r}{did_you_mean(pattern, called)}; there are {called}")
+    for i, name in enumerate(called):
+        if len(by := [pattern for pattern, of in found.items() if i in of]) != 1:
+            raise TaskError(
+                f"action: control {name!r} must match one pattern of {[*maps]}, got {by or 'none'}"
+            )
+    return [(one, found[pattern]) for pattern, one in maps.items()]
+
+
+def action_size(action: Action, model: Any) -> int:
+    """A, the numbers of an action: a control that is held has none."""
+    return sum(len(of) for one, of in groups(action, model) if not isinstance(one, Hold))
