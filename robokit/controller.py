@@ -314,8 +314,7 @@ class Controller:
         mark = object()
         try:
             self._enter(mark, "sent")
-            values = _array("ctrl", ctrl, self._ctrl.shape)
-            if not np.isfinite(values).all():
+            if not np.isfinite(values := _array("ctrl", ctrl, self._ctrl.shape)).all():
                 raise ObservationError(f"what was sent is not finite: {ctrl}")
             if self._target.stop:
                 self._carry[self._target] = values

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from robokit.task.action import action_size, moves
@@ -32,7 +31,7 @@ class Carried(ABC):
 
     def start(self, here: Tensor) -> Tensor:
         """The same as a tensor; here (N, nu): the targets that an episode starts with, ActionMap.start."""
-        return torch.tensor(self.constant, device=here.device)
+        return here.new_tensor(self.constant)
 
     def now(self, kept: Tensor, commands: Sequence[Tensor]) -> Tensor:
         """The observed value (N, size) from the carried `kept` and the commands (N, d); default: `kept`."""

@@ -83,9 +83,8 @@ class Env:
             resolve(task, model)
             self.sim = make_sim(sim, spec, num_envs, _memory(task, self.carried), **options)
         if not self.act_dim:
-            kind, none = type(task).__name__, "has no actuator with a control"
-            held = f"{kind}.action holds every control: leave one to the policy"
-            raise TaskError(held if model.nu else f"the model of {kind} {none}")
+            held = " that its action does not hold" * bool(model.nu)
+            raise TaskError(f"the model of {type(task).__name__} has no actuator with a control{held}")
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)

@@ -4,7 +4,6 @@ import torch
 
 from robokit.env.sensing import Sensors
 from robokit.sim.base import Sim
-from robokit.sim.facts.controls import controls, joint_of
 from robokit.sim.facts.readings import actuators
 from robokit.task.rules import call
 from robokit.task.task import Task
@@ -14,22 +13,21 @@ UNITS = ("rad", "m")  # of ctrl: without a gear, so that a target is a position 
 
 
 def joint_columns(task: Task, sim: Sim, sensors: Sensors) -> list[int | None]:
-    """Of each control: the first column of obs that equals the position of its joint; None: none does.
+    """Of each control: the first column of obs that equals the position of its named joint; None: none does.
 
     Tried at random positions, to which `sim` is reset. None too for a control whose ctrl is no position in
     rad or m.
     """
     model, rng = sim.model, torch.Generator().manual_seed(0)
-    facts = zip(controls(model), actuators(sim), strict=True)
-    ids = [joint_of(model, c.actuator) if fact["unit"] in UNITS else None for c, fact in facts]
-    known = {i: int(model.jnt_qposadr[joint]) for i, joint in enumerate(ids) if joint is not None}
-    start, equal = sim.qpos.clone(), torch.ones(0, 0, dtype=torch.bool)
-    for k in range(TRIES):
+    facts = {i: fact for i, fact in enumerate(actuators(sim)) if fact["unit"] in UNITS and fact["joint"]}
+    known = {i: int(model.joint(fact["joint"]).qposadr[0]) for i, fact in facts.items()}
+    start, equal = sim.qpos.clone(), torch.tensor(True)
+    for _ in range(TRIES):
         shift = torch.zeros(start.shape)
         shift[:, [*known.values()]] = SHIFT * (2 * torch.rand(len(start), len(known), generator=rng) - 1)
         sim.reset(None, {"qpos": start + shift.to(start)})
         obs = sensors.visible(torch.cat([*call(task, "observe", sim).values()], -1).float())
-        same = (obs[:, None] == sim.qpos[:, [*known.values()]].float()[..., None]).all(0).cpu()
-        equal = equal & same if k else same
+        joints = sim.qpos[:, [*known.values()]].float()
+        equal = equal & (obs[:, None] == joints[..., None]).all(0).cpu()
     found = {i: row.nonzero()[:, 0].tolist() for i, row in zip(known, equal, strict=True)}
     return [found[i][0] if found.get(i) else None for i in range(int(model.nu))]

@@ -19,8 +19,8 @@ class FilteredActor:
 
     def __init__(self, act: Callable[[Env, Tensor], Tensor], filter: Filter, num_envs: int) -> None:
         self.guard, self._act = Guard(filter, num_envs), act
-        self._counts = {**self.guard.acted}
-        self._counts |= {f"{stage} unmet": count for stage, count in self.guard.unmet.items()}
+        unmet = {f"{stage} unmet": count for stage, count in self.guard.unmet.items()}
+        self._counts = {**self.guard.acted, **unmet}
         self._kept = {name: count.copy() for name, count in self._counts.items()}
         self._begun, self._over = np.zeros(num_envs, np.bool_), np.zeros(num_envs, np.bool_)
         self.steps, self._latched = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.bool_)

@@ -96,7 +96,6 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
     for a, kind in zip(known, env.map.kinds, strict=True):
         if a.get("map", kind) != kind:
             yield f"action map of {a['name']!r}", a["map"], kind
-            return
     parts = {
         "low": ("lowest ctrl", env.action_low),
         "high": ("highest ctrl", env.action_high),
@@ -104,7 +103,7 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
         "scale": ("ctrl of an action of 1", env.action_half),
         "leash": ("leash", env.map.leash),
     }
-    rooms = (ROUNDING * env.map.unit).tolist()
+    rooms = (ROUNDING * env.map.span / 2).tolist()
     for key, (words, values) in parts.items():
         rows = zip(known, values.tolist(), rooms, strict=True)
         apart = [(a["name"], a[key], x) for a, x, room in rows if key in a and not _close(a[key], x, room)]
@@ -133,10 +132,10 @@ def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
     Rounding: ROUNDING, or two float32 ulps of ctrl if that is more.
     """
     targets = env.targets(action)
-    apart = (targets - ctrl).abs()
+    apart, unit = (targets - ctrl).abs(), env.map.span / 2
     ulps = 2 * torch.finfo(torch.float32).eps * targets.abs()
-    if bool((apart > torch.maximum(ROUNDING * env.map.unit, ulps)).any()):
-        worst = (apart / env.map.unit).amax(0)
+    if bool((apart > torch.maximum(ROUNDING * unit, ulps)).any()):
+        worst = (apart / unit).amax(0)
         i = int(worst.argmax())
         name, kind = actuators(env.sim)[i]["name"], type(env.task).__name__
         off = f"differs from {kind}.action by {float(worst[i]):.3g} in action units"

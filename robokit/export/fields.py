@@ -9,7 +9,6 @@ from torch import Tensor
 
 from robokit import __version__
 from robokit.controller import KIND, SCHEMA
-from robokit.env.carried import Carried, Target
 from robokit.env.env import Env
 from robokit.export.gate import IR, OPSET, ORT, Recording
 from robokit.learning.protocols import Actor
@@ -31,20 +30,18 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
     """The contract as JSON values, without "parity" and "evaluation"; None: neither model nor task says."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    needs = {"needs": ["actuators[].map"]} if env.map.moving is not None else {}
+    belief, rows = ("belief", (0.0,) * policy.belief_size), _actuators(env)
+    carried = [*((term.name, term.constant) for term in env.carried), belief]
     return {
         "schema": SCHEMA,
         "kind": KIND,
-        **needs,
+        **({"needs": ["actuators[].map"]} if env.map.moving is not None else {}),
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
         "inputs": [_input(name, env, recording) for name in widths],
-        "actuators": _actuators(env),
-        "carried": [
-            *({"name": term.name, "size": term.size, **_start(term, env)} for term in env.carried),
-            {"name": "belief", "size": policy.belief_size, "start": [0.0] * policy.belief_size},
-        ],
+        "actuators": rows,
+        "carried": [{"name": n, "size": len(s), **_start(n, s, rows)} for n, s in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
         **_randomized(task),
@@ -115,37 +112,27 @@ def _common(values: list[Any]) -> Any:
     return values[0] if all(v == values[0] for v in values) else values
 
 
-def _start(term: Carried, env: Env) -> dict[str, Any]:
-    """`start` of a carried term; of targets the input that they copy, none where it is not one alone."""
-    if not isinstance(term, Target):
-        return {"start": list(term.constant)}
-    sensed = [_sensed(env, i) for i in range(term.size)]
-    names = {place["input"] for place in sensed if place}
-    whole = [place and place["column"] for place in sensed] == list(range(term.size))
-    return {"start": names.pop()} if whole and len(names) == 1 else {}
-
-
-def _sensed(env: Env, i: int) -> dict[str, Any] | None:
-    """The input and its column at which the target of control i starts; None: not at one."""
-    columns = [(name, k) for name, width in env.names.obs.items() for k in range(width)]
-    name, column = columns[int(env.map.joints[i])]
-    return {"input": name, "column": column} if bool(env.map.seen[i]) else None
+def _start(name: str, numbers: tuple[float, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`start` of a carried term; of "target" the one input that it copies, if that is all: see `sensed`."""
+    places = [row.get("sensed", {}) for row in rows]
+    copied = places[0].get("input")
+    whole = places == [{"input": copied, "column": k} for k in range(len(rows))]
+    return {"start": list(numbers)} if name != "target" else {"start": copied} if whole else {}
 
 
 def _actuators(env: Env) -> list[dict[str, Any]]:
     """The model's facts of each control, and its action map's: see the contract's table."""
-    known = env.map
-    default = known.center.clamp(known.low, known.high)  # as the graph clips it
-    numbers = (known.low, known.high, default, known.half, known.leash)
-    return [
-        fact
-        | {"low": _finite(low), "high": _finite(high), "default": _finite(default), "map": kind}
-        | ({} if kind == "hold" else {"scale": scale})
-        | ({"leash": leash, "sensed": _sensed(env, i)} if bool(known.seen[i]) else {})
-        for i, (fact, kind, low, high, default, scale, leash) in enumerate(
-            zip(actuators(env.sim), known.kinds, *(x.tolist() for x in numbers), strict=True)
-        )
-    ]
+    columns = [{"input": n, "column": k} for n, width in env.names.obs.items() for k in range(width)]
+    own, rows = env.map, actuators(env.sim)
+    default = own.center.clamp(own.low, own.high)  # as the graph clips it
+    for i, row in enumerate(rows):
+        low, high, scale, leash = (float(x[i]) for x in (own.low, own.high, own.half, own.leash))
+        row |= {"low": _finite(low), "high": _finite(high), "map": own.kinds[i]}
+        row |= {"scale": scale} if scale else {}
+        row |= {} if bool(default[i].isnan()) else {"default": float(default[i])}
+        if bool(own.seen[i]):
+            row |= {"leash": leash, "sensed": columns[int(own.joints[i])]}
+    return rows
 
 
 def _finite(value: float) -> float | None:

@@ -215,9 +215,8 @@ def differences(
     action_map = _action_map(env)
     kept, belief = _zeros(policy, env, seen.shape[1])
     carry = torch.cat((*kept.values(), belief), -1).numpy()
-    errors = torch.zeros(
-        2, len(action_map.kinds), dtype=torch.float64
-    )  # from own carried states, from the policy's
+    # from own carried states, from the policy's
+    errors = torch.zeros(2, len(action_map.kinds), dtype=torch.float64)
     for obs, reset in zip(seen, is_first, strict=True):
         terms = env.split(obs)
         feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}

@@ -36,7 +36,7 @@ class Ctrl:
 
     def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
         """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
-        of = _all(sim) if of is None else of
+        of = range(sim.model.nu) if of is None else of
         low, high = ctrl_limits(sim, of)
         if self.low is not None or self.high is not None:
             own = [_numbers(sim, of, f"Ctrl.{key}", getattr(self, key)) for key in ("low", "high")]
@@ -66,10 +66,6 @@ class Ctrl:
         """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
         low, high = self.limits(sim, of)
         return (low + high) / 2, (high - low) / 2
-
-
-def _all(sim: Sim) -> Columns:
-    return range(int(sim.model.nu))
 
 
 def _numbers(sim: Sim, of: Columns, what: str, value: Any, positive: bool = False) -> Tensor:
@@ -121,21 +117,14 @@ class Around:
     keyframe: str | int  # its name, or its index
     scale: Numbers  # one for all controls, or one each
 
-    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (n,) each: ctrlrange."""
-        return ctrl_limits(sim, of)
-
     def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
         """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action.
 
         Raises TaskError for an impossible scale, and where all targets of a control lie beyond its ctrlrange.
         """
-        of = _all(sim) if of is None else of
-        center = sim.keyframe(self.keyframe).ctrl[list(of)]
+        of = range(sim.model.nu) if of is None else of
         scale = _numbers(sim, of, "Around.scale", self.scale, positive=True)
-        hint = f"does the keyframe {self.keyframe!r} have a ctrl?"
-        _check_reach(sim, of, center - scale, center + scale, hint)
-        return center, scale
+        return _at_keyframe(sim, of, self, scale), scale
 
 
 @dataclass(frozen=True)
@@ -144,15 +133,10 @@ class Hold:
 
     keyframe: str | int
 
-    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (n,) each: ctrlrange."""
-        return ctrl_limits(sim, of)
-
     def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
-        """(center, 0), (n,) each. Raises TaskError for a keyframe whose ctrl is beyond ctrlrange."""
-        center = sim.keyframe(self.keyframe).ctrl[list(of)]
-        _check_keyframe(sim, of, center, f"Hold({self.keyframe!r})")
-        return center, torch.zeros_like(center)
+        """(center, 0), (n,) each. Raises TaskError for a ctrl beyond ctrlrange."""
+        zero = torch.zeros(len(of), dtype=sim.dtype, device=sim.device)
+        return _at_keyframe(sim, of, self, zero), zero
 
 
 @dataclass(frozen=True)
@@ -170,13 +154,6 @@ class Delta:
     leash: Numbers | None = None  # rad or m
     keyframe: str | int | None = None
 
-    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
-        return Ctrl().limits(sim, of)
-
-    def borrowed(self, sim: Sim) -> dict[int, CtrlRange]:
-        return Ctrl().borrowed(sim)
-
     def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
         """(keyframe's ctrl or NaN, scale), (n,) each. Raises TaskError unless ctrl is a position."""
         known = controls(sim.model)
@@ -184,68 +161,58 @@ class Delta:
             rule = "moves a target of position, so it needs a position actuator"
             raise TaskError(f"Delta {rule}; {_names(sim, other)} have another: Ctrl() or Around(...) there")
         scale = _numbers(sim, of, "Delta.scale", self.scale, positive=True)
-        if self.keyframe is None:
-            return torch.full_like(scale, torch.nan), scale
-        center = sim.keyframe(self.keyframe).ctrl[list(of)]
-        _check_keyframe(sim, of, center, f"Delta's keyframe {self.keyframe!r}")
-        return center, scale
+        unknown = torch.full_like(scale, torch.nan)
+        return unknown if self.keyframe is None else _at_keyframe(sim, of, self, 0 * scale), scale
 
-    def leashes(self, sim: Sim, of: Columns, seen: Sequence[bool]) -> Tensor:
-        """leash (n,) of its controls; inf for one that is not `seen`. Raises TaskError as the class says."""
-        unseen, found = ([i for i in of if seen[i] is flag] for flag in (False, True))
+    def leashes(self, sim: Sim, of: Columns, joints: Sequence[int | None]) -> Tensor | float:
+        """leash (n,); inf where the joint has no column in `joints`. Raises TaskError as the class says."""
+        unseen = [i for i in of if joints[i] is None]
+        seen = [i for i in of if joints[i] is not None]
         what = "an observation that is its joint's position, sim.qpos in rad or m, not hidden"
         if unseen and self.keyframe is None:
-            rule = "must know where it starts"
-            raise TaskError(f"Delta of {_names(sim, unseen)} {rule}: {what}, or Delta(..., keyframe=)")
-        if found and self.leash is None:
-            why = "without one its target winds up against what stops the joint, and jumps on release"
-            raise TaskError(f"Delta of {_names(sim, found)} needs a leash, as the joint is observed: {why}")
+            what = f"must know where it starts: {what}, or Delta(..., keyframe=)"
+            raise TaskError(f"Delta of {_names(sim, unseen)} {what}")
         if unseen and self.leash is not None:
-            raise TaskError(
-                f"Delta.leash of {_names(sim, unseen)} needs {what}: or another map without leash"
-            )
-        infinite = torch.full((len(of),), torch.inf, dtype=sim.dtype, device=sim.device)
-        return infinite if unseen else _numbers(sim, of, "Delta.leash", self.leash, positive=True)
+            raise TaskError(f"Delta.leash of {_names(sim, unseen)} needs {what}: or a map without leash")
+        if seen and self.leash is None:
+            why = "without one its target winds up against what stops the joint, and jumps on release"
+            raise TaskError(f"Delta of {_names(sim, seen)} needs a leash, as the joint is observed: {why}")
+        return torch.inf if unseen else _numbers(sim, of, "Delta.leash", self.leash, positive=True)
 
 
 Map = Ctrl | Around | Delta | Hold
 Action = Map | Mapping[str, Map]  # of all controls, or {pattern: map}, fnmatch on names of controls
 
 
-def _check_reach(sim: Sim, of: Columns, lowest: Tensor, highest: Tensor, hint: str) -> None:
-    """Raise TaskError if all targets of a control lie beyond one end of ctrlrange: no action moves it."""
-    low, high = ctrl_limits(sim, of)
-    outside = torch.nonzero((highest <= low) | (lowest >= high))
-    if len(outside):
-        i = int(outside[0])
+def _at_keyframe(sim: Sim, of: Columns, one: Any, reach: Tensor) -> Tensor:
+    """A keyframe's ctrl, (n,). TaskError if all targets within `reach` of it lie beyond ctrlrange."""
+    center, (low, high) = sim.keyframe(one.keyframe).ctrl[list(of)], ctrl_limits(sim, of)
+    lowest, highest = center - reach, center + reach
+    still, outside = (highest < low) | (lowest > high), (highest <= low) | (lowest >= high)
+    for i in torch.nonzero(torch.where(reach > 0, outside, still)).flatten().tolist():
         targets, span = (f"{float(a[i]):g} to {float(b[i]):g}" for a, b in ((lowest, highest), (low, high)))
-        name = _names(sim, [of[i]])[0]
-        raise TaskError(
-            f"Around's targets of {name!r}, {targets}, must overlap its ctrlrange, {span}: {hint}"
-        )
-
-
-def _check_keyframe(sim: Sim, of: Columns, ctrl: Tensor, what: str) -> None:
-    low, high = ctrl_limits(sim, of)
-    for k in torch.nonzero((ctrl < low) | (ctrl > high)).flatten().tolist():
-        span = f"its ctrlrange, {float(low[k]):g} to {float(high[k]):g}"
-        raise TaskError(
-            f"{what}: ctrl of {_names(sim, [of[k]])} must be within {span}; got {float(ctrl[k]):g}"
-        )
+        what = f"{type(one).__name__}'s targets of {_names(sim, [of[i]])[0]!r}, {targets}"
+        hint = f"does the keyframe {one.keyframe!r} have a ctrl?"
+        raise TaskError(f"{what}, must overlap its ctrlrange, {span}: {hint}")
+    return center
 
 
 def ctrl_limits(sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
     """ctrlrange (low, high), (n,) each; -inf and inf for a control without one."""
-    of = list(_all(sim) if of is None else of)
+    of = list(range(sim.model.nu) if of is None else of)
     limited = sim.nominal("actuator_ctrllimited").bool()[of]
     low, high = sim.nominal("actuator_ctrlrange")[of].unbind(-1)
     infinity = torch.full_like(low, torch.inf)
     return torch.where(limited, low, -infinity), torch.where(limited, high, infinity)
 
 
+def by_pattern(action: Action) -> Mapping[str, Map]:
+    return action if isinstance(action, Mapping) else {"*": action}
+
+
 def check_action(owner: str, action: Any) -> None:
     """Raise TaskError unless it is an action map, or {pattern: action map}."""
-    maps = action if isinstance(action, Mapping) else {"*": action}
+    maps = by_pattern(action)
     if not maps or not all(isinstance(k, str) and isinstance(one, Map) for k, one in maps.items()):
         rule = "must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern: one of these}"
         raise TaskError(f"{owner}.action {rule}, got {action!r}")
@@ -253,22 +220,19 @@ def check_action(owner: str, action: Any) -> None:
 
 def moves(action: Action) -> bool:
     """Whether a control's target is carried: whether there is a Delta."""
-    maps = action.values() if isinstance(action, Mapping) else [action]
-    return any(isinstance(one, Delta) for one in maps)
+    return any(isinstance(one, Delta) for one in by_pattern(action).values())
 
 
 def groups(action: Action, model: Any) -> list[tuple[Map, list[int]]]:
     """Each map with its controls, in ctrl's order. TaskError unless each control matches one pattern."""
-    called = [control.name for control in controls(model)]
-    maps = action if isinstance(action, Mapping) else {"*": action}
+    called, maps = [control.name for control in controls(model)], by_pattern(action)
     found = {p: [i for i, name in enumerate(called) if name == p or fnmatchcase(name, p)] for p in maps}
     for pattern in (p for p, of in found.items() if not of and called):
         raise TaskError(f"action: no control {pattern!r}{did_you_mean(pattern, called)}; there are {called}")
     for i, name in enumerate(called):
         if len(by := [pattern for pattern, of in found.items() if i in of]) != 1:
-            raise TaskError(
-                f"action: control {name!r} must match one pattern of {[*maps]}, got {by or 'none'}"
-            )
+            rule = f"must match one pattern of {[*maps]}, got {by or 'none'}"
+            raise TaskError(f"action: control {name!r} {rule}")
     return [(one, found[pattern]) for pattern, one in maps.items()]
 
 

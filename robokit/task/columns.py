@@ -7,11 +7,9 @@ from typing import Literal
 from robokit.task.action import Action, moves
 
 Kind = Literal["sensed", "command", "carried"]
-CARRIED = {  # name -> meaning
-    "action": "the previous action",
-    "clock": "the task's clock",
-    "target": "the targets sent last",
-}
+# name -> meaning
+CARRIED = {"action": "the previous action", "clock": "the task's clock", "target": "the targets sent last"}
+Names = Collection[str]
 
 
 def carried_names(action: Action) -> dict[str, str]:
@@ -28,9 +26,7 @@ class Column:
     kind: Kind
 
 
-def columns_of(
-    widths: Mapping[str, int], commands: Collection[str], carried: Collection[str]
-) -> tuple[Column, ...]:
+def columns_of(widths: Mapping[str, int], commands: Names, carried: Names) -> tuple[Column, ...]:
     """The columns of an observation with terms {name: width}, in this order; kind by name alone.
 
     "carried": a name in `carried`; "command": one in `commands`; "sensed": any other.

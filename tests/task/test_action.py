@@ -119,7 +119,10 @@ ARM, REST = {"arm*": Delta(0.1, leash=0.1)}, {"wheel": Ctrl(), "finger": Ctrl()}
             {"action": {"arm*": Ctrl(), "f*": Ctrl()}},
             "control 'wheel' must match one pattern of ['arm*', 'f*'], got none",
         ),
-        ({"action": Hold("home")}, "But.action holds every control: leave one to the policy"),
+        (
+            {"action": Hold("home")},
+            "no actuator with a control that its action does not hold",
+        ),
         (
             {"action": {"a*": Ctrl((0, 0, 0), 1), **REST}},
             "Ctrl.low must be a finite number, or one for each of 2 controls",
@@ -166,11 +169,11 @@ ARM, REST = {"arm*": Delta(0.1, leash=0.1)}, {"wheel": Ctrl(), "finger": Ctrl()}
         ),
         (
             {"model": spec(('ctrl=".3', 'ctrl=".5'))},
-            "Delta's keyframe 'home': ctrl of ['finger'] must be within its ctrlrange, 0 to 0.4; got 0.5",
+            "Delta's targets of 'finger', 0.5 to 0.5, must overlap its ctrlrange, 0 to 0.4: does",
         ),
         (
             {"model": spec((".1 1.5", ".1 2.5"))},
-            "Hold('home'): ctrl of ['wheel'] must be within its ctrlrange, -2 to 2; got 2.5",
+            "Hold's targets of 'wheel', 2.5 to 2.5, must overlap its ctrlrange, -2 to 2: does the keyframe",
         ),
         (
             {"observe": lambda self, sim: {"arm": sim.qpos[:, :2], "target": sim.ctrl + 0.0}},

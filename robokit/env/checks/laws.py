@@ -58,7 +58,9 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         return [Finding("contract", False, str(error))]
     widths = f"{env.obs_dim} observations, {env.act_dim} actions, {len(env.names.rewards)} reward terms"
     widths += f", {len(task.limits)} limits" if task.limits else ""
-    widths += _action_maps(env)
+    kinds, rows = dict.fromkeys(env.map.kinds), [*zip(controls(env.sim.model), env.map.kinds, strict=True)]
+    for kind in kinds if len(kinds) > 1 else ():
+        widths += f"; {kind}: " + ", ".join(control.name for control, own in rows if own == kind)
     widths += "".join(f"; {kind}: {', '.join(names)}" for kind, names in _sensed(task).items() if names)
     laws: dict[str, Callable[[], str]] = {
         "pure": lambda: _pure(env, seed),
@@ -68,14 +70,6 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         "deterministic": lambda: _deterministic(task, num_envs, steps, seed),
     }
     return [Finding("contract", True, widths), *(_finding(name, law) for name, law in laws.items())]
-
-
-def _action_maps(env: Env) -> str:
-    """`; delta: hip, knee; hold: wheel`: the controls of each kind of action map, if there are several."""
-    kinds: dict[str, list[str]] = {kind: [] for kind in env.map.kinds}
-    for control, kind in zip(controls(env.sim.model), env.map.kinds, strict=True):
-        kinds[kind].append(control.name)
-    return "".join(f"; {kind}: {', '.join(named)}" for kind, named in kinds.items()) if len(kinds) > 1 else ""
 
 
 def _sensed(task: Task) -> dict[str, list[str]]:

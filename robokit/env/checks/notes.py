@@ -66,8 +66,8 @@ def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
 def _ranges(env: Env) -> Iterator[Note]:
     """A note on the controls whose range Ctrl() takes from elsewhere in the model than from ctrlrange."""
     known, maps = controls(env.sim.model), groups(env.task.action, env.sim.model)
-    found = [(one.borrowed(env.sim), of) for one, of in maps if isinstance(one, Ctrl | Delta)]
-    borrowed = {i: bound for bounds, of in found for i, bound in bounds.items() if i in of}
+    takers = {i for one, of in maps if one == Ctrl() or isinstance(one, Delta) for i in of}
+    borrowed = {i: bound for i, bound in Ctrl().borrowed(env.sim).items() if i in takers}
     words = [f"{known[i].name!r} {r.low:.4g} to {r.high:.4g} ({r.source})" for i, r in borrowed.items()]
     if words:
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
@@ -189,24 +189,20 @@ def _actions(env: Env) -> Iterator[Note]:
 
 def _pose(env: Env) -> Iterator[Note]:
     """Notes on a keyframe without a ctrl, or with one that drives a joint beyond its range."""
+    facts, targets = actuators(env.sim), env.action_center.clamp(env.action_low, env.action_high).tolist()
     for one, of in groups(env.task.action, env.sim.model):
         name = getattr(one, "keyframe", None)
-        if name is not None:
-            yield from _posed(env, name, of)
-
-
-def _posed(env: Env, name: str | int, of: list[int]) -> Iterator[Note]:
-    if _without_ctrl(env, name):
-        text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
-        yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
-    facts, targets = actuators(env.sim), env.action_center.clamp(env.action_low, env.action_high).tolist()
-    for fact, target in ((facts[i], targets[i]) for i in of):
-        first, last = fact["joint_range"] or (target, target)
-        follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
-        if follows and max(first - target, target - last) > BEYOND * (last - first):
-            span = f"{first:.4g} to {last:.4g} {fact['unit']}"
-            text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
-            yield "action", f"{text}, so it presses on the stop: change the keyframe in {_model(env.task)}"
+        if name is not None and _without_ctrl(env, name):
+            text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
+            yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
+        for fact, target in ((facts[i], targets[i]) for i in of if name is not None):
+            first, last = fact["joint_range"] or (target, target)
+            follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
+            if follows and max(first - target, target - last) > BEYOND * (last - first):
+                span = f"{first:.4g} to {last:.4g} {fact['unit']}"
+                text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
+                text += f", so it presses on the stop: change the keyframe in {_model(env.task)}"
+                yield "action", text
 
 
 def _without_ctrl(env: Env, name: str | int) -> bool:
