@@ -260,9 +260,10 @@ def test_an_episode_in_the_fallback_sends_no_action_and_counts(pusher: Exported)
 @pytest.mark.medium
 def test_the_contract_tells_each_map_and_another_map_is_named(pusher: Exported):
     [row] = pusher.contract["actuators"]
-    assert {key: row[key] for key in ("map", "scale", "leash", "sensed", "default")} == {
-        "map": "delta", "scale": SCALE, "leash": LEASH, "sensed": {"input": "x", "column": 0}, "default": None
+    assert {key: row[key] for key in ("map", "scale", "leash", "sensed")} == {
+        "map": "delta", "scale": SCALE, "leash": LEASH, "sensed": {"input": "x", "column": 0}
     }  # fmt: skip
+    assert "default" not in row  # it has no ctrl at action 0
     assert pusher.contract["carried"][1] == {"name": "target", "size": 1, "start": "x"}
     assert pusher.contract["needs"] == ["actuators[].map"]
     assert "map delta, scale 0.02, leash 0.15" in describe(pusher.contract)
