@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from arm import ARM, Arm, make_policy
 from reach import Reach, Seen
 from torch import Tensor, nn
 
-from robokit.controller import Controller, describe
+from robokit.controller import Controller, describe, load
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.evaluation.episodes import onnx_actor, run_episodes
 from robokit.evaluation.filtered import FilteredActor
+from robokit.evaluation.measure import evaluate
 from robokit.export.bounds import resolve
 from robokit.export.card import variant
 from robokit.export.file import Exported
@@ -25,6 +27,7 @@ from robokit.export.gate import TOLERANCE, record
 from robokit.export.write import export
 from robokit.filter import Filter, Filtered
 from robokit.networks.policy import Policy
+from robokit.show.film import control_steps
 from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl, Delta, Hold
 from robokit.task.sense import Sense
@@ -115,6 +118,23 @@ def test_the_plain_loop_of_the_page_sends_what_env_does_across_episodes(name: st
     plain_loop(report.path, robot)
     assert 0 < robot.worst <= TOLERANCE
     assert robot.ends >= 5
+
+
+@pytest.mark.medium
+def test_a_file_with_every_map_is_evaluated_and_shown_as_the_policy(tmp_path: Path):
+    env, path = Env(Seen(), 4, threads=1), tmp_path / "policy.onnx"
+    policy = make_policy(env)
+    export(policy, env, path, recording=record(policy, env, 100))
+    report = evaluate(path, Seen, 8, threads=1, policy=policy)
+    assert report.versus_torch is not None
+    assert report.returns.std > 0.01 and abs(report.versus_torch.mean) < 1e-4 * report.returns.std
+    act, first = onnx_actor(load(path)), torch.ones(1).bool()
+    one, shown = (Env(Seen(), 1, seed=5, threads=1) for _ in range(2))
+    one.reset()
+    for step in islice(control_steps(Controller(path), shown), 30):
+        expected = one.step(act(one, first))
+        assert torch.allclose(step.obs, expected.obs, atol=1e-5)
+        first = expected.done
 
 
 # -- against a wall, and behind a filter ---------------------------------------------------------
