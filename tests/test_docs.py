@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from reach import but
 
 import robokit
 from robokit.env.checks.laws import check_task
@@ -27,6 +28,18 @@ def test_the_task_file_of_this_page_runs(page: str, tmp_path: Path):
     assert step.obs.shape == (2, 11)
     assert torch.isfinite(step.reward).all()
     assert (step.reward > 0).all()
+
+
+def test_the_action_maps_of_the_page_fit_an_arm_with_a_finger_and_a_wheel():
+    [code] = re.findall(
+        r"```python\n(from robokit.task import Ctrl, Delta.*?)```",
+        (ROOT / "docs/tasks.md").read_text(),
+        re.DOTALL,
+    )
+    found: dict[str, Any] = {}
+    exec(code, found)
+    env = robokit.make(but(action=found["action"]))
+    assert (env.act_dim, env.map.kinds) == (3, ("ctrl", "delta", "hold", "delta"))
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,10 @@ class Period:
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
         self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
 
-    def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def after(self, action: Tensor, ctrl: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
 
+        ctrl: targets (N, nu) that were sent.
         The fields are those before any restart; `final_obs` of a broken simulation is what it broke with.
         due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
         due. Writes memory.
@@ -45,7 +46,7 @@ class Period:
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
         metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
         terminated = task.terminated(sim)
-        self._remember(task.remember(sim, action), action)
+        self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms, cost))
         metrics = torch.where(bad[:, None], self.uncounted, metrics)
@@ -78,7 +79,7 @@ class Period:
         more = _concatenate(self.task.privileged(self.sim), self.names.privileged, self.sim, "privileged")
         return self.sensors.read(truth), torch.cat((truth, more), -1)
 
-    def _remember(self, values: Terms, action: Tensor) -> None:
+    def _remember(self, values: Terms, action: Tensor, ctrl: Tensor) -> None:
         """Write the task's new memory, add 1 to every age, advance the carried terms."""
         memory = self.sim.memory
         same_names(values, self.names.memory, "remember")
@@ -87,7 +88,7 @@ class Period:
         for name, value in taken.items():
             memory[name].copy_(value)
         memory["age"].add_(1)
-        self.carry({term.name: term.next(memory[term.name], action) for term in self.carried})
+        self.carry({term.name: term.next(memory[term.name], action, ctrl) for term in self.carried})
 
     def carry(self, values: Mapping[str, Tensor]) -> None:
         """Write carried terms {name: (N, size)} to memory, after their `now` with the current commands."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robokit.compute.compile import torch_threads
-from robokit.controller import OUTPUTS, ContractError, Loaded, carry_size
+from robokit.controller import OUTPUTS, ContractError, Loaded, carry_size, part_of
 from robokit.env.env import Env
 from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
@@ -57,14 +57,18 @@ class Episodes:
 def onnx_actor(file: Loaded) -> Act:
     """Actions of an exported graph, read from its carry, because its ctrl is clipped.
 
-    The actor keeps the carry of one Env, so each Env needs a new one. A call raises TaskError if the task's
+    The actor keeps the carry of one Env, so each Env needs a new one; a Delta in it moves on from the targets
+    that Env sent, as on a robot. A call raises TaskError if the task's
     action map gives another ctrl than the graph, ContractError if the graph fails or gives other shapes.
     """
     carry, size = list[npt.NDArray[np.float32]](), carry_size(file.contract)
+    begin, end = part_of(file.contract, "target")
 
     def act(env: Env, is_first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, size), np.float32))
+        if end:
+            carry[0][:, begin:end] = env.sim.memory["target"].cpu().numpy()
         seen = env.terms()
         terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
         ctrl, carry[0] = _run(file, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})

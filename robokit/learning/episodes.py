@@ -10,7 +10,6 @@ from robokit.compute import processes
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import TaskError
-from robokit.task.columns import CARRIED
 
 LARGEST = 1e15  # of a term: a training squares terms and adds them up, in float32
 FUNCTIONS = {"reward": "rewards", "cost": "costs", "metric": "metrics"}  # of a task, by the kind of a label
@@ -120,7 +119,7 @@ def beyond(names: Sequence[str], x: Tensor) -> str:
     """Which columns of x (M, C) are NaN, infinite or above LARGEST, and the rule; "" if none is."""
     tops = zip(names, x.abs().amax(0).tolist(), strict=True)
     worst = {name: top for name, top in tops if not top <= LARGEST}
-    for name in CARRIED if len(worst) > 1 else ():  # they follow from the others
+    for name in ("action", "clock") if len(worst) > 1 else ():  # they follow from the others
         worst.pop(f"observe {name!r}", None)
     found = ", ".join(f"{name} ({top:.3g})" for name, top in worst.items())
     rule = f"must be finite and within {LARGEST:g}, for it is squared and added up in float32"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robokit.sim.menagerie import menagerie as menagerie
     from robokit.sim.quantities.draw import Add as Add, Scale as Scale
     from robokit.sim.terrain import Terrain as Terrain
-    from robokit.task.action import Around as Around, Ctrl as Ctrl
+    from robokit.task.action import Around as Around, Ctrl as Ctrl, Delta as Delta, Hold as Hold
     from robokit.task.command import Command as Command
     from robokit.task.mirror import Mirror as Mirror
     from robokit.task.sense import Range as Range, Sense as Sense
@@ -28,7 +28,7 @@ __getattr__, __dir__ = face(
     __name__,
     {
         "robokit.task.task": "Task Terms normal packaged uniform",
-        "robokit.task.action": "Around Ctrl",
+        "robokit.task.action": "Around Ctrl Delta Hold",
         "robokit.task.command": "Command",
         "robokit.task.mirror": "Mirror",
         "robokit.task.sense": "Range Sense",

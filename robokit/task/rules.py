@@ -15,8 +15,8 @@ from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.sim.drawn import NEVER_NEGATIVE
-from robokit.task.action import Around, Ctrl
-from robokit.task.columns import CARRIED
+from robokit.task.action import check_action
+from robokit.task.columns import carried_names
 from robokit.task.command import Command
 from robokit.task.counts import check_counts
 from robokit.task.guarded import call, guarded
@@ -64,8 +64,7 @@ def check_constants(task: Task) -> None:
         if not isinstance(constants[name], Mapping):
             raise TaskError(f"{kind.__name__}.{name} must be {form}, got {constants[name]!r}")
     _check_numbers(task, constants)
-    if not isinstance(task.action, Ctrl | Around):
-        raise TaskError(f"{kind.__name__}.action must be Ctrl() or Around(...), got {task.action!r}")
+    check_action(kind.__name__, task.action)
     for name, command in task.commands.items():
         if not isinstance(command, Command):
             raise TaskError(f"{kind.__name__}.commands[{name!r}] must be a Command, got {command!r}")
@@ -112,7 +111,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     nominal: without `randomize`. Resets `sim` to the task's start. TaskError for a wrong shape, name or type.
     """
     n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
-    action = torch.zeros(n, sim.model.nu, device=sim.device)
+    action = torch.zeros(sim.memory["action"].shape, device=sim.device)
     values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
     if not nominal:
         values |= _model_values(task, call(task, "randomize", sim, rng), sim)
@@ -143,7 +142,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _check_clock(task, widths)
     _check_sensing(task, widths)
     check_history(task.history, widths)
-    _check_mirror(task, {**widths, "action": sim.model.nu})
+    _check_mirror(task, {**widths, "action": action.shape[1]})
     return Names(
         obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
         truth=widths,
@@ -159,10 +158,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
 def check_finite(task: Task, sim: Sim) -> None:
     """Raise TaskError for a term that is not finite right after a reset; a metric may be NaN ("not counted").
 
-    Also for an observation named like a command, "action" or "clock" that is not sim.memory[name], the value
+    Also for one named like a command or a carried term ("action") that is not sim.memory[name], the value
     that Env keeps and the exported policy will see under this name.
     """
-    action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
+    action = torch.zeros(sim.memory["action"].shape, device=sim.device)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():
@@ -171,7 +170,7 @@ def check_finite(task: Task, sim: Sim) -> None:
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
     # on a robot, the controller clips a command to its range, and the exported file carries the others
-    for name, what in {**dict.fromkeys(task.commands, "the command"), **CARRIED}.items():
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **carried_names(task.action)}.items():
         if name in seen["observe"] and not _as_in_memory(task, sim, name):
             rule = f"must equal sim.memory[{name!r}], {what}; give another term another name"
             raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
@@ -180,7 +179,7 @@ def check_finite(task: Task, sim: Sim) -> None:
 def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
     """Whether observation `name` equals memory `name`; carried terms are tried with varied values."""
     memory, before = sim.memory[name], sim.memory[name].clone()
-    if name in CARRIED:
+    if name in carried_names(task.action):
         memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
     same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
     memory.copy_(before)
@@ -288,7 +287,7 @@ def _check_clock(task: Task, widths: dict[str, int]) -> None:
 
 def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     kind = type(task).__name__
-    measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
+    measured = [name for name in widths if name not in (*carried_names(task.action), *task.commands)]
     check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
     for name, sense in task.sensing.items():
         if name not in measured:

@@ -29,7 +29,7 @@ from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
 from robokit.sim.model import Source
-from robokit.task.action import Around, Ctrl
+from robokit.task.action import Action, Ctrl
 from robokit.task.command import Command
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Range, Sense as Sense
@@ -44,7 +44,7 @@ class Task:
     model: Source  # MJCF file, or an MjSpec (then a property that builds it)
     control_dt: float  # s between two actions; a whole number of timesteps
     time_limit: float  # s; a longer episode is truncated
-    action: Ctrl | Around = Ctrl()
+    action: Action = Ctrl()  # of all controls, or {pattern of controls: map}
     commands: ClassVar[Mapping[str, Command]] = {}
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers kept for each simulation
     clock: float = 0.0  # Hz; memory "clock" (N, 2): sine and cosine, [0, 0] while all commands are zero
@@ -82,7 +82,8 @@ class Task:
     def observe(self, sim: Sim) -> Terms:
         """{name: (N, d)} exact values, without sensor errors; "action", "clock", commands as in sim.memory.
 
-        The exported file carries "action" and "clock"; the robot must supply the others that are not hidden.
+        The exported file carries "action", "clock" and a Delta's "target"; the robot must supply the others
+        that are not hidden.
         """
         raise NotImplementedError
 

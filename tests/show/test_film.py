@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_what_is_shown_is_what_evaluate_measures(policy: Path):
 
 def test_a_file_whose_ctrl_the_tasks_actions_no_longer_stand_for_is_refused(policy: Path):
     env = make(TASK, 1)
-    env.action_half = env.action_half * 1e-3
+    env.map = replace(env.map, half=env.map.half * 1e-3)
     with pytest.raises(TaskError, match=r"ctrl of 'slide' differs from .*\.action by .* the file another"):
         list(islice(control_steps(Controller(policy), env), 20))
 

@@ -16,6 +16,7 @@ from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
+from robokit.sim.facts.controls import controls
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
@@ -57,6 +58,9 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         return [Finding("contract", False, str(error))]
     widths = f"{env.obs_dim} observations, {env.act_dim} actions, {len(env.names.rewards)} reward terms"
     widths += f", {len(task.limits)} limits" if task.limits else ""
+    kinds, rows = dict.fromkeys(env.map.kinds), [*zip(controls(env.sim.model), env.map.kinds, strict=True)]
+    for kind in kinds if len(kinds) > 1 else ():
+        widths += f"; {kind}: " + ", ".join(control.name for control, own in rows if own == kind)
     widths += "".join(f"; {kind}: {', '.join(names)}" for kind, names in _sensed(task).items() if names)
     laws: dict[str, Callable[[], str]] = {
         "pure": lambda: _pure(env, seed),

@@ -18,7 +18,7 @@ from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_key
 from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
-from robokit.task.action import Ctrl
+from robokit.task.action import Ctrl, Delta, groups
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
@@ -65,8 +65,9 @@ def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
 
 def _ranges(env: Env) -> Iterator[Note]:
     """A note on the controls whose range Ctrl() takes from elsewhere in the model than from ctrlrange."""
-    action, known = env.task.action, controls(env.sim.model)
-    borrowed = action.borrowed(env.sim) if isinstance(action, Ctrl) else {}
+    known, maps = controls(env.sim.model), groups(env.task.action, env.sim.model)
+    takers = {i for one, of in maps if one == Ctrl() or isinstance(one, Delta) for i in of}
+    borrowed = {i: bound for i, bound in Ctrl().borrowed(env.sim).items() if i in takers}
     words = [f"{known[i].name!r} {r.low:.4g} to {r.high:.4g} ({r.source})" for i, r in borrowed.items()]
     if words:
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
@@ -163,10 +164,12 @@ def _actions(env: Env) -> Iterator[Note]:
     if dead := [repr(c.name) for c in controls(model) if is_disabled(model, c.actuator)]:
         text = f"actuatorgroupdisable switches off {', '.join(dead)}, so these actions do nothing"
         yield "action", f"{text}: take the group out of it in {_model(env.task)}"
-    bounds = zip(env.action_center, env.action_half, env.action_low, env.action_high, strict=True)
+    numbers = (env.action_center, env.action_half, env.action_low, env.action_high)
+    bounds = zip(*(x.tolist() for x in numbers), strict=True)
     found: list[tuple[float, str]] = []
-    for fact, numbers in zip(actuators(env.sim), bounds, strict=False):
-        center, half, low, high = map(float, numbers)
+    for fact, kind, (center, half, low, high) in zip(actuators(env.sim), env.map.kinds, bounds, strict=True):
+        if kind in ("delta", "hold"):
+            continue
         first, last = (min(max((end - center) / max(half, 1e-12), -1.0), 1.0) for end in (low, high))
         lost = 1 - (last - first) / 2
         if lost > CLIPPED:
@@ -186,20 +189,20 @@ def _actions(env: Env) -> Iterator[Note]:
 
 def _pose(env: Env) -> Iterator[Note]:
     """Notes on a keyframe without a ctrl, or with one that drives a joint beyond its range."""
-    name = getattr(env.task.action, "keyframe", None)
-    if name is None:
-        return
-    if _without_ctrl(env, name):
-        text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
-        yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
-    targets = env.action_center.clamp(env.action_low, env.action_high).tolist()
-    for fact, target in zip(actuators(env.sim), targets, strict=True):
-        first, last = fact["joint_range"] or (target, target)
-        follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
-        if follows and max(first - target, target - last) > BEYOND * (last - first):
-            span = f"{first:.4g} to {last:.4g} {fact['unit']}"
-            text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
-            yield "action", f"{text}, so it presses on the stop: change the keyframe in {_model(env.task)}"
+    facts, targets = actuators(env.sim), env.action_center.clamp(env.action_low, env.action_high).tolist()
+    for one, of in groups(env.task.action, env.sim.model):
+        name = getattr(one, "keyframe", None)
+        if name is not None and _without_ctrl(env, name):
+            text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
+            yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
+        for fact, target in ((facts[i], targets[i]) for i in of if name is not None):
+            first, last = fact["joint_range"] or (target, target)
+            follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
+            if follows and max(first - target, target - last) > BEYOND * (last - first):
+                span = f"{first:.4g} to {last:.4g} {fact['unit']}"
+                text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
+                text += f", so it presses on the stop: change the keyframe in {_model(env.task)}"
+                yield "action", text
 
 
 def _without_ctrl(env: Env, name: str | int) -> bool:
