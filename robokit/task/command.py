@@ -1,10 +1,15 @@
 """Commands: goals drawn during an episode."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
 
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
+from robokit.task.region import Box, Region
 from robokit.task.sense import Sense as Sense
 
 
@@ -12,22 +17,33 @@ from robokit.task.sense import Sense as Sense
 class Command:
     """A goal drawn uniformly from [low, high] at each restart, and again after times drawn from `every`.
 
-    low and high have d numbers each. Raises TaskError for an impossible value.
+    low and high have d numbers each. region: a Ball, Ring or Points to draw from instead, without low and
+    high; or a function of the task, (self, sim, rng) -> (sim.num_envs, d), whose values are clamped to low
+    and high. Raises TaskError for an impossible value.
     """
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    every: tuple[float, float] | None = None  # s, a range; None: one command per episode
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    # s, a range; "success": in training, where the task's goal has held; None: one command per episode
+    every: tuple[float, float] | Literal["success"] | None = None
     still: float = 0.0  # probability of an all-zero command instead
     unit: str | tuple[str, ...] | None = None  # for the contract: one for all numbers, or one each
     frame: str | tuple[str, ...] | None = None  # the same
+    region: Region | Callable[..., Tensor] | None = None
 
     def __post_init__(self) -> None:
-        pairs = list(zip(self.low, self.high, strict=False))
-        if len(self.low) != len(self.high) or not all(-math.inf < a <= b < math.inf for a, b in pairs):
-            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
-        if self.every is not None and not 0 < self.every[0] <= self.every[1] < math.inf:
-            raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
+        if isinstance(self.region, Region):
+            if (self.low, self.high) not in (((), ()), self.region.bounds()):
+                raise TaskError(f"Command takes low and high or a region, got both: {self.region}")
+            low, high = self.region.bounds()
+            vars(self).update(low=low, high=high)
+        elif not (self.region is None or hasattr(self.region, "__get__")):
+            raise TaskError(f"Command.region must be Ball, Ring, Points or a function, got {self.region!r}")
+        pairs = zip(Box(self.low, self.high).low, self.high, strict=True)
+        every = (1.0, 1.0) if self.every in (None, "success") else self.every
+        if not isinstance(every, tuple) or not 0 < every[0] <= every[1] < math.inf:
+            rule = 'must be a range of seconds 0 < from <= to, or "success"'
+            raise TaskError(f"Command.every {rule}, got {self.every}")
         if not 0 <= self.still <= 1:
             raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
         if self.still and not all(a <= 0 <= b for a, b in pairs):

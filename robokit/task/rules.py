@@ -19,7 +19,7 @@ from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl
 from robokit.task.columns import CARRIED
 from robokit.task.command import Command
-from robokit.task.counts import check_counts
+from robokit.task.counts import check_counts, check_goal, goal_terms
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
 from robokit.task.task import Task, Terms
@@ -43,7 +43,8 @@ class Names:
     obs: dict[str, int]  # name -> width of the terms that the policy observes
     truth: dict[str, int]  # of all terms that `observe` returns
     privileged: dict[str, int]
-    rewards: tuple[str, ...]
+    rewards: tuple[str, ...]  # first those of `rewards`, then `reached`
+    reached: tuple[str, ...]
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # boolean metrics
@@ -73,6 +74,7 @@ def check_constants(task: Task) -> None:
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
     check_limits(task)
+    check_goal(task)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -85,7 +87,7 @@ def _constants(task: Task) -> dict[str, Any]:
     missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
     if missing:
         raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
-    return {n: _guarded(task, n, functools.partial(getattr, task, n)) for n in Task.__annotations__}
+    return {n: guarded(task, n, functools.partial(getattr, task, n)) for n in Task.__annotations__}
 
 
 def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
@@ -121,11 +123,11 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():
         for name, value in terms.items():
-            _check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
+            check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
     if not seen["observe"]:
         raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
     terminated = call(task, "terminated", sim)
-    _check_shape(task, "terminated", "terminated", terminated, (n,))
+    check_shape(task, "terminated", "terminated", terminated, (n,))
     if terminated.dtype != torch.bool:
         raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
     remembered = call(task, "remember", sim, action)
@@ -135,7 +137,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     if "ctrl" in pushes:
         rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
-    _check_weights(task, seen["rewards"])
+    reached = goal_terms(task, sim, seen, call)
+    _check_weights(task, seen["rewards"] | reached)
     _check_costs(task, seen["costs"])
     check_counts(task, seen["metrics"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
@@ -148,7 +151,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
         truth=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
-        rewards=tuple(task.weights),
+        rewards=(*(k for k in task.weights if k not in reached), *reached),
+        reached=tuple(reached),
         costs=tuple(task.limits),
         metrics=tuple(seen["metrics"]),
         booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
@@ -195,7 +199,7 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
 
 def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
     """The return value: Tensor for `terminated`, else dict. TaskError for another type or an exception."""
-    values = _guarded(task, function, lambda: getattr(task, function)(*arguments))
+    values = guarded(task, function, lambda: getattr(task, function)(*arguments))
     expected = Tensor if function == "terminated" else dict
     if not isinstance(values, expected):
         got = type(values).__name__
@@ -203,7 +207,7 @@ def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any
     return values
 
 
-def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
+def guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
     """The value of `read()`; an exception but Error becomes a TaskError naming the task's part and line."""
     try:
         return read()
@@ -221,7 +225,7 @@ def _line(error: Exception) -> str:
     return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
 
 
-def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
+def check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
     """Raise TaskError unless a value has the expected shape, where "d" stands for any width."""
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
@@ -239,7 +243,7 @@ def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> 
 
 def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
-        _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+        check_shape(task, kind, name, value, tuple(sim.written(name).shape))
         _check_finite(task, kind, name, value)
     return values
 
@@ -247,7 +251,7 @@ def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
 def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
-        _check_shape(task, "randomize", name, value, tuple(shape))
+        check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
     return values
 
@@ -260,14 +264,12 @@ def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
 def _check_weights(task: Task, terms: Terms) -> None:
     for name in task.weights:
         if name not in terms:
-            raise TaskError(
-                f"weights name {name!r}, which rewards does not return{did_you_mean(name, terms)}"
-            )
+            hint = did_you_mean(name, terms)
+            raise TaskError(f"weights name {name!r}, which rewards does not return{hint}")
     for name in terms:
         if name not in task.weights:
-            raise TaskError(
-                f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
-            )
+            hint = did_you_mean(name, task.weights)
+            raise TaskError(f"rewards returns {name!r}, which has no weight{hint}")
 
 
 def check_limits(task: Task) -> None:
@@ -286,9 +288,8 @@ def _check_costs(task: Task, costs: Terms) -> None:
     kind = type(task).__name__
     for name, limit in task.limits.items():
         if name not in costs:
-            raise TaskError(
-                f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
-            )
+            hint = did_you_mean(str(name), costs)
+            raise TaskError(f"limits name {name!r}, which costs does not return{hint}")
         limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
     for name in costs:
         if name not in task.limits:
@@ -333,9 +334,8 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
         raise TaskError(f"{kind}.mirror must name 'action' and every observation; missing or unknown: {odd}")
     for name, mirror in task.mirror.items():
         if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
-            raise TaskError(
-                f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
-            )
+            rule = f"must be a Mirror of {widths[name]} numbers"
+            raise TaskError(f"{kind}.mirror[{name!r}] {rule}, got {mirror}")
 
 
 def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:
