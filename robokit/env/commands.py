@@ -1,6 +1,7 @@
 """Commands of N simulations: drawn at a restart, redrawn when due, or held at given values."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -113,7 +114,7 @@ class Commands:
         function, part = own.__get__(self.task), getattr(own, "__name__", "region")
 
         def drawn(rows: Sim) -> Tensor:
-            value = guarded(self.task, part, lambda: function(rows, self.rng))
+            value = guarded(self.task, part, partial(function, rows, self.rng))
             check_shape(self.task, part, "command", value, (rows.num_envs, len(low)))
             return value.clamp(low, high)
 

@@ -57,7 +57,7 @@ class Period:
         terminated = terminated | bad
         done = terminated | (steps_left == 0)
         final_obs, final_state = self.look()
-        more = list[Tensor]()
+        more: list[Tensor] = []
         if task.goal is not None:
             terms, metrics, more = self._goal(task.goal, final_state, terms, metrics)
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
