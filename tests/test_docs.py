@@ -29,6 +29,21 @@ def test_the_task_file_of_this_page_runs(page: str, tmp_path: Path):
     assert (step.reward > 0).all()
 
 
+def test_the_goal_of_the_task_page_runs_and_keeps_the_contract_without_a_note(tmp_path: Path):
+    text = (ROOT / "docs/tasks.md").read_text()
+    [code] = re.findall(r'```python\n("""point\.py""".*?)```', text, re.DOTALL)
+    (tmp_path / "point.py").write_text(code)
+    task = load_task(tmp_path / "point.py")
+    assert [law for law in check_task(task, steps=20) if not law.ok] == []
+    assert find_notes(task) == []
+    env = robokit.make(task, num_envs=4, threads=1)
+    env.reset()
+    target = env.sim.memory["target"][:, :2].norm(dim=-1)
+    assert (target >= 0.05).all()
+    assert (target <= 0.18).all()
+    assert env.task.headline == "success"
+
+
 @pytest.fixture(scope="module")
 def pup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The task file of docs/your-robot.md, with the URDF beside it."""

@@ -12,6 +12,8 @@ from robokit.export.file import gaps
 from robokit.export.gate import Recording
 from robokit.sim.facts.readings import readings
 from robokit.task.command import Command
+from robokit.task.goal import Goal
+from robokit.task.region import Points
 from robokit.task.sense import Sense
 
 
@@ -106,3 +108,15 @@ def test_a_hidden_term_is_no_input():
     assert list(said) == ["speed", "angle", "rail", "product"]
     assert said["angle"]["source"] == "angle"
     assert said["angle"]["max_age"] == 0.02
+
+
+class Aimed(Arm):
+    commands = {"speed": Command(region=Points(((-0.1,), (0.3,))), unit="m/s")}
+    goal = Goal("speed", "angle", within=0.05, hold=0.2, marker="sphere")
+
+
+def test_a_goal_stands_in_the_contract_and_its_region_is_the_range_of_the_command():
+    told = contract(Aimed)
+    assert told["goal"] == {"command": "speed", "achieved": "angle", "within": 0.05, "hold": 0.2}
+    assert told["commands"] == {"speed": {"low": [-0.1], "high": [0.3], "unit": "m/s"}}
+    assert "goal" not in contract(Told)
