@@ -13,11 +13,12 @@ from robokit.state import put
 from robokit.task.command import Command
 from robokit.task.counts import hold_steps
 from robokit.task.goal import SUCCESS
-from robokit.task.region import Box, Region
+from robokit.task.region import Numbers, Region, Unit
 from robokit.task.rules import check_shape, guarded
 from robokit.task.task import Task
 
 Values = dict[str, Tensor]
+Draw = Callable[[Sim], Tensor]  # n simulations -> (n, d)
 
 
 def left(command: str) -> str:
@@ -40,9 +41,9 @@ class Commands:
         self.goal_steps = hold_steps(task.control_dt, task.goal.hold) if task.goal else 0
         self._held: Values = {}  # (d,) each, from `hold`
         self._points = {name: self._drawn_from(command) for name, command in self.commands.items()}
-        self._chance = self._uniform(Box((0.0,), (1.0,)))
-        spans = {name: command.every for name, command in self.commands.items()}
-        self._times = {n: self._uniform(Box(*zip(s))) for n, s in spans.items() if isinstance(s, tuple)}
+        self._chance = self._box((0.0,), (1.0,))
+        spans = {n: c.every for n, c in self.commands.items() if isinstance(c.every, tuple)}
+        self._times = {name: self._box(*zip(span)) for name, span in spans.items()}
 
     def hold(self, values: Mapping[str, Sequence[float]]) -> None:
         """Keep commands at {name: d numbers} in all simulations, from each one's next restart or redraw on.
@@ -105,11 +106,13 @@ class Commands:
             drawn[left(name)] = self.sim.qpos.new_full((count, 1), self.goal_steps)
         return drawn
 
-    def _drawn_from(self, command: Command) -> Callable[[Sim], Tensor]:
-        """A function: n simulations -> (n, d) draws from the command's region, or by the task's function."""
-        own = command.region or Box(command.low, command.high)
+    def _drawn_from(self, command: Command) -> Draw:
+        """(n, d) draws from the command's region, or by the task's function."""
+        own = command.region
+        if own is None:
+            return self._box(command.low, command.high)
         if isinstance(own, Region):
-            return self._uniform(own)
+            return self._uniform(own.on(self.sim.device))
         low, high = self.sim.constant(*command.low), self.sim.constant(*command.high)
         function, part = own.__get__(self.task), getattr(own, "__name__", "region")
 
@@ -120,12 +123,15 @@ class Commands:
 
         return drawn
 
-    def _uniform(self, region: Region) -> Callable[[Sim], Tensor]:
-        """A function: n simulations -> (n, d) draws. Its tensors are made once: a copy to a GPU blocks."""
-        place, device = region.on(self.sim.device), self.sim.device
+    def _box(self, low: Numbers, high: Numbers) -> Draw:
+        a, b = (torch.tensor(x, dtype=torch.float64, device=self.sim.device) for x in (low, high))
+        return self._uniform(lambda unit: torch.addcmul(a, b - a, unit(len(a))))
+
+    def _uniform(self, place: Callable[[Unit], Tensor]) -> Draw:
+        """Draws of `place`, whose tensors are made once: a copy to a GPU blocks the host."""
 
         def drawn(rows: Sim) -> Tensor:
-            unit = torch.rand(rows.num_envs, region.units, generator=self.rng, device=device)
-            return place(unit).to(self.sim.dtype)
+            size, how = rows.num_envs, {"generator": self.rng, "device": self.sim.device}
+            return place(lambda k: torch.rand(size, k, **how)).to(self.sim.dtype)
 
         return drawn

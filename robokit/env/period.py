@@ -11,7 +11,6 @@ from robokit.env.commands import Commands
 from robokit.env.sensing import Sensors
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
-from robokit.task.columns import columns_in
 from robokit.task.goal import Goal
 from robokit.task.rules import Names, same_names
 from robokit.task.task import Task, Terms
@@ -34,10 +33,11 @@ class Period:
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
         self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
         # names of `rewards` and of `metrics`, without those of a goal
-        self.own = names.rewards[: len(names.rewards) - len(names.reached)], names.metrics
+        counts = len(names.rewards) - len(names.reached), len(names.metrics) - (task.goal is not None)
+        self.own = names.rewards[: counts[0]], names.metrics[: counts[1]]
         if task.goal is not None:
-            self.own, name = (self.own[0], names.metrics[:-1]), task.goal.achieved
-            self.achieved = columns_in(names.state, name if name in names.truth else f"privileged {name}")
+            name = task.goal.achieved
+            self.achieved = [*names.state].index(name if name in names.truth else f"privileged {name}")
 
     def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
@@ -59,7 +59,8 @@ class Period:
         final_obs, final_state = self.look()
         more: list[Tensor] = []
         if task.goal is not None:
-            terms, metrics, more = self._goal(task.goal, final_state, terms, metrics)
+            reached, success, more = self._goal(task.goal, final_state)
+            terms, metrics = torch.cat((terms, reached), -1), torch.cat((metrics, success), -1)
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
         metrics = torch.where(bad[:, None], self.uncounted, metrics)
         due = self.commands.countdown()
@@ -80,15 +81,13 @@ class Period:
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
 
-    def _goal(
-        self, goal: Goal, state: Tensor, terms: Tensor, metrics: Tensor
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Append the terms of `reached` and the metric success; and [where the goal is due] in a training."""
-        pair = state[:, self.achieved], self.sim.memory[goal.command].float()
+    def _goal(self, goal: Goal, state: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(terms of `reached`, success (N, 1), [where the goal is due (N, 1)] if success redraws it)."""
+        achieved = state.split([*self.names.state.values()], -1)[self.achieved]
+        pair = achieved, self.sim.memory[goal.command].float()
         reached = _columns(self.task.reached(*pair), self.names.reached, self.sim, "reached")
         success = goal.holds(*pair)
-        due = [self.commands.reach(success)] if self.commands.by_success else []
-        return torch.cat((terms, reached), -1), torch.cat((metrics, success[:, None]), -1), due
+        return reached, success[:, None], [self.commands.reach(success)] if self.commands.by_success else []
 
     def look(self) -> tuple[Tensor, Tensor]:
         """obs (N, O) through the sensors, state (N, S): exact values of all terms and the privileged ones."""

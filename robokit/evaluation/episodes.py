@@ -21,7 +21,7 @@ from robokit.learning.episodes import Reach
 from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
-from robokit.task.counts import headline_kind, holds
+from robokit.task.counts import headline_kind, steps_held
 from robokit.task.goal import SUCCESS
 from robokit.task.task import TERMINATED, Task
 
@@ -141,13 +141,12 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     one = torch.ones(n, 1, device=device)
     ledger = Ledger(env.task.limits, n, gamma, device)
     reach = Reach(env, names.state)
-    tally = Tally(names.metrics, holds(env.task, names.booleans), n, device)
-    goal, goals = env.task.goal, torch.zeros(n, 0, device=device)
-    if goal is not None:
-        goals = env.sim.memory[goal.command].to(device, copy=True)
+    tally = Tally(names.metrics, steps_held(env.task, names.booleans), n, device)
+    goal = env.task.goal
+    asked = env.sim.memory[goal.command] if goal else torch.zeros(n, 0)
+    goals = asked.to(device, copy=True)
     while bool(running.any()):
-        if goal is not None:
-            goals = torch.where(running[:, None], env.sim.memory[goal.command].to(device), goals)
+        goals = torch.where(running[:, None], asked.to(device), goals)
         step = env.step(act(env, is_first))
         is_first = step.done
         totals += running[:, None] * torch.cat((step.reward[:, None], step.terms, step.cost, one), -1)

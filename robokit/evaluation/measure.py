@@ -129,7 +129,7 @@ def evaluate(
         per_episode=ran.lists(),
         filtered=filtered,
         variant=other,
-        goal=_goal(env.task),
+        goal=asdict(goal) | {"unit": task.commands[goal.command].unit} if (goal := task.goal) else None,
     )
 
 
@@ -184,15 +184,6 @@ def _summarize_cost(x: Array, env: Env, name: str) -> Summary:
 def _headline(ran: Episodes, env: Env) -> Headline:
     kind = headline_kind(env.task, env.task.headline in env.names.booleans)
     return Headline(env.task.headline, kind, _summarize_kinds({kind: ran.headline}).get(kind))
-
-
-def _goal(task: Task) -> dict[str, Any] | None:
-    """The task's goal as JSON values, with the units of its command's numbers."""
-    if task.goal is None:
-        return None
-    command = task.commands[task.goal.command]
-    units = command.unit if isinstance(command.unit, tuple) else (command.unit,) * len(command.low)
-    return asdict(task.goal) | {"unit": [*units]}
 
 
 def _failure(ran: Episodes, env: Env) -> Failure:

@@ -42,18 +42,12 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
-        **_goal(task),
+        **({"goal": asdict(task.goal)} if task.goal else {}),
         **_randomized(task),
         "versions": versions(),
         "least": {"onnxruntime": ORT, "ir": IR, "opset": OPSET},
         "hashes": {"model": model_hashes(task.model), "commit": commit},
     }
-
-
-def _goal(task: Task) -> dict[str, Any]:
-    """The task's goal, if it has one."""
-    facts = asdict(task.goal) if task.goal else {}
-    return {"goal": {key: x for key, x in facts.items() if key != "marker"}} if facts else {}
 
 
 def _randomized(task: Task) -> dict[str, Any]:

@@ -143,20 +143,18 @@ def success(report: Report) -> "Figure":
     Crosses: goals without success. With one number that varies the cells are a row.
     """
     varied, held = _spread(report), report.numbers("success")
-    names = [name for name in report.per_episode if name.startswith("goal/")]
-    units = zip(names, (report.goal or {})["unit"], strict=True)
-    labels = {name: name.removeprefix("goal/") + (f" ({unit})" if unit else "") for name, unit in units}
     pairs = [*combinations(varied, 2)] or [(*varied, *varied)]
     figure, axes = _rows(len(pairs), share=False)
     figure.set_size_inches(WIDTH, 1.6 * ROW * len(pairs))
+    axes[0].set_title(f"Share of episodes with success, unit of the goals: {(report.goal or {})['unit']}")
     for axis, (one, two) in zip(axes, pairs, strict=True):
         x, y = report.numbers(one), report.numbers(two) if one != two else np.zeros_like(held)
         shares, *edges = success_map(x, y, held)
         mesh = axis.pcolormesh(*edges, shares.T, vmin=0, vmax=1, cmap="cividis")
         axis.plot(x[held == 0], y[held == 0], "x", color=VERMILLION, markersize=4)
-        axis.set_xlabel(labels[one])
-        axis.set_ylabel(labels[two] if one != two else "")
-        figure.colorbar(mesh, ax=axis, label="share with success")
+        axis.set_xlabel(one.removeprefix("goal/"))
+        axis.set_ylabel(two.removeprefix("goal/") if one != two else "")
+        figure.colorbar(mesh, ax=axis)
     return figure
 
 

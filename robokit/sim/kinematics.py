@@ -3,8 +3,6 @@
 qpos, error = reach(model, "tip", [[0.3, 0.1, 0.2]])      # m: how far the tip stays from each point
 """
 
-from typing import Literal
-
 import mujoco
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +14,7 @@ from robokit.sim.model import index, names
 JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 DAMPING = 0.03  # lambda: near a singular pose steps stay short
 LONGEST = 0.1  # m, of the error that one step removes
-Kind = Literal["site", "body"]
-PLACES: dict[Kind, str] = {"site": "site_xpos", "body": "xpos"}  # fields of MjData
+PLACES = {"site": "site_xpos", "body": "xpos"}  # fields of MjData
 Array = npt.NDArray[np.float64]
 
 
@@ -28,12 +25,12 @@ def reach(
     start: npt.ArrayLike | None = None,
     steps: int = 100,
     within: float = 1e-4,
-    kind: Kind = "site",
 ) -> tuple[Array, Array]:
-    """(qpos (K, nq), distance (K,) in m) with the site, or body, near points (K, 3) in the world.
+    """(qpos (K, nq), distance (K,) in m) with the site near points (K, 3) in the world.
 
-    Only hinges and slides between the site and the world move, within their ranges. start: (nq,), or (K, nq);
-    None: qpos0. Ends after `steps`, or `within` m of the point.
+    site: its name, or that of a body where no site has it. Only hinges and slides between it and the world
+    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. Ends after `steps`, or `within` m of the
+    point.
 
     dq = J^T (J J^T + lambda^2 1)^-1 e
 
@@ -42,37 +39,40 @@ def reach(
     goals = np.asarray(points, float).reshape(-1, 3)
     begin = np.asarray(model.qpos0 if start is None else start, float)
     qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
-    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), index(model, kind, site)
-    joints = chain(model, site, kind)
+    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), _find(model, site)
+    joints = chain(model, site)
     for row, goal in enumerate(goals):
         data.qpos[:] = qpos[row]
-        distance[row] = _approach(model, data, kind, at, goal, joints, steps, within)
+        distance[row] = _approach(model, data, at, goal, joints, steps, within)
         qpos[row] = data.qpos
     return qpos, distance
 
 
-def chain(model: mujoco.MjModel, site: str, kind: Kind = "site") -> list[int]:
-    """Indices of the hinges and slides that move a site or body. Raises ModelError if there is none such."""
-    return [j for j in _joints(model, kind, index(model, kind, site)) if int(model.jnt_type[j]) in JOINTS]
+def chain(model: mujoco.MjModel, site: str) -> list[int]:
+    """Indices of the hinges and slides that move a site. Raises ModelError if there is no such site."""
+    return [j for j in _joints(model, *_find(model, site)) if int(model.jnt_type[j]) in JOINTS]
 
 
-def place_of(sim: Sim, places: Tensor) -> tuple[Kind, str] | None:
-    """Kind and name of a site or body that is at `places` (N, 3), float32, and that a `chain` alone moves.
-
-    None: there is none, or only one that floats or stands still.
-    """
-    model = sim.model
+def place_of(sim: Sim, places: Tensor) -> str | None:
+    """Name of a site or body that is at `places` (N, 3), float32, and that hinges and slides alone move."""
     for kind in PLACES if places.shape[1] == 3 else ():
         same = (sim.field(PLACES[kind]).float() == places[:, None]).all(-1).all(0)
         for at in same.nonzero()[:, 0].tolist():
-            joints, name = _joints(model, kind, at), names(model, kind)[at]
-            if name and joints and all(int(model.jnt_type[j]) in JOINTS for j in joints):
-                return kind, name
+            joints, name = _joints(sim.model, kind, at), names(sim.model, kind)[at]
+            alone = joints and all(int(sim.model.jnt_type[j]) in JOINTS for j in joints)
+            if name and alone and _find(sim.model, name) == (kind, at):
+                return name
     return None
 
 
-def _joints(model: mujoco.MjModel, kind: Kind, at: int) -> list[int]:
-    """Indices of the joints between a site or body and the world."""
+def _find(model: mujoco.MjModel, name: str) -> tuple[str, int]:
+    """Kind and index of the site of this name, else of the body. Raises ModelError if there is neither."""
+    kind = "body" if name in names(model, "body") and name not in names(model, "site") else "site"
+    return kind, index(model, kind, name)
+
+
+def _joints(model: mujoco.MjModel, kind: str, at: int) -> list[int]:
+    """Indices of all joints between a site or body and the world."""
     body, joints = int(model.site_bodyid[at]) if kind == "site" else at, list[int]()
     while body:
         first = int(model.body_jntadr[body])
@@ -91,30 +91,24 @@ def random_joints(model: mujoco.MjModel, joints: list[int], n: int, rng: np.rand
 
 
 def reachable(
-    model: mujoco.MjModel,
-    site: str,
-    points: npt.ArrayLike,
-    rng: np.random.Generator,
-    tries: int = 1000,
-    kind: Kind = "site",
+    model: mujoco.MjModel, site: str, points: npt.ArrayLike, rng: np.random.Generator, tries: int = 1000
 ) -> Array:
-    """Distances (K,), m, that stay between it and points (K, 3), each from the nearest of `tries`."""
+    """Distances (K,), m, that stay between the site and points (K, 3), each from the nearest of `tries`."""
     goals = np.asarray(points, float).reshape(-1, 3)
-    starts = random_joints(model, chain(model, site, kind), tries, rng)
-    data, at, places = mujoco.MjData(model), index(model, kind, site), np.empty((tries, 3))
+    starts = random_joints(model, chain(model, site), tries, rng)
+    data, (kind, at), places = mujoco.MjData(model), _find(model, site), np.empty((tries, 3))
     for row, qpos in enumerate(starts):
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         places[row] = getattr(data, PLACES[kind])[at]
     nearest = np.linalg.norm(places[None] - goals[:, None], axis=-1).argmin(1)
-    return reach(model, site, goals, starts[nearest], kind=kind)[1]
+    return reach(model, site, goals, starts[nearest])[1]
 
 
 def _approach(
     model: mujoco.MjModel,
     data: mujoco.MjData,
-    kind: Kind,
-    at: int,
+    site: tuple[str, int],
     goal: Array,
     joints: list[int],
     steps: int,
@@ -123,8 +117,9 @@ def _approach(
     """Move data.qpos towards the goal; the distance that stays, m."""
     places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
-    jacobian, place = np.zeros((3, model.nv)), getattr(data, PLACES[kind])[at]  # a live view
-    differentiate = mujoco.mj_jacSite if kind == "site" else mujoco.mj_jacBody
+    (kind, at), jacobian = site, np.zeros((3, model.nv))
+    place = getattr(data, PLACES[kind])[at]  # a live view
+    derive = mujoco.mj_jacSite if kind == "site" else mujoco.mj_jacBody
     for _ in range(steps):
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
@@ -132,7 +127,7 @@ def _approach(
         distance = float(np.linalg.norm(error))
         if distance <= within:
             break
-        differentiate(model, data, jacobian, None, at)
+        derive(model, data, jacobian, None, at)
         own = jacobian[:, dofs]
         step = own.T @ np.linalg.solve(
             own @ own.T + DAMPING**2 * np.eye(3), error * min(1.0, LONGEST / distance)

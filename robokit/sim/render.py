@@ -46,9 +46,7 @@ class Mark:
     start: npt.NDArray[np.float64]  # (3,) of an arrow to `place`
 
     def draw(self, scene: mujoco.MjvScene) -> None:
-        """Append it to the geoms of a scene, if there is room."""
-        if scene.ngeom >= scene.maxgeom:
-            return
+        """Append it to the geoms of a scene."""
         geom, kind = scene.geoms[scene.ngeom], getattr(mujoco.mjtGeom, f"mjGEOM_{self.kind.upper()}")
         size, axes = np.full(3, self.size), np.eye(3).ravel()
         mujoco.mjv_initGeom(geom, kind, size, self.place, axes, MARK)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal
 
 Kind = Literal["sensed", "command", "carried"]
@@ -28,12 +27,6 @@ def columns_of(widths: Mapping[str, int], commands: Collection[str]) -> tuple[Co
         return "carried" if name in CARRIED else "command" if name in commands else "sensed"
 
     return tuple(Column(name, width, kind(name)) for name, width in widths.items())
-
-
-def columns_in(widths: Mapping[str, int], name: str) -> slice:
-    """The columns of the term `name` among terms {name: width} side by side, in this order."""
-    ends = dict(zip(widths, accumulate(widths.values()), strict=True))
-    return slice(ends[name] - widths[name], ends[name])
 
 
 def supplied(columns: Collection[Column]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
-from robokit.task.region import Box, Region
+from robokit.task.region import Region
 from robokit.task.sense import Sense as Sense
 
 
@@ -35,13 +35,15 @@ class Command:
         if isinstance(self.region, Region):
             if (self.low, self.high) not in (((), ()), self.region.bounds()):
                 raise TaskError(f"Command takes low and high or a region, got both: {self.region}")
-            low, high = self.region.bounds()
-            vars(self).update(low=low, high=high)
+            vars(self).update(zip(("low", "high"), self.region.bounds(), strict=True))
         elif not (self.region is None or hasattr(self.region, "__get__")):
             raise TaskError(f"Command.region must be Ball, Ring, Points or a function, got {self.region!r}")
-        pairs = zip(Box(self.low, self.high).low, self.high, strict=True)
-        every = (1.0, 1.0) if self.every in (None, "success") else self.every
-        if not isinstance(every, tuple) or not 0 < every[0] <= every[1] < math.inf:
+        pairs = list(zip(self.low, self.high, strict=False))
+        ordered = all(-math.inf < a <= b < math.inf for a, b in pairs)
+        if not (len(self.low) == len(self.high) > 0 and ordered):
+            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
+        timed = isinstance(self.every, tuple) and 0 < self.every[0] <= self.every[1] < math.inf
+        if not (timed or self.every in (None, "success")):
             rule = 'must be a range of seconds 0 < from <= to, or "success"'
             raise TaskError(f"Command.every {rule}, got {self.every}")
         if not 0 <= self.still <= 1:

@@ -26,7 +26,7 @@ def hold_steps(control_dt: float, seconds: float = HOLD_SECONDS) -> int:
     return max(1, math.ceil(seconds / control_dt - ROUNDING))
 
 
-def holds(task: Task, booleans: Iterable[str]) -> dict[str, int]:
+def steps_held(task: Task, booleans: Iterable[str]) -> dict[str, int]:
     """In how many of the last control steps each boolean metric must be true to have held."""
     steps = dict.fromkeys(booleans, hold_steps(task.control_dt))
     return steps | ({SUCCESS: hold_steps(task.control_dt, task.goal.hold)} if task.goal else {})
@@ -57,17 +57,14 @@ def check_counts(task: Task, metrics: Mapping[str, Tensor]) -> None:
 
 
 def check_goal(task: Task) -> None:
-    """Raise TaskError for a goal that cannot be, or a part of one without it."""
+    """Raise TaskError for a goal of no command or too long a hold, and for a redraw at success without it."""
     kind, goal = type(task).__name__, task.goal
-    if goal is None:
-        if type(task).reached is not Task.reached:
-            raise TaskError(f"{kind}.reached gives the terms of a goal, and {kind}.goal is None: give it one")
-    elif not isinstance(goal, Goal):
+    if not isinstance(goal, Goal | None):
         raise TaskError(f"{kind}.goal must be a Goal, got {goal!r}")
-    elif goal.command not in task.commands:
+    if goal and goal.command not in task.commands:
         hint = f"{did_you_mean(goal.command, task.commands)}; there are {[*task.commands]}"
         raise TaskError(f"{kind}.goal.command must be one of commands, got {goal.command!r}{hint}")
-    elif goal.hold > task.time_limit:
+    if goal and goal.hold > task.time_limit:
         rule = f"must be at most time_limit, {task.time_limit} s"
         raise TaskError(f"{kind}.goal.hold {rule}, got {goal.hold} s")
     for name, command in task.commands.items():
@@ -83,35 +80,30 @@ def goal_pair(task: Task, sim: Sim) -> tuple[Tensor, ...]:
     """
     if (goal := task.goal) is None:
         return ()
-    terms, kind = {**task.privileged(sim), **task.observe(sim)}, f"{type(task).__name__}.goal.achieved"
-    if goal.achieved not in terms:
-        hint = f"{did_you_mean(goal.achieved, terms)}; there are {[*terms]}"
-        raise TaskError(f"{kind} must be a term of observe or privileged, got {goal.achieved!r}{hint}")
-    pair = terms[goal.achieved].float(), sim.memory[goal.command].float()
-    if pair[0].shape != pair[1].shape:
-        got = " and ".join(str(x.shape[1]) for x in pair)
-        raise TaskError(f"{kind} must be as wide as its command, got {got} numbers")
-    return pair
+    terms, command = {**task.privileged(sim), **task.observe(sim)}, sim.memory[goal.command]
+    if goal.achieved not in terms or terms[goal.achieved].shape != command.shape:
+        hint = "" if goal.achieved in terms else did_you_mean(goal.achieved, terms)
+        widths = {name: term.shape[1] for name, term in terms.items()}
+        rule = f"must be an observed or privileged term of {command.shape[1]} numbers, as its command"
+        got = f"{goal.achieved!r}{hint}; there are {widths}"
+        raise TaskError(f"{type(task).__name__}.goal.achieved {rule}, got {got}")
+    return terms[goal.achieved].float(), command.float()
 
 
 def goal_terms(task: Task, sim: Sim, seen: dict[str, Terms], call: Callable[..., Terms]) -> Terms:
     """The terms of `reached`, of `call(task, "reached", achieved, goal)`; {} for a task without a goal.
 
     seen: what the task's functions return; a goal's metric is added. Raises TaskError for a name that
-    `rewards` or `metrics` gives too, a wrong shape, and a marker in a frame that the model lacks.
+    `rewards` or `metrics` gives too, and for a marker in a frame that the model lacks.
     """
-    pair, kind = goal_pair(task, sim), type(task).__name__
-    if not pair or not task.goal:
+    if (goal := task.goal) is None:
         return {}
-    if SUCCESS in seen["metrics"]:
-        raise TaskError(f"{kind}.metrics may not return {SUCCESS!r}, which is that of {kind}.goal: rename it")
-    reached, success = call(task, "reached", *pair), task.goal.holds(*pair)
-    for name, value in reached.items():
-        if name in seen["rewards"]:
-            raise TaskError(f"{kind}.reached returns {name!r}, and so does rewards: rename one")
-        if not isinstance(value, Tensor) or value.shape != success.shape:
-            raise TaskError(f"{kind}.reached {name!r} must be a tensor of shape {tuple(success.shape)}")
-    if task.goal.marker:
-        origin(task.commands[task.goal.command], sim)
-    seen["metrics"][SUCCESS] = success
+    pair, kind = goal_pair(task, sim), type(task).__name__
+    reached, success = call(task, "reached", *pair), {SUCCESS: goal.holds(*pair)}
+    for function, own, more in (("rewards", "reached", reached), ("metrics", "goal", success)):
+        if both := sorted(seen[function].keys() & more.keys()):
+            raise TaskError(f"{kind}.{function} gives {both[0]!r}, and so does {kind}.{own}: rename one")
+    if goal.marker:
+        origin(task.commands[goal.command], sim)
+    seen["metrics"] |= success
     return reached

@@ -1,10 +1,9 @@
-"""Regions that a command is drawn from, uniformly: a box, a ball, a ring, a list of points.
+"""Regions other than a box that a command is drawn from, uniformly: a ball, a ring, a list of points.
 
 commands = {"target": Command(region=Ball((0.4, 0.0, 0.3), 0.2), unit="m", frame="world")}
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,50 +13,11 @@ from torch import Tensor
 from robokit.errors import TaskError
 
 Numbers = tuple[float, ...]
-Place = Callable[[Tensor], Tensor]
-
-
-class Region(ABC):
-    """A set of points of d numbers each."""
-
-    units: int  # how many uniform numbers a draw takes
-
-    @abstractmethod
-    def bounds(self) -> tuple[Numbers, Numbers]:
-        """(lowest, highest), d numbers each."""
-
-    @abstractmethod
-    def on(self, device: torch.device) -> Place:
-        """A function: numbers (n, units), uniform in [0, 1) -> points (n, d) float64, uniform in it."""
+Unit = Callable[[int], Tensor]  # k -> numbers (n, k) uniform in [0, 1)
 
 
 @dataclass(frozen=True)
-class Box(Region):
-    """All points from low to high, d numbers each. Raises TaskError unless low <= high."""
-
-    low: Numbers
-    high: Numbers
-
-    def __post_init__(self) -> None:
-        pairs = list(zip(self.low, self.high, strict=False))
-        fits = len(self.low) == len(self.high) and all(-math.inf < a <= b < math.inf for a, b in pairs)
-        if not (pairs and fits):
-            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
-
-    @property
-    def units(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return len(self.low)
-
-    def bounds(self) -> tuple[Numbers, Numbers]:
-        return self.low, self.high
-
-    def on(self, device: torch.device) -> Place:
-        low, high = (torch.tensor(x, dtype=torch.float64, device=device) for x in (self.low, self.high))
-        return lambda unit: torch.addcmul(low, high - low, unit)
-
-
-@dataclass(frozen=True)
-class Ring(Region):
+class Ring:
     """All points from `inner` to `outer` away from `center` (d numbers), within the plane of `axes`.
 
     The other numbers are the centre's. Raises TaskError unless 0 <= inner <= outer, and outer > 0.
@@ -69,34 +29,31 @@ class Ring(Region):
     axes: tuple[int, ...] = (0, 1)  # the numbers that vary: (0, 2) is a ring that stands in x and z
 
     def __post_init__(self) -> None:
-        kind, center = type(self).__name__, self.center
-        if not all(map(math.isfinite, (*center, self.inner, self.outer))):
-            raise TaskError(f"{kind} needs finite numbers, got {self}")
-        if not (0 <= self.inner <= self.outer and self.outer > 0):
-            rule = "a radius > 0" if kind == "Ball" else "radii 0 <= inner <= outer, and outer > 0"
-            raise TaskError(f"{kind} needs {rule}, got {self}")
-        if not self.axes or sorted({*self.axes} & {*range(len(center))}) != sorted(self.axes):
-            raise TaskError(f"{kind} needs axes that are places in its center, each once, got {self}")
-
-    @property
-    def units(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return len(self.axes) + 1
+        sized = 0 <= self.inner <= self.outer and self.outer > 0
+        placed = self.axes and sorted({*self.axes} & {*range(len(self.center))}) == sorted(self.axes)
+        if not (sized and placed and all(map(math.isfinite, (*self.center, self.outer)))):
+            rule = "finite numbers, radii 0 <= inner <= outer > 0, and axes that are places in its center"
+            raise TaskError(f"{type(self).__name__} needs {rule}, got {self}")
 
     def bounds(self) -> tuple[Numbers, Numbers]:
+        """(lowest, highest), d numbers each."""
         reach = [self.outer * (i in self.axes) for i in range(len(self.center))]
         low, high = ([x + sign * r for x, r in zip(self.center, reach, strict=True)] for sign in (-1, 1))
         return tuple(low), tuple(high)
 
-    def on(self, device: torch.device) -> Place:
-        """A normally distributed direction in m axes; distances whose m-th power is uniform."""
+    def on(self, device: torch.device) -> Callable[[Unit], Tensor]:
+        """A function: the source of uniform numbers -> points (n, d) float64, uniform in the region.
+
+        A normally distributed direction in m axes; a distance whose m-th power is uniform.
+        """
         m = len(self.axes)
         spread = torch.eye(len(self.center), dtype=torch.float64)[list(self.axes)].to(device)
         center = torch.tensor(self.center, dtype=torch.float64, device=device)
 
-        def place(unit: Tensor) -> Tensor:
-            unit = unit.double() + 2**-25  # half a step of float32: never 0, nor 0.5 in each axis
-            normal = torch.special.ndtri(unit[:, :m])
-            power = self.inner**m + (self.outer**m - self.inner**m) * unit[:, m:]
+        def place(unit: Unit) -> Tensor:
+            numbers = unit(m + 1).double() + 2**-25  # half a step of float32: never 0, nor 0.5 in each axis
+            normal = torch.special.ndtri(numbers[:, :m])
+            power = self.inner**m + (self.outer**m - self.inner**m) * numbers[:, m:]
             return center + power ** (1 / m) * normal / normal.norm(dim=-1, keepdim=True) @ spread
 
         return place
@@ -110,11 +67,10 @@ class Ball(Ring):
 
 
 @dataclass(frozen=True)
-class Points(Region):
+class Points:
     """Each of a list of points, d numbers each, equally often. Raises TaskError for an empty list."""
 
     points: tuple[Numbers, ...]
-    units = 1
 
     def __post_init__(self) -> None:
         widths = {len(point) for point in self.points}
@@ -125,6 +81,9 @@ class Points(Region):
         columns = list(zip(*self.points, strict=True))
         return tuple(map(min, columns)), tuple(map(max, columns))
 
-    def on(self, device: torch.device) -> Place:
+    def on(self, device: torch.device) -> Callable[[Unit], Tensor]:
         points = torch.tensor(self.points, dtype=torch.float64, device=device)
-        return lambda unit: points[(unit[:, 0].double() * len(points)).long()]
+        return lambda unit: points[(unit(1)[:, 0].double() * len(points)).long()]
+
+
+Region = Ring | Points

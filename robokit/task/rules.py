@@ -138,6 +138,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
     reached = goal_terms(task, sim, seen, call)
+    for name, value in reached.items():
+        check_shape(task, "reached", name, value, (n,))
     _check_weights(task, seen["rewards"] | reached)
     _check_costs(task, seen["costs"])
     check_counts(task, seen["metrics"])
@@ -163,8 +165,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
 def check_finite(task: Task, sim: Sim) -> None:
     """Raise TaskError for a term that is not finite right after a reset; a metric may be NaN ("not counted").
 
-    Also for an observation named like a command, "action" or "clock" that is not sim.memory[name], the value
-    that Env keeps and the exported policy will see under this name.
+    Also for an observation named like a command, "action" or "clock" that is not sim.memory[name].
     """
     action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}

@@ -361,7 +361,7 @@ def test_a_region_that_the_hand_reaches_has_no_note_and_one_beyond_it_has():
     reached = int(note.split("within 0.02 m of ")[1].split()[0])
     assert 35 <= reached <= 65  # each second one
     assert "it stays 0.2 m away from (" in note
-    assert note.startswith("site 'hand' comes within 0.02 m of ")
+    assert note.startswith("'hand' comes within 0.02 m of ")
     assert note.endswith("without regard to contacts: a smaller region in Faulty.commands")
 
 
@@ -373,7 +373,7 @@ def test_a_place_of_a_body_is_found_as_a_site_s_is(height: float):
     spec = model(('<site name="hand" pos="0 0 .3"/>', '<body name="hand" pos="0 0 .3"/>'), *NO_HAND)
     place = {"place": Command((0.0, 0.0, height), (0.0, 0.0, height))}
     [note] = goal_notes(observe=observe, model=spec, commands=place)
-    assert note.startswith("body 'hand' comes within 0.02 m of 0 of 100 points of 'place'; it stays ")
+    assert note.startswith("'hand' comes within 0.02 m of 0 of 100 points of 'place'; it stays ")
 
 
 NO_HAND = (

@@ -130,7 +130,7 @@ def test_the_report_tells_what_success_is_and_how_often_how_soon_and_where(repor
     assert any(start.startswith("success (ever)") for start in starts)
     assert any(start.startswith("time to success (s)") for start in starts)
     told = json.loads(report.to_json())
-    assert told["goal"]["unit"] == ["m"] * 3
+    assert told["goal"]["unit"] == "m"
     places, held = report.numbers("goal/place[0]"), report.numbers("success")
     assert (held == told["per_episode"]["headline"]).all()
     assert held[places > 0].all()
@@ -144,7 +144,7 @@ def test_the_picture_shows_the_shares_of_each_pair_of_the_goal_s_numbers(report:
     figure = success(report)
     axes = [axis for axis in figure.axes if axis.get_ylabel().startswith("place")]
     labels = [(axis.get_xlabel(), axis.get_ylabel()) for axis in axes]
-    x, y, z = (f"place[{i}] (m)" for i in range(3))
+    x, y, z = (f"place[{i}]" for i in range(3))
     assert labels == [(x, y), (x, z), (y, z)]
     numbers = [report.numbers(name) for name in ("goal/place[0]", "goal/place[1]", "success")]
     drawn = axes[0].collections[0].get_array()
@@ -158,4 +158,4 @@ def test_a_goal_with_one_number_that_varies_is_drawn_as_a_row(report: Report):
     for name in ("goal/place[1]", "goal/place[2]"):
         lists[name] = [0.3] * N
     [axis, _] = success(replace(report, per_episode=lists)).axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("place[0] (m)", "")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("place[0]", "")

@@ -117,6 +117,7 @@ class Aimed(Arm):
 
 def test_a_goal_stands_in_the_contract_and_its_region_is_the_range_of_the_command():
     told = contract(Aimed)
-    assert told["goal"] == {"command": "speed", "achieved": "angle", "within": 0.05, "hold": 0.2}
+    facts = {"command": "speed", "achieved": "angle", "within": 0.05, "hold": 0.2, "marker": "sphere"}
+    assert told["goal"] == facts
     assert told["commands"] == {"speed": {"low": [-0.1], "high": [0.3], "unit": "m/s"}}
     assert "goal" not in contract(Told)

@@ -65,16 +65,16 @@ def distance(achieved: Tensor, goal: Tensor) -> Tensor:
         ),
         (
             {"goal": goal(achieved="tips")},
-            "observe or privileged, got 'tips'; did you mean 'tip'?",
+            "term of 3 numbers, as its command, got 'tips'; did you mean 'tip'?",
         ),
         ({"goal": goal(hold=0.9)}, "But.goal.hold must be at most time_limit, 0.8 s, got 0.9 s"),
         (
             {"commands": {"place": Command((0.0,), (1.0,))}},
-            "But.goal.achieved must be as wide as its command, got 3 and 1 numbers",
+            "of 1 numbers, as its command, got 'tip'; there are {'speed': 3, 'tip': 3, 'place': 1}",
         ),
         (
             {"reached": returns(calm=distance), "weights": {"calm": 1.0}},
-            "But.reached returns 'calm', and so does rewards: rename one",
+            "But.rewards gives 'calm', and so does But.reached: rename one",
         ),
         (
             {"reached": returns(near=distance, far=distance)},
@@ -86,9 +86,9 @@ def distance(achieved: Tensor, goal: Tensor) -> Tensor:
         ({"reached": lambda self, a, g: {"near": a.x}}, "But.reached (test_goal.py, line"),
         (
             {"metrics": lambda self, sim: {"success": sim.qpos[:, 0] > 0}},
-            "But.metrics may not return 'success', which is that of But.goal",
+            "But.metrics gives 'success', and so does But.goal: rename one",
         ),
-        ({"goal": None}, "But.reached gives the terms of a goal, and But.goal is None"),
+        ({"goal": None}, "weights name 'near', which rewards does not return"),
         (
             {"commands": {**Point.commands, "other": Command((0.0,), (1.0,), every="success")}},
             "But.commands['other'] is redrawn at success, so it must be the command of the task's goal",

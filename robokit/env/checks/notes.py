@@ -246,17 +246,16 @@ def _region(env: Env, seed: int) -> Iterator[Note]:
     goal, pair = env.task.goal, goal_pair(env.task, env.sim)
     if goal is None or env.task.commands[goal.command].frame not in (None, "world"):
         return
-    if (found := place_of(env.sim, pair[0])) is None:
+    if (name := place_of(env.sim, pair[0])) is None:
         return
-    kind, name = found
     points = list[Tensor]()
     while sum(map(len, points)) < POINTS:
         env.reset()
         points.append(env.sim.memory[goal.command].clone())
     points = torch.cat(points)[:POINTS].cpu().numpy()
-    far = reachable(env.sim.model, name, points, np.random.default_rng(seed), kind=kind)
+    far = reachable(env.sim.model, name, points, np.random.default_rng(seed))
     if (near := int((far <= NEAR).sum())) < REACHED * POINTS:
-        text = f"{kind} {name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
+        text = f"{name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
         worst = ", ".join(f"{x:.3g}" for x in points[far.argmax()])
         text = f"{text}; it stays {far.max():.2g} m away from ({worst}), without regard to contacts"
         yield "goal", f"{text}: a smaller region in {type(env.task).__name__}.commands"

@@ -122,7 +122,7 @@ class Report:
     per_episode: Mapping[str, Sequence[float | None]]
     filtered: Through | None = None
     variant: str | None = None  # the task of these episodes, if the file was exported for another
-    goal: dict[str, Any] | None = None  # the task's, with the units of its command
+    goal: dict[str, Any] | None = None  # the task's, with the unit of its command
 
     @property
     def failed(self) -> bool:
