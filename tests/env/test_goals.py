@@ -15,7 +15,7 @@ from robokit.sim.base import Sim
 from robokit.task.command import Command
 from robokit.task.goal import Goal
 from robokit.task.region import Ball, Points
-from robokit.task.task import Task, Terms
+from robokit.task.task import Task, Terms, uniform
 
 N = 8
 HOLD = 5  # control steps of Point's goal
@@ -119,7 +119,7 @@ def test_counting_goes_on_bit_for_bit_from_a_saved_state():
 
 def beside(self: Task, sim: Sim, rng: Generator) -> Tensor:
     """A place by the task's own function: beside the tip, never above, and beyond the bounds at times."""
-    step = torch.rand(sim.num_envs, 3, generator=rng, dtype=sim.dtype)
+    step = uniform(sim, rng, 3, 0.5) + 0.5
     return sim.site("tip").xpos + step * sim.constant(self.time_limit, self.time_limit, 0.0)
 
 
@@ -168,3 +168,33 @@ def test_a_training_s_env_logs_goals_per_episode_as_a_loop_counts_them(training:
         count += int((streak == HOLD).sum())
         streak[streak == HOLD] = 0
     assert found["episode/goals"] == pytest.approx(count / N)
+
+
+@pytest.mark.slow
+def test_compiled_goals_are_as_eager_ones():
+    eager, compiled = (Env(Again(), N, threads=1, training=True, compile=c) for c in (False, True))
+    for goal, one in run(eager, 60):
+        other = compiled.step(homing(compiled))
+        for f in ("obs", "terms", "metrics", "logged"):
+            torch.testing.assert_close(getattr(one, f), getattr(other, f), rtol=1e-5, atol=1e-5)
+        assert torch.equal(eager.sim.memory["place"], compiled.sim.memory["place"])
+        assert goal.shape == (N, 3)
+
+
+@pytest.mark.slow
+def test_goals_are_the_same_on_both_engines():
+    pytest.importorskip("mujoco_warp", reason="needs robokit[gpu]")
+    bounds = (-0.6,) * 3, (0.6,) * 3
+    for task in (Again(), but(commands={"place": Command(*bounds, every="success", region=beside)})):
+        cpu, warp = (Env(task, N, sim=engine, training=True) for engine in ("mujoco", "warp"))
+        torch.testing.assert_close(cpu.sim.memory["place"].float(), warp.sim.memory["place"])
+        for engine in (cpu, warp):
+            engine.sim.memory["place"].copy_(torch.tensor(PLACES[0]))
+        for _ in range(30):
+            one, other = (env.step(torch.tensor(PLACES[0]).expand(N, 3)) for env in (cpu, warp))
+            near = (one.terms[:, 1] + 0.2).abs() < 1e-3  # at the edge of within, where rounding decides
+            torch.testing.assert_close(one.terms, other.terms, rtol=1e-3, atol=1e-3)
+            assert torch.equal(one.metrics[~near], other.metrics[~near])
+            assert torch.equal(one.logged[~near, -1], other.logged[~near, -1])
+            if bool(one.logged[:, -1].any()):
+                break
