@@ -21,18 +21,18 @@ XML = """
     <light pos="0 0 2"/>
     <camera name="track" pos="0 -.4 1.2" xyaxes="1 0 0 0 .95 .3"/>
     <body name="upper" pos="0 0 .1">
-      <joint name="shoulder" range="-180 180"/>
+      <joint name="shoulder" range="-200 200"/>
       <geom fromto="0 0 0 .3 0 0"/>
       <body name="lower" pos=".3 0 0">
-        <joint name="elbow" range="-150 150"/>
+        <joint name="elbow" range="0 150"/>
         <geom fromto="0 0 0 .3 0 0"/>
         <site name="tip" pos=".3 0 0"/>
       </body>
     </body>
   </worldbody>
   <actuator>
-    <position name="shoulder" joint="shoulder" ctrlrange="-3.14159 3.14159"/>
-    <position name="elbow" joint="elbow" ctrlrange="-2.618 2.618"/>
+    <position name="shoulder" joint="shoulder" ctrlrange="-3.49 3.49"/>
+    <position name="elbow" joint="elbow" ctrlrange="0 2.618"/>
   </actuator>
 </mujoco>
 """
@@ -47,12 +47,20 @@ class TwoJoints(Task):
     action = Ctrl()
     commands = {"target": Command(region=Ring((0.0, 0.0, 0.1), 0.25, 0.55), unit="m", frame="world")}
     goal = Goal(command="target", achieved="tip", within=0.02, hold=0.5, marker="sphere")  # m, s
-    weights = {"near": 1.0, "at": 1.0, "rate": -0.02}
-    recipes = {"ppo": {"num_envs": 256, "horizon": 32}}
+    weights = {"far": -1.0, "at": 0.5, "rate": -0.01}
+    recipes = {
+        "ppo": {
+            "num_envs": 256,
+            "horizon": 16,
+            "minibatch": 512,
+            "epochs": 10,
+            "gamma": 0.97,
+            "init_std": 0.5,
+        }
+    }
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
-        low, high = sim.nominal("jnt_range").unbind(-1)  # rad
-        return {"qpos": (low + high) / 2 + uniform(sim, rng, 2, 0.9) * (high - low) / 2}
+        return {"qpos": sim.constant(0.0, 1.3) + uniform(sim, rng, 2, 0.5)}  # rad
 
     def observe(self, sim: Sim) -> Terms:
         return {
@@ -69,7 +77,4 @@ class TwoJoints(Task):
 
     def reached(self, achieved: Tensor, goal: Tensor) -> Terms:
         distance = (achieved - goal).norm(dim=-1)  # m
-        return {
-            "near": tolerance(distance, 0.0, 0.0, margin=0.4),
-            "at": tolerance(distance, 0.0, 0.01, margin=0.03),
-        }
+        return {"far": distance, "at": tolerance(distance, 0.0, 0.01, margin=0.05)}
