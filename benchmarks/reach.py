@@ -4,9 +4,9 @@
     python benchmarks/reach.py --row absolute       # joint positions in place of steps
     python benchmarks/reach.py --row constant       # as delta, at a constant learning rate
 
-trains PPO for --steps and prints one line: held for the last .5 s within 2 cm,
-ever within 2 cm, the mean time until then, and the worst of the four quadrants of the plane. Episodes are
-those of `robokit evaluate`: deterministic actions, one goal each.
+trains PPO for --steps and prints one line: held for the last .5 s within 2 cm, ever within 2 cm, the mean
+time until then, and the worst of the four quadrants of the plane. Episodes are those of `robokit evaluate`:
+deterministic actions, one goal each.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from robokit.env.env import Env
 from robokit.evaluation.episodes import TIME, run_episodes
 from robokit.evaluation.measure import evaluate
 from robokit.evaluation.reports.report import Report
-from robokit.show.plots import success, success_map
+from robokit.show.plots import draw, success, success_map
 from robokit.task.command import Command
 from robokit.task.goal import Goal
 
@@ -159,3 +160,9 @@ def test_a_goal_with_one_number_that_varies_is_drawn_as_a_row(report: Report):
         lists[name] = [0.3] * N
     [axis, _] = success(replace(report, per_episode=lists)).axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("place[0]", "")
+
+
+def test_the_picture_is_written_where_goals_differ(report: Report, tmp_path: Path):
+    assert [path.name for path in draw(tmp_path, report)] == ["success.png"]
+    same = {name: [0.3] * N if name.startswith("goal/") else x for name, x in report.per_episode.items()}
+    assert draw(tmp_path, replace(report, per_episode=same)) == []
