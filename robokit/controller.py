@@ -135,6 +135,7 @@ FIELDS = (
     Field("commands{}.high", "numbers", (1, MOST_SIZE), True, 1, "highest trained, one for each column"),
     Field("commands{}.unit", OF_EACH, COLUMNS, False, 1, "unit"),
     Field("commands{}.frame", OF_EACH, COLUMNS, False, 1, "frame of reference"),
+    Field("goal", "object | null", None, False, 2, "its command, achieved term, within, hold (s)"),
     Field("limits", "object | null", None, False, 1, "the task's limits on costs, by name"),
     Field("limits{}", "object", None, False, 1, "a limit, as in docs/limits.md"),
     Field("limits{}.value", "number", FROM_0, True, 1, "in the units of its measure"),

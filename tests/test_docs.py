@@ -42,6 +42,21 @@ def test_the_action_maps_of_the_page_fit_an_arm_with_a_finger_and_a_wheel():
     assert (env.act_dim, env.map.kinds) == (3, ("ctrl", "delta", "hold", "delta"))
 
 
+def test_the_goal_of_the_task_page_runs_and_keeps_the_contract_without_a_note(tmp_path: Path):
+    text = (ROOT / "docs/tasks.md").read_text()
+    [code] = re.findall(r'```python\n("""point\.py""".*?)```', text, re.DOTALL)
+    (tmp_path / "point.py").write_text(code)
+    task = load_task(tmp_path / "point.py")
+    assert [law for law in check_task(task, steps=20) if not law.ok] == []
+    assert find_notes(task) == []
+    env = robokit.make(task, num_envs=4, threads=1)
+    env.reset()
+    target = env.sim.memory["target"][:, :2].norm(dim=-1)
+    assert (target >= 0.05).all()
+    assert (target <= 0.18).all()
+    assert env.task.headline == "success"
+
+
 @pytest.fixture(scope="module")
 def pup(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The task file of docs/your-robot.md, with the URDF beside it."""

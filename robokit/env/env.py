@@ -52,6 +52,7 @@ class Env:
     physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
     blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
+    training: with what belongs to training alone, as commands redrawn at success; a learner's Env has it.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class Env:
         threads: int = 0,
         compile: bool = False,
         nominal: bool = False,
+        training: bool = False,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
         if seed < 0:
             raise OptionError(f"seed must be at least 0, got {seed}")
         check_constants(task)
-        self.task, self.num_envs, self.nominal = task, num_envs, nominal
+        self.task, self.num_envs, self.nominal, self.training = task, num_envs, nominal, training
         self.device, self.seed = torch.device(device), seed
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
         options["device"] = str(device) if sim == "warp" else "cpu"
@@ -88,10 +90,11 @@ class Env:
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
-        self.commands = Commands(task.commands, task.control_dt, self.sim, self.rng)
+        self.commands = Commands(task, self.sim, self.rng, training)
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        self.labels += ["goal/reached"] * bool(self.commands.by_success)
         self.columns = columns_of(self.names.obs, task.commands, [term.name for term in self.carried])
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
@@ -214,7 +217,7 @@ class Env:
         which = self._all if done is None else sim.chosen(done)  # see state.put
         some = len(which) < self.num_envs and which.dtype != torch.bool
         rows = Rows(sim, which) if some else sim
-        values = {**self.commands.draw(len(which)), **task.reset(rows, self.rng)}
+        values = {**self.commands.draw(rows), **task.reset(rows, self.rng)}
         if not self.nominal:
             values |= task.randomize(rows, self.rng)
         for name, value in values.items():

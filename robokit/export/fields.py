@@ -45,6 +45,7 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "carried": [{"name": n, "size": len(s), **_start(n, s, rows)} for n, s in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
+        **({"goal": asdict(task.goal)} if task.goal else {}),
         **_randomized(task),
         "versions": versions(),
         "least": {"onnxruntime": ORT, "ir": IR, "opset": OPSET},

@@ -18,7 +18,7 @@ from robokit.sim.drawn import NEVER_NEGATIVE
 from robokit.task.action import check_action
 from robokit.task.columns import carried_names
 from robokit.task.command import Command
-from robokit.task.counts import check_counts
+from robokit.task.counts import check_counts, check_goal, goal_terms
 from robokit.task.guarded import call, guarded
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
@@ -43,7 +43,8 @@ class Names:
     obs: dict[str, int]  # name -> width of the terms that the policy observes
     truth: dict[str, int]  # of all terms that `observe` returns
     privileged: dict[str, int]
-    rewards: tuple[str, ...]
+    rewards: tuple[str, ...]  # first those of `rewards`, then `reached`
+    reached: tuple[str, ...]
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # boolean metrics
@@ -72,6 +73,7 @@ def check_constants(task: Task) -> None:
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
     check_limits(task)
+    check_goal(task)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -120,11 +122,11 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():
         for name, value in terms.items():
-            _check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
+            check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
     if not seen["observe"]:
         raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
     terminated = call(task, "terminated", sim)
-    _check_shape(task, "terminated", "terminated", terminated, (n,))
+    check_shape(task, "terminated", "terminated", terminated, (n,))
     if terminated.dtype != torch.bool:
         raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
     remembered = call(task, "remember", sim, action)
@@ -134,7 +136,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     if "ctrl" in pushes:
         rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
-    _check_weights(task, seen["rewards"])
+    reached = goal_terms(task, sim, seen, call)
+    for name, value in reached.items():
+        check_shape(task, "reached", name, value, (n,))
+    _check_weights(task, seen["rewards"] | reached)
     _check_costs(task, seen["costs"])
     check_counts(task, seen["metrics"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
@@ -147,7 +152,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
         truth=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
-        rewards=tuple(task.weights),
+        rewards=(*(k for k in task.weights if k not in reached), *reached),
+        reached=tuple(reached),
         costs=tuple(task.limits),
         metrics=tuple(seen["metrics"]),
         booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
@@ -192,7 +198,7 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
         raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
 
 
-def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
+def check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
     """Raise TaskError unless a value has the expected shape, where "d" stands for any width."""
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
@@ -210,7 +216,7 @@ def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> 
 
 def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
-        _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+        check_shape(task, kind, name, value, tuple(sim.written(name).shape))
         _check_finite(task, kind, name, value)
     return values
 
@@ -218,7 +224,7 @@ def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
 def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
-        _check_shape(task, "randomize", name, value, tuple(shape))
+        check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
         if NEVER_NEGATIVE.fullmatch(name) and bool((value < 0).any()):
             rule = f"must not be negative, got {float(value.min()):g}"
@@ -234,14 +240,12 @@ def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
 def _check_weights(task: Task, terms: Terms) -> None:
     for name in task.weights:
         if name not in terms:
-            raise TaskError(
-                f"weights name {name!r}, which rewards does not return{did_you_mean(name, terms)}"
-            )
+            hint = did_you_mean(name, terms)
+            raise TaskError(f"weights name {name!r}, which rewards does not return{hint}")
     for name in terms:
         if name not in task.weights:
-            raise TaskError(
-                f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
-            )
+            hint = did_you_mean(name, task.weights)
+            raise TaskError(f"rewards returns {name!r}, which has no weight{hint}")
 
 
 def check_limits(task: Task) -> None:
@@ -260,9 +264,8 @@ def _check_costs(task: Task, costs: Terms) -> None:
     kind = type(task).__name__
     for name, limit in task.limits.items():
         if name not in costs:
-            raise TaskError(
-                f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
-            )
+            hint = did_you_mean(str(name), costs)
+            raise TaskError(f"limits name {name!r}, which costs does not return{hint}")
         limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
     for name in costs:
         if name not in task.limits:
@@ -307,9 +310,8 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
         raise TaskError(f"{kind}.mirror must name 'action' and every observation; missing or unknown: {odd}")
     for name, mirror in task.mirror.items():
         if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
-            raise TaskError(
-                f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
-            )
+            rule = f"must be a Mirror of {widths[name]} numbers"
+            raise TaskError(f"{kind}.mirror[{name!r}] {rule}, got {mirror}")
 
 
 def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:

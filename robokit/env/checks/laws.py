@@ -17,6 +17,7 @@ from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
 from robokit.sim.facts.controls import controls
+from robokit.task.counts import goal_pair
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
@@ -270,7 +271,7 @@ def _functions(env: Env, seed: int) -> tuple[str, ...]:
     env.reset()
     for _ in random_steps(env, WARM_UP, seed):
         pass
-    return (*DRAWS, *READS, *JUDGES)
+    return (*DRAWS, *READS, *JUDGES, *(["reached"] if env.task.goal else []))
 
 
 def _action(env: Env, device: torch.device) -> Tensor:
@@ -285,7 +286,8 @@ def _terms(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None =
     """
     argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
     argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
-    values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
+    own = (sim, argument[function]) if function in argument else (sim,)
+    values = call(env.task, function, *(goal_pair(env.task, sim) if function == "reached" else own))
     return {function: values} if isinstance(values, Tensor) else values
 
 

@@ -8,6 +8,7 @@ Each note has a figure, measured in a short random rollout, and the line to chan
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_key
 from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
+from robokit.sim.kinematics import place_of, reachable
 from robokit.task.action import Ctrl, Delta, groups
+from robokit.task.counts import goal_pair
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
@@ -28,6 +31,7 @@ STEPS = 46  # control steps of the rollout after that
 CAPPED, ENDED, AT_LIMIT, CLIPPED = 0.01, 0.01, 0.2, 0.1  # shares above which there is a note
 AWAY = 0.05  # m, rad: of a joint from 0
 SHIFTS = (100.0, -100.0)  # m, m/s, N: far from any value that a task compares with
+POINTS, NEAR, REACHED = 100, 0.02, 0.9  # of a goal's region; m; share below which there is a note
 SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
 
 Note = tuple[str, str]  # what it is about, and the text
@@ -52,6 +56,7 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     yield from _tried("action", _actions(env))
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
+    yield from _tried("goal", _region(env, seed))
 
 
 def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
@@ -237,6 +242,26 @@ def _observations(env: Env) -> Iterator[Note]:
             remedy = f'name what measures it, Sense(source="{quantities[0].example}"), or Sense(hidden=True)'
             text = f"{name!r} needs {needed}, which no sensor on a robot reads"
             yield "observation", f"{text}: {remedy} in {type(env.task).__name__}.sensing[{name!r}]"
+
+
+def _region(env: Env, seed: int) -> Iterator[Note]:
+    """A note on a goal's region of which the robot cannot reach enough, where `achieved` is a known place."""
+    goal, pair = env.task.goal, goal_pair(env.task, env.sim)
+    if goal is None or env.task.commands[goal.command].frame not in (None, "world"):
+        return
+    if (name := place_of(env.sim, pair[0])) is None:
+        return
+    points = list[Tensor]()
+    while sum(map(len, points)) < POINTS:
+        env.reset()
+        points.append(env.sim.memory[goal.command].clone())
+    points = torch.cat(points)[:POINTS].cpu().numpy()
+    far = reachable(env.sim.model, name, points, np.random.default_rng(seed))
+    if (near := int((far <= NEAR).sum())) < REACHED * POINTS:
+        text = f"{name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
+        worst = ", ".join(f"{x:.3g}" for x in points[far.argmax()])
+        text = f"{text}; it stays {far.max():.2g} m away from ({worst}), without regard to contacts"
+        yield "goal", f"{text}: a smaller region in {type(env.task).__name__}.commands"
 
 
 def _shifted(env: Env, seen: StandIn, quantity: Unmeasured, by: float) -> StandIn:
