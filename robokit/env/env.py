@@ -24,6 +24,7 @@ from robokit.env.broken import Broken
 from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import Delay
+from robokit.env.levels import Levels, level_memory
 from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
@@ -37,6 +38,7 @@ from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.randomized import resolve
 from robokit.task.rules import check_constants, check_finite, read_names
+from robokit.task.states import load_libraries
 from robokit.task.task import Task, Terms
 
 OWN_MEMORY = (*CARRIED, "age")  # of Env itself, beside the task's and the commands'
@@ -49,6 +51,7 @@ class Env:
     physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
     blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
+    training: reset states are drawn and levels move; else episodes begin as the task's own, at the top level.
     """
 
     def __init__(
@@ -62,13 +65,14 @@ class Env:
         threads: int = 0,
         compile: bool = False,
         nominal: bool = False,
+        training: bool = False,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
         if seed < 0:
             raise OptionError(f"seed must be at least 0, got {seed}")
         check_constants(task)
-        self.task, self.num_envs, self.nominal = task, num_envs, nominal
+        self.task, self.num_envs, self.nominal, self.training = task, num_envs, nominal, training
         self.device, self.seed = torch.device(device), seed
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
         options["device"] = str(device) if sim == "warp" else "cpu"
@@ -78,6 +82,8 @@ class Env:
             self.act_dim = int(model.nu)
             resolve(task, model)
             self.sim = make_sim(sim, spec, num_envs, _memory(task, self.act_dim), **options)
+        self.sim.highest = task.level.highest if task.level else None
+        self.sim.libraries = load_libraries(task, self.sim) if training else None
         self.carried = carried_terms(task, self.act_dim)
         if not self.act_dim:
             raise TaskError(f"the model of {type(task).__name__} has no actuator with a control")
@@ -91,8 +97,10 @@ class Env:
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
         self.commands = Commands(task.commands, task.control_dt, self.sim, self.rng)
         self.names = read_names(task, self.sim, seed, nominal)
+        self.levels = Levels(task, self.sim, self.names, training)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
-        self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        named = [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
+        self.labels = [*named, *self.levels.labels, "episode/bad"]
         self.columns = columns_of(self.names.obs, task.commands)
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
@@ -100,7 +108,7 @@ class Env:
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
         late = 0.0 if nominal else task.action_delay
         self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
-        parts = self.sensors, self.commands, self.carried
+        parts = self.sensors, self.commands, self.carried, self.levels
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
         self.max_age = period.max_age
@@ -213,7 +221,7 @@ class Env:
             if len(value) != len(which):
                 rule = f"must have a row for each of the {len(which)} simulations that restart, sim.num_envs"
                 raise TaskError(f"{type(task).__name__}'s new {name!r} {rule}; it has {len(value)}")
-        values |= self.commands.held(len(which))
+        values |= self.commands.held(len(which)) | self.levels.keep(which)
         commands = [values[name] for name in task.commands]
         for term in self.carried:
             if term.name in self._starts:  # a restart zeroes memory
@@ -263,8 +271,9 @@ def _memory(task: Task, act_dim: int) -> dict[str, int]:
         widths[name] = len(command.low)
         if command.every is not None:
             widths[left(name)] = 1
-    widths |= getattr(task.randomize, "memory", {})
-    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
+    widths |= getattr(task.randomize, "memory", {}) | level_memory(task)
+    own = (*OWN_MEMORY, *level_memory(task))
+    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in own]
     if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
     return {**widths, **task.memory}

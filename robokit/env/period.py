@@ -8,6 +8,7 @@ from torch import Tensor
 
 from robokit.env.carried import Carried
 from robokit.env.commands import Commands
+from robokit.env.levels import Levels
 from robokit.env.sensing import Sensors
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
@@ -23,10 +24,10 @@ class Period:
         task: Task,
         sim: Sim,
         names: Names,
-        parts: tuple[Sensors, Commands, tuple[Carried, ...]],
+        parts: tuple[Sensors, Commands, tuple[Carried, ...], Levels],
     ) -> None:
         self.task, self.sim, self.names = task, sim, names
-        self.sensors, self.commands, self.carried = parts
+        self.sensors, self.commands, self.carried, self.levels = parts
         self.max_age = periods(task)
         self.weights = torch.tensor([float(task.weights[k]) for k in names.rewards], device=sim.device)
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
@@ -53,6 +54,7 @@ class Period:
         done = terminated | (steps_left == 0)
         final_obs, final_state = self.look()
         due = self.commands.countdown()
+        counted = self.levels.after(metrics, done)  # after the last look: `final_obs` has the old level
         fields = {
             "reward": terms.sum(-1),
             "terminated": terminated,
@@ -66,7 +68,7 @@ class Period:
             "terms": terms,
             "cost": cost,
             "metrics": metrics,
-            "logged": torch.cat((terms, cost, metrics, bad[:, None]), -1),
+            "logged": torch.cat((terms, cost, metrics, *counted, bad[:, None]), -1),
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
 

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from robokit.sim.terrain import Terrain as Terrain
     from robokit.task.action import Around as Around, Ctrl as Ctrl
     from robokit.task.command import Command as Command
+    from robokit.task.level import Level as Level
     from robokit.task.mirror import Mirror as Mirror
     from robokit.task.sense import Range as Range, Sense as Sense
+    from robokit.task.states import States as States
     from robokit.task.task import (
         Task as Task,
         Terms as Terms,
@@ -30,8 +32,10 @@ __getattr__, __dir__ = face(
         "robokit.task.task": "Task Terms normal packaged uniform",
         "robokit.task.action": "Around Ctrl",
         "robokit.task.command": "Command",
+        "robokit.task.level": "Level",
         "robokit.task.mirror": "Mirror",
         "robokit.task.sense": "Range Sense",
+        "robokit.task.states": "States",
         "robokit.limits.limit": "Limit",
         "robokit.sim.menagerie": "menagerie",
         "robokit.sim.quantities.draw": "Add Scale",

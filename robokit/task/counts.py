@@ -5,7 +5,7 @@ failure = ("terminated", "spilt")  # an episode has failed if it ended in a term
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -28,6 +28,21 @@ def hold_steps(control_dt: float, seconds: float = HOLD_SECONDS) -> int:
 def headline_kind(task: Task, is_boolean: bool) -> Kind:
     """What the headline is of an episode: the sum of the reward, the mean of a number, or whether it held."""
     return "sum" if task.headline == RETURN else "held" if is_boolean else "mean"
+
+
+def success_of(task: Task, booleans: Collection[str]) -> str | None:
+    """The boolean metric that tells whether an episode succeeded: the level's, the headline, or "success".
+
+    None: there is none. Raises TaskError for a level without one.
+    """
+    level, kind = task.level, type(task).__name__
+    named = (level.success,) if level and level.success else (task.headline, "success")
+    found = next((name for name in named if name in booleans), None)
+    if level and found is None:
+        hint = did_you_mean(named[0], booleans)
+        rule = f"moves by a boolean metric, and {' and '.join(map(repr, named))} are none"
+        raise TaskError(f"{kind}.level {rule}{hint}; Level(success=...) names one of {sorted(booleans)}")
+    return found
 
 
 def check_counts(task: Task, metrics: Mapping[str, Tensor]) -> None:

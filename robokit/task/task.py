@@ -31,6 +31,7 @@ from robokit.sim.base import Sim
 from robokit.sim.model import Source
 from robokit.task.action import Around, Ctrl
 from robokit.task.command import Command
+from robokit.task.level import Level
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Range, Sense as Sense
 
@@ -57,6 +58,7 @@ class Task:
     headline: str = RETURN  # the metric by which policies are compared, larger is better
     failure: tuple[str, ...] = (TERMINATED,)  # boolean metrics: an episode with any of them true has failed
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
+    level: Level | None = None  # how hard it is for each simulation in training: sim.memory["level"]
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:

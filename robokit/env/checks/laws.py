@@ -13,11 +13,13 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.env.env import Env
+from robokit.env.levels import LEVEL
 from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
 from robokit.task.rules import call
 from robokit.task.sense import Sense
+from robokit.task.states import libraries
 from robokit.task.task import Task, Terms
 
 DRAWS = ("reset", "randomize", "disturb")  # take a generator
@@ -44,10 +46,10 @@ class Finding:
 def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
     """A Finding for each law; rollouts take `steps` random control steps, all together about a second.
 
-    Laws: contract, pure, independent, any device, rollout, deterministic; if no Env can be made, only
-    contract. "never moved: ..." in the detail of "rollout" is a warning (`ok` is True): an observation may be
-    constant under random actions, but more often it reads the wrong field. A broken law raises nothing;
-    num_envs < 2 raises TaskError.
+    Laws: contract, pure, independent, any device, rollout, deterministic; training, for a level or reset
+    states; if no Env can be made, only contract. "never moved: ..." in the detail of "rollout" is a warning
+    (`ok` is True): an observation may be constant under random actions, but more often it reads the wrong
+    field. A broken law raises nothing; num_envs < 2 raises TaskError.
     """
     if num_envs < 2:
         raise TaskError(f"check needs num_envs >= 2 to tell simulations apart, got {num_envs}")
@@ -65,6 +67,8 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         "rollout": lambda: _rollout(env, steps, seed),
         "deterministic": lambda: _deterministic(task, num_envs, steps, seed),
     }
+    if task.level or libraries(task):
+        laws["training"] = lambda: check_training(task, seed)
     return [Finding("contract", True, widths), *(_finding(name, law) for name, law in laws.items())]
 
 
@@ -149,6 +153,28 @@ def check_costs(task: Task, seed: int = 0) -> None:
         _check_cost(env, step.cost, t)
 
 
+class _Noted(dict[str, Tensor]):
+    """Memory that notes whether the level is read."""
+
+    read = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read = self.read or name == LEVEL
+        return super().__getitem__(name)
+
+
+def check_training(task: Task, seed: int = 0) -> str:
+    """Raise TaskError for reset states that do not fit, and a level that no function or command reads."""
+    env = Env(task, 2, seed=seed, threads=1, training=True)
+    env.sim.memory = noted = _Noted(env.sim.memory)
+    env.reset()
+    list(random_steps(env, 1, seed))
+    if task.level and not noted.read:
+        rule = "a level that nothing reads: use sim.memory['level'] in reset, randomize or a command"
+        raise TaskError(f"{type(task).__name__}.level is {rule}, or take it out")
+    return f"{len(env.sim.libraries)} files of reset states, {task.level or 'no level'}"
+
+
 def _check_cost(env: Env, cost: Tensor, t: int) -> None:
     """Raise TaskError unless each cost (N, K) lies in [0, Limit.largest]."""
     for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
@@ -195,7 +221,7 @@ class StandIn(Sim):
     """
 
     def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
-        self.original, self._make = sim, make
+        self.original, self._make, self.highest = sim, make, sim.highest
         self.copies: dict[str, Tensor] = {}
         super().__init__(sim.model, sim.num_envs, {k: v.shape[1] for k, v in sim.memory.items()}, device)
 
