@@ -166,9 +166,11 @@ class _Noted(dict[str, Tensor]):
 def check_training(task: Task, seed: int = 0) -> str:
     """Raise TaskError for reset states that do not fit, and a level that no function or command reads."""
     env = Env(task, 2, seed=seed, threads=1, training=True)
-    env.sim.memory = noted = _Noted(env.sim.memory)
-    env.reset()
-    list(random_steps(env, 1, seed))
+    env.commands.sim = copy = StandIn(env.sim, env.sim.device, torch.clone)
+    copy.memory = noted = _Noted(copy.memory)
+    env.commands.draw(2)
+    for function in _functions(env, seed):
+        _terms(env, copy, function, seed)
     if task.level and not noted.read:
         rule = "a level that nothing reads: use sim.memory['level'] in reset, randomize or a command"
         raise TaskError(f"{type(task).__name__}.level is {rule}, or take it out")
