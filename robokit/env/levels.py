@@ -42,7 +42,7 @@ class Levels:
         self._column = names.metrics.index(success) if success and training else None
         sources = ["reset", *libraries(task)] if SOURCE in self._memory else []
         self._sources = [f"success/{name}" for name in sources]
-        labels = ["episode/level"] * (self.level is not None) + self._sources
+        labels = ["episode/level"] * (LEVEL in self._memory) + self._sources
         self.labels = [] if self._column is None else labels
         if self.level and not training:
             self._memory[LEVEL].fill_(self.level.highest)

@@ -35,14 +35,13 @@ def success_of(task: Task, booleans: Collection[str]) -> str | None:
 
     None: there is none. Raises TaskError for a level without one.
     """
-    level, kind = task.level, type(task).__name__
-    named = (level.success,) if level and level.success else (task.headline, "success")
-    found = next((name for name in named if name in booleans), None)
-    if level and found is None:
-        hint = did_you_mean(named[0], booleans)
-        rule = f"moves by a boolean metric, and {' and '.join(map(repr, named))} are none"
-        raise TaskError(f"{kind}.level {rule}{hint}; Level(success=...) names one of {sorted(booleans)}")
-    return found
+    level = task.level
+    named = [level.success] if level and level.success else [task.headline, "success"]
+    found = [name for name in named if name in booleans]
+    if level and not found:
+        rule = f"moves by a boolean metric, and none is called {' or '.join(map(repr, named))}"
+        raise TaskError(f"{type(task).__name__}.level {rule}: Level(success=...) of {sorted(booleans)}")
+    return found[0] if found else None
 
 
 def check_counts(task: Task, metrics: Mapping[str, Tensor]) -> None:

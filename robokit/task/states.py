@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import io
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class States:
     share is 0. Raises TaskError for an impossible value.
     """
 
-    _owner: Any = None  # the class that has this attribute
+    _owner: type = object  # the class that has this attribute
 
     def __init__(self, file: str | Path, share: float = 0.5) -> None:
         if not isinstance(file, str | Path):
@@ -73,10 +74,8 @@ class States:
         draws = torch.empty(2, sim.num_envs, dtype=torch.float64, device=sim.device)
         chance, place = draws.uniform_(generator=rng)
         taken, start = (chance < self.share)[:, None], {"qpos": sim.nominal("qpos0"), **own}
-        values = {
-            name: torch.where(taken, rows[(place * len(rows)).long()], start.get(name, 0.0))
-            for name, rows in library.items()
-        }
+        at = (place * len(library["qpos"])).long()
+        values = {n: torch.where(taken, rows[at], start.get(n, 0.0)) for n, rows in library.items()}
         source = torch.where(taken, float(number), own.get(SOURCE, 0.0)).to(sim.dtype)
         return {**own, **values, SOURCE: source}
 
@@ -148,12 +147,9 @@ def _check(arrays: Mapping[str, Any], sim: Sim, task: Task) -> None:
             raise DataError(f"{name!r} must be finite numbers of shape {shape}, got {got}")
 
 
-def _file_of(cls: Any) -> Path:
-    """The file of a class; without one, as in a notebook, a file of the working folder."""
-    try:
-        return Path(inspect.getfile(cls))
-    except (TypeError, OSError):
-        return Path("notebook")
+def _file_of(cls: type) -> Path:
+    """The file of a class; of one in a notebook a place in the working folder."""
+    return Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "notebook")
 
 
 def _shown(hashes: Mapping[str, str]) -> str:

@@ -239,9 +239,9 @@ class Unread(Pushed):
         (but(level=3), "But.level must be a Level, got 3"),
         (
             but(level=Level(3)),
-            r"'return' and 'success' are none; Level\(success=...\) names one of \['pushed'\]",
+            r"none is called 'return' or 'success': Level\(success=...\) of \['pushed'\]",
         ),
-        (but(level=Level(3, success="pushd")), "'pushd' are none; did you mean 'pushed'"),
+        (but(level=Level(3, success="pushd")), "none is called 'pushd': "),
         (but(memory={"level": 1}), r"memory and commands may not be called \['level'\]"),
     ],
 )
