@@ -41,7 +41,7 @@ class MakeStates:
 
     # a name (see robokit tasks), file.py or file.py:Class
     task: Positional[Annotated[str, arg(metavar="TASK")]]
-    output: Annotated[Path, OUTPUT]  # .npz, which `States` of the task names
+    output: Annotated[Path, OUTPUT] = Path("states.npz")  # `States("states.npz")`, beside the task's file
     number: int = 1000  # states in the file
     # states at random times of this policy's episodes: a name, a run folder or an exported file
     policy: str | None = None

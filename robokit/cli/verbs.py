@@ -42,7 +42,7 @@ VERBS = {
         "demo:Demo",
     ),
     "states": Verb(
-        "Write a file of states that episodes of a training begin from: of a policy, a script, or settling.",
+        "Write a file of states that episodes of a training begin from, for `States` of a task.",
         "states:MakeStates",
     ),
     "filter": Verb(
