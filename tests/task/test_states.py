@@ -132,6 +132,19 @@ def test_two_files_are_drawn_one_after_the_other_and_told_apart(tmp_path: Path):
     assert env.labels[-4:] == ["success/reset", "success/far", "success/lift", "episode/bad"]
 
 
+@pytest.mark.slow
+def test_warp_draws_the_states_that_mujoco_draws(tmp_path: Path):
+    pytest.importorskip("mujoco_warp")
+    task = solved(tmp_path)
+    envs = [Env(task, 20, threads=1, training=True, sim=sim) for sim in ("mujoco", "warp")]
+    for _ in range(2 * envs[0].max_age):
+        one, other = (env.step(torch.zeros(20, 1)) for env in envs)
+        torch.testing.assert_close(one.obs, other.obs, rtol=1e-4, atol=1e-4)
+        assert torch.equal(one.logged.isnan(), other.logged.isnan())
+    sources = [env.sim.memory["source"].double() for env in envs]
+    assert torch.equal(*sources) and sources[0].any()
+
+
 # -- judged honestly ---------------------------------------------------------------------------------
 
 
