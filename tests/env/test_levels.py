@@ -32,7 +32,7 @@ PERIODS, NEEDED = 3, 2  # of an episode; of the last half second
 class Pushed(Task):
     """Succeeds in an episode whose last two controls are above 0; starts as far away as its level is high."""
 
-    model = mujoco.MjSpec.from_string(MODEL)
+    model = mujoco.MjSpec.from_string(MODEL.replace("<worldbody>", '<option timestep=".05"/><worldbody>'))
     control_dt = 0.25
     time_limit = PERIODS * control_dt
     weights = {"alive": 1.0}
