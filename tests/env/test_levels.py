@@ -173,11 +173,11 @@ def test_warp_moves_levels_as_mujoco_does():
 SETUP = Setup(threads=1)
 SMALL = ppo.Config(steps=96, num_envs=4, horizon=8, minibatch=16, epochs=1, hidden=(4,), compile=False)
 SAC = sac.Config(
-    steps=2000, num_envs=4, learning_starts=200, batch=8, utd=0.05, replay=800, hidden=(4,), compile=False
+    steps=4000, num_envs=4, learning_starts=200, batch=8, utd=0.05, replay=800, hidden=(4,), compile=False
 )
 
 
-@pytest.mark.parametrize(("config", "half"), [(SMALL, 48), pytest.param(SAC, 1000, marks=pytest.mark.medium)])
+@pytest.mark.parametrize(("config", "half"), [(SMALL, 48), pytest.param(SAC, 2000, marks=pytest.mark.medium)])
 def test_levels_and_reset_states_are_resumed_bit_for_bit(config: Any, half: int, tmp_path: Path):
     setup = replace(SETUP, algo="ppo" if config is SMALL else "sac")
 
