@@ -10,6 +10,7 @@ import torch
 from reach import but
 
 import robokit
+from robokit.cli.command import main
 from robokit.env.checks.laws import check_task
 from robokit.env.checks.notes import find_notes
 from robokit.task.lookup.find import load_task
@@ -55,6 +56,19 @@ def test_the_goal_of_the_task_page_runs_and_keeps_the_contract_without_a_note(tm
     assert (target >= 0.05).all()
     assert (target <= 0.18).all()
     assert env.task.headline == "success"
+
+
+def test_the_task_with_reset_states_and_levels_runs(tmp_path: Path):
+    page = (ROOT / "docs/tasks.md").read_text()
+    [hop] = re.findall(r'```python\n("""hop\.py""".*?)```', page, re.DOTALL)
+    [landing] = re.findall(r"```python\n([^`]*class Landing.*?)```", page, re.DOTALL)
+    file = tmp_path / "hop.py"
+    file.write_text(f"{hop}\n{landing}")
+    assert main(["states", f"{file}:Landing", "-o", str(tmp_path / "poses.npz"), "--number", "50"]) == 0
+    env = robokit.make(f"{file}:Landing", num_envs=20, training=True, threads=1)
+    begun = env.sim.memory["source"][:, 0] == 1
+    assert 0 < begun.sum() < 20 and torch.equal(begun, env.sim.qpos[:, 1] > 1.3)
+    assert all(law.ok for law in check_task(env.task, steps=20))
 
 
 @pytest.fixture(scope="module")

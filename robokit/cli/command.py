@@ -169,9 +169,9 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     from robokit.cli.arguments import parsed
     from robokit.cli.train import Resume, Train, limit_options
     from robokit.limits.limit import with_values
+    from robokit.task.checks.rules import check_limits
     from robokit.task.lookup.find import load_task
     from robokit.task.lookup.source import known_tasks
-    from robokit.task.rules import check_limits
     from robokit.training.setup.build import Setup, algorithm, options
     from robokit.training.setup.restore import options_of, place_of
 

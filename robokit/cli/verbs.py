@@ -41,6 +41,10 @@ VERBS = {
         "Show the shipped quadruped at work: in a window where there is a screen, else as a film.",
         "demo:Demo",
     ),
+    "states": Verb(
+        "Write a file of states that episodes of a training begin from, for `States` of a task.",
+        "states:MakeStates",
+    ),
     "filter": Verb(
         "Resolve a person's filter numbers for an exported file into the table for its robot.",
         "files:MakeFilter",

@@ -10,12 +10,12 @@ from robokit.errors import OptionError
 from robokit.sim.base import Sim
 from robokit.sim.rows import Rows
 from robokit.state import put
+from robokit.task.checks.guarded import guarded
+from robokit.task.checks.rules import check_shape
 from robokit.task.command import Command
 from robokit.task.counts import hold_steps
 from robokit.task.goal import SUCCESS
-from robokit.task.guarded import guarded
 from robokit.task.region import Numbers, Region, Unit
-from robokit.task.rules import check_shape
 from robokit.task.task import Task
 
 Values = dict[str, Tensor]

@@ -25,6 +25,7 @@ from robokit.env.carried import Carried, carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import TargetDelay
 from robokit.env.joints import joint_columns
+from robokit.env.levels import Levels, level_memory
 from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
@@ -36,10 +37,11 @@ from robokit.sim.rows import Rows
 from robokit.state import gather, scatter
 from robokit.task.action import moves
 from robokit.task.action_map import map_of
+from robokit.task.checks.rules import check_constants, check_finite, read_names
 from robokit.task.columns import columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.randomized import resolve
-from robokit.task.rules import check_constants, check_finite, read_names
+from robokit.task.states import load_libraries
 from robokit.task.task import Task, Terms
 
 OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
@@ -52,7 +54,8 @@ class Env:
     physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
     blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
-    training: with what belongs to training alone, as commands redrawn at success; a learner's Env has it.
+    training: reset states are drawn, levels move, commands are redrawn at success. Else episodes begin as the
+    task's own, at the top level, and keep their goals.
     """
 
     def __init__(
@@ -84,31 +87,37 @@ class Env:
             self.act_dim = self.carried[0].size
             resolve(task, model)
             self.sim = make_sim(sim, spec, num_envs, _memory(task, self.carried), **options)
+        self.sim.highest = task.level.highest if task.level else None
+        self.sim.libraries = load_libraries(task, self.sim) if training else None
         if not self.act_dim:
             held = " that its action does not hold" * bool(model.nu)
             raise TaskError(f"the model of {type(task).__name__} has no actuator with a control{held}")
+        self._moves = moves(task.action)
+        if not self._moves:
+            self.map = map_of(task.action, self.sim, [None] * int(model.nu))
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
         self.commands = Commands(task, self.sim, self.rng, training)
         self.names = read_names(task, self.sim, seed, nominal)
+        self.levels = Levels(task, self.sim, self.names, training)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
-        self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
+        named = [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
+        self.labels = [*named, *self.levels.labels, "episode/bad"]
         self.labels += ["goal/reached"] * bool(self.commands.by_success)
         self.columns = columns_of(self.names.obs, task.commands, [term.name for term in self.carried])
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
         here = num_envs, self.sim.device
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
-        self._moves = moves(task.action)
-        joints = joint_columns(task, self.sim, self.sensors) if self._moves else [None] * int(model.nu)
-        self.map = map_of(task.action, self.sim, joints)
+        if self._moves:
+            self.map = map_of(task.action, self.sim, joint_columns(task, self.sim, self.sensors))
         self.action_center, self.action_half = self.map.center, self.map.half
         self.action_low, self.action_high = self.map.low, self.map.high
         self._sent: Tensor | None = None  # see `send`
         late = 0.0 if nominal else task.action_delay
         self._action_delay = TargetDelay(late, self.sim.timestep, self.nstep, self.sim.ctrl)
-        parts = self.sensors, self.commands, self.carried
+        parts = self.sensors, self.commands, self.carried, self.levels
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
         self.max_age = period.max_age
@@ -224,7 +233,7 @@ class Env:
             if len(value) != len(which):
                 rule = f"must have a row for each of the {len(which)} simulations that restart, sim.num_envs"
                 raise TaskError(f"{type(task).__name__}'s new {name!r} {rule}; it has {len(value)}")
-        values |= self.commands.held(len(which))
+        values |= self.commands.held(len(which)) | self.levels.keep(which)
         commands = [values[name] for name in task.commands]
         for term in self.carried:
             if term.name in self._starts:  # a restart zeroes memory
@@ -278,12 +287,12 @@ def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any
 def _memory(task: Task, carried: Sequence[Carried]) -> dict[str, int]:
     """Name -> width of all memory: carried terms, age, commands and their countdowns, and the task's own."""
     widths = {**{term.name: term.size for term in carried}, "age": 1}
-    own = *OWN_MEMORY, *widths
+    own = *OWN_MEMORY, *widths, *level_memory(task)
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:
             widths[left(name)] = 1
-    widths |= getattr(task.randomize, "memory", {})
+    widths |= getattr(task.randomize, "memory", {}) | level_memory(task)
     taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in own]
     if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")

@@ -5,7 +5,7 @@ import torch
 from robokit.env.sensing import Sensors
 from robokit.sim.base import Sim
 from robokit.sim.facts.readings import actuators
-from robokit.task.guarded import call
+from robokit.task.checks.guarded import call
 from robokit.task.task import Task
 
 TRIES, SHIFT = 4, 0.1  # resets, and how far they move each joint from the task's start, rad or m

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from robokit.env.carried import Carried
 from robokit.env.commands import Commands
+from robokit.env.levels import Levels
 from robokit.env.sensing import Sensors
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
+from robokit.task.checks.rules import Names, same_names
 from robokit.task.goal import Goal
-from robokit.task.rules import Names, same_names
 from robokit.task.task import Task, Terms
 
 
@@ -24,10 +25,10 @@ class Period:
         task: Task,
         sim: Sim,
         names: Names,
-        parts: tuple[Sensors, Commands, tuple[Carried, ...]],
+        parts: tuple[Sensors, Commands, tuple[Carried, ...], Levels],
     ) -> None:
         self.task, self.sim, self.names = task, sim, names
-        self.sensors, self.commands, self.carried = parts
+        self.sensors, self.commands, self.carried, self.levels = parts
         self.max_age = periods(task)
         self.weights = torch.tensor([float(task.weights[k]) for k in names.rewards], device=sim.device)
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
@@ -65,6 +66,7 @@ class Period:
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
         metrics = torch.where(bad[:, None], self.uncounted, metrics)
         due = self.commands.countdown()
+        counted = self.levels.after(metrics, done)  # after the last look: `final_obs` has the old level
         fields = {
             "reward": terms.sum(-1),
             "terminated": terminated,
@@ -78,7 +80,7 @@ class Period:
             "terms": terms,
             "cost": cost,
             "metrics": metrics,
-            "logged": torch.cat((terms, cost, metrics, bad[:, None], *more), -1),
+            "logged": torch.cat((terms, cost, metrics, *counted, bad[:, None], *more), -1),
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
 

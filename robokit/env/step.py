@@ -22,4 +22,4 @@ class Step:
     bad: Tensor  # (N,) bool: the simulation broke; terminated, reward and cost 0, final_obs the last good one
     terms: Tensor  # (N, R) weight * term each; the reward is their sum
     metrics: Tensor  # (N, M) NaN: not counted; NaN if the simulation broke, boolean ones 0
-    logged: Tensor  # (N, L): terms, cost, metrics and bad side by side, named by `Env.labels`
+    logged: Tensor  # (N, L): terms, cost, metrics, levels, bad side by side, named by `Env.labels`

@@ -12,6 +12,7 @@ from robokit.env.step import Step
 from robokit.errors import TaskError
 
 LARGEST = 1e15  # of a term: a training squares terms and adds them up, in float32
+UNCOUNTED = ("metric/", "limit/", "success/")  # beginnings of keys that an iteration may have no number for
 FUNCTIONS = {"reward": "rewards", "cost": "costs", "metric": "metrics"}  # of a task, by the kind of a label
 
 
@@ -58,7 +59,7 @@ class Reach:
     def __init__(self, env: Env, widths: Mapping[str, int]) -> None:
         """widths: of the terms of the critic's input, whose columns `look` takes as `state`."""
         self.labels = env.labels
-        self._uncounted = len(env.labels) - len(env.names.rewards) - len(env.names.costs)
+        self._strict = len(env.names.rewards) + len(env.names.costs)
         inputs = [_input(env, name) for name, width in widths.items() for _ in range(width)]
         kinds = (label.split("/", 1) for label in self.labels)
         self._names = [
@@ -70,7 +71,7 @@ class Reach:
 
     def look(self, obs: Tensor, state: Tensor, logged: Tensor) -> None:
         """Take an iteration's observations (T, N, O), critic's inputs (T, N, S) and Step.logged (T, N, L)."""
-        strict, rest = logged.split([logged.shape[-1] - self._uncounted, self._uncounted], -1)
+        strict, rest = logged.tensor_split([self._strict], -1)
         rest = torch.where(rest.isinf(), rest, 0.0)  # a metric may be NaN, "not counted", and large
         self._top = torch.cat([_top(part) for part in (obs, state, strict, rest)])
 
@@ -155,10 +156,11 @@ def iteration_metrics(
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:
     """0-d tensors as numbers, in one transfer; the mean over the processes where they are not NaN.
 
-    NaN in every process: a key "metric/..." or "limit/..." was not counted and is left out, another stays.
+    NaN in every process: a key that begins like one of UNCOUNTED was not counted and is left out, another
+    stays.
     """
     values = torch.stack([value.detach().double() for value in logged.values()])
     known = ~values.isnan()
     summed, count = processes.total(torch.stack((torch.where(known, values, 0.0), known.double())))
     named = zip(logged, (summed / count).tolist(), strict=True)
-    return {k: v for k, v in named if not (k.startswith(("metric/", "limit/")) and math.isnan(v))}
+    return {k: v for k, v in named if not (k.startswith(UNCOUNTED) and math.isnan(v))}

@@ -103,6 +103,8 @@ class Sim(ABC):
     qpos: Tensor  # (N, nq)
     qvel: Tensor  # (N, nv)
     ctrl: Tensor  # (N, nu), actuator order
+    highest: int | None = None  # level of the task, see task/level.py; None: it has no levels
+    libraries: Any = None  # of the task, see task/states.py; None outside of training
 
     def __init__(self, model: mujoco.MjModel, num_envs: int, memory: Mapping[str, int], device: torch.device):
         self.model = model

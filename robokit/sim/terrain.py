@@ -166,7 +166,14 @@ class Terrain:
         return spec
 
     def start(self, sim: Sim, level: Tensor, kind: Tensor) -> Tensor:
-        """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's."""
+        """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's.
+
+        A level beyond the last is the last. Raises ModelError for several levels of a task that has none.
+        """
+        if self.levels > 1 and sim.highest is None:
+            rule = f"a terrain of {self.levels} levels needs a task with levels"
+            raise ModelError(f"{rule}: level = Level(highest={self.levels - 1}), or Terrain(levels=1)")
+        level = level.clamp(max=self.levels - 1)
         corner = sim.nominal("geom_pos")[_geom(sim), :2] - sim.constant(*self._extent)
         xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from robokit.task.action import Around as Around, Ctrl as Ctrl, Delta as Delta, Hold as Hold
     from robokit.task.command import Command as Command
     from robokit.task.goal import Goal as Goal
+    from robokit.task.level import Level as Level
     from robokit.task.mirror import Mirror as Mirror
     from robokit.task.region import Ball as Ball, Points as Points, Ring as Ring
     from robokit.task.sense import Range as Range, Sense as Sense
+    from robokit.task.states import States as States
     from robokit.task.task import (
         Task as Task,
         Terms as Terms,
@@ -33,9 +35,11 @@ __getattr__, __dir__ = face(
         "robokit.task.action": "Around Ctrl Delta Hold",
         "robokit.task.command": "Command",
         "robokit.task.goal": "Goal",
+        "robokit.task.level": "Level",
         "robokit.task.mirror": "Mirror",
         "robokit.task.region": "Ball Points Ring",
         "robokit.task.sense": "Range Sense",
+        "robokit.task.states": "States",
         "robokit.limits.limit": "Limit",
         "robokit.sim.menagerie": "menagerie",
         "robokit.sim.quantities.draw": "Add Scale",

@@ -5,7 +5,7 @@ failure = ("terminated", "spilt")  # an episode has failed if it ended in a term
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -35,6 +35,20 @@ def steps_held(task: Task, booleans: Iterable[str]) -> dict[str, int]:
 def headline_kind(task: Task, is_boolean: bool) -> Kind:
     """What the headline is of an episode: the sum of the reward, the mean of a number, or whether it held."""
     return "sum" if task.headline == RETURN else "held" if is_boolean else "mean"
+
+
+def success_of(task: Task, booleans: Collection[str]) -> str | None:
+    """The boolean metric that tells whether an episode succeeded: the level's, the headline, or "success".
+
+    None: there is none. Raises TaskError for a level without one.
+    """
+    level = task.level
+    named = [level.success] if level and level.success else [task.headline, "success"]
+    found = [name for name in named if name in booleans]
+    if level and not found:
+        rule = f"moves by a boolean metric, and none is called {' or '.join(map(repr, named))}"
+        raise TaskError(f"{type(task).__name__}.level {rule}: Level(success=...) of {sorted(booleans)}")
+    return found[0] if found else None
 
 
 def check_counts(task: Task, metrics: Mapping[str, Tensor]) -> None:

@@ -32,6 +32,7 @@ from robokit.sim.model import Source
 from robokit.task.action import Action, Ctrl
 from robokit.task.command import Command
 from robokit.task.goal import SUCCESS, Goal
+from robokit.task.level import Level
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Range, Sense as Sense
 
@@ -59,6 +60,7 @@ class Task:
     headline: str = RETURN  # the metric by which policies are compared, larger is better
     failure: tuple[str, ...] = (TERMINATED,)  # boolean metrics: an episode with any of them true has failed
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
+    level: Level | None = None  # how hard it is for each simulation in training: sim.memory["level"]
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 
     def __init_subclass__(cls) -> None:

@@ -14,7 +14,7 @@ import pytest
 import ranks
 import torch
 from safetensors.torch import load_file, save_file
-from slide import PUSHED, write
+from slide import LEVELLED, PUSHED, levelled, write
 
 from robokit.algos import ppo
 from robokit.compute import processes
@@ -192,7 +192,7 @@ def train(folder: Path, launcher: tuple[str, ...], *more: str) -> "subprocess.Co
 
 
 DIES = """
-    def metrics(self, sim):
+    def remember(self, sim, action):
         import os, signal
         from robokit.compute import processes
         self.periods = getattr(self, "periods", 0) + 1
@@ -205,13 +205,15 @@ DIES = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("options", "each"), [(PPO, 32), (SAC, 1000)])
+@pytest.mark.parametrize(
+    ("options", "each", "text"), [(PPO, 32, PUSHED), (SAC, 1000, PUSHED), (PPO, 32, LEVELLED)]
+)
 def test_a_killed_process_is_started_again_and_the_run_comes_to_the_same_bits(
-    options: tuple[str, ...], each: int, tmp_path: Path
+    options: tuple[str, ...], each: int, text: str, tmp_path: Path
 ):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
-        write(folder, PUSHED + DIES.format(periods=100 + each // 4 * 3))
+        levelled(folder, text + DIES.format(periods=100 + each // 4 * 3))
     (whole / "died").touch()
     straight = train(whole, ALONE, *options)
     assert straight.returncode == 0, straight.stderr
@@ -228,6 +230,7 @@ def test_a_killed_process_is_started_again_and_the_run_comes_to_the_same_bits(
         of_one, of_other = (load_file(path / "state.safetensors") for path in (a, b))
         assert of_one.keys() == of_other.keys()
         assert [name for name in of_one if not torch.equal(of_one[name], of_other[name])] == []
+        assert text is PUSHED or of_one["env.sim.memory"][:, -4].any()  # the levels
     assert Path(tail(again.stdout)["policy"]).is_file()
 
 

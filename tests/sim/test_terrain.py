@@ -16,7 +16,9 @@ SMALL = Terrain(tuple(KINDS), levels=3, tile=4.0, middle=1.0)
 
 def sim_of(terrain: Terrain, num_envs: int = 2, engine: str = "mujoco"):
     spec = terrain.added(mujoco.MjSpec.from_string(SCENE), floor="floor")
-    return make_sim(engine, spec, num_envs, {}, **({"device": "cpu"} if engine == "warp" else {}))
+    sim = make_sim(engine, spec, num_envs, {}, **({"device": "cpu"} if engine == "warp" else {}))
+    sim.highest = terrain.levels - 1
+    return sim
 
 
 def test_heights_are_those_of_a_ray():
@@ -45,6 +47,15 @@ def test_a_ball_rests_on_the_height_below_it():
     below = SMALL.height(sim, sim.qpos[:, None, :2])[:, 0]
     torch.testing.assert_close(sim.qpos[:, 2], below + 0.05, atol=2e-3, rtol=0)
     assert float(below[0]) == pytest.approx(0.36 / 3 * 1.5, abs=1e-6)  # the slope's top: 1.5 m from the rim
+
+
+def test_a_start_on_several_levels_needs_a_task_with_levels_and_beyond_the_last_is_the_last():
+    sim, tile = sim_of(SMALL), torch.tensor([1, 1])
+    beyond, last = (SMALL.start(sim, torch.tensor([at, 0]), tile) for at in (7, 2))
+    assert torch.equal(beyond, last)
+    sim.highest = None
+    with pytest.raises(ModelError, match=r"of 3 levels needs a task with levels: level = Level\(highest=2\)"):
+        SMALL.start(sim, tile, tile)
 
 
 def test_every_rim_is_at_0_and_every_middle_is_flat():

@@ -14,8 +14,8 @@ from robokit.env.env import Env
 from robokit.errors import ModelError, OptionError, TaskError
 from robokit.networks.belief import make_belief
 from robokit.sim.base import Sim
+from robokit.task.checks.rules import check_history
 from robokit.task.command import Command
-from robokit.task.rules import check_history
 from robokit.task.task import Task, Terms
 
 

@@ -6,7 +6,8 @@ from cart import Cart
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from robokit.env.checks.laws import DRAWS, JUDGES, READS, Finding, StandIn, _independent, check_task
+from robokit.env.checks.laws import DRAWS, JUDGES, READS, Finding, _independent, check_task
+from robokit.env.checks.stand_in import StandIn
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.sim.base import Sim

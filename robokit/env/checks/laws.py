@@ -1,25 +1,27 @@
 """Laws of the task contract that need a rollout to check; `robokit check my_task.py` runs them.
 
-Env checks shapes, names and finite numbers before anything runs (robokit.task.rules). Here a short random
+Env checks shapes, names and finite numbers before anything runs (task/checks/rules.py). Here a short random
 rollout is checked as well, and every function of the task is called on stand-ins: copies of a simulation's
 tensors that reveal writes, mixing of simulations, and reads of values on the CPU.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Never
 
 import torch
 from torch import Generator, Tensor
 
+from robokit.env.checks.stand_in import StandIn
 from robokit.env.env import Env
+from robokit.env.levels import LEVEL
 from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
 from robokit.sim.facts.controls import controls
+from robokit.task.checks.guarded import call
 from robokit.task.counts import goal_pair
-from robokit.task.guarded import call
 from robokit.task.sense import Sense
+from robokit.task.states import libraries
 from robokit.task.task import Task, Terms
 
 DRAWS = ("reset", "randomize", "disturb")  # take a generator
@@ -46,10 +48,10 @@ class Finding:
 def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -> list[Finding]:
     """A Finding for each law; rollouts take `steps` random control steps, all together about a second.
 
-    Laws: contract, pure, independent, any device, rollout, deterministic; if no Env can be made, only
-    contract. "never moved: ..." in the detail of "rollout" is a warning (`ok` is True): an observation may be
-    constant under random actions, but more often it reads the wrong field. A broken law raises nothing;
-    num_envs < 2 raises TaskError.
+    Laws: contract, pure, independent, any device, rollout, deterministic; training, for a level or reset
+    states; if no Env can be made, only contract. "never moved: ..." in the detail of "rollout" is a warning
+    (`ok` is True): an observation may be constant under random actions, but more often it reads the wrong
+    field. A broken law raises nothing; num_envs < 2 raises TaskError.
     """
     if num_envs < 2:
         raise TaskError(f"check needs num_envs >= 2 to tell simulations apart, got {num_envs}")
@@ -70,6 +72,8 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         "rollout": lambda: _rollout(env, steps, seed),
         "deterministic": lambda: _deterministic(task, num_envs, steps, seed),
     }
+    if task.level or libraries(task):
+        laws["training"] = lambda: check_training(task, seed)
     return [Finding("contract", True, widths), *(_finding(name, law) for name, law in laws.items())]
 
 
@@ -154,6 +158,30 @@ def check_costs(task: Task, seed: int = 0) -> None:
         _check_cost(env, step.cost, t)
 
 
+class _Noted(dict[str, Tensor]):
+    """Memory that notes whether the level is read."""
+
+    read = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read = self.read or name == LEVEL
+        return super().__getitem__(name)
+
+
+def check_training(task: Task, seed: int = 0) -> str:
+    """Raise TaskError for reset states that do not fit, and a level that no function or command reads."""
+    env = Env(task, 2, seed=seed, threads=1, training=True)
+    env.commands.sim = copy = StandIn(env.sim, env.sim.device, torch.clone)
+    copy.memory = noted = _Noted(copy.memory)
+    env.commands.draw(copy)
+    for function in _functions(env, seed):
+        _terms(env, copy, function, seed)
+    if task.level and not noted.read:
+        rule = "a level that nothing reads: use sim.memory['level'] in reset, randomize or a command"
+        raise TaskError(f"{type(task).__name__}.level is {rule}, or take it out")
+    return f"{len(env.sim.libraries)} files of reset states, {task.level or 'no level'}"
+
+
 def _check_cost(env: Env, cost: Tensor, t: int) -> None:
     """Raise TaskError unless each cost (N, K) lies in [0, Limit.largest]."""
     for (name, limit), column in zip(env.task.limits.items(), cost.unbind(-1), strict=True):
@@ -191,28 +219,6 @@ def _agree(envs: list[Env], steps: int, seed: int, when: str, done: int) -> None
 
 
 # -- functions one by one ------------------------------------------------------------------------
-
-
-class StandIn(Sim):
-    """A Sim over copies of another's tensors: `make` copies each when it is first read, into `copies`.
-
-    A write reaches only the copy. step, reset, bad and the state dicts raise TaskError.
-    """
-
-    def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
-        self.original, self._make = sim, make
-        self.copies: dict[str, Tensor] = {}
-        super().__init__(sim.model, sim.num_envs, {k: v.shape[1] for k, v in sim.memory.items()}, device)
-
-    def field(self, name: str) -> Tensor:
-        if name not in self.copies:
-            self.copies[name] = self._make(self.original.field(name))
-        return self.copies[name]
-
-    def step(self, *_: Any, **__: Any) -> Never:
-        raise TaskError("a task only reads sim: Env steps and resets it, and writes what the task returns")
-
-    reset = bad = faults = state_dict = load_state_dict = step
 
 
 def _pure(env: Env, seed: int) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robokit.env.checks.laws import Finding, StandIn, random_steps
+from robokit.env.checks.laws import Finding, random_steps
+from robokit.env.checks.stand_in import StandIn
 from robokit.env.env import Env
 from robokit.errors import Error, TaskError
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
@@ -21,8 +22,8 @@ from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, p
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.sim.kinematics import place_of, reachable
 from robokit.task.action import Ctrl, Delta, groups
+from robokit.task.checks.guarded import call
 from robokit.task.counts import goal_pair
-from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
 

@@ -19,7 +19,7 @@ from robokit.compute import processes
 from robokit.compute.compile import choose, lacks
 from robokit.compute.devices import cores, find_device, has_bf16
 from robokit.console import say
-from robokit.env.checks.laws import check_costs
+from robokit.env.checks.laws import check_costs, check_training
 from robokit.env.env import Env
 from robokit.errors import OptionError, did_you_mean
 from robokit.learning.constrained import Constrained
@@ -107,6 +107,8 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
         raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
     if task.limits and not begun:
         check_costs(task, setup.seed)
+    if task.level and not begun:
+        check_training(task, setup.seed)
     if getattr(config, "bf16", False) and not has_bf16(device):
         say("note: this processor has no units for bfloat16, so bf16 makes the training slower")
     compiles, torch_threads = computing(task, setup, config, device)

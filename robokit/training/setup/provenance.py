@@ -19,6 +19,7 @@ from robokit.learning.layouts import layouts_of
 from robokit.sim.facts.readings import model_hashes
 from robokit.task.lookup.files import source_hashes
 from robokit.task.lookup.find import title
+from robokit.task.states import state_hashes
 from robokit.task.task import Task
 from robokit.training.run import Run
 from robokit.training.setup.build import Built, Setup
@@ -113,5 +114,6 @@ def task_file(task: Task) -> Path:
 
 
 def task_hashes(task: Task) -> dict[str, str]:
-    """sha256 by file: see `source_hashes`, and each file of the model by "model <path>"."""
-    return source_hashes(type(task)) | {f"{MODEL}{n}": d for n, d in model_hashes(task.model).items()}
+    """sha256 by file: see `source_hashes`, `state_hashes`, and each file of the model by "model <path>"."""
+    of_model = {f"{MODEL}{n}": d for n, d in model_hashes(task.model).items()}
+    return source_hashes(type(task)) | of_model | state_hashes(task)

@@ -16,10 +16,10 @@ from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.sim.drawn import NEVER_NEGATIVE
 from robokit.task.action import check_action
+from robokit.task.checks.guarded import call, guarded
 from robokit.task.columns import carried_names
 from robokit.task.command import Command
 from robokit.task.counts import check_counts, check_goal, goal_terms
-from robokit.task.guarded import call, guarded
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
 from robokit.task.task import Task, Terms
@@ -114,7 +114,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     """
     n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
     action = torch.zeros(sim.memory["action"].shape, device=sim.device)
-    values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
+    values = state_values(task, "reset", call(task, "reset", sim, rng), sim)
     if not nominal:
         values |= _model_values(task, call(task, "randomize", sim, rng), sim)
     sim.reset(None, values)
@@ -131,8 +131,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
         raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
     remembered = call(task, "remember", sim, action)
     _check_known(task, "remember", remembered, task.memory)
-    _state_values(task, "remember", remembered, sim)
-    pushes = _state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
+    state_values(task, "remember", remembered, sim)
+    pushes = state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     if "ctrl" in pushes:
         rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
@@ -214,7 +214,7 @@ def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> 
             raise TaskError(f"{type(task).__name__}.{kind} writes {name!r}, which is not in memory{hint}")
 
 
-def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
+def state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         check_shape(task, kind, name, value, tuple(sim.written(name).shape))
         _check_finite(task, kind, name, value)

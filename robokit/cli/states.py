@@ -1,0 +1,129 @@
+"""The command `robokit states`: files of reset states for `States` of a task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from tyro.conf import Positional, arg
+
+from robokit.calls.resolve import located, policy_of
+from robokit.cli.words import OUTPUT, Trust
+from robokit.disk.write import write_atomically
+from robokit.env.env import Env
+from robokit.errors import OptionError, TaskError
+from robokit.evaluation.episodes import Act, onnx_actor
+from robokit.export.card import variant
+from robokit.seeds import seed as seed_of
+from robokit.sim.facts.readings import actuators
+from robokit.sim.facts.starts import penetrations
+from robokit.sim.kinematics import JOINTS, random_joints
+from robokit.task.checks.guarded import call
+from robokit.task.checks.rules import state_values
+from robokit.task.lookup.find import load_task
+from robokit.task.states import pack
+from robokit.task.task import Terms
+
+BATCH = 256  # simulations at a time
+TRIES = 10  # times the number asked for
+SLOW = 0.05  # m/s, rad/s: a settled state is slower
+
+
+@dataclass(frozen=True)
+class MakeStates:
+    """Write a file of states that episodes of a training begin from, for `States` of a task.
+
+    They are those of a policy's rollouts, of random settling, or else of the task's method `states`. A state
+    that penetrates by more than 5 mm is refused, and one that moves, unless it is a policy's.
+    """
+
+    # a name (see robokit tasks), file.py or file.py:Class
+    task: Positional[Annotated[str, arg(metavar="TASK")]]
+    output: Annotated[Path, OUTPUT] = Path("states.npz")  # `States("states.npz")`, beside the task's file
+    number: int = 1000  # states in the file
+    # states at random times of this policy's episodes: a name, a run folder or an exported file
+    policy: str | None = None
+    # s of physics from random joint positions, which servos hold
+    settle: float | None = None
+    seed: int = 0  # from 0 to 999999; disjoint from the seeds of training
+    trust: Trust = False
+
+    def __call__(self) -> int:
+        both = self.policy is not None and self.settle is not None
+        if self.number < 1 or not 0 < (1.0 if self.settle is None else self.settle) <= 100 or both:
+            rule = "number must be at least 1, and settle in (0, 100] s and not beside a policy"
+            raise OptionError(f"{rule}; got {self.number}, {self.settle} and {self.policy}")
+        task = load_task(self.task)
+        env = Env(task, min(self.number, BATCH), seed=seed_of("states", self.seed))
+        if self.policy is not None:
+            file, _, _, own = policy_of(located(self.policy), self.task, self.trust)
+            variant(file.contract, env, own)
+            made, batch = f"of the policy {self.policy}", partial(_rollout, env, onnx_actor(file))
+        elif self.settle is not None:
+            made, batch = f"settled for {self.settle:g} s", partial(_settled, env, self.settle)
+        elif hasattr(task, "states"):
+            made, batch = "of the method states", partial(call, task, "states", env.sim, env.rng)
+        else:
+            rule = f"{type(task).__name__} has no method states(self, sim, rng)"
+            raise OptionError(f"{rule}: write one, or take --policy or --settle")
+        rows, refused = _chosen(env, batch, self.number, self.policy is not None)
+        write_atomically(self.output, pack(rows, task, made))
+        print(f"{self.output}: {self.number} states {made}; refused: {refused}")
+        return 0
+
+
+def _chosen(env: Env, batch: Callable[[], Terms], number: int, moving: bool) -> tuple[Terms, str]:
+    """(the first `number` states of batches without a fault, how many others had which)."""
+    kept, deep, fast, tried = list[Terms](), 0, 0, 0
+    while (have := sum(len(part["qpos"]) for part in kept)) < number:
+        if tried >= TRIES * number:
+            said = f"{deep} penetrating, {fast} unsettled"
+            raise TaskError(f"{number} states are asked for, and {have} of {tried} are fit: {said}")
+        env.reset()
+        values = state_values(env.task, "states", _state(env) | batch(), env.sim)
+        env.sim.reset(None, values)
+        inside = torch.tensor([fault is not None for fault in penetrations(env.sim)])
+        unsettled = (values["qvel"].abs() > SLOW).any(-1) & (not moving)
+        deep, fast, tried = deep + int(inside.sum()), fast + int(unsettled.sum()), tried + env.num_envs
+        kept.append({name: x[~(inside | unsettled)] for name, x in values.items()})
+    rows = {name: torch.cat([part[name] for part in kept])[:number] for name in kept[0]}
+    return rows, f"{deep} penetrating, {fast} unsettled"
+
+
+def _state(env: Env, *names: str) -> Terms:
+    """Copies of the present state, and of memory by name."""
+    act = ["act"] if env.sim.model.na else []
+    return {name: env.sim.written(name).clone() for name in ("qpos", "qvel", *act, *names)}
+
+
+def _rollout(env: Env, act: Act) -> Terms:
+    """The state at a random time of each simulation, in episodes of a policy."""
+    times = torch.randint(env.max_age, (env.num_envs, 1), generator=env.rng)
+    is_first, taken = torch.ones(env.num_envs, dtype=torch.bool), _state(env, *env.task.memory)
+    for time in range(env.max_age):
+        now = _state(env, *env.task.memory)
+        taken = {name: torch.where(times == time, now[name], x) for name, x in taken.items()}
+        is_first = env.step(act(env, is_first)).done
+    return taken
+
+
+def _settled(env: Env, seconds: float) -> Terms:
+    """Random hinges and slides, then physics: servos hold what was drawn, other controls have action 0's."""
+    sim, model = env.sim, env.sim.model
+    rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=env.rng)))
+    joints = [j for j in range(model.njnt) if int(model.jnt_type[j]) in JOINTS]
+    places = model.jnt_qposadr[joints].tolist()
+    drawn = torch.from_numpy(random_joints(model, joints, env.num_envs, rng))
+    qpos, ctrl = sim.qpos.clone(), env.targets(torch.zeros(env.num_envs, env.act_dim))
+    qpos[:, places] = drawn[:, places]
+    for column, fact in enumerate(actuators(sim)):
+        if "kp" in fact and fact["unit"] in ("m", "rad"):
+            ctrl[:, column] = drawn[:, int(model.joint(fact["joint"]).qposadr[0])]
+    sim.reset(None, {"qpos": qpos})
+    sim.step(ctrl, max(1, round(seconds / sim.timestep)))
+    state = _state(env)
+    state["qvel"][sim.bad()] = 1.0  # unsettled: MuJoCo has begun anew
+    return state

@@ -1,0 +1,180 @@
+"""Files of reset states: what is stored, what is refused, and what training makes of them."""
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from robokit.algos.ppo import Config, make_actor
+from robokit.cli.command import main
+from robokit.env.env import Env
+from robokit.export.write import export
+from robokit.task.lookup.find import load_task
+from robokit.training.setup.build import Setup, build_learner
+
+SMALL = Config(steps=64, num_envs=4, horizon=16, minibatch=32, epochs=1, hidden=(4,), compile=False)
+ARM = """<mujoco model="arm">
+  <compiler angle="radian"/>
+  <option timestep="0.005" integrator="implicitfast"/>
+  <worldbody>
+    <geom name="table" type="box" size="1 1 .1" pos="0 0 -.1"/>
+    <body name="upper" pos="0 0 .3">
+      <joint name="shoulder" axis="0 1 0" range="-2 2" damping="1"/>
+      <geom type="capsule" size=".02" fromto="0 0 0 .2 0 0" mass=".2"/>
+      <body name="lower" pos=".2 0 0">
+        <joint name="elbow" axis="0 1 0" range="-2 2" damping="1"/>
+        <geom name="lower" type="capsule" size=".02" fromto="0 0 0 .2 0 0" mass=".1"/>
+        <site name="tip" pos=".2 0 0"/>
+      </body>
+    </body>
+    <body name="cube" pos=".6 0 .05"><freejoint/><geom type="box" size=".03 .03 .03" mass=".05"/></body>
+  </worldbody>
+  <actuator>
+    <position joint="shoulder" kp="50" ctrlrange="-2 2"/>
+    <position joint="elbow" kp="50" ctrlrange="-2 2"/>
+  </actuator>
+</mujoco>
+"""
+TASK = '''
+from pathlib import Path
+import torch
+from robokit.sim.kinematics import reach
+from robokit.task import States, Task, uniform
+
+class Arm(Task):
+    """Hold the arm up."""
+
+    model = Path(__file__).with_suffix(".xml")
+    control_dt = 0.02
+    time_limit = 0.4
+    memory = {"count": 1}
+    weights = {"up": 1.0}
+    near = States("near.npz")
+
+    def reset(self, sim, rng):
+        return self.near.draw(sim, rng, {})
+
+    def observe(self, sim):
+        return {"joints": sim.qpos[:, :2]}
+
+    def rewards(self, sim, action):
+        return {"up": sim.site("tip").xpos[:, 2]}
+
+    def remember(self, sim, action):
+        return {"count": sim.memory["count"] + 1}
+'''
+SCRIPT = '''
+    def states(self, sim, rng):
+        """The tip at random points in front of the arm, HEIGHT above the table."""
+        points = torch.tensor([0.2, 0.0, 0.0]) + uniform(sim, rng, 3, 0.04)
+        points[:, 1:] = torch.tensor([0.0, HEIGHT])
+        found, _ = reach(sim.model, "tip", points.numpy())
+        return {"qpos": torch.from_numpy(found)}
+'''
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "arm.xml").write_text(ARM)
+    (tmp_path / "arm.py").write_text(TASK)
+    return tmp_path / "arm.py"
+
+
+def states(file: Path, *more: str, output: str = "near.npz") -> dict[str, np.ndarray]:
+    assert main(["states", str(file), "-o", str(file.with_name(output)), "--number", "40", *more]) == 0
+    return dict(np.load(file.with_name(output)))
+
+
+def test_settled_states_hold_what_was_drawn_and_lie_still(file: Path, capsys: pytest.CaptureFixture[str]):
+    found = states(file, "--settle", "2")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{file.with_name('near.npz')}: 40 states settled for 2 s; refused: ")
+    assert found["qpos"].shape == (40, 9) and found.keys() == {"qpos", "qvel", "robokit"}
+    assert np.abs(found["qvel"]).max() <= 0.05
+    joints = found["qpos"][:, :2]
+    assert (np.abs(joints) <= 2.05).all() and np.ptp(joints, 0).min() > 0.5  # not all at their servos' 0
+    np.testing.assert_allclose(found["qpos"][:, 4], 0.03, atol=0.002)  # the cube fell on the table
+
+
+def test_a_seed_decides_the_file_bit_for_bit(file: Path):
+    for name, seed in (("one", "1"), ("two", "1"), ("other", "2")):
+        states(file, "--settle", "1", "--seed", seed, output=f"{name}.npz")
+    one, two, other = ((file.parent / f"{name}.npz").read_bytes() for name in ("one", "two", "other"))
+    assert one == two != other
+
+
+def test_states_of_a_script_are_those_that_it_returns_and_a_training_starts_from_them(file: Path):
+    file.write_text(TASK + SCRIPT.replace("HEIGHT", "0.1"))
+    found = states(file)
+    model = mujoco.MjModel.from_xml_string(ARM)
+    data = mujoco.MjData(model)
+    for qpos in found["qpos"]:
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        assert data.site("tip").xpos[2] == pytest.approx(0.1, abs=1e-3)
+    env = Env(load_task(file), 64, threads=1, training=True)
+    drawn = env.sim.qpos[env.sim.memory["source"][:, 0] == 1].numpy()
+    assert len(drawn) > 10 and all((qpos == found["qpos"]).all(-1).any() for qpos in drawn)
+
+
+def test_states_inside_other_bodies_are_refused_and_too_few_write_nothing(
+    file: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The tip 1 cm above the table: the arm has a radius of 2 cm."""
+    file.write_text(TASK + SCRIPT.replace("HEIGHT", "0.01"))
+    output = file.with_name("near.npz")
+    output.write_bytes(b"as it was")
+    assert main(["states", str(file), "-o", str(output), "--number", "5"]) == 2
+    said = "robokit: 5 states are asked for, and 0 of 50 are fit: 50 penetrating, 0 unsettled\n"
+    assert capsys.readouterr().err == said
+    assert output.read_bytes() == b"as it was"
+    assert {path.name for path in file.parent.iterdir()} == {"arm.py", "arm.xml", "near.npz"}
+
+
+def test_moving_states_of_a_script_are_refused(file: Path, capsys: pytest.CaptureFixture[str]):
+    script = SCRIPT.replace("HEIGHT", "0.1").replace(
+        '{"qpos": torch.from_numpy(found)}',
+        '{"qpos": torch.from_numpy(found), "qvel": 0.1 * (points[:, :1] > 0.2) * torch.ones(1, 8).double()}',
+    )
+    file.write_text(TASK + script)
+    found = states(file)
+    assert not found["qvel"].any()
+    assert " penetrating, " in (said := capsys.readouterr().out) and ", 0 unsettled" not in said
+
+
+@pytest.mark.medium
+def test_states_of_a_policy_are_from_random_times_of_its_episodes(file: Path):
+    """With the task's memory; episodes have 20 control steps."""
+    env = Env(load_task(file), 64, threads=1, nominal=True)
+    export(make_actor(env, SMALL), env, file.with_name("up.onnx"))
+    found = states(file, "--policy", str(file.with_name("up.onnx")))
+    counts = found["count"][:, 0].tolist()
+    assert set(counts) <= set(range(20)) and len(set(counts)) > 8
+    assert np.abs(found["qvel"]).max() > 0.05  # moving states are a policy's own
+    assert str(found["robokit"]).endswith('up.onnx"}')
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--number", "0"], "number must be at least 1"),
+        (["--settle", "0"], r"settle in (0, 100] s"),
+        (["--settle", "nan"], r"settle in (0, 100] s"),
+        (["--settle", "1", "--policy", "x.onnx"], "and not beside a policy"),
+        (["--policy", "x.onnx"], "x.onnx"),
+        ([], "Arm has no method states(self, sim, rng): write one, or take --policy or --settle"),
+    ],
+)
+def test_bad_options_are_told_before_any_work(
+    options: list[str], said: str, file: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["states", str(file), "-o", str(file.with_name("near.npz")), *options]) == 2
+    assert said in capsys.readouterr().err and not file.with_name("near.npz").exists()
+
+
+def test_what_is_made_is_what_training_takes(file: Path):
+    states(file, "--settle", "1")
+    learner = build_learner(load_task(file), Setup(threads=1), SMALL)
+    assert "success/near" not in learner.env.labels  # no boolean metric says what success is
+    learner.iterate()
