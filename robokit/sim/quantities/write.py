@@ -11,6 +11,8 @@ from robokit.sim.quantities.draw import Draw, Scale
 
 DOFS = {"damping": "dof_damping", "armature": "dof_armature", "friction_loss": "dof_frictionloss"}
 OFFSET = "joint_offset"  # also the name of the memory that holds it
+LINE = "torque_speed"
+OF_SERVOS = (OFFSET, LINE)
 
 
 class Fields(dict[str, Tensor]):
@@ -139,6 +141,19 @@ def _joint_offset(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * moved
 
 
+def _torque_speed(fields: Fields, chosen: Chosen, x: Tensor) -> None:
+    """Force clip(kp (ctrl - l) - (kd - s) dl) - s dl: below the limit as before, at it limit - s dl.
+
+    l is the actuator's length, gear times the joint's angle; the second term is damping of the joint, which
+    the force range does not clip.
+    """
+    places, acts, gears = (chosen.index(what, x.device) for what in ("places", "acts", "gears"))
+    slope = x[:, places]
+    fields["actuator_biasprm"][:, acts, 2] += slope
+    dofs = chosen.index("dofs", x.device)[places]
+    fields["dof_damping"].index_add_(1, dofs, gears.to(x.dtype).square() * slope)
+
+
 def _friction(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     friction, rows = fields["geom_friction"], chosen.index("rows", x.device)
     if isinstance(chosen.draw, Scale):
@@ -157,6 +172,13 @@ QUANTITIES: dict[str, Quantity] = {  # in the order in which they are written
     ),
     "armature": Quantity("kg m^2", "joint", _of_dofs(DOFS["armature"]), "rotor inertia seen at the joint"),
     "friction_loss": Quantity("N m", "joint", _of_dofs(DOFS["friction_loss"]), "dry friction of a joint"),
+    LINE: Quantity(
+        "N m s/rad",
+        "joint",
+        _torque_speed,
+        "fall of a servo's torque limit with speed",
+        scales=False,
+    ),
     "mass": Quantity("kg", "body", _mass, "mass of a body, its inertia in proportion"),
     "center_of_mass": Quantity(
         "m", "body", _center_of_mass, "place of a body's centre of mass, three draws", scales=False, width=3
