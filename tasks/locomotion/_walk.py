@@ -9,7 +9,7 @@ import math
 import torch
 
 from robokit.rewards import exp_error
-from robokit.task import Around, Command, Mirror, Sense, Task, Terrain, uniform
+from robokit.task import Add, Around, Command, Mirror, Scale, Sense, Task, Terrain, uniform
 
 SOFT = 0.035  # m outside the range of a swinging foot's height, scale of the gait term
 SLIP = 0.2  # m/s of a standing foot, scale of the gait term
@@ -65,12 +65,20 @@ class Walk(Task):
             frame="site imu",
         )
     }
-    memory = {"offset": 12, "before": 3, "since": 1, "recent": 3 * WINDOW}
+    memory = {"before": 3, "since": 1, "recent": 3 * WINDOW}
     sensing = {
         "gyro": Sense(noise=0.1),  # rad/s
         "up": Sense(noise=0.03),
         "joint_pos": Sense(noise=0.01),  # rad
         "joint_vel": Sense(noise=0.5),  # rad/s
+    }
+    randomize = {
+        "friction": Scale(0.5, 1.5),
+        "mass": Scale(0.85, 1.15),
+        "center_of_mass": Add(-0.02, 0.02, at="base"),  # m
+        "gain": Scale(0.9, 1.1),
+        "damping": Scale(0.9, 1.1),
+        "joint_offset": Add(-0.02, 0.02),  # rad, error of a joint's zero: of its reading and of its target
     }
     mirror = {
         "gyro": Mirror(sign=(-1, 1, -1)),
@@ -129,26 +137,6 @@ class Walk(Task):
         qvel = uniform(sim, rng, 18, 0.2)  # m/s, rad/s
         return {"qpos": torch.cat((free, joints + uniform(sim, rng, 12, 0.1)), -1), "qvel": qvel}
 
-    def randomize(self, sim, rng):
-        n, base = sim.num_envs, sim.model.body(self.base).id
-        grip = 1 + uniform(sim, rng, 1, 0.5)[..., None]
-        mass = 1 + uniform(sim, rng, sim.model.nbody, 0.15)
-        center = sim.nominal("body_ipos").repeat(n, 1, 1)
-        center[:, base] += uniform(sim, rng, 3, 0.02)  # m
-        stiff = 1 + uniform(sim, rng, 12, 0.1)[..., None]
-        offset = uniform(sim, rng, 12, 0.02)  # rad, error of a joint's zero: of its reading and of its target
-        bias = sim.nominal("actuator_biasprm").repeat(n, 1, 1)
-        bias[:, :, 0] += sim.nominal("actuator_gainprm")[:, 0] * offset
-        return {
-            "geom_friction": grip * sim.nominal("geom_friction"),
-            "body_mass": mass * sim.nominal("body_mass"),
-            "body_inertia": mass[..., None] * sim.nominal("body_inertia"),
-            "body_ipos": center,
-            "actuator_gainprm": stiff * sim.nominal("actuator_gainprm"),
-            "actuator_biasprm": stiff * bias,
-            "offset": offset,
-        }
-
     def disturb(self, sim, rng):
         due = uniform(sim, rng, 1, PUSH_EVERY / 2) < self.control_dt - PUSH_EVERY / 2
         push = due * uniform(sim, rng, 2, PUSH)
@@ -158,7 +146,7 @@ class Walk(Task):
         return {
             "gyro": sim.sensor("gyro"),
             "up": sim.sensor("up"),
-            "joint_pos": _joint_pos(sim) - sim.memory["offset"],
+            "joint_pos": _joint_pos(sim) - sim.memory["joint_offset"],
             "joint_vel": sim.qvel[:, 6:],
             "action": sim.memory["action"],
             "velocity": sim.memory["velocity"],

@@ -3,7 +3,7 @@
 import mujoco
 from robokit.tasks._walk import Walk
 
-from robokit.task import Around, menagerie
+from robokit.task import Add, Around, menagerie
 
 SENSOR, SITE, BODY = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtObj.mjOBJ_XBODY
 OFF = mujoco.mjtDisableBit.mjDSBL_WARMSTART | mujoco.mjtDisableBit.mjDSBL_ISLAND
@@ -19,6 +19,8 @@ class Go1Walk(Walk):
     fastest = (30.1, 30.1, 20.06) * 4  # rad/s of hip, thigh and calf: Unitree's go1_description
 
     action = Around("home", scale=(0.2, 0.4, 0.5) * 4)  # rad: Menagerie's kp is 100 N m/rad
+
+    randomize = {**Walk.randomize, "center_of_mass": Add(-0.02, 0.02, at="trunk")}  # m
 
     @property
     def model(self):
