@@ -92,6 +92,7 @@ FIELDS = (
     Field("task", "text", (1, 1000), True, 1, "name of the task"),
     Field("robot", "text", (0, 1000), True, 1, "name of the model"),
     Field("control_dt", "number", (1e-5, 60.0), True, 1, "control period, s"),
+    Field("action_delay", "pair | null", None, False, 2, "of ctrl in training, s, beside each actuator's"),
     Field("inputs", "rows", ROWS, True, 1, "what the robot supplies in each step, in the order of obs"),
     Field("inputs[].name", "text", NAME, True, 1, "name of the graph's input"),
     Field("inputs[].size", "whole", (1, MOST_SIZE), True, 1, "numbers in it"),
@@ -113,7 +114,7 @@ FIELDS = (
     Field("actuators[].kp", "number | null", None, False, 1, "a servo's gain, N m/rad or N/m"),
     Field("actuators[].kd", "number | null", None, False, 1, "a servo's damping, N m s/rad or N s/m"),
     Field("actuators[].time_constant", "number | null", FROM_0, False, 2, "of the filter of ctrl, s"),
-    Field("actuators[].delay", "number | null", FROM_0, False, 2, "of ctrl, s"),
+    Field("actuators[].delay", "number | null", FROM_0, False, 2, "of ctrl in the model, s"),
     Field("actuators[].joint", "text | null", (0, 200), False, 1, "the joint that it drives"),
     Field("actuators[].joint_range", "pair | null", None, False, 1, "of that joint, rad or m"),
     Field("actuators[].force_range", "pair | null", None, False, 1, "at that joint, N m or N"),
@@ -440,7 +441,8 @@ def describe(contract: Contract) -> str:
     lines.append("receive, in this order:")
     for a in contract["actuators"]:
         known = ("kp", "kd", "time_constant", "delay", "input")
-        facts = [f"{a.get('low')} .. {a.get('high')} {a.get('unit') or ''}".strip()]
+        span, unit = f"{a.get('low')} .. {a.get('high')}", a.get("unit") or ""
+        facts = [f"{span}, {unit} at ctrl 1" if unit[:1].isdigit() else f"{span} {unit}".strip()]
         facts += [f"{key} {a[key]}" for key in known if a.get(key) is not None]
         lines.append(f"  {a['name']:<20} {', '.join(facts)}")
     return "\n".join(lines)

@@ -24,6 +24,7 @@ RICH = CONTRACT | {
         | {"default": 0.1, "kp": 4.0, "kd": None, "time_constant": 0.05, "delay": 0.02, "input": "position"}
         | {"joint": None, "joint_range": [-1, 1], "force_range": None}
     ],
+    "action_delay": [0.0, 0.02],
     "needs": ["actuators[].delay", "kind"],
     "hashes": {"model": {"arm": "00"}, "commit": None, "weights": "00"},
     "parent": {"name": "arm/1"},

@@ -25,7 +25,7 @@ VERBS: dict[str, list[str]] = {  # RUN is the run's folder
     "export": ["export", "RUN", "-o", "out", "--episodes", "0"],
 }
 TURNS = ("evaluate", "check", "evaluate", "resume", "check", "evaluate", "export", "check")
-HANG = 10.0  # s beside three times what the whole folder takes
+HANG = 10.0  # s beside three times what the slowest command takes on a whole folder
 TOLD = ("skipped", "note:", "lost", "damaged", "robokit:", "malformed", "cannot")
 OURS = ("checkpoints/0", "checkpoints/segments", "best/", "policy.onnx")  # that a checksum covers
 
@@ -78,7 +78,8 @@ def trial(place: Place) -> Facts:
     before = _listing(others)
     name, damage = damaged(folder / run, others, place.rng)
     what = f"{job.name}, {verb}: {name} {damage}"
-    ended = call(verb, run, folder, 3 * whole[verb]["seconds"] + HANG)
+    usual = max(whole[turn]["seconds"] for turn in TURNS)  # `evaluate` exports what is damaged first
+    ended = call(verb, run, folder, 3 * usual + HANG)
     faults = [ended.crash] if ended.crash else []
     if not faults:
         faults = judge(verb, name, ended, whole[verb], lambda: result(verb, run, folder, ended))

@@ -128,7 +128,7 @@ def told(ended: Ended) -> list[str]:
 
 
 def _removed(place: Place, job: Job, at: int, what: str, whole: Facts) -> Facts:
-    """Something of the run is removed behind its back: the next save says so, or makes up for it."""
+    """Something of the run is removed behind its back: the next save or the next start says so."""
     pattern, count = place.rng.choice(GONE), Shared()
 
     def before(event: Event) -> None:
@@ -146,7 +146,8 @@ def _removed(place: Place, job: Job, at: int, what: str, whole: Facts) -> Facts:
         return judged(f"{what}, which was not there", told(ended))
     faults, rest = told(ended), forked(lambda: typed_state(job), place.folder)
     faults += [rest.crash] if rest.crash else []
-    said = "note:" in ended.text or "skipped" in ended.text or ended.code
+    text = ended.text + rest.text  # what goes after the last save is told by the next start
+    said = "note:" in text or "skipped" in text or ended.code
     unequal = rest.code == 0 and jobs.differ(whole, rest.value)
     return judged(what, faults + ([f"not told: {unequal}"] if unequal and not said else []), told=bool(said))
 

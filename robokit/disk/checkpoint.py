@@ -167,7 +167,7 @@ def newest(
     Raises CheckpointError with all reasons if there are checkpoints and none is good.
     """
     skipped: list[str] = []
-    for path in reversed([path for path in _folders(parent) if int(path.name) <= steps]):
+    for path in reversed([path for path in kept(parent) if int(path.name) <= steps]):
         try:
             checkpoint = load(path, shared)
             fits(checkpoint)
@@ -187,7 +187,7 @@ def damaged(parent: Path) -> dict[str, str | None]:
     """
     found: dict[str, str | None] = {}
     verified: set[tuple[str, str]] = set()
-    for path in _folders(parent):
+    for path in kept(parent):
         try:
             load(path, verified=verified)
             found[path.name] = None
@@ -220,7 +220,8 @@ def _own(parent: Path) -> list[Path]:
     return [parent, *inside]
 
 
-def _folders(parent: Path) -> list[Path]:
+def kept(parent: Path) -> list[Path]:
+    """Folders named like checkpoints, by step. Raises CheckpointError if they cannot be listed."""
     try:
         named = [p for p in parent.iterdir() if re.fullmatch(CHECKPOINT, p.name)] if parent.is_dir() else []
     except OSError as error:
@@ -315,10 +316,10 @@ def prune(parent: Path, steps: int, keep: int = KEEP) -> None:
 
     Those after `steps` are deleted too: a run that resumed from an older checkpoint has skipped them.
     """
-    folders = _folders(parent)
-    kept = [p for p in folders if int(p.name) <= steps][-keep:]
+    folders = kept(parent)
+    stay = [p for p in folders if int(p.name) <= steps][-keep:]
     with contextlib.suppress(OSError):
-        for path in {path for path in folders if not path.is_symlink()} - set(kept):
+        for path in {path for path in folders if not path.is_symlink()} - set(stay):
             _delete(path)
         if (parent / SEGMENTS).exists():
             sync_folder(parent)  # first: a power cut must not restore a checkpoint without its segments
@@ -330,7 +331,7 @@ def _drop_unlisted(parent: Path) -> None:
     if (folder := parent / SEGMENTS).is_symlink():
         return
     with contextlib.suppress(OSError, ValueError):
-        listed = {Path(name).name for path in _folders(parent) for name in _listed(path)}
+        listed = {Path(name).name for path in kept(parent) for name in _listed(path)}
         for path in folder.glob("*"):
             ours = re.fullmatch(SEGMENT, path.name) and not path.is_symlink()
             if path.name not in listed and (ours or is_aside(path, SEGMENT)):

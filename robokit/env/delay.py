@@ -1,4 +1,4 @@
-"""Delay lines for readings and actions."""
+"""Delays of readings, and of actuator targets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.state import gather, put, scatter
-from robokit.task.sense import EPSILON, Range
+from robokit.task.sense import EPSILON, Range, ends
 
 
 class Delay:
@@ -26,7 +26,7 @@ class Delay:
         num_envs: int,
         device: torch.device,
     ) -> None:
-        steps = [[t / control_dt for t in (r if isinstance(r, tuple) else (r, r))] for r in ranges]
+        steps = [[t / control_dt for t in ends(r)] for r in ranges]
         self.low, self.high = torch.tensor(steps, device=device).reshape(-1, 2).unbind(-1)
         self.depth = math.ceil(max((high for _, high in steps), default=0.0) - EPSILON)
         self.group = groups(widths, device)
@@ -68,6 +68,46 @@ class Delay:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         scatter({"line": self.line, "steps": self.steps}, state)
         self._aim()
+
+
+class TargetDelay:
+    """Holds targets ctrl (N, A) back by a delay in s, drawn for each simulation: the old ones act meanwhile.
+
+    Resolved to the timestep: an old target acts in every substep, of `nstep` in a period, that begins
+    before the delay has passed. like: ctrl. `depth`: the longest delay in control periods, rounded up; a line
+    of depth 0 must not be read.
+    """
+
+    def __init__(self, delay: Range, timestep: float, nstep: int, like: Tensor) -> None:
+        low, high = (t / timestep - EPSILON for t in ends(delay))
+        self.low, self.width, self.nstep = low, high - low, nstep
+        self.depth = -(-math.ceil(high) // nstep)
+        self.line = like.repeat(self.depth + 1, 1, 1)  # (depth + 1, N, A) newest first
+        self.substeps = torch.zeros(len(like), dtype=torch.long, device=like.device)
+        self.substep = torch.arange(nstep, device=like.device)[:, None]
+        self.row = torch.arange(len(like), device=like.device)
+
+    def draw(self, which: Tensor, first: Tensor, rng: Generator) -> None:
+        """Begin episodes of `which` (see state.put): a new delay; till it has passed `first` (1, A) acts."""
+        unit = torch.rand(len(which), generator=rng, device=self.line.device)
+        put(self.substeps, which, (self.low + self.width * unit.double()).ceil().long())
+        put(self.line.transpose(0, 1), which, first[:, None])
+
+    def read(self, newest: Tensor) -> Tensor:
+        """What acts in each substep of the period (nstep, N, A) for which `newest` (N, A) is decided.
+
+        A NaN acts at once: the previous action, which the next observation may have, is NaN too.
+        """
+        self.line.copy_(self.line.roll(1, 0))
+        self.line[0] = newest
+        ago = (self.substeps + self.nstep - 1 - self.substep) // self.nstep  # (nstep, N) periods
+        return torch.where(newest.isnan(), newest, self.line[ago, self.row])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return gather({"line": self.line, "substeps": self.substeps})
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        scatter({"line": self.line, "substeps": self.substeps}, state)
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:

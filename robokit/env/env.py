@@ -4,7 +4,7 @@
     obs = env.reset()                                # (N, O)
     step = env.step(torch.zeros(64, env.act_dim))    # actions in [-1, 1], (N, A)
 
-One `step`, in this order: clip and delay the action, map it to ctrl, disturb, physics, find broken
+One `step`, in this order: clip the action, map it to ctrl, delay that, disturb, physics, find broken
 simulations, rewards, costs and metrics (with the memory and commands that the policy observed), remember,
 final_obs, redraw commands, restarts, obs. `Step.final_obs` is the observation after the action and before any
 restart, so a time-out bootstraps with V(final_obs) and a termination with 0.
@@ -23,7 +23,7 @@ from robokit.console import say
 from robokit.env.broken import Broken
 from robokit.env.carried import carried_terms
 from robokit.env.commands import Commands, left
-from robokit.env.delay import Delay
+from robokit.env.delay import TargetDelay
 from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
@@ -32,7 +32,7 @@ from robokit.sim.base import is_field
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
-from robokit.state import gather, put, scatter
+from robokit.state import gather, scatter
 from robokit.task.columns import CARRIED, columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.randomized import resolve
@@ -99,7 +99,7 @@ class Env:
         here = num_envs, self.sim.device
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
         late = 0.0 if nominal else task.action_delay
-        self._action_delay = Delay([late], [self.act_dim], task.control_dt, *here)
+        self._action_delay = TargetDelay(late, self.sim.timestep, self.nstep, self.sim.ctrl)
         parts = self.sensors, self.commands, self.carried
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
@@ -135,7 +135,9 @@ class Env:
             )
         # float32 and contiguous: a graph is not told of another dtype or layout
         action = action.detach().to(sim.device, torch.float32).contiguous()
-        ctrl = self.targets(self._delayed(action))
+        ctrl = self.targets(action)
+        if self._action_delay.depth:
+            ctrl = self._action_delay.read(ctrl)
         if self._pushes:
             pushes = self.task.disturb(sim, self.rng)
             for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
@@ -184,13 +186,6 @@ class Env:
         """Keep commands at {name: d numbers} from the next restart or redraw on: see `Commands.hold`."""
         self.commands.hold(commands)
 
-    def _delayed(self, action: Tensor) -> Tensor:
-        """Shift the delay line; the mean (N, A) of the delayed actions over the coming control period."""
-        if not self._action_delay.depth:
-            return action
-        self._action_delay.advance()
-        return self._action_delay.read(action.clamp(-1.0, 1.0))
-
     def _not_compiled(self, reason: str) -> None:
         say(f"note: {type(self.task).__name__} cannot be compiled and runs eager, slower: {reason}")
 
@@ -222,8 +217,8 @@ class Env:
         sim.reset(None if done is None else which, values if some else _copied(values))
         self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
-            self._action_delay.draw(which, self.rng)
-            put(self._action_delay.line.transpose(0, 1), which, 0)
+            first = self.action_center.clamp(*self._reach)  # of action 0
+            self._action_delay.draw(which, first[None], self.rng)
 
     def _redraw_commands(self, due: Tensor) -> None:
         """Redraw commands where due (C, N) bool, and what follows them."""

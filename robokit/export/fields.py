@@ -17,7 +17,7 @@ from robokit.task.columns import supplied
 from robokit.task.command import Command
 from robokit.task.lookup.find import class_name
 from robokit.task.randomized import Randomized
-from robokit.task.sense import Sense
+from robokit.task.sense import Sense, ends
 from robokit.task.task import Task
 
 PACKAGES = ("torch", "mujoco", "onnx", "onnxscript", "onnxruntime", "numpy")
@@ -37,6 +37,7 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
+        "action_delay": list(ends(task.action_delay)),
         "inputs": [_input(name, env, recording) for name in widths],
         "actuators": _actuators(env),
         "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],

@@ -32,7 +32,7 @@ class Exported(Loaded):
 def exported_at(path: Path) -> Exported:
     """The exported file. Raises OptionError if there is none, ContractError if it is damaged."""
     if not path.is_file():
-        raise OptionError(f"no file {path}")
+        raise OptionError(f"{path} is no regular file" if path.exists() else f"no file {path}")
     return Exported.open(path)
 
 
@@ -46,8 +46,8 @@ def _holes(value: Any, place: str) -> Iterator[str]:
         yield place
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if key == "source" and "measured_by" in value:
-                continue  # what no sensor of the model reads, the task has said
+            if key == "max_age" or (key == "source" and "measured_by" in value):
+                continue  # no age: one control period; what no sensor of the model reads, the task has said
             yield from _holes(inner, f"{place}.{key}" if place else key)
     elif isinstance(value, list):
         for i, inner in enumerate(value):

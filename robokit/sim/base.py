@@ -227,7 +227,7 @@ class Sim(ABC):
 
     @abstractmethod
     def step(self, ctrl: Tensor, nstep: int) -> None:
-        """Advance all simulations by `nstep` timesteps, holding `ctrl` (N, A)."""
+        """Advance all simulations by `nstep` timesteps: with `ctrl` (N, A), or each's own, (nstep, N, A)."""
 
     @abstractmethod
     def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ BAD = slice(int(mujoco.mjtWarning.mjWARN_CONTACTFULL), int(mujoco.mjtWarning.mjW
 ERROR = "an error of MuJoCo"
 CANNOT_START = "MuJoCo cannot start the model: {}"
 PERSISTENT_BYTES = 4e9  # of one MjData per simulation with dense constraints, about 48 nv^2 each
-RESET_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
+NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
 PERSISTENT_LIMIT = 1024  # simulations; above it, one MjData each needs too much memory for the time saved
 
 
@@ -75,11 +75,14 @@ class MujocoSim(Sim):
         return self._bound[name]
 
     def step(self, ctrl: Tensor, nstep: int) -> None:
-        self.ctrl.copy_(ctrl)
-        try:
-            self._batch.step(nstep=nstep, stage=int(self._stage))
-        except SimulationError as error:
-            self._fail(error)
+        each = ctrl if ctrl.dim() == 3 else (ctrl,)
+        stages = [NO_STAGE] * (len(each) - 1) + [int(self._stage)]
+        for now, stage in zip(each, stages, strict=True):
+            self.ctrl.copy_(now)
+            try:
+                self._batch.step(nstep=nstep // len(each), stage=stage)
+            except SimulationError as error:
+                self._fail(error)
 
     def _fail(self, error: SimulationError) -> None:
         """Mark the simulations of an error of MuJoCo; the first one's words go before the remedy."""
@@ -99,7 +102,7 @@ class MujocoSim(Sim):
         masked = which is not None and which.dtype == torch.bool
         ids = None if which is None else np.flatnonzero(which.numpy()) if masked else which.numpy()
         rows = slice(None) if ids is None else ids
-        self._batch.reset(ids, stage=RESET_STAGE)
+        self._batch.reset(ids, stage=NO_STAGE)
         self._bound["memory"].numpy()[rows] = 0  # numpy writes a few rows in a third of torch's time
         for name, value in values.items():
             self._target(name).numpy()[rows] = value.numpy()[rows] if masked else value.numpy()

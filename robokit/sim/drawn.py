@@ -21,6 +21,10 @@ INTEGERS = re.compile(  # whole numbers and switches that physics reads in every
     r"opt\..*|geom_(contype|conaffinity|condim|priority)|pair_dim|.*limited|jnt_actgravcomp"
 )
 
+NEVER_NEGATIVE = re.compile(
+    r"body_(mass|inertia)|geom_(size|friction)|dof_(damping|armature|frictionloss)|opt\.(density|viscosity)"
+)
+
 
 def check_drawn(model: mujoco.MjModel, name: str) -> None:
     """Raise ModelError, with the reason, for a model field that may not differ between simulations.

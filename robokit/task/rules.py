@@ -2,24 +2,24 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static
 from keyword import iskeyword
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from robokit.errors import Error, OptionError, TaskError, did_you_mean
+from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
+from robokit.sim.drawn import NEVER_NEGATIVE
 from robokit.task.action import Around, Ctrl
 from robokit.task.columns import CARRIED
 from robokit.task.command import Command
 from robokit.task.counts import check_counts
+from robokit.task.guarded import call, guarded
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
 from robokit.task.task import Task, Terms
@@ -85,7 +85,7 @@ def _constants(task: Task) -> dict[str, Any]:
     missing += [name for name in ("observe", "rewards") if getattr(kind, name) is getattr(Task, name)]
     if missing:
         raise TaskError(f"{kind.__name__} must define {', '.join(missing)}")
-    return {n: _guarded(task, n, functools.partial(getattr, task, n)) for n in Task.__annotations__}
+    return {n: guarded(task, n, functools.partial(getattr, task, n)) for n in Task.__annotations__}
 
 
 def _check_numbers(task: Task, constants: Mapping[str, Any]) -> None:
@@ -193,34 +193,6 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
         raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
 
 
-def call(task: Task, function: str, *arguments: Sim | Tensor | Generator) -> Any:
-    """The return value: Tensor for `terminated`, else dict. TaskError for another type or an exception."""
-    values = _guarded(task, function, lambda: getattr(task, function)(*arguments))
-    expected = Tensor if function == "terminated" else dict
-    if not isinstance(values, expected):
-        got = type(values).__name__
-        raise TaskError(f"{type(task).__name__}.{function} must return a {expected.__name__}, got {got}")
-    return values
-
-
-def _guarded(task: Task, part: str, read: Callable[[], Any]) -> Any:
-    """The value of `read()`; an exception but Error becomes a TaskError naming the task's part and line."""
-    try:
-        return read()
-    except Error:
-        raise
-    except Exception as error:
-        where = f"{type(task).__name__}.{part}{_line(error)}"
-        raise TaskError(f"{where} raised {type(error).__name__}: {error}") from error
-
-
-def _line(error: Exception) -> str:
-    """` (task.py, line 3)`: last frame of `error` in the task's file, the first file but this one; or ""."""
-    frames = [f for f in extract_tb(error.__traceback__) if f.filename not in (__file__, functools.__file__)]
-    lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
-    return f" ({Path(frames[0].filename).name}, line {lines[-1]})" if lines else ""
-
-
 def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
     """Raise TaskError unless a value has the expected shape, where "d" stands for any width."""
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -249,6 +221,9 @@ def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
         shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
         _check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
+        if NEVER_NEGATIVE.fullmatch(name) and bool((value < 0).any()):
+            rule = f"must not be negative, got {float(value.min()):g}"
+            raise TaskError(f"{type(task).__name__}.randomize {name!r} {rule}")
     return values
 
 

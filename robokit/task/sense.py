@@ -58,6 +58,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def ends(value: Range) -> tuple[float, float]:
+    """(low, high) of one value or a range."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def check_delay(name: str, delay: Range, control_dt: float = math.inf) -> None:
     """Raise TaskError unless a delay (s), or a range (low, high), lies from 0 to LONGEST control steps.
 

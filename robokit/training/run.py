@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from robokit.compute.processes import agreed, everyone, rank, world
 from robokit.console import say
-from robokit.disk.checkpoint import FACTS, Checkpoint, newest, prune, save
+from robokit.disk.checkpoint import FACTS, Checkpoint, kept, newest, prune, save
 from robokit.disk.folder import BEST, CHECKPOINTS, CONFIG, LATEST, SCHEMA, digest, read_config
 from robokit.disk.own import check_own
 from robokit.disk.place import Held, check_place, new_folder, point
@@ -37,7 +37,8 @@ from robokit.state import load_weights
 
 UNSAVED = "has no checkpoint after its start: one is saved every 300 s (--save-every) and at the end"
 PREFIX = "policy."  # prefix of the policy's tensors in a learner's state
-PROGRESS = {"steps": int, "iterations": int, "seconds": float}  # a Done, as in a checkpoint's facts
+# a Done, as in a checkpoint's facts, and whether there was a best policy then
+PROGRESS = {"steps": int, "iterations": int, "seconds": float, "best": bool}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Run:
     steps: int  # environment steps to train for
     config: dict[str, Any] = field(repr=False)
     about: dict[str, Any] = field(repr=False)
+    _seen: set[str] = field(default_factory=set, repr=False, compare=False)  # BEST: it has had a policy
 
     @classmethod
     def create(
@@ -122,6 +124,7 @@ class Run:
         logged: what `Log.sync` says of the metrics until then.
         """
         facts = {**asdict(done), "config": self.config, "about": digest(self.about)}
+        facts["best"] = BEST in self._seen
         facts |= {} if logged is None else {"metrics": logged}
         state = learner.state_dict()
         return save(self.checkpoints, done.steps, state, facts, replay=learner.replay)
@@ -150,6 +153,7 @@ class Run:
                 tell(f"note: {last} was removed while training: only what is saved from now on is there")
             if not rank():
                 self._keep_config()
+                self.notice_best()
         except OSError as error:
             raise RunError(f"cannot write into {self.path}: {reason(error)}") from error
 
@@ -207,6 +211,9 @@ class Run:
             check_types(checkpoint.facts, PROGRESS, FACTS)
             if checkpoint.facts.get("about", own := digest(self.about)) != own:
                 say(f"note: {self.path / CONFIG} has another 'about' than at step {checkpoint.steps}")
+            if checkpoint.facts.get("best"):
+                self._seen.add(BEST)
+            self.notice_best()
             return Done(**{key: checkpoint.facts[key] for key in asdict(Done())})
         except CheckpointError:
             raise
@@ -216,10 +223,17 @@ class Run:
     def keep_best(self, steps: int, policy: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Replace the best policy, uncompared. If that fails, raises CheckpointError; the old one stays."""
         save(self.path / BEST, steps, policy, {**facts, "config": self.config}, keep=1)
+        self._seen.add(BEST)
 
     def best(self) -> Checkpoint | None:
         """Checkpoint with the best state_dict of the policy, or None. Raises CheckpointError if damaged."""
         return newest(self.path / BEST, self._check_fits)[0]
+
+    def notice_best(self) -> None:
+        """Say once if the best policy that was kept, or that a checkpoint tells of, has gone."""
+        if BEST in self._seen and not kept(self.path / BEST):
+            say(f"note: {self.path / BEST} was removed; what is best from now on is kept")
+            self._seen.remove(BEST)
 
     def last(self) -> Checkpoint | None:
         """Process 0's newest good checkpoint, its replay unread; None without any. Raises CheckpointError."""

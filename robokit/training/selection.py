@@ -20,7 +20,6 @@ import numpy as np
 from torch import nn
 
 from robokit.console import say
-from robokit.disk.folder import BEST
 from robokit.disk.read import EACH, check_types
 from robokit.env.env import Env
 from robokit.errors import CheckpointError, TaskError
@@ -71,7 +70,6 @@ class Selection:
 
     def __init__(self, run: Run, learner: Learner, times: int) -> None:
         self.run, self.learner, self.times = run, learner, times
-        self._there = False  # whether a best policy has been seen
 
     def __call__(self, done: Done) -> dict[str, float]:
         """Validate the policy if due at `done`, the run's progress; return the metrics to log, else {}.
@@ -89,13 +87,10 @@ class Selection:
         except TaskError as error:  # an invalid cost must not end a training
             say(f"note: not validated, so not kept as the best: the policy of step {done.steps}: {error}")
             return {"validation/feasible": 0.0}
+        self.run.notice_best()
         kept = self._kept()
-        if kept is None and self._there:
-            say(f"note: {self.run.path / BEST} was removed while training; what is best from now on is kept")
-        self._there = kept is not None
         if score.feasible and (kept is None or score.rank > kept.rank):
             self.run.keep_best(done.steps, self.learner.policy.state_dict(), asdict(score))
-            self._there = True
         return score.metrics
 
     def _kept(self) -> Score | None:

@@ -1,5 +1,6 @@
 """On a robot, with numpy and onnxruntime alone, `robokit check FILE.onnx` works; the rest says why not."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,9 @@ def test_a_file_is_checked(tmp_path: Path):
     assert on_robot("check", str(bad))[0] == 1
     code, out, err = on_robot("check", str(tmp_path / "none.onnx"))
     assert (code, out, err) == (2, "", f"robokit: no file {tmp_path / 'none.onnx'}\n")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    code, out, err = on_robot("check", str(tmp_path / "pipe.onnx"))
+    assert (code, out, err) == (2, "", f"robokit: {tmp_path / 'pipe.onnx'} is no regular file\n")
 
 
 @pytest.mark.parametrize("words", [*((verb,) for verb in VERBS), ("check", "hopper"), ("play", "--help")])

@@ -1,18 +1,15 @@
-"""Delays of readings and actions, compared with explicit histories."""
+"""Delays of readings, compared with explicit histories."""
 
 from itertools import pairwise
 
 import pytest
 import torch
-from cart import PERIODS, Order, Still, actions, new
+from cart import PERIODS, Still, actions, new
 from sensors import DT, hits, play
 from torch import Tensor
 
-from robokit.env.env import Env
 from robokit.sim.base import Sim
 from robokit.task.sense import Sense
-
-# -- readings ------------------------------------------------------------------------------------
 
 
 def late(history: list[Tensor], steps: float) -> Tensor:
@@ -115,62 +112,3 @@ def test_an_environment_reads_late_across_restarts():
                 history[:] = [step.state[i, tip]]
             assert torch.allclose(step.obs[i, tip], late(history, 1.5), atol=1e-6)
     assert ends > 2
-
-
-# -- actions -------------------------------------------------------------------------------------
-
-
-def arrived(env: Env) -> Tensor:
-    """What reached the first actuator, as an action; its ctrlrange is [-2, 6]."""
-    return ((env.sim.ctrl[:, 0] - 2) / 4).float()
-
-
-def test_a_late_action_by_hand():
-    """1.5 control steps: half of a period the older of two, and at first the neutral action."""
-
-    class Slow(Still):
-        action_delay = 0.03
-
-    env, seen = new(Slow, 1), []
-    for push in (1.0, 0.5, -1.0, 0.0):
-        env.step(torch.tensor([[push, 0.0]]))
-        seen.append(arrived(env).item())
-    assert seen == pytest.approx([0.0, 0.5, 0.75, -0.25])
-
-
-@pytest.mark.parametrize("delay", [0.04, (0.0, 0.07)])
-def test_late_actions_are_those_of_a_loop_over_whole_histories(delay: float | tuple[float, float]):
-    """Each episode begins with a pulse: the mean time of what arrives of it is the delay."""
-
-    class Slow(Late):
-        action_delay = delay
-
-    env, rows = new(Slow, 4), []
-    for action in actions(8 * PERIODS, 4, seed=2):
-        age = env.sim.memory["age"][:, 0]
-        action[:, 0] = torch.where(age < 5, (age == 0).float(), action[:, 0])
-        done = env.step(action).done  # then ctrl is the next episode's
-        rows.append((action[:, 0], arrived(env), done))
-    sent, got, ended = (torch.stack(column).T for column in zip(*rows, strict=True))
-    drawn: list[float] = []
-    for i in range(4):
-        ends = ended[i].nonzero().flatten().tolist()
-        for start, end in zip([0, *(e + 1 for e in ends)], ends, strict=False):
-            drawn.append(float((got[i, start : start + 5] * torch.arange(5)).sum()))
-            for t in range(start, end):
-                history = [torch.zeros(())] * 9 + list(sent[i, start : t + 1])  # neutral before it began
-                assert torch.allclose(got[i, t], late(history, drawn[-1]), atol=1e-5)
-    low, high = (x / DT for x in (delay if isinstance(delay, tuple) else (delay, delay)))
-    assert len(drawn) > 30 and low - 1e-5 <= min(drawn) and max(drawn) <= high + 1e-5
-    assert max(drawn) - min(drawn) >= 0.8 * (high - low)
-
-
-def test_rewards_and_the_previous_action_know_the_action_before_it_is_late():
-    class Slow(Order):
-        action_delay = 0.03
-
-    slow, prompt = new(Slow, 2), new(Order, 2)
-    for action in actions(3 * PERIODS, 2):
-        step, expected = slow.step(action), prompt.step(action)
-        assert torch.equal(step.terms, expected.terms)
-        assert torch.equal(step.obs, expected.obs)

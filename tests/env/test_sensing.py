@@ -237,7 +237,7 @@ def test_a_broken_simulation_leaves_nothing_behind(where: str):
     """On a GPU a NaN stays in the simulation, and so is seen; "seen" plays that on a CPU."""
 
     class Broken(Every):
-        action_delay = 0.02  # a NaN in an action arrives a control step later
+        action_delay = 0.02  # a NaN in an action is not late
 
         def observe(self, sim: Sim) -> dict[str, Tensor]:
             terms = super().observe(sim)

@@ -90,10 +90,8 @@ def test_what_a_sense_says_is_no_gap():
     filled = {
         "gyro.unit.0",
         "gyro.unit.2",
-        "gyro.max_age",
         "product.unit",
         "product.frame",
-        "product.max_age",
     }
     assert set(untold) - set(told) == {f"inputs.{name}" for name in filled}
 
@@ -106,3 +104,10 @@ def test_a_hidden_term_is_no_input():
     assert list(said) == ["speed", "angle", "rail", "product"]
     assert said["angle"]["source"] == "angle"
     assert said["angle"]["max_age"] == 0.02
+
+
+def test_the_delay_of_commands_stands_beside_that_of_the_actuators():
+    late = type("Late", (Arm,), {"action_delay": (0.01, 0.02)})
+    told = contract(late)
+    assert told["action_delay"] == [0.01, 0.02] and "delay" not in told["actuators"][0]
+    assert contract(Arm)["action_delay"] == [0.0, 0.0]

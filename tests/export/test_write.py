@@ -169,7 +169,7 @@ def test_actuators_carry_range_unit_gains_and_default_at_full_precision(made: Ma
 
 def test_gaps_are_named(made: Made) -> None:
     assert set(made.report.gaps) == set(gaps(made.contract))
-    assert {"inputs.product.unit", "inputs.gyro.unit.0", "inputs.angle.max_age"} <= set(made.report.gaps)
+    assert {"inputs.product.unit", "inputs.gyro.unit.0"} <= set(made.report.gaps)
     assert not {"actuators.servo.kp", "evaluation"} & set(made.report.gaps)  # the card has the evaluation
     assert gaps({"a": None, "b": [{"name": "c", "d": None}, 1], "e": {"f": [None]}}) == (
         "a",

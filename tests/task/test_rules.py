@@ -191,6 +191,15 @@ def test_an_unknown_name_to_read_is_answered_with_the_nearest():
     assert "no joint 'hing'" in refusal(observe(lambda sim: sim.joint("hing").qpos), ModelError)
 
 
+def test_an_unknown_name_is_told_with_its_line():
+    def rewards(self: Cart, sim: Sim, action: Tensor) -> Terms:
+        return {"near": sim.sensor("slid")[:, 0], "rate": action[:, 0]}
+
+    line = rewards.__code__.co_firstlineno + 1
+    said = refusal(but(rewards=rewards), ModelError)
+    assert said.startswith(f"But.rewards (test_rules.py, line {line}): no sensor 'slid'")
+
+
 def test_what_a_function_raises_is_told_with_its_line():
     def rewards(self: Cart, sim: Sim, action: Tensor) -> Terms:
         return {"near": sim.qpos[:, 99], "rate": action[:, 0]}
@@ -256,6 +265,11 @@ def test_an_observation_has_no_name_of_an_exported_files_ends(name: str):
 def test_what_is_written_is_finite(function: str, name: str, width: int):
     task = but(**{function: lambda self, sim, rng: {name: torch.full((3, width), torch.nan)}})
     assert refusal(task) == f"But.{function} {name!r} is not finite"
+
+
+def test_what_cannot_be_negative_is_not_randomized_below_zero():
+    task = but(randomize=lambda self, sim, rng: {"body_mass": sim.nominal("body_mass") * -torch.ones(3, 1)})
+    assert refusal(task).startswith("But.randomize 'body_mass' must not be negative, got -")
 
 
 def test_names_that_change_under_way_are_refused():

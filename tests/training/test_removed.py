@@ -31,6 +31,12 @@ class Harmed(Remembering):
         return super().iterate()
 
 
+def removed(path: Path) -> None:
+    """Delete a folder into which TensorBoard's thread may write meanwhile."""
+    path.rename(away := path.with_name("away"))
+    shutil.rmtree(away)
+
+
 def edited(run: Run) -> None:
     path = run.path / "config.json"
     text = json.loads(path.read_text())
@@ -60,9 +66,9 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "checkpoint": (lambda run: shutil.rmtree(run.checkpoint(16)), "000000000016 was removed while training"),
     "checkpoints": (lambda run: shutil.rmtree(run.checkpoints), "000000000016 was removed while training"),
     "segments": (lambda run: shutil.rmtree(run.checkpoints / "segments"), "segments in"),
-    "events": (lambda run: shutil.rmtree(run.path / "tensorboard"), "tensorboard was removed while training"),
-    "the folder": (lambda run: shutil.rmtree(run.path), "was removed while training: it is made again"),
-    "all runs": (lambda run: shutil.rmtree(run.path.parents[1]), "was removed while training: it is made"),
+    "events": (lambda run: removed(run.path / "tensorboard"), "tensorboard was removed while training"),
+    "the folder": (lambda run: removed(run.path), "was removed while training: it is made again"),
+    "all runs": (lambda run: removed(run.path.parents[1]), "was removed while training: it is made"),
     "moved": (moved, "toy/moved while training: it is made again, and saved into"),
     "swapped": (swapped, "toy/moved while training: it is made again, and saved into"),
 }

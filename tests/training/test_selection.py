@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def test_a_best_policy_that_others_remove_is_told_at_the_next_validation(
         told.append(capsys.readouterr().err)
         if steps == 32:
             shutil.rmtree(run.path / BEST)
-    note = f"note: {run.path / BEST} was removed while training; what is best from now on is kept\n"
+    note = f"note: {run.path / BEST} was removed; what is best from now on is kept\n"
     assert told == ["", "", note, ""]
     assert [path.name for path in (run.path / BEST).iterdir()] == [f"{48:012d}"]
 
@@ -118,6 +119,40 @@ def test_a_run_logs_its_validations_exports_the_best_and_restores_it(tmp_path: P
     for name, value in restore_policy(run).policy.state_dict().items():
         assert torch.equal(value, found.tensors[name])
     assert restore_policy(run, last=True).steps == 64
+
+
+def test_a_best_policy_that_goes_after_the_last_validation_is_told_at_the_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, learner = new(tmp_path)
+    select = Selection(run, learner, times=2)
+
+    def validate(done: Done) -> dict[str, float]:
+        metrics = select(done)
+        if done.steps == 32:
+            shutil.rmtree(run.path / BEST)
+        return metrics
+
+    train(learner, run, 32, validate=validate)
+    note = f"note: {run.path / BEST} was removed; what is best from now on is kept\n"
+    assert capsys.readouterr().err.count(note) == 1
+    assert run.best() is None
+
+
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda best: [shutil.rmtree(p) for p in best.iterdir()]])
+def test_a_best_policy_that_has_gone_is_told_at_a_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], remove: Callable[[Path], object]
+):
+    run, learner = new(tmp_path)
+    train(learner, run, 32, validate=Selection(run, learner, times=2))
+    learner = build_learner(learner.env.task, SETUP, SMALL)
+    capsys.readouterr()
+    assert run.resume(learner).steps == 32 and capsys.readouterr().err == ""
+    remove(run.path / BEST)
+    run.resume(learner)
+    assert (
+        capsys.readouterr().err == f"note: {run.path / BEST} was removed; what is best from now on is kept\n"
+    )
 
 
 def test_a_resumed_run_ends_bit_equal_with_the_same_best(tmp_path: Path):

@@ -16,7 +16,7 @@ from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
-from robokit.task.rules import call
+from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
 

@@ -19,7 +19,7 @@ from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.task.action import Ctrl
-from robokit.task.rules import call
+from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
 

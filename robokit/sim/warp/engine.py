@@ -103,6 +103,7 @@ class WarpSim(Sim):
             self._data = mjw.make_data(model, num_envs, **room)
             self._state = wp.zeros((num_envs, mujoco.mj_stateSize(model, SIGNATURE)))
         self._lag = lag
+        self._late = torch.empty(0, device=self.device)  # (nstep, N, A) of targets that differ in a period
         self._bound = {"memory": torch.zeros(num_envs, sum(memory.values()), device=self.device)}
         self._fields: dict[str, Tensor] = {}  # model fields with a row per simulation
         self._overflow = wp.to_torch(self._data.overflow)
@@ -126,13 +127,18 @@ class WarpSim(Sim):
 
     def step(self, ctrl: Tensor, nstep: int) -> None:
         self._report()
-        self.ctrl.copy_(ctrl)
-        self._graphs.run(("step", nstep), lambda: self._step(nstep))
+        late = ctrl.dim() == 3
+        if late and ctrl.shape != self._late.shape:
+            self._late = torch.empty_like(ctrl)  # kept, as a recording holds its address
+        (self._late if late else self.ctrl).copy_(ctrl)
+        self._graphs.run(("step", nstep, late), lambda: self._step(nstep, late))
         self._mail.send()
 
-    def _step(self, nstep: int) -> None:
+    def _step(self, nstep: int, late: bool) -> None:
         model, data = self._model, self._data
-        for _ in range(nstep):
+        for k in range(nstep):
+            if late:
+                wp.copy(data.ctrl, wp.from_torch(self._late[k]))
             mjw.step(model, data)
         if not self._lag:
             mjw.fwd_position(model, data, factorize=False)
