@@ -103,10 +103,10 @@ def learning() -> None:
 def rough() -> None:
     """Falls in 20 s against the height of steps and of random ground, for docs/ground-and-robots.md."""
     curve = json.loads((ROOT / "benchmarks/curves/rough_go2_walk.json").read_text())["curve"]
-    plane = [point for point in curve if point["kind"] == "plane"]
+    flat = [point for point in curve if point["kind"] == "flat"]
     figure, axis = plt.subplots(figsize=(7, 3))
     for kind, label in (("steps", "steps of this height"), ("rough", "random heights within +- this")):
-        points = plane + [point for point in curve if point["kind"] == kind]
+        points = flat + [point for point in curve if point["kind"] == kind]
         high, falls = ([point[key] for point in points] for key in ("height", "value"))
         low, up = ([abs(p[key] - p["value"]) for p in points] for key in ("low", "high"))
         axis.errorbar([100 * x for x in high], falls, (low, up), capsize=3, label=label)
