@@ -78,11 +78,7 @@ if __name__ == "__main__":
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--cell", type=float, default=CELL, help="edge of a cell of the height field, m")
     arguments = parser.parse_args()
-    grounds = [
-        (None, 0.0),
-        ("flat", 0.0),
-        *((kind, height) for kind in ("steps", "rough") for height in HEIGHTS),
-    ]
+    rough = [(kind, height) for kind in ("steps", "rough") for height in HEIGHTS]
     curve = []
     for kind, height in [(None, 0.0), ("flat", 0.0), *rough]:
         curve.append(falls(arguments.policy, kind, height, arguments.episodes, arguments.cell))
