@@ -41,15 +41,22 @@ class Chosen:
     servos: list[tuple[int, int]] = field(default_factory=list)  # (place in rows, actuator), of joints
     gears: list[float] = field(default_factory=list)  # of the servos: length per rad or m
 
-    _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+    _indices: dict[tuple[str, torch.device], Any] = field(default_factory=dict)
 
-    def index(self, what: str, device: torch.device) -> Tensor:
-        """`rows`, `dofs`, or the servos' `places`, `acts` or `gears`, as a tensor made once on a device."""
+    def index(self, what: str, device: torch.device) -> Any:
+        """`rows`, `dofs`, or the servos' `places`, `acts` or `turned` dofs, made once on a device.
+
+        A slice where they follow each other, whose values are views; else a tensor, as `gears` is.
+        """
         if (what, device) not in self._indices:
             parts: dict[str, list[Any]] = {"rows": self.rows, "dofs": self.dofs, "gears": self.gears}
             parts |= {"places": [place for place, _ in self.servos], "acts": [act for _, act in self.servos]}
-            kind = torch.float64 if what == "gears" else torch.long
-            self._indices[what, device] = torch.tensor(parts[what], dtype=kind, device=device)
+            parts |= {"turned": [self.dofs[place] for place in parts["places"]] if self.dofs else []}
+            numbers, kind = parts[what], torch.float64 if what == "gears" else torch.long
+            together = what not in ("gears", "turned") and numbers == [*range(numbers[0], numbers[-1] + 1)]
+            whole = slice(numbers[0], numbers[-1] + 1)
+            found = whole if together else torch.tensor(numbers, dtype=kind, device=device)
+            self._indices[what, device] = found
         return self._indices[what, device]
 
     def moved(self, value: Tensor, x: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ def _torque_limit(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 
 def _mass(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     rows, mass = chosen.index("rows", x.device), fields["body_mass"]
-    before = mass[:, rows]
+    before = mass[:, rows].clone()
     mass[:, rows] = chosen.moved(before, x)
     fields["body_inertia"][:, rows] *= (mass[:, rows] / before)[..., None]
 
@@ -150,8 +157,8 @@ def _torque_speed(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     places, acts, gears = (chosen.index(what, x.device) for what in ("places", "acts", "gears"))
     slope = x[:, places]
     fields["actuator_biasprm"][:, acts, 2] += slope
-    dofs = chosen.index("dofs", x.device)[places]
-    fields["dof_damping"].index_add_(1, dofs, gears.to(x.dtype).square() * slope)
+    more = gears.to(x.dtype).square() * slope
+    fields["dof_damping"].index_add_(1, chosen.index("turned", x.device), more)
 
 
 def _friction(fields: Fields, chosen: Chosen, x: Tensor) -> None:
