@@ -85,6 +85,7 @@ class Field(NamedTuple):
 
 NAME, ROWS, COLUMNS, FROM_0 = (1, 200), (0, MOST_ROWS), (0, MOST_SIZE), (0, LARGEST)
 OF_EACH = "text | texts | null"  # one for all columns, or one for each
+MAPS = "'ctrl', 'around': default + scale a; 'delta': the last target + scale a; 'hold': default, without a"
 FIELDS = (
     Field("schema", "whole", (1, SCHEMA), True, 1, "version of this format"),
     Field("kind", "text", NAME, True, 2, f"what the file is: {KIND!r}"),
@@ -109,6 +110,12 @@ FIELDS = (
     Field("actuators[].low", "number | null", None, False, 1, "lowest ctrl; null: no bound"),
     Field("actuators[].high", "number | null", None, False, 1, "highest ctrl; null: no bound"),
     Field("actuators[].default", "number | null", None, False, 1, "ctrl at action 0"),
+    Field("actuators[].map", "text", NAME, False, 2, f"ctrl of an action a: {MAPS}"),
+    Field("actuators[].scale", "number", FROM_0, False, 2, "ctrl that an action of 1 adds"),
+    Field("actuators[].leash", "number | null", FROM_0, False, 2, "largest distance of target and joint"),
+    Field("actuators[].sensed", "object | null", None, False, 2, "its joint's reading: a delta starts there"),
+    Field("actuators[].sensed.input", "text", NAME, True, 2, "name of the input"),
+    Field("actuators[].sensed.column", "whole", COLUMNS, True, 2, "column of it"),
     Field("actuators[].unit", "text | null", (0, 200), False, 1, "unit of ctrl; '3.0 N m': force of ctrl 1"),
     Field("actuators[].input", "text | null", NAME, False, 2, "what ctrl sets: 'position', 'velocity', ..."),
     Field("actuators[].kp", "number | null", None, False, 1, "a servo's gain, N m/rad or N/m"),
@@ -119,7 +126,7 @@ FIELDS = (
     Field("actuators[].joint_range", "pair | null", None, False, 1, "of that joint, rad or m"),
     Field("actuators[].force_range", "pair | null", None, False, 1, "at that joint, N m or N"),
     Field("carried", "rows", ROWS, True, 2, "the parts of `carry`, in order; one of them is the belief"),
-    Field("carried[].name", "text", NAME, True, 2, "'action' (the previous one), 'clock', 'belief', ..."),
+    Field("carried[].name", "text", NAME, True, 2, "'action' (the last one), 'clock', 'target', 'belief'"),
     Field("carried[].size", "whole", (0, MOST_SIZE), True, 2, "numbers in it"),
     Field("carried[].start", "numbers | text", (0, MOST_SIZE), False, 2, "set by reset, or the input copied"),
     Field("commands", "object", None, True, 1, "the inputs that are commands, by name"),
@@ -128,6 +135,7 @@ FIELDS = (
     Field("commands{}.high", "numbers", (1, MOST_SIZE), True, 1, "highest trained, one for each column"),
     Field("commands{}.unit", OF_EACH, COLUMNS, False, 1, "unit"),
     Field("commands{}.frame", OF_EACH, COLUMNS, False, 1, "frame of reference"),
+    Field("goal", "object | null", None, False, 2, "its command, achieved term, within, hold (s)"),
     Field("limits", "object | null", None, False, 1, "the task's limits on costs, by name"),
     Field("limits{}", "object", None, False, 1, "a limit, as in docs/limits.md"),
     Field("limits{}.value", "number", FROM_0, True, 1, "in the units of its measure"),
@@ -242,7 +250,7 @@ class Controller:
             self._highest[i] = LARGEST if high is None else high
         self._inside = np.zeros((2, len(self._out)), np.bool_)
         self._finite = np.zeros(len(self._in), np.bool_)
-        self._action = slice(*_place(self.contract, "action"))
+        self._action, self._target = (slice(*part_of(self.contract, n)) for n in ("action", "target"))
         self._inside_call: dict[str, object] = {}  # a mark of the call that is inside; no thread waits
         self._durations = np.zeros(KEPT_TIMINGS)
         self._count, self._missed, self._longest = 0, 0, 0.0
@@ -300,6 +308,22 @@ class Controller:
             if "mark" in self._inside_call and self._inside_call["mark"] is mark:
                 self._inside_call.clear()
 
+    def sent(self, ctrl: npt.ArrayLike) -> None:
+        """Tell what was sent in place of the last step's ctrl, (A,): a delta moves on from there.
+
+        Other files ignore it. Raises ObservationError unless these are A finite numbers, ConcurrentCall.
+        """
+        mark = object()
+        try:
+            self._enter(mark, "sent")
+            if not np.isfinite(values := _array("ctrl", ctrl, self._ctrl.shape)).all():
+                raise ObservationError(f"what was sent is not finite: {ctrl}")
+            if self._target.stop:
+                self._carry[self._target] = values
+        finally:
+            if "mark" in self._inside_call and self._inside_call["mark"] is mark:
+                self._inside_call.clear()
+
     def _warm_up(self, run: Any) -> None:
         for _ in range(10):  # a session's first runs allocate memory
             self._session.run_with_iobinding(self._binding, run)
@@ -335,6 +359,8 @@ class Controller:
         for i in wrong:
             self.ctrl_clipped[self.actuators[i]] += 1
         np.clip(self._ctrl, low, high, out=self._ctrl)
+        if self._target.stop:
+            self._carry_next[self._target] = self._ctrl
 
     def _read(self, obs: Mapping[str, npt.ArrayLike]) -> None:
         if not isinstance(obs, Mapping):
@@ -440,7 +466,7 @@ def describe(contract: Contract) -> str:
         lines.append(f"  {i['name']:<20} ({i['size']},)  {', '.join(facts)}")
     lines.append("receive, in this order:")
     for a in contract["actuators"]:
-        known = ("kp", "kd", "time_constant", "delay", "input")
+        known = ("map", "scale", "leash", "kp", "kd", "time_constant", "delay", "input")
         span, unit = f"{a.get('low')} .. {a.get('high')}", a.get("unit") or ""
         facts = [f"{span}, {unit} at ctrl 1" if unit[:1].isdigit() else f"{span} {unit}".strip()]
         facts += [f"{key} {a[key]}" for key in known if a.get(key) is not None]
@@ -724,11 +750,15 @@ def _clashes(contract: Contract) -> Iterator[tuple[str, str, Any]]:
         yield from _range(f"inputs[{i}].seen", row["size"], row.get("seen"))
     for i, row in enumerate(contract["actuators"]):
         yield from _beyond(f"actuators[{i}]", row, contract["schema"])
+        if (sensed := row.get("sensed")) and not sensed["column"] < sizes.get(sensed["input"], 0):
+            yield f"actuators[{i}].sensed", f"a column of an input, {_cut(sizes)}", sensed
     for i, row in enumerate(contract["carried"]):
         yield from _lengths(f"carried[{i}]", row["size"], row)
         start = row.get("start")
         if isinstance(start, str) and sizes.get(start) != row["size"]:
             yield f"carried[{i}].start", f"an input of size {row['size']}", start
+        if row["name"] == "target" and row["size"] != len(contract["actuators"]):
+            yield f"carried[{i}].size", f"{len(contract['actuators'])}, one for each actuator", row["size"]
     for name, row in contract["commands"].items():
         if name not in sizes:
             yield f"commands.{name}", f"the name of an input, {_cut([*sizes])}", name
@@ -779,7 +809,7 @@ def _signature(contract: Contract) -> dict[str, tuple[str, list[int]]]:
     return {**terms, "carry": carry, "reset": ("tensor(bool)", []), "ctrl": ctrl, "carry_next": carry}
 
 
-def _place(contract: Contract, name: str) -> tuple[int, int]:
+def part_of(contract: Contract, name: str) -> tuple[int, int]:
     """Begin and end of a carried part in `carry`; (0, 0) if it is not carried."""
     begin = 0
     for part in contract["carried"]:

@@ -373,6 +373,7 @@ class Steppable(Protocol):
 
     def reset(self) -> None: ...
     def step(self, obs: Obs, stamps: Mapping[str, float] | None = ..., now: float | None = ...) -> Floats: ...
+    def sent(self, ctrl: npt.ArrayLike) -> None: ...
 
 
 class Filtered:
@@ -397,6 +398,7 @@ class Filtered:
         self.reason: str | None = None  # cause and time of the latched fallback
         self.steps = 0
         self._armed, self._then = False, math.nan
+        self._moves = any(part["name"] == "target" for part in policy.contract.get("carried", ()))
         self._inside: dict[str, object] = {}  # a mark of the call that is inside; no thread waits
         self._joints = {place[0] for place in (*b.q_from, *b.dq_from) if place}
         self._inputs = {i["name"]: (i["size"], i.get("max_age") or b.dt) for i in policy.contract["inputs"]}
@@ -465,6 +467,9 @@ class Filtered:
             q, dq = self.guard.measure(self._valid_joints(obs, stamps, began))
         self._armed = True
         ctrl = self.guard.step(target, q, dq, good=fault is None, late=late)
+        if self._moves:
+            with contextlib.suppress(Exception):  # of a thread inside the policy: the actuators need a target
+                self.policy.sent(ctrl)
         if self.guard.why[0] and self.reason is None:
             self._latch(fault or f"{gap} s since the step before, at most {deadline} s")
         latched = bool(self.guard.why[0])

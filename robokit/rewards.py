@@ -24,6 +24,15 @@ def tolerance(x: Tensor, low: float, high: float, margin: float = 0.0) -> Tensor
     return torch.exp(math.log(AT_MARGIN) * (distance / margin).square())
 
 
+def yaw_error(angle: Tensor, fold: int = 1) -> Tensor:
+    """An angle in rad modulo 2 pi / fold, in (-pi / fold, pi / fold]; same shape, slope 1.
+
+    fold: how often a full turn brings the body onto itself: 4 for a cube's yaw, 2 for a brick's.
+    """
+    turn = 2 * math.pi / fold
+    return angle - turn * torch.ceil(angle / turn - 0.5)
+
+
 def exp_error(error: Tensor, scale: float) -> Tensor:
     """exp(-|error|^2 / scale^2), |error| the Euclidean norm over the last dimension: (N, d) -> (N,)."""
     return torch.exp(-error.square().sum(-1) / scale**2)

@@ -23,6 +23,7 @@ RICH = CONTRACT | {
         CONTRACT["actuators"][0]
         | {"default": 0.1, "kp": 4.0, "kd": None, "time_constant": 0.05, "delay": 0.02, "input": "position"}
         | {"joint": None, "joint_range": [-1, 1], "force_range": None}
+        | {"map": "delta", "scale": 0.1, "leash": None, "sensed": {"input": "rate", "column": 1}}
     ],
     "action_delay": [0.0, 0.02],
     "needs": ["actuators[].delay", "kind"],
@@ -89,6 +90,19 @@ def test_a_contract_with_every_kind_of_key_is_taken_and_unknown_keys_are_kept(tm
         ("carried", [{"name": "a", "size": 1}] * 2, r"carried\[1\]\.name must be none of \['a'\]"),
         ("carried.0.start", [1.0, 2.0], r"carried\[0\]\.start must be 1 long"),
         ("carried.0.start", "rate", r"carried\[0\]\.start must be an input of size 1, got \"rate\""),
+        ("carried.1.name", "target", r"carried\[1\]\.size must be 1, one for each actuator, got 2"),
+        (
+            "actuators.0.sensed",
+            {"input": "rate", "column": 2},
+            r"actuators\[0\]\.sensed must be a column of an",
+        ),
+        (
+            "actuators.0.sensed",
+            {"input": "gone", "column": 0},
+            r"actuators\[0\]\.sensed must be a column of an",
+        ),
+        ("actuators.0.sensed", {"input": "rate"}, r"sensed\.column must be a whole number.*, got nothing"),
+        ("actuators.0.leash", -1.0, r"actuators\[0\]\.leash must be a number from 0; or null, got -1\.0"),
         ("commands", [], "commands must be an object, got "),
         ("commands.angle", 3, r"commands\.angle must be an object, got 3"),
         ("commands.angle.low", MISSING, r"commands\.angle\.low must be a list of numbers.*got nothing"),

@@ -513,6 +513,40 @@ def test_letters_that_a_console_lacks_are_escaped(tmp_path: Path) -> None:
     assert ran.stdout.startswith(b"spin for robot K\\xe4fer"), ran.stderr
 
 
+TARGET = CONTRACT | {
+    "carried": [{"name": "target", "size": 1}, CONTRACT["carried"][1]]
+}  # ctrl goes on from it
+
+
+def test_a_target_goes_on_from_what_was_sent_and_nothing_else_does(
+    tmp_path: Path, policy: Controller
+) -> None:
+    delta = Controller(write(tmp_path / "delta.onnx", contract=TARGET))
+    for controller, then in ((delta, 3.5), (policy, 11.5)):
+        assert [controller.step(GOOD).tolist() for _ in range(2)] == [[10.5], [11.0]]
+        controller.sent([3.0])
+        assert controller.step(GOOD).tolist() == [then]
+    delta.reset()
+    assert delta.step(GOOD).tolist() == [10.5]
+
+
+def test_a_target_goes_on_from_what_the_range_left_of_it(tmp_path: Path) -> None:
+    row = CONTRACT["actuators"][0] | {"high": 11.0}
+    policy = Controller(write(tmp_path / "delta.onnx", contract=TARGET | {"actuators": [row]}))
+    assert [policy.step(GOOD).tolist() for _ in range(4)] == [[10.5], [11.0], [11.0], [11.0]]
+    assert policy.step(GOOD | {"angle": [-0.5]}).tolist() == [10.0]  # not 11.5
+    assert policy.ctrl_clipped == {"motor": 2}
+
+
+@pytest.mark.parametrize("wrong", [[1.0, 2.0], [float("nan")], ["a"], 1.0])
+def test_what_cannot_have_been_sent_is_refused_and_changes_nothing(tmp_path: Path, wrong: Any) -> None:
+    policy = Controller(write(tmp_path / "delta.onnx", contract=TARGET))
+    policy.step(GOOD)
+    with pytest.raises(ObservationError, match=r"ctrl|sent"):
+        policy.sent(wrong)
+    assert policy.step(GOOD).tolist() == [11.0]
+
+
 def test_a_program_that_does_what_the_page_says_computes_the_same(file: Path) -> None:
     """Of docs/deploy.md, for other languages: zeros and true at first, then carry_next and false."""
     policy = Controller(file)

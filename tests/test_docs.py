@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from reach import but
 
 import robokit
 from robokit.env.checks.laws import check_task
@@ -41,6 +42,33 @@ def test_the_task_files_of_the_page_on_ground_and_robots_keep_the_contract(name:
     except ModelError as error:
         pytest.skip(f"{name}: {error}")
     assert [law for law in check_task(task, steps=20) if not law.ok] == []
+
+
+def test_the_action_maps_of_the_page_fit_an_arm_with_a_finger_and_a_wheel():
+    [code] = re.findall(
+        r"```python\n(from robokit.task import Ctrl, Delta.*?)```",
+        (ROOT / "docs/tasks.md").read_text(),
+        re.DOTALL,
+    )
+    found: dict[str, Any] = {}
+    exec(code, found)
+    env = robokit.make(but(action=found["action"]))
+    assert (env.act_dim, env.map.kinds) == (3, ("ctrl", "delta", "hold", "delta"))
+
+
+def test_the_goal_of_the_task_page_runs_and_keeps_the_contract_without_a_note(tmp_path: Path):
+    text = (ROOT / "docs/tasks.md").read_text()
+    [code] = re.findall(r'```python\n("""point\.py""".*?)```', text, re.DOTALL)
+    (tmp_path / "point.py").write_text(code)
+    task = load_task(tmp_path / "point.py")
+    assert [law for law in check_task(task, steps=20) if not law.ok] == []
+    assert find_notes(task) == []
+    env = robokit.make(task, num_envs=4, threads=1)
+    env.reset()
+    target = env.sim.memory["target"][:, :2].norm(dim=-1)
+    assert (target >= 0.05).all()
+    assert (target <= 0.18).all()
+    assert env.task.headline == "success"
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ class Delay:
 
 
 class TargetDelay:
-    """Holds targets ctrl (N, A) back by a delay in s, drawn for each simulation: the old ones act meanwhile.
+    """Holds targets ctrl (N, nu) back by a delay in s, drawn for each simulation: the old ones act meanwhile.
 
     Resolved to the timestep: an old target acts in every substep, of `nstep` in a period, that begins
     before the delay has passed. like: ctrl. `depth`: the longest delay in control periods, rounded up; a line
@@ -82,32 +82,30 @@ class TargetDelay:
         low, high = (t / timestep - EPSILON for t in ends(delay))
         self.low, self.width, self.nstep = low, high - low, nstep
         self.depth = -(-math.ceil(high) // nstep)
-        self.line = like.repeat(self.depth + 1, 1, 1)  # (depth + 1, N, A) newest first
+        self.line = like.repeat(self.depth + 1, 1, 1)  # (depth + 1, N, nu) newest first
         self.substeps = torch.zeros(len(like), dtype=torch.long, device=like.device)
-        self.substep = torch.arange(nstep, device=like.device)[:, None]
-        self.row = torch.arange(len(like), device=like.device)
+        self.substep, self.row = (torch.arange(n, device=like.device) for n in (nstep, len(like)))
+        state = {"action_delay.line": self.line, "action_delay.substeps": self.substeps}
+        self.parts = state if self.depth else {}  # for a checkpoint
 
     def draw(self, which: Tensor, first: Tensor, rng: Generator) -> None:
-        """Begin episodes of `which` (see state.put): a new delay; till it has passed `first` (1, A) acts."""
+        """Begin episodes of `which` (see state.put): a new delay; till it has passed `first` (1, nu) acts."""
         unit = torch.rand(len(which), generator=rng, device=self.line.device)
         put(self.substeps, which, (self.low + self.width * unit.double()).ceil().long())
         put(self.line.transpose(0, 1), which, first[:, None])
 
+    def fill(self, done: Tensor | None, first: Tensor) -> None:
+        """Let `first` (N, nu) act till the delay has passed, where done (N,) bool, None for all."""
+        self.line.copy_(first if done is None else torch.where(done[:, None], first, self.line))
+
     def read(self, newest: Tensor) -> Tensor:
-        """What acts in each substep of the period (nstep, N, A) for which `newest` (N, A) is decided.
+        """What acts in each substep of the period (nstep, N, nu) for which `newest` (N, nu) is decided.
 
         A NaN acts at once: the previous action, which the next observation may have, is NaN too.
         """
-        self.line.copy_(self.line.roll(1, 0))
-        self.line[0] = newest
-        ago = (self.substeps + self.nstep - 1 - self.substep) // self.nstep  # (nstep, N) periods
+        self.line.copy_(torch.cat((newest[None], self.line[:-1])))
+        ago = (self.substeps + self.nstep - 1 - self.substep[:, None]) // self.nstep  # (nstep, N) periods
         return torch.where(newest.isnan(), newest, self.line[ago, self.row])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return gather({"line": self.line, "substeps": self.substeps})
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter({"line": self.line, "substeps": self.substeps}, state)
 
 
 def groups(widths: Sequence[int], device: torch.device) -> Tensor:

@@ -21,9 +21,10 @@ from robokit.compute.compile import Unguarded
 from robokit.compute.transfer import Transfer
 from robokit.console import say
 from robokit.env.broken import Broken
-from robokit.env.carried import carried_terms
+from robokit.env.carried import Carried, carried_terms
 from robokit.env.commands import Commands, left
 from robokit.env.delay import TargetDelay
+from robokit.env.joints import joint_columns
 from robokit.env.period import Period
 from robokit.env.sensing import Sensors
 from robokit.env.step import Step
@@ -33,13 +34,15 @@ from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
 from robokit.state import gather, scatter
-from robokit.task.columns import CARRIED, columns_of
+from robokit.task.action import moves
+from robokit.task.action_map import map_of
+from robokit.task.columns import columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.randomized import resolve
 from robokit.task.rules import check_constants, check_finite, read_names
 from robokit.task.task import Task, Terms
 
-OWN_MEMORY = (*CARRIED, "age")  # of Env itself, beside the task's and the commands'
+OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
 
 
 class Env:
@@ -49,6 +52,7 @@ class Env:
     physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
     blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
+    training: with what belongs to training alone, as commands redrawn at success; a learner's Env has it.
     """
 
     def __init__(
@@ -62,42 +66,46 @@ class Env:
         threads: int = 0,
         compile: bool = False,
         nominal: bool = False,
+        training: bool = False,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
         if seed < 0:
             raise OptionError(f"seed must be at least 0, got {seed}")
         check_constants(task)
-        self.task, self.num_envs, self.nominal = task, num_envs, nominal
+        self.task, self.num_envs, self.nominal, self.training = task, num_envs, nominal, training
         self.device, self.seed = torch.device(device), seed
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
         options["device"] = str(device) if sim == "warp" else "cpu"
         with compiled_once():
             spec = load(task.model, task)
             model = compile_model(spec)
-            self.act_dim = int(model.nu)
+            self.carried = carried_terms(task, model)
+            self.act_dim = self.carried[0].size
             resolve(task, model)
-            self.sim = make_sim(sim, spec, num_envs, _memory(task, self.act_dim), **options)
-        self.carried = carried_terms(task, self.act_dim)
+            self.sim = make_sim(sim, spec, num_envs, _memory(task, self.carried), **options)
         if not self.act_dim:
-            raise TaskError(f"the model of {type(task).__name__} has no actuator with a control")
+            held = " that its action does not hold" * bool(model.nu)
+            raise TaskError(f"the model of {type(task).__name__} has no actuator with a control{held}")
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
-        self.action_center, self.action_half = task.action.affine(self.sim)
-        self.action_low, self.action_high = task.action.limits(self.sim)
-        # of an action in [-1, 1]: one clamp for both bounds
-        lowest, highest = (self.action_center + sign * self.action_half for sign in (-1, 1))
-        self._reach = torch.maximum(lowest, self.action_low), torch.minimum(highest, self.action_high)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
-        self.commands = Commands(task.commands, task.control_dt, self.sim, self.rng)
+        self.commands = Commands(task, self.sim, self.rng, training)
         self.names = read_names(task, self.sim, seed, nominal)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
         self.labels = [f"{kind}/{name}" for kind, names in kinds.items() for name in names] + ["episode/bad"]
-        self.columns = columns_of(self.names.obs, task.commands)
+        self.labels += ["goal/reached"] * bool(self.commands.by_success)
+        self.columns = columns_of(self.names.obs, task.commands, [term.name for term in self.carried])
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
         here = num_envs, self.sim.device
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
+        self._moves = moves(task.action)
+        joints = joint_columns(task, self.sim, self.sensors) if self._moves else [None] * int(model.nu)
+        self.map = map_of(task.action, self.sim, joints)
+        self.action_center, self.action_half = self.map.center, self.map.half
+        self.action_low, self.action_high = self.map.low, self.map.high
+        self._sent: Tensor | None = None  # see `send`
         late = 0.0 if nominal else task.action_delay
         self._action_delay = TargetDelay(late, self.sim.timestep, self.nstep, self.sim.ctrl)
         parts = self.sensors, self.commands, self.carried
@@ -109,7 +117,7 @@ class Env:
             self._after = Unguarded(period.after, on_cpu, self._not_compiled)
             self._look = Unguarded(period.look, False, self._not_compiled)
         self._pushes = type(task).disturb is not Task.disturb and not nominal
-        self._starts = {t.name: self.sim.constant(*t.start) for t in self.carried if any(t.start)}
+        self._starts = {t.name: self.sim.constant(*t.constant) for t in self.carried if any(t.constant)}
         self._all = torch.arange(num_envs, device=self.sim.device)
         shared = torch.empty(0, device=self.device).device == self.sim.device
         self._transfer = None if shared else Transfer(self.device)
@@ -119,8 +127,14 @@ class Env:
     # -- one control period ----------------------------------------------------------------------
 
     def targets(self, action: Tensor) -> Tensor:
-        """Actuator targets ctrl (N, A), clamped to ctrlrange, for actions (N, A), clipped to [-1, 1]."""
-        return torch.addcmul(self.action_center, self.action_half, action).clamp(*self._reach)
+        """Actuator targets ctrl (N, nu), clamped to ctrlrange, for actions (N, A), clipped to [-1, 1]."""
+        if not self._moves:
+            return self.map.target(action)
+        return self.map.target(action, self.sim.memory["target"], self.obs.to(self.sim.device))
+
+    def send(self, ctrl: Tensor) -> None:
+        """Send targets (N, nu) in the next step in place of the action's, as a filter does."""
+        self._sent = ctrl.to(self.sim.device, self.sim.dtype).contiguous()
 
     def step(self, action: Tensor) -> Step:
         """Advance `control_dt` s with actions (N, A), clipped to [-1, 1]; restart the episodes that end.
@@ -135,16 +149,16 @@ class Env:
             )
         # float32 and contiguous: a graph is not told of another dtype or layout
         action = action.detach().to(sim.device, torch.float32).contiguous()
-        ctrl = self.targets(action)
-        if self._action_delay.depth:
-            ctrl = self._action_delay.read(ctrl)
+        sent, self._sent = self._sent, None
+        target = self.targets(action) if sent is None else sent  # what a Delta moves on from
+        ctrl = self._action_delay.read(target) if self._action_delay.depth else target
         if self._pushes:
             pushes = self.task.disturb(sim, self.rng)
             for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
         self.sensors.advance(self.rng)
-        fields, due, found = self._after(action)
+        fields, due, found = self._after(action, target)
         broken, over, moved = self._read(found)
         if broken:
             # before a restart clears them; on a GPU causes would be a dozen kernels in every step
@@ -153,6 +167,7 @@ class Env:
             self._redraw_commands(due)
         if over:
             self._restart(fields["done"])
+            self._begin(fields["done"])
         changed = self._look() if over or moved else (fields["final_obs"], fields["final_state"])
         fields |= zip(("obs", "state"), changed, strict=True)
         if self._transfer is not None:
@@ -171,6 +186,7 @@ class Env:
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
+        self._begin(None)
         self.obs, self.state = (x.to(self.device) for x in self._look())
         return self.obs
 
@@ -201,7 +217,7 @@ class Env:
         which = self._all if done is None else sim.chosen(done)  # see state.put
         some = len(which) < self.num_envs and which.dtype != torch.bool
         rows = Rows(sim, which) if some else sim
-        values = {**self.commands.draw(len(which)), **task.reset(rows, self.rng)}
+        values = {**self.commands.draw(rows), **task.reset(rows, self.rng)}
         if not self.nominal:
             values |= task.randomize(rows, self.rng)
         for name, value in values.items():
@@ -217,8 +233,16 @@ class Env:
         sim.reset(None if done is None else which, values if some else _copied(values))
         self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
-            first = self.action_center.clamp(*self._reach)  # of action 0
+            first = self.map.center.clamp(self.map.lowest, self.map.highest)  # of action 0
             self._action_delay.draw(which, first[None], self.rng)
+
+    def _begin(self, done: Tensor | None) -> None:
+        """Start a Delta's targets at the first readings where done (N,) bool, None for all."""
+        if self._moves:
+            start, memory = self.map.start(self._look()[0]), self.sim.memory["target"]
+            memory.copy_(start if done is None else torch.where(done[:, None], start, memory))
+            if self._action_delay.depth:
+                self._action_delay.fill(done, start)
 
     def _redraw_commands(self, due: Tensor) -> None:
         """Redraw commands where due (C, N) bool, and what follows them."""
@@ -243,7 +267,7 @@ class Env:
 
     def _parts(self) -> dict[str, Any]:
         own = {"rng": self.rng, "obs": self.obs, "state": self.state}
-        return {"sim": self.sim, "sensors": self.sensors, "action_delay": self._action_delay, **own}
+        return {"sim": self.sim, "sensors": self.sensors, **self._action_delay.parts, **own}
 
 
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
@@ -251,15 +275,16 @@ def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any
     return Env(load_task(task), num_envs, **options)
 
 
-def _memory(task: Task, act_dim: int) -> dict[str, int]:
+def _memory(task: Task, carried: Sequence[Carried]) -> dict[str, int]:
     """Name -> width of all memory: carried terms, age, commands and their countdowns, and the task's own."""
-    widths = {**{term.name: term.size for term in carried_terms(task, act_dim)}, "age": 1}
+    widths = {**{term.name: term.size for term in carried}, "age": 1}
+    own = *OWN_MEMORY, *widths
     for name, command in task.commands.items():
         widths[name] = len(command.low)
         if command.every is not None:
             widths[left(name)] = 1
     widths |= getattr(task.randomize, "memory", {})
-    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in OWN_MEMORY]
+    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in own]
     if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
         raise TaskError(f"memory and commands may not be called {taken}: these names are taken")
     return {**widths, **task.memory}

@@ -11,6 +11,7 @@ from robokit.env.commands import Commands
 from robokit.env.sensing import Sensors
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
+from robokit.task.goal import Goal
 from robokit.task.rules import Names, same_names
 from robokit.task.task import Task, Terms
 
@@ -31,27 +32,38 @@ class Period:
         self.weights = torch.tensor([float(task.weights[k]) for k in names.rewards], device=sim.device)
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
         self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
+        # names of `rewards` and of `metrics`, without those of a goal
+        counts = len(names.rewards) - len(names.reached), len(names.metrics) - (task.goal is not None)
+        self.own = names.rewards[: counts[0]], names.metrics[: counts[1]]
+        if task.goal is not None:
+            name = task.goal.achieved
+            self.achieved = [*names.state].index(name if name in names.truth else f"privileged {name}")
 
-    def after(self, action: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def after(self, action: Tensor, ctrl: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
 
+        ctrl: targets (N, nu) that were sent.
         The fields are those before any restart; `final_obs` of a broken simulation is what it broke with.
         due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
         due. Writes memory.
         """
         task, sim, names = self.task, self.sim, self.names
         action, bad = action.clamp(-1.0, 1.0), sim.bad()
-        terms = _columns(task.rewards(sim, action), names.rewards, sim, "rewards") * self.weights
+        terms = _columns(task.rewards(sim, action), self.own[0], sim, "rewards")
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
-        metrics = _columns(task.metrics(sim), names.metrics, sim, "metrics")
+        metrics = _columns(task.metrics(sim), self.own[1], sim, "metrics")
         terminated = task.terminated(sim)
-        self._remember(task.remember(sim, action), action)
+        self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
-        terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms, cost))
-        metrics = torch.where(bad[:, None], self.uncounted, metrics)
         terminated = terminated | bad
         done = terminated | (steps_left == 0)
         final_obs, final_state = self.look()
+        more: list[Tensor] = []
+        if task.goal is not None:
+            reached, success, more = self._goal(task.goal, final_state)
+            terms, metrics = torch.cat((terms, reached), -1), torch.cat((metrics, success), -1)
+        terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
+        metrics = torch.where(bad[:, None], self.uncounted, metrics)
         due = self.commands.countdown()
         fields = {
             "reward": terms.sum(-1),
@@ -66,9 +78,17 @@ class Period:
             "terms": terms,
             "cost": cost,
             "metrics": metrics,
-            "logged": torch.cat((terms, cost, metrics, bad[:, None]), -1),
+            "logged": torch.cat((terms, cost, metrics, bad[:, None], *more), -1),
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
+
+    def _goal(self, goal: Goal, state: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(terms of `reached`, success (N, 1), [where the goal is due (N, 1)] if success redraws it)."""
+        achieved = state.split([*self.names.state.values()], -1)[self.achieved]
+        pair = achieved, self.sim.memory[goal.command].float()
+        reached = _columns(self.task.reached(*pair), self.names.reached, self.sim, "reached")
+        success = goal.holds(*pair)
+        return reached, success[:, None], [self.commands.reach(success)] if self.commands.by_success else []
 
     def look(self) -> tuple[Tensor, Tensor]:
         """obs (N, O) through the sensors, state (N, S): exact values of all terms and the privileged ones."""
@@ -78,7 +98,7 @@ class Period:
         more = _concatenate(self.task.privileged(self.sim), self.names.privileged, self.sim, "privileged")
         return self.sensors.read(truth), torch.cat((truth, more), -1)
 
-    def _remember(self, values: Terms, action: Tensor) -> None:
+    def _remember(self, values: Terms, action: Tensor, ctrl: Tensor) -> None:
         """Write the task's new memory, add 1 to every age, advance the carried terms."""
         memory = self.sim.memory
         same_names(values, self.names.memory, "remember")
@@ -87,7 +107,7 @@ class Period:
         for name, value in taken.items():
             memory[name].copy_(value)
         memory["age"].add_(1)
-        self.carry({term.name: term.next(memory[term.name], action) for term in self.carried})
+        self.carry({term.name: term.next(memory[term.name], action, ctrl) for term in self.carried})
 
     def carry(self, values: Mapping[str, Tensor]) -> None:
         """Write carried terms {name: (N, size)} to memory, after their `now` with the current commands."""

@@ -1,20 +1,20 @@
-"""Sensors of N simulations: noise, bias, delay, dropout and hidden terms.
+"""Sensors of N simulations: noise, bias, delay, frames, rigid offsets, dropout and hidden terms.
 
     sensing = {"gyro": Sense(noise=0.2, bias=0.05, delay=(0.0, 0.02)), "velocity": Sense(hidden=True)}
 
-A reading is the delayed true value, plus the episode's bias, plus new noise; a missing reading is replaced by
-the last one.
+A reading is the delayed true value, moved by the episode's rigid offset, plus its bias, plus new noise; where
+there is no new frame, or it is missing, the last reading stands.
 """
 
 from collections.abc import Mapping
-from itertools import compress
+from itertools import accumulate, compress
 
 import torch
 from torch import Generator, Tensor
 
 from robokit.env.delay import Delay, groups, uniform_like
 from robokit.state import gather, put, scatter
-from robokit.task.sense import Sense
+from robokit.task.sense import EPSILON, Sense, ends
 
 
 class Sensors:
@@ -41,7 +41,8 @@ class Sensors:
         senses, sizes = shown.values(), [widths[name] for name in shown]
         self.group = groups(sizes, device)
         self.noisy, self.biased = any(s.noise for s in senses), any(s.bias for s in senses)
-        self.failing = any(s.dropout or s.loss for s in senses)
+        self.framed = any(s.rate for s in senses)
+        self.failing = self.framed or any(s.dropout or s.loss for s in senses)
         figures = [[float(x) for x in (s.noise, s.bias, s.dropout, s.loss)] for s in senses]
         noise, bias, self.dropout, loss = torch.tensor(figures, device=device).unbind(-1)
         self.noise_size, self.bias_size = self._each(noise), self._each(bias)
@@ -52,6 +53,15 @@ class Sensors:
         self.late = torch.tensor(late).to(device)[self.group].nonzero()[:, 0]  # delayed columns
         delays = [sense.delay for sense in compress(senses, late)]
         self.delay = Delay(delays, [*compress(sizes, late)], control_dt, num_envs, device)
+        every_step = 1 / control_dt  # Hz, of a term without frames and of one with more
+        rates = [[min(x * control_dt, 1.0) for x in ends(s.rate or every_step)] for s in senses]
+        self.slowest, self.fastest = torch.tensor(rates, dtype=torch.float64, device=device).unbind(-1)
+        # frames per control step, and the part of a frame's time that has passed since the last
+        self.rate, self.phase = torch.ones(2, num_envs, len(sizes), dtype=torch.float64, device=device)
+        places = zip(senses, sizes, accumulate(sizes, initial=0), strict=False)
+        columns = [(s, torch.arange(a, a + d, device=device)) for s, d, a in places if s.offset or s.rotation]
+        self.rigid = columns  # of the terms that are moved
+        self.by = torch.zeros(num_envs, len(columns), 7, device=device)  # see `moved`
         self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
         self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
         self.missing = self._each(self.lost)
@@ -65,9 +75,9 @@ class Sensors:
         return truth[:, : len(self.group)]
 
     def restart(self, which: Tensor, rng: Generator) -> None:
-        """Begin episodes of `which` (see state.put): draw biases (uniform), delays; restore failed sensors.
+        """Begin episodes of `which` (see state.put): draw all that an episode keeps; restore failed sensors.
 
-        The next `read` fills the delay line of these simulations with its values.
+        The next `read` fills the delay line of these simulations with its values, and is a frame.
         """
         if self.biased:
             unit = torch.rand(len(which), self.bias.shape[1], generator=rng, device=self.bias.device)
@@ -78,6 +88,12 @@ class Sensors:
         if self.failing:
             put(self.lost, which, False)
             put(self.missing, which, False)
+        if self.framed:
+            rate, phase = torch.rand(2, len(which), len(self.slowest), generator=rng, device=self.rate.device)
+            put(self.rate, which, torch.lerp(self.slowest, self.fastest, rate.double()))
+            put(self.phase, which, phase.double())
+        for k, (sense, _) in enumerate(self.rigid):
+            put(self.by[:, k], which, rigid(sense, len(which), rng, self.by.device))
 
     def advance(self, rng: Generator) -> None:
         """Begin a new control step: shift the delay line, draw noise and missing readings."""
@@ -98,12 +114,17 @@ class Sensors:
         self.noise = noise * self.noise_size
 
     def _fail(self, rng: Generator) -> None:
-        """Draw which terms fail until the episode's end (`loss`) or miss this control step (`dropout`).
+        """Draw which terms fail until the episode's end (`loss`) or miss this reading (`dropout`, no frame).
 
         An episode's first reading is never missing, because `restart` comes after this.
         """
         self.lost |= uniform_like(self.lost, rng) < self.loss
-        self.missing = self._each(self.lost | (uniform_like(self.lost, rng) < self.dropout))
+        missing = self.lost | (uniform_like(self.lost, rng) < self.dropout)
+        if self.framed:
+            due = (self.phase + self.rate + EPSILON).floor()  # at most 1: `rate` is
+            self.phase += self.rate - due
+            missing |= due == 0
+        self.missing = self._each(missing)
 
     def read(self, truth: Tensor) -> Tensor:
         """Observations (N, O) for the true values (N, E).
@@ -115,6 +136,8 @@ class Sensors:
             newest = seen.index_select(1, self.late)
             self.delay.fill(self.fresh, newest)
             seen = seen.index_copy(1, self.late, self.delay.read(newest))
+        for k, (_, columns) in enumerate(self.rigid):
+            seen = seen.index_copy(1, columns, moved(seen.index_select(1, columns), self.by[:, k]))
         if self.biased:
             seen = seen + self.bias
         if self.noisy:
@@ -136,4 +159,32 @@ class Sensors:
         scatter(self._parts(), state)
 
     def _parts(self) -> dict[str, object]:
-        return {"bias": self.bias, "last": self.last, "lost": self.lost, "delay": self.delay}
+        parts = {"bias": self.bias, "last": self.last, "lost": self.lost, "delay": self.delay}
+        frames = {"rate": self.rate, "phase": self.phase} if self.framed else {}
+        return {**parts, **frames, **({"by": self.by} if self.rigid else {})}
+
+
+def rigid(sense: Sense, count: int, rng: Generator, device: torch.device) -> Tensor:
+    """`count` rigid motions (n, 7): a translation in the ball, a turn by an angle about an axis, uniform."""
+    ways = torch.empty(2, count, 3, device=device).normal_(generator=rng)
+    shift, axis = torch.nn.functional.normalize(ways, dim=-1)
+    radius, angle = torch.rand(2, count, 1, generator=rng, device=device)
+    half = sense.rotation * angle / 2
+    return torch.cat((sense.offset * radius ** (1 / 3) * shift, half.cos(), half.sin() * axis), -1)
+
+
+def moved(pose: Tensor, by: Tensor) -> Tensor:
+    """A position (N, 3), quaternion (N, 4) or both (N, 7) after a rigid motion by (N, 7); wxyz.
+
+    p' = R(q) p + t, o' = q o, for by = [t, q]: about the origin of the frame in which the pose is given.
+    """
+    shift, w, v = by.split((3, 1, 3), -1)
+    parts = list[Tensor]()
+    if pose.shape[-1] != 4:
+        turned = 2 * torch.linalg.cross(v, pose[:, :3])
+        parts.append(pose[:, :3] + w * turned + torch.linalg.cross(v, turned) + shift)
+    if pose.shape[-1] != 3:
+        scalar, u = pose[:, -4:].split((1, 3), -1)
+        parts.append(w * scalar - (v * u).sum(-1, keepdim=True))
+        parts.append(w * u + scalar * v + torch.linalg.cross(v, u))
+    return torch.cat(parts, -1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robokit.compute.compile import torch_threads
-from robokit.controller import OUTPUTS, ContractError, Loaded, carry_size
+from robokit.controller import OUTPUTS, ContractError, Loaded, carry_size, part_of
 from robokit.env.env import Env
 from robokit.evaluation.ledger import Ledger
 from robokit.evaluation.statistics import Array
@@ -21,10 +21,12 @@ from robokit.learning.episodes import Reach
 from robokit.learning.protocols import Actor
 from robokit.limits.measures import EpisodeCosts
 from robokit.task.columns import supplied
-from robokit.task.counts import headline_kind, hold_steps
+from robokit.task.counts import headline_kind, steps_held
+from robokit.task.goal import SUCCESS
 from robokit.task.task import TERMINATED, Task
 
 GAMMA = 0.99  # default discount of discounted limits
+TIME = "time to success"
 Act = Callable[[Env, Tensor], Tensor]  # (env, is_first (N,)) -> action (N, A)
 
 
@@ -42,13 +44,16 @@ class Episodes:
     charged: dict[str, EpisodeCosts[Array]]  # totals of each cost, for the measures of limits
     terminated: int
     bad: int  # episodes ended by a broken simulation
+    goals: dict[str, Array] = field(default_factory=dict[str, Array])  # "target[0]" -> (E,), at the end
 
     def lists(self) -> dict[str, list[float | None]]:
         """Numbers of all episodes by name; None: NaN. "return", "length", "headline" unless it is the return,
-        "failed", and "FIELD/COST" for EpisodeCosts' fields.
+        "failed", "FIELD/COST" for EpisodeCosts' fields, "goal/target[0]" and "success" of a goal.
         """
         own = {"return": self.returns, "length": self.lengths, "failed": self.failed}
         own |= {} if self.headline is self.returns else {"headline": self.headline}
+        own |= {f"goal/{name}": x for name, x in self.goals.items()}
+        own |= {SUCCESS: self.metrics[SUCCESS]["held"]} if self.goals else {}
         parts = {f"{key}/{k}": x for k, costs in self.charged.items() for key, x in costs._asdict().items()}
         lists = {name: x.astype(np.float64).tolist() for name, x in (own | parts).items()}
         return {name: [None if math.isnan(x) else x for x in numbers] for name, numbers in lists.items()}
@@ -57,14 +62,18 @@ class Episodes:
 def onnx_actor(file: Loaded) -> Act:
     """Actions of an exported graph, read from its carry, because its ctrl is clipped.
 
-    The actor keeps the carry of one Env, so each Env needs a new one. A call raises TaskError if the task's
+    The actor keeps the carry of one Env, so each Env needs a new one; a Delta in it moves on from the targets
+    that Env sent, as on a robot. A call raises TaskError if the task's
     action map gives another ctrl than the graph, ContractError if the graph fails or gives other shapes.
     """
     carry, size = list[npt.NDArray[np.float32]](), carry_size(file.contract)
+    begin, end = part_of(file.contract, "target")
 
     def act(env: Env, is_first: Tensor) -> Tensor:
         if not carry:
             carry.append(np.zeros((env.num_envs, size), np.float32))
+        if end:
+            carry[0][:, begin:end] = env.sim.memory["target"].cpu().numpy()
         seen = env.terms()
         terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
         ctrl, carry[0] = _run(file, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})
@@ -123,8 +132,8 @@ def sampling_actor(policy: Actor, seed: int) -> Act:
 def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     """Run the first episode of each simulation after a reset of `env`; later ones are not counted.
 
-    Metrics leave out steps with NaN. gamma: of discounted limits only. Raises TaskError for a cost out of its
-    range, and for a term that `Reach` refuses.
+    Metrics leave out steps with NaN; a goal has one more, TIME (s). gamma: of discounted limits only. Raises
+    TaskError for a cost out of its range, and for a term that `Reach` refuses.
     """
     env.reset()
     names, n, device, dt = env.names, env.num_envs, env.device, float(env.task.control_dt)
@@ -136,8 +145,12 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     one = torch.ones(n, 1, device=device)
     ledger = Ledger(env.task.limits, n, gamma, device)
     reach = Reach(env, names.state)
-    tally = Tally(names.metrics, dict.fromkeys(names.booleans, hold_steps(dt)), n, device)
+    tally = Tally(names.metrics, steps_held(env.task, names.booleans), n, device)
+    goal = env.task.goal
+    asked = env.sim.memory[goal.command] if goal else torch.zeros(n, 0)
+    goals = asked.to(device, copy=True)
     while bool(running.any()):
+        goals = torch.where(running[:, None], asked.to(device), goals)
         step = env.step(act(env, is_first))
         is_first = step.done
         totals += running[:, None] * torch.cat((step.reward[:, None], step.terms, step.cost, one), -1)
@@ -150,6 +163,8 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
     reach.check()
     returns, terms, costs, length = (c.cpu().numpy() for c in totals.split(widths, -1))
     metrics, over, broken = tally.kinds(), ended.cpu().numpy(), bad.cpu().numpy()
+    if goal is not None:
+        metrics[TIME] = {"s": tally.settled(SUCCESS, dt)}
     returns = returns[:, 0]
     return Episodes(
         returns=returns,
@@ -162,6 +177,7 @@ def run_episodes(env: Env, act: Act, gamma: float = GAMMA) -> Episodes:
         charged=charged,
         terminated=int(over.sum()),
         bad=int(broken.sum()),
+        goals={f"{goal.command}[{i}]": x for i, x in enumerate(goals.cpu().numpy().T)} if goal else {},
     )
 
 

@@ -129,6 +129,7 @@ def evaluate(
         per_episode=ran.lists(),
         filtered=filtered,
         variant=other,
+        goal=asdict(goal) | {"unit": task.commands[goal.command].unit} if (goal := task.goal) else None,
     )
 
 

@@ -37,6 +37,12 @@ class Tally:
         self._peak = torch.where(counted, torch.fmax(self._peak, x), self._peak)  # fmax ignores NaN
         self._streak = torch.where(alive, (self._streak + 1) * (x == 1), self._streak)
 
+    def settled(self, name: str, control_dt: float) -> Array:
+        """(N,) s from an episode's start until the metric is true for good, NaN: it has not held."""
+        i = self._names.index(name)
+        steps = (self._counts[:, i] - self._streak[:, i] + 1).cpu().numpy()
+        return np.where(self.kinds()[name]["held"] == 1, steps * control_dt, np.nan)
+
     def kinds(self) -> dict[str, dict[str, Array]]:
         """Name -> kind -> (N,)."""
         sums, counts, last, peak, streak = (

@@ -63,9 +63,9 @@ def variant(contract: Mapping[str, Any], env: Env, own: bool | None = None) -> s
     """None if an exported file runs on the task that it was exported for, else both tasks in words.
 
     own: whether it is that task; None: if its class has the name in the contract. What counts is the
-    contract: names and sizes of the inputs, the actuators in their order, their ranges, their ctrl at action
-    0, and the control period. Raises TaskError naming all that differ. The scale of actions is not in the
-    contract: see `check_ctrl`.
+    contract: names and sizes of the inputs, the actuators in their order, their action maps, and the control
+    period. Raises TaskError naming all that differ. Older contracts lack the scale of actions: see
+    `check_ctrl`.
     """
     named, here = contract["task"], class_name(env.task)
     own = named == here if own is None else own
@@ -93,12 +93,17 @@ def variant(contract: Mapping[str, Any], env: Env, own: bool | None = None) -> s
 
 def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
     """For each part of the action map that the contract has: the first actuator in which it differs."""
+    for a, kind in zip(known, env.map.kinds, strict=True):
+        if a.get("map", kind) != kind:
+            yield f"action map of {a['name']!r}", a["map"], kind
     parts = {
         "low": ("lowest ctrl", env.action_low),
         "high": ("highest ctrl", env.action_high),
         "default": ("ctrl at action 0", env.action_center.clamp(env.action_low, env.action_high)),
+        "scale": ("ctrl of an action of 1", env.action_half),
+        "leash": ("leash", env.map.leash),
     }
-    rooms = (ROUNDING * env.action_half).tolist()
+    rooms = (ROUNDING * env.map.span / 2).tolist()
     for key, (words, values) in parts.items():
         rows = zip(known, values.tolist(), rooms, strict=True)
         apart = [(a["name"], a[key], x) for a, x, room in rows if key in a and not _close(a[key], x, room)]
@@ -110,7 +115,7 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
 
 def _close(there: float | None, now: float, room: float) -> bool:
     """Whether a contract's number, None for one that is infinite, is the task's."""
-    return math.isinf(now) if there is None else abs(there - now) <= room
+    return not math.isfinite(now) if there is None else abs(there - now) <= room
 
 
 def _file_of(task: Task) -> str:
@@ -122,15 +127,15 @@ def _file_of(task: Task) -> str:
 
 
 def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
-    """Raise TaskError unless a file's ctrl (N, A) is, up to rounding, the task's map of its action (N, A).
+    """Raise TaskError unless a file's ctrl (N, nu) is, up to rounding, the task's map of its action (N, A).
 
     Rounding: ROUNDING, or two float32 ulps of ctrl if that is more.
     """
     targets = env.targets(action)
-    apart = (targets - ctrl).abs()
+    apart, unit = (targets - ctrl).abs(), env.map.span / 2
     ulps = 2 * torch.finfo(torch.float32).eps * targets.abs()
-    if bool((apart > torch.maximum(ROUNDING * env.action_half, ulps)).any()):
-        worst = (apart / env.action_half).amax(0)
+    if bool((apart > torch.maximum(ROUNDING * unit, ulps)).any()):
+        worst = (apart / unit).amax(0)
         i = int(worst.argmax())
         name, kind = actuators(env.sim)[i]["name"], type(env.task).__name__
         off = f"differs from {kind}.action by {float(worst[i]):.3g} in action units"

@@ -30,19 +30,22 @@ def write_contract(policy: Actor, env: Env, recording: Recording, commit: str | 
     """The contract as JSON values, without "parity" and "evaluation"; None: neither model nor task says."""
     task, widths = env.task, supplied(env.columns)
     commands = {name: c for name, c in task.commands.items() if widths.get(name) == len(c.low)}
-    carried = [*((term.name, term.start) for term in env.carried), ("belief", (0.0,) * policy.belief_size)]
+    belief, rows = ("belief", (0.0,) * policy.belief_size), _actuators(env)
+    carried = [*((term.name, term.constant) for term in env.carried), belief]
     return {
         "schema": SCHEMA,
         "kind": KIND,
+        **({"needs": ["actuators[].map"]} if env.map.moving is not None else {}),
         "task": class_name(task),
         "robot": model_name(env.sim),
         "control_dt": float(task.control_dt),
         "action_delay": list(ends(task.action_delay)),
         "inputs": [_input(name, env, recording) for name in widths],
-        "actuators": _actuators(env),
-        "carried": [{"name": name, "size": len(start), "start": list(start)} for name, start in carried],
+        "actuators": rows,
+        "carried": [{"name": n, "size": len(s), **_start(n, s, rows)} for n, s in carried],
         "commands": {name: _command(command) for name, command in commands.items()},
         "limits": {name: asdict(limit) for name, limit in task.limits.items()},
+        **({"goal": asdict(task.goal)} if task.goal else {}),
         **_randomized(task),
         "versions": versions(),
         "least": {"onnxruntime": ORT, "ir": IR, "opset": OPSET},
@@ -80,7 +83,7 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
         **_said(env.task.commands.get(name, sense)),
         **measured,
         "seen": {"low": low, "high": high},
-        "max_age": sense.max_age,
+        "max_age": sense.oldest(env.task.control_dt),
     }
 
 
@@ -111,14 +114,27 @@ def _common(values: list[Any]) -> Any:
     return values[0] if all(v == values[0] for v in values) else values
 
 
+def _start(name: str, numbers: tuple[float, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`start` of a carried term; of "target" the one input that it copies, if that is all: see `sensed`."""
+    places = [row.get("sensed", {}) for row in rows]
+    copied = places[0].get("input")
+    whole = places == [{"input": copied, "column": k} for k in range(len(rows))]
+    return {"start": list(numbers)} if name != "target" else {"start": copied} if whole else {}
+
+
 def _actuators(env: Env) -> list[dict[str, Any]]:
-    """The model's facts of each actuator, `low` and `high` (None: infinite), `default`: ctrl at action 0."""
-    default = env.action_center.clamp(env.action_low, env.action_high)  # as the graph clips it
-    bounds = zip(env.action_low.tolist(), env.action_high.tolist(), default.tolist(), strict=True)
-    return [
-        fact | {"low": _finite(low), "high": _finite(high), "default": default}
-        for fact, (low, high, default) in zip(actuators(env.sim), bounds, strict=True)
-    ]
+    """The model's facts of each control, and its action map's: see the contract's table."""
+    columns = [{"input": n, "column": k} for n, width in env.names.obs.items() for k in range(width)]
+    own, rows = env.map, actuators(env.sim)
+    default = own.center.clamp(own.low, own.high)  # as the graph clips it
+    for i, row in enumerate(rows):
+        low, high, scale, leash = (float(x[i]) for x in (own.low, own.high, own.half, own.leash))
+        row |= {"low": _finite(low), "high": _finite(high), "map": own.kinds[i]}
+        row |= {"scale": scale} if scale else {}
+        row |= {} if bool(default[i].isnan()) else {"default": float(default[i])}
+        if bool(own.seen[i]):
+            row |= {"leash": leash, "sensed": columns[int(own.joints[i])]}
+    return rows
 
 
 def _finite(value: float) -> float | None:

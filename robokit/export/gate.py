@@ -20,6 +20,7 @@ from robokit.errors import ExportError, ParityError
 from robokit.learning.episodes import beyond, observed
 from robokit.learning.protocols import Actor
 from robokit.sim.facts.readings import actuators, readings
+from robokit.task.action_map import ActionMap
 from robokit.task.columns import CARRIED, supplied
 
 OPSET, IR = 18, 8  # version of the operators, and the oldest of the file's format that holds them
@@ -64,13 +65,15 @@ def record(policy: Actor, env: Env, steps: int = STEPS) -> Recording:
     n, env_obs = min(env.num_envs, max(BATCHES)), _exact(env)
     kept, belief = _zeros(policy, env, env.num_envs)
     is_first, rows = torch.ones(env.num_envs, dtype=torch.bool), []
+    action_map = _action_map(env)
     for _ in range(steps):
-        kept = _now(kept, is_first, env_obs, env)
+        read = env.obs.cpu()  # with sensor errors: what Env starts a Delta's targets from
+        kept = _now(kept, is_first, read, env, action_map)
         obs = _with(kept, env_obs, env)
         _check_carried(obs - env_obs, env)
         rows.append((obs[:n], is_first[:n], readings(env.sim)[:n].cpu()))
         action, belief = policy(obs, belief, is_first)
-        kept = _next(kept, action, env)
+        kept = _next(kept, action, action_map.target(action, kept.get("target"), read), env)
         is_first, env_obs = env.step(action.to(env.device)).done.cpu(), _exact(env)
     recording = Recording(*(torch.stack(column) for column in zip(*rows, strict=True)))
     if wrong := beyond(observed(env), recording.obs.flatten(0, 1)):
@@ -105,21 +108,21 @@ def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) 
 
 
 class Spans(NamedTuple):
-    """Of each actuator's targets, in units of ctrl, (A,) float64 each."""
+    """Of each control's targets, in units of ctrl, (nu,) float64 each."""
 
-    span: Tensor  # the highest minus the lowest target of actions in [-1, 1], within ctrlrange
+    span: Tensor  # ActionMap.span
     allowed: Tensor  # largest difference between graph and policy
 
 
 def check_spans(env: Env) -> Spans:
     """Spans of a task's action map. Raises ExportError where float32 cannot resolve an actuator's targets."""
-    center, half, low, high = _action_map(env)
-    span = torch.minimum(2 * half, high - low)
-    largest = torch.maximum((center - half).clamp(low, high).abs(), (center + half).clamp(low, high).abs())
+    action_map = _action_map(env)
+    span, ends = action_map.span, (action_map.lowest, action_map.highest)
+    largest = torch.maximum(*(end.abs() for end in ends))
     ulp = torch.from_numpy(np.spacing(largest.numpy().astype(np.float32)).astype(np.float64))
     if coarse := torch.nonzero(ulp > FINEST * span).flatten().tolist():
         i = coarse[0]
-        at, wide, step = (f"{float(x[i]):.3g}" for x in (center, span, ulp))
+        at, wide, step = (f"{float(x[i]):.3g}" for x in ((ends[0] + ends[1]) / 2, span, ulp))
         raise ExportError(
             f"{_actuator(env, i)}: its targets lie around {at} and span {wide}, which float32 divides into "
             f"steps of {step}, more than {FINEST:g} of the span: give it a larger scale"
@@ -203,16 +206,17 @@ def check_refusal(path: Path) -> None:
 def differences(
     session: Any, policy: Actor, env: Env, seen: Tensor, is_first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Largest differences in ctrl, (A,) each, between graph and policy on equal observations and resets.
+    """Largest differences in ctrl, (nu,) each, between graph and policy on equal observations and resets.
 
     seen (T, batch, O), is_first (T, batch). The first: each with a carried state of its own; the second: each
     step from the policy's carried state, so without accumulated rounding. The policy's ctrl is computed with
     Env's action map.
     """
-    center, half, low, high = _action_map(env)
+    action_map = _action_map(env)
     kept, belief = _zeros(policy, env, seen.shape[1])
     carry = torch.cat((*kept.values(), belief), -1).numpy()
-    errors = torch.zeros(2, len(center), dtype=torch.float64)  # from own carried states, from the policy's
+    # from own carried states, from the policy's
+    errors = torch.zeros(2, len(action_map.kinds), dtype=torch.float64)
     for obs, reset in zip(seen, is_first, strict=True):
         terms = env.split(obs)
         feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
@@ -220,19 +224,18 @@ def differences(
         own = torch.cat((*kept.values(), belief), -1).numpy()
         equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
         ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
-        kept = _now(kept, reset, obs, env)
+        kept = _now(kept, reset, obs, env, action_map)
         action, belief = policy(_with(kept, obs, env), belief, reset)
-        kept = _next(kept, action, env)
-        expected = torch.clamp(center + half * action.double(), low, high)
+        expected = action_map.target(action.double(), kept.get("target"), obs)
+        kept = _next(kept, action, expected, env)
         both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
         errors = torch.maximum(errors, (both - expected).abs().amax(1))
     own_error, equal_error = errors
     return own_error, equal_error
 
 
-def _action_map(env: Env) -> tuple[Tensor, ...]:
-    """(center, half, low, high), (A,) float64 on the CPU: ctrl = clamp(center + half * action, low, high)."""
-    return tuple(getattr(env, f"action_{name}").double().cpu() for name in ("center", "half", "low", "high"))
+def _action_map(env: Env) -> ActionMap:
+    return env.map.to("cpu", torch.float64)
 
 
 def _spread(recording: Recording, batch: int) -> tuple[Tensor, Tensor]:
@@ -257,7 +260,7 @@ def _check_carried(difference: Tensor, env: Env) -> None:
         error = float(values[term.name].abs().max()) if term.name in values else 0.0
         if error > term.tolerance:
             rule = f"the observation {term.name!r} is not {CARRIED[term.name]}"
-            raise ExportError(f"{rule}, {list(term.start)} after a restart: off by {error:.3g}")
+            raise ExportError(f"{rule}, or not so after a restart: off by {error:.3g}")
 
 
 def _with(kept: Kept, obs: Tensor, env: Env) -> Tensor:
@@ -271,12 +274,13 @@ def _zeros(policy: Actor, env: Env, batch: int) -> tuple[Kept, Tensor]:
     return kept, torch.zeros(batch, policy.belief_size)
 
 
-def _now(kept: Kept, is_first: Tensor, obs: Tensor, env: Env) -> Kept:
+def _now(kept: Kept, is_first: Tensor, obs: Tensor, env: Env, action_map: ActionMap) -> Kept:
     """The carried terms as observed in this step; where is_first (n,) bool, `start` replaces `kept`."""
+    here = action_map.start(obs).float()
     commands = [value for name, value in env.split(obs).items() if name in env.task.commands]
-    begun = {t.name: torch.where(is_first[:, None], torch.tensor(t.start), kept[t.name]) for t in env.carried}
+    begun = {t.name: torch.where(is_first[:, None], t.start(here), kept[t.name]) for t in env.carried}
     return {term.name: term.now(begun[term.name], commands) for term in env.carried}
 
 
-def _next(kept: Kept, action: Tensor, env: Env) -> Kept:
-    return {term.name: term.next(kept[term.name], action) for term in env.carried}
+def _next(kept: Kept, action: Tensor, ctrl: Tensor, env: Env) -> Kept:
+    return {term.name: term.next(kept[term.name], action, ctrl.float()) for term in env.carried}

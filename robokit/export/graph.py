@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -18,37 +19,35 @@ from robokit.task.columns import supplied
 
 
 class Graph(nn.Module):
-    """The exported module: terms (B, d), carry (B, S), reset (B,) bool -> ctrl (B, A), next carry (B, S).
+    """The exported module: terms (B, d), carry (B, S), reset (B,) bool -> ctrl (B, nu), next carry (B, S).
 
     terms: a tuple, those that the robot supplies, in the order of obs. carry: [carried terms | belief].
     """
-
-    action_center: Tensor
-    action_half: Tensor
-    action_low: Tensor
-    action_high: Tensor
 
     def __init__(self, policy: Policy, env: Env) -> None:
         super().__init__()
         self.policy, self.columns, self.carried = policy, env.columns, env.carried
         self.sizes = [*(term.size for term in env.carried), policy.belief_size]
         self.commands = tuple(env.task.commands)
-        for term in env.carried:
-            self.register_buffer(f"start_{term.name}", torch.tensor(term.start), persistent=False)
-        for name in ("action_center", "action_half", "action_low", "action_high"):
-            self.register_buffer(name, getattr(env, name).float().cpu().clone())
+        own = env.map.to("cpu", torch.float32)
+        self.map = replace(own, lowest=own.low, highest=own.high)  # actions are in [-1, 1]
 
     def forward(self, terms: tuple[Tensor, ...], carry: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
         *kept, belief = carry.split(self.sizes, -1)
-        seen = dict(zip(supplied(self.columns), terms, strict=True))
+        names = (*supplied(self.columns), *(term.name for term in self.carried))
+        seen = dict(zip(names, (*terms, *kept), strict=True))
+        here = self.map.start(self._obs(seen))
         commands = [seen[name] for name in self.commands if name in seen]
         for term, value in zip(self.carried, kept, strict=True):
-            start = getattr(self, f"start_{term.name}")
-            seen[term.name] = term.now(torch.where(reset[:, None], start, value), commands)
-        obs = torch.cat([seen[column.name] for column in self.columns], -1)
+            seen[term.name] = term.now(torch.where(reset[:, None], term.start(here), value), commands)
+        obs = self._obs(seen)
         action, belief = self.policy(obs, belief, reset)
-        ctrl = torch.clamp(self.action_center + self.action_half * action, self.action_low, self.action_high)
-        return ctrl, torch.cat((*(term.next(seen[term.name], action) for term in self.carried), belief), -1)
+        ctrl = self.map.target(action, seen.get("target"), obs)
+        carried = (term.next(seen[term.name], action, ctrl) for term in self.carried)
+        return ctrl, torch.cat((*carried, belief), -1)
+
+    def _obs(self, seen: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([seen[column.name] for column in self.columns], -1)
 
 
 def trace(graph: Graph, env: Env) -> onnx.ModelProto:

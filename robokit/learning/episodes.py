@@ -10,7 +10,6 @@ from robokit.compute import processes
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import TaskError
-from robokit.task.columns import CARRIED
 
 LARGEST = 1e15  # of a term: a training squares terms and adds them up, in float32
 FUNCTIONS = {"reward": "rewards", "cost": "costs", "metric": "metrics"}  # of a task, by the kind of a label
@@ -58,7 +57,8 @@ class Reach:
 
     def __init__(self, env: Env, widths: Mapping[str, int]) -> None:
         """widths: of the terms of the critic's input, whose columns `look` takes as `state`."""
-        self.labels, self._uncounted = env.labels, len(env.names.metrics) + 1
+        self.labels = env.labels
+        self._uncounted = len(env.labels) - len(env.names.rewards) - len(env.names.costs)
         inputs = [_input(env, name) for name, width in widths.items() for _ in range(width)]
         kinds = (label.split("/", 1) for label in self.labels)
         self._names = [
@@ -120,7 +120,7 @@ def beyond(names: Sequence[str], x: Tensor) -> str:
     """Which columns of x (M, C) are NaN, infinite or above LARGEST, and the rule; "" if none is."""
     tops = zip(names, x.abs().amax(0).tolist(), strict=True)
     worst = {name: top for name, top in tops if not top <= LARGEST}
-    for name in CARRIED if len(worst) > 1 else ():  # they follow from the others
+    for name in ("action", "clock") if len(worst) > 1 else ():  # they follow from the others
         worst.pop(f"observe {name!r}", None)
     found = ", ".join(f"{name} ({top:.3g})" for name, top in worst.items())
     rule = f"must be finite and within {LARGEST:g}, for it is squared and added up in float32"
@@ -136,7 +136,8 @@ def iteration_metrics(
 ) -> dict[str, float]:
     """Metrics of one iteration: `episodes.summary()`, "loss/NAME", terms (means by Env.labels) and `more`.
 
-    logged: means of Step.logged, (L,). Raises TaskError for a term that a training cannot use: see `Reach`.
+    logged: means of Step.logged, (L,). Where commands are redrawn at success, "episode/goals" is how many
+    goals an episode reached. Raises TaskError for a term that a training cannot use: see `Reach`.
     """
     terms = dict(zip(reach.labels, logged.unbind(), strict=True))
     named = {f"loss/{name}": value for name, value in losses.items()}
@@ -145,7 +146,10 @@ def iteration_metrics(
     )
     if found.pop("beyond"):
         raise reach.error()
-    return {**episodes.summary(), **found}
+    finished = episodes.summary()
+    if "goal/reached" in found and finished:
+        finished["episode/goals"] = found["goal/reached"] * finished["episode/length"]
+    return {**finished, **found}
 
 
 def numbers(logged: Mapping[str, Tensor]) -> dict[str, float]:

@@ -91,6 +91,7 @@ def _target(limit: Limit) -> str:
 
 
 def _actuators(env: Env) -> dict[str, tuple[float, float]]:
-    center, half = (x.float().tolist() for x in (env.action_center, env.action_half))
-    named = [fact["name"] for fact in actuators(env.sim)]
-    return dict(zip(named, zip(center, half, strict=True), strict=True))
+    """(center, half) of each number of the action; a Delta's are (0, scale), under a name of its own."""
+    center, half = (x.float().nan_to_num(0.0).tolist() for x in (env.action_center, env.action_half))
+    rows = zip(actuators(env.sim), env.map.kinds, zip(center, half, strict=True), strict=True)
+    return {f["name"] + " (delta)" * (k == "delta"): pair for f, k, pair in rows if k != "hold"}

@@ -8,6 +8,7 @@ The file runs in a Controller with all its checks, as on the robot.
 import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -23,7 +24,8 @@ from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, RunError
 from robokit.export.card import check_ctrl, clip_note, variant
-from robokit.sim.render import Camera
+from robokit.sim.render import Camera, Mark
+from robokit.task.goal import origin
 
 ENCODING = {  # ffmpeg's options for each kind of film
     ".mp4": ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "23", "-movflags", "+faststart"],
@@ -83,9 +85,26 @@ def write_film(
         for n, step in zip(range(count), control_steps(controller, env), strict=False):
             total += float(step.reward)
             if n % every == 0:
-                write(camera.frame())
+                write(camera.frame(goal_mark(env)))
     say_clipped(controller, env)
     return total
+
+
+def goal_mark(env: Env) -> Mark | None:
+    """The marker of simulation 0's goal, which names one, in the world.
+
+    The place is given by the command's first numbers of one unit, up to three; the others are 0.
+    """
+    goal = env.task.goal
+    if goal is None or goal.marker is None:
+        return None
+    command = env.task.commands[goal.command]
+    units = command.unit if isinstance(command.unit, tuple) else ("m",) * len(command.low)
+    count = len([*takewhile(lambda unit: unit == units[0], units[:3])])
+    place = np.zeros(3)
+    place[:count] = env.sim.memory[goal.command][0, :count].cpu().numpy()
+    start, axes = (x.double().cpu().numpy() for x in origin(command, env.sim))
+    return Mark(goal.marker, start + axes @ place, goal.within, start)
 
 
 def periods_per_frame(control_dt: float, suffix: str) -> int:

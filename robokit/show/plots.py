@@ -3,6 +3,7 @@
     learning.png      return, and each limit's measured cost with the limit
     multipliers.png   each limit's multiplier
     costs.png         each cost in the evaluated episodes, with the limit
+    success.png       share of the episodes with success, by region of the goals
 
 No screen is needed. matplotlib takes a second to import, and is imported only to draw.
 """
@@ -10,6 +11,7 @@ No screen is needed. matplotlib takes a second to import, and is imported only t
 import math
 import os
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ def writable(folder: Path) -> Path:
 
 
 def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
-    """Write costs.png if there are limits, and the curves of a run folder, if given; returns the paths."""
+    """Write costs.png if there are limits, success.png if there is a goal, a run's curves; the paths."""
     figures: dict[str, Figure] = {}
     if run is not None:
         curves = read_curves(run / METRICS)
@@ -56,6 +58,8 @@ def draw(folder: Path, report: Report, run: Path | None = None) -> list[Path]:
             figures["multipliers"] = multipliers(curves, report.limits)
     if report.limits:
         figures["costs"] = costs(report)
+    if report.goal and _spread(report):
+        figures["success"] = success(report)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         figure.savefig(path, dpi=DPI)
@@ -131,6 +135,45 @@ def costs(report: Report) -> "Figure":
             _line(axis.axvline, limit.limit, "limit", BLACK, "--")
             axis.legend(loc="best", title=limit.verdict)
     return figure
+
+
+def success(report: Report) -> "Figure":
+    """Figure of the share of episodes with success in cells of the goals, for each pair of their numbers.
+
+    Crosses: goals without success. With one number that varies the cells are a row.
+    """
+    varied, held = _spread(report), report.numbers("success")
+    pairs = [*combinations(varied, 2)] or [(*varied, *varied)]
+    figure, axes = _rows(len(pairs), share=False)
+    figure.set_size_inches(WIDTH, 1.6 * ROW * len(pairs))
+    axes[0].set_title(f"Share of episodes with success, unit of the goals: {(report.goal or {})['unit']}")
+    for axis, (one, two) in zip(axes, pairs, strict=True):
+        x, y = report.numbers(one), report.numbers(two) if one != two else np.zeros_like(held)
+        shares, *edges = success_map(x, y, held)
+        mesh = axis.pcolormesh(*edges, shares.T, vmin=0, vmax=1, cmap="cividis")
+        axis.plot(x[held == 0], y[held == 0], "x", color=VERMILLION, markersize=4)
+        axis.set_xlabel(one.removeprefix("goal/"))
+        axis.set_ylabel(two.removeprefix("goal/") if one != two else "")
+        figure.colorbar(mesh, ax=axis)
+    return figure
+
+
+def success_map(x: Array, y: Array, held: Array) -> tuple[Array, Array, Array]:
+    """(shares (nx, ny), edges (nx + 1,), edges (ny + 1,)) of held (E,), 0 or 1, at points x, y (E,).
+
+    About ten points to a cell; NaN: a cell without. Of an axis that does not vary there is one cell.
+    """
+    n = max(2, round(math.sqrt(len(x) / 10)))
+    bins = [n if np.ptp(one) > 0 else 1 for one in (x, y)]
+    count, *edges = np.histogram2d(x, y, bins)
+    found, *_ = np.histogram2d(x, y, edges, weights=held)
+    return found / np.where(count, count, np.nan), edges[0], edges[1]
+
+
+def _spread(report: Report) -> list[str]:
+    """The numbers of the goal that differ between episodes, as "goal/target[0]"."""
+    names = [name for name in report.per_episode if name.startswith("goal/")]
+    return [name for name in names if np.ptp(report.numbers(name)) > 0]
 
 
 def episode_costs(report: Report, name: str) -> Array:

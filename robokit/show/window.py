@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robokit.controller import Loaded
 from robokit.env.env import Env
-from robokit.show.film import control_steps, one_controller, say_clipped
+from robokit.show.film import control_steps, goal_mark, one_controller, say_clipped
 from robokit.sim.render import window
 
 
@@ -22,7 +22,7 @@ def watch(
         for n, step in enumerate(control_steps(controller, env), 1):
             total += float(step.reward)
             now = n * env.task.control_dt
-            if not show() or (seconds is not None and now >= seconds):
+            if not show(goal_mark(env)) or (seconds is not None and now >= seconds):
                 break
             time.sleep(max(0.0, began + now - time.monotonic()))
     say_clipped(controller, env)

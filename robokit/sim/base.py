@@ -47,7 +47,7 @@ class Keyframe:
 
     qpos: Tensor  # (nq,)
     qvel: Tensor  # (nv,)
-    ctrl: Tensor  # (A,)
+    ctrl: Tensor  # (nu,)
     act: Tensor  # (na,) of actuators with a state
     mocap_pos: Tensor  # (nmocap, 3)
     mocap_quat: Tensor  # (nmocap, 4)
@@ -102,7 +102,7 @@ class Sim(ABC):
     causes: dict[str, str]
     qpos: Tensor  # (N, nq)
     qvel: Tensor  # (N, nv)
-    ctrl: Tensor  # (N, A), actuator order
+    ctrl: Tensor  # (N, nu), actuator order
 
     def __init__(self, model: mujoco.MjModel, num_envs: int, memory: Mapping[str, int], device: torch.device):
         self.model = model
@@ -227,7 +227,7 @@ class Sim(ABC):
 
     @abstractmethod
     def step(self, ctrl: Tensor, nstep: int) -> None:
-        """Advance all simulations by `nstep` timesteps: with `ctrl` (N, A), or each's own, (nstep, N, A)."""
+        """Advance by `nstep` timesteps with `ctrl` (N, nu), or with each timestep's own (nstep, N, nu)."""
 
     @abstractmethod
     def reset(self, which: Tensor | None, values: Mapping[str, Tensor]) -> None:

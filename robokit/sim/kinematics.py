@@ -1,4 +1,4 @@
-"""Joint positions that bring a site to a point: damped least squares (Wampler 1986; Buss 2004, section 5).
+"""Joint positions that bring a site or body to a point: damped least squares (Wampler 1986; Buss 2004, 5).
 
 qpos, error = reach(model, "tip", [[0.3, 0.1, 0.2]])      # m: how far the tip stays from each point
 """
@@ -6,12 +6,15 @@ qpos, error = reach(model, "tip", [[0.3, 0.1, 0.2]])      # m: how far the tip s
 import mujoco
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from robokit.sim.model import index
+from robokit.sim.base import Sim
+from robokit.sim.model import index, names
 
 JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 DAMPING = 0.03  # lambda: near a singular pose steps stay short
 LONGEST = 0.1  # m, of the error that one step removes
+PLACES = {"site": "site_xpos", "body": "xpos"}  # fields of MjData
 Array = npt.NDArray[np.float64]
 
 
@@ -25,8 +28,9 @@ def reach(
 ) -> tuple[Array, Array]:
     """(qpos (K, nq), distance (K,) in m) with the site near points (K, 3) in the world.
 
-    Only hinges and slides between the site and the world move, within their ranges. start: (nq,), or (K, nq);
-    None: qpos0. Ends after `steps`, or `within` m of the point.
+    site: its name, or that of a body where no site has it. Only hinges and slides between it and the world
+    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. Ends after `steps`, or `within` m of the
+    point.
 
     dq = J^T (J J^T + lambda^2 1)^-1 e
 
@@ -35,7 +39,7 @@ def reach(
     goals = np.asarray(points, float).reshape(-1, 3)
     begin = np.asarray(model.qpos0 if start is None else start, float)
     qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
-    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), index(model, "site", site)
+    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), _find(model, site)
     joints = chain(model, site)
     for row, goal in enumerate(goals):
         data.qpos[:] = qpos[row]
@@ -46,10 +50,33 @@ def reach(
 
 def chain(model: mujoco.MjModel, site: str) -> list[int]:
     """Indices of the hinges and slides that move a site. Raises ModelError if there is no such site."""
-    body, joints = int(model.site_bodyid[index(model, "site", site)]), list[int]()
+    return [j for j in _joints(model, *_find(model, site)) if int(model.jnt_type[j]) in JOINTS]
+
+
+def place_of(sim: Sim, places: Tensor) -> str | None:
+    """Name of a site or body that is at `places` (N, 3), float32, and that hinges and slides alone move."""
+    for kind in PLACES if places.shape[1] == 3 else ():
+        same = (sim.field(PLACES[kind]).float() == places[:, None]).all(-1).all(0)
+        for at in same.nonzero()[:, 0].tolist():
+            joints, name = _joints(sim.model, kind, at), names(sim.model, kind)[at]
+            alone = joints and all(int(sim.model.jnt_type[j]) in JOINTS for j in joints)
+            if name and alone and _find(sim.model, name) == (kind, at):
+                return name
+    return None
+
+
+def _find(model: mujoco.MjModel, name: str) -> tuple[str, int]:
+    """Kind and index of the site of this name, else of the body. Raises ModelError if there is neither."""
+    kind = "body" if name in names(model, "body") and name not in names(model, "site") else "site"
+    return kind, index(model, kind, name)
+
+
+def _joints(model: mujoco.MjModel, kind: str, at: int) -> list[int]:
+    """Indices of all joints between a site or body and the world."""
+    body, joints = int(model.site_bodyid[at]) if kind == "site" else at, list[int]()
     while body:
-        first, count = int(model.body_jntadr[body]), int(model.body_jntnum[body])
-        joints += [j for j in range(first, first + count) if int(model.jnt_type[j]) in JOINTS]
+        first = int(model.body_jntadr[body])
+        joints += range(first, first + int(model.body_jntnum[body]))
         body = int(model.body_parentid[body])
     return sorted(joints)
 
@@ -69,11 +96,11 @@ def reachable(
     """Distances (K,), m, that stay between the site and points (K, 3), each from the nearest of `tries`."""
     goals = np.asarray(points, float).reshape(-1, 3)
     starts = random_joints(model, chain(model, site), tries, rng)
-    data, at, places = mujoco.MjData(model), index(model, "site", site), np.empty((tries, 3))
+    data, (kind, at), places = mujoco.MjData(model), _find(model, site), np.empty((tries, 3))
     for row, qpos in enumerate(starts):
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
-        places[row] = data.site_xpos[at]
+        places[row] = getattr(data, PLACES[kind])[at]
     nearest = np.linalg.norm(places[None] - goals[:, None], axis=-1).argmin(1)
     return reach(model, site, goals, starts[nearest])[1]
 
@@ -81,7 +108,7 @@ def reachable(
 def _approach(
     model: mujoco.MjModel,
     data: mujoco.MjData,
-    site: int,
+    site: tuple[str, int],
     goal: Array,
     joints: list[int],
     steps: int,
@@ -90,22 +117,24 @@ def _approach(
     """Move data.qpos towards the goal; the distance that stays, m."""
     places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
-    jacobian = np.zeros((3, model.nv))
+    (kind, at), jacobian = site, np.zeros((3, model.nv))
+    place = getattr(data, PLACES[kind])[at]  # a live view
+    derive = mujoco.mj_jacSite if kind == "site" else mujoco.mj_jacBody
     for _ in range(steps):
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
-        error = goal - data.site_xpos[site]
+        error = goal - place
         distance = float(np.linalg.norm(error))
         if distance <= within:
             break
-        mujoco.mj_jacSite(model, data, jacobian, None, site)
+        derive(model, data, jacobian, None, at)
         own = jacobian[:, dofs]
         step = own.T @ np.linalg.solve(
             own @ own.T + DAMPING**2 * np.eye(3), error * min(1.0, LONGEST / distance)
         )
         data.qpos[places] = np.clip(data.qpos[places] + step, low, high)
     mujoco.mj_kinematics(model, data)
-    return float(np.linalg.norm(goal - data.site_xpos[site]))
+    return float(np.linalg.norm(goal - place))
 
 
 def _range(model: mujoco.MjModel, joint: int, free: float | None = None) -> tuple[float, float]:

@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -31,6 +32,27 @@ WINDOW = (  # MuJoCo's viewer would wait for ever for a window that its thread c
     "(glfw.window_hint(glfw.VISIBLE, 0) or glfw.create_window(16, 16, '', None, None))))"
 )
 PROBE_SECONDS = 60.0
+ARROW = 0.02  # m, its width
+MARK = np.array([0.1, 0.8, 0.3, 0.4], np.float32)  # RGBA of a goal
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is drawn beside the model: a goal at `place`, m, in the world."""
+
+    kind: Literal["sphere", "box", "arrow"]
+    place: npt.NDArray[np.float64]  # (3,)
+    size: float  # m: radius, or half the box's side
+    start: npt.NDArray[np.float64]  # (3,) of an arrow to `place`
+
+    def draw(self, scene: mujoco.MjvScene) -> None:
+        """Append it to the geoms of a scene."""
+        geom, kind = scene.geoms[scene.ngeom], getattr(mujoco.mjtGeom, f"mjGEOM_{self.kind.upper()}")
+        size, axes = np.full(3, self.size), np.eye(3).ravel()
+        mujoco.mjv_initGeom(geom, kind, size, self.place, axes, MARK)
+        if self.kind == "arrow":
+            mujoco.mjv_connector(geom, kind, ARROW, self.start, self.place)
+        scene.ngeom += 1
 
 
 class RenderError(Error):
@@ -97,21 +119,23 @@ class Camera:
         self._context.free()
         self._gl.free()
 
-    def frame(self) -> npt.NDArray[np.uint8]:
+    def frame(self, mark: Mark | None = None) -> npt.NDArray[np.uint8]:
         """Render the current state of simulation 0: a new array (H, W, 3) uint8, RGB, top row first."""
         copy_state(self._sim, self._data)
         everything, option = mujoco.mjtCatBit.mjCAT_ALL, mujoco.MjvOption()
         mujoco.mjv_updateScene(
             self._sim.model, self._data, option, None, self._view, int(everything), self._scene
         )
+        if mark is not None:
+            mark.draw(self._scene)
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._rect, self._context)
         return self._pixels[::-1].copy()  # OpenGL's first row is the lowest
 
 
 @contextlib.contextmanager
-def window(sim: Sim) -> Iterator[Callable[[], bool]]:
-    """Open MuJoCo's viewer; yields a function that draws simulation 0 and returns whether the window is open.
+def window(sim: Sim) -> Iterator[Callable[[Mark | None], bool]]:
+    """Open MuJoCo's viewer; yields a function that draws simulation 0 with a mark and tells if it is open.
 
     Raises RenderError if there is no screen, or none that a window can be opened on.
     """
@@ -131,9 +155,12 @@ def window(sim: Sim) -> Iterator[Callable[[], bool]]:
         if sim.model.nbody > 1:  # the mouse still rotates the view
             handle.cam.type, handle.cam.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
 
-        def show() -> bool:
+        def show(mark: Mark | None = None) -> bool:
             with handle.lock():
                 copy_state(sim, data)
+                handle.user_scn.ngeom = 0
+                if mark is not None:
+                    mark.draw(handle.user_scn)
             handle.sync()
             return bool(handle.is_running())
 

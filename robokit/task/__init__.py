@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from robokit.sim.menagerie import menagerie as menagerie
     from robokit.sim.quantities.draw import Add as Add, Scale as Scale
     from robokit.sim.terrain import Terrain as Terrain
-    from robokit.task.action import Around as Around, Ctrl as Ctrl
+    from robokit.task.action import Around as Around, Ctrl as Ctrl, Delta as Delta, Hold as Hold
     from robokit.task.command import Command as Command
+    from robokit.task.goal import Goal as Goal
     from robokit.task.mirror import Mirror as Mirror
+    from robokit.task.region import Ball as Ball, Points as Points, Ring as Ring
     from robokit.task.sense import Range as Range, Sense as Sense
     from robokit.task.task import (
         Task as Task,
@@ -28,9 +30,11 @@ __getattr__, __dir__ = face(
     __name__,
     {
         "robokit.task.task": "Task Terms normal packaged uniform",
-        "robokit.task.action": "Around Ctrl",
+        "robokit.task.action": "Around Ctrl Delta Hold",
         "robokit.task.command": "Command",
+        "robokit.task.goal": "Goal",
         "robokit.task.mirror": "Mirror",
+        "robokit.task.region": "Ball Points Ring",
         "robokit.task.sense": "Range Sense",
         "robokit.limits.limit": "Limit",
         "robokit.sim.menagerie": "menagerie",

@@ -1,20 +1,26 @@
-"""Action maps: from actions in [-1, 1] to ctrl."""
+"""Action maps: from actions in [-1, 1] to ctrl.
 
-from collections.abc import Sequence
+action = {"arm*": Delta(0.05, leash=0.2), "gripper": Ctrl(), "wheel": Hold("home")}
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robokit.errors import TaskError
+from robokit.errors import TaskError, did_you_mean
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
-from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of, range_keys
+from robokit.sim.facts.controls import CtrlRange, bounds, controls, joint_of, range_keys, sets_position
 from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
-Numbers = float | Sequence[float] | None  # one for all controls, or one each
+Numbers = float | Sequence[float]  # one for all controls, or one each
+Columns = Sequence[int]  # of ctrl: the controls of a map
 
 
 @dataclass(frozen=True)
@@ -25,24 +31,27 @@ class Ctrl:
     low, high: numbers of the task instead, one or one each; a ctrlrange narrows them.
     """
 
-    low: Numbers = None
-    high: Numbers = None
+    low: Numbers | None = None
+    high: Numbers | None = None
 
-    def limits(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (A,) each, all finite. Raises TaskError for a control without."""
-        low, high = ctrl_limits(sim)
+    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
+        of = range(sim.model.nu) if of is None else of
+        low, high = ctrl_limits(sim, of)
         if self.low is not None or self.high is not None:
-            own = _own(sim, self)
+            own = [_numbers(sim, of, f"Ctrl.{key}", getattr(self, key)) for key in ("low", "high")]
             low, high = torch.maximum(low, own[0]), torch.minimum(high, own[1])
             rule = "Ctrl.low must be below Ctrl.high and within ctrlrange"
             for i in torch.nonzero(~(low < high)).flatten().tolist():
                 span = f"{float(low[i]):g} to {float(high[i]):g}"
-                raise TaskError(f"{rule}; of {_names(sim, [i])} {span} is left")
+                raise TaskError(f"{rule}; of {_names(sim, [of[i]])} {span} is left")
             return low, high
-        for i, borrowed in self.borrowed(sim).items():
-            low[i], high[i] = borrowed.low, borrowed.high
+        borrowed = self.borrowed(sim)
+        for k, i in enumerate(of):
+            if i in borrowed:
+                low[k], high[k] = borrowed[i].low, borrowed[i].high
         if missing := torch.nonzero(~(low.isfinite() & high.isfinite())).flatten().tolist():
-            raise TaskError(_no_range(sim, missing))
+            raise TaskError(_no_range(sim, [of[i] for i in missing]))
         return low, high
 
     def borrowed(self, sim: Sim) -> dict[int, CtrlRange]:
@@ -53,27 +62,24 @@ class Ctrl:
         found = enumerate(bounds(sim.model))
         return {i: bound for i, bound in found if bound and not limited[i] and i not in off}
 
-    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
-        low, high = self.limits(sim)
+    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
+        low, high = self.limits(sim, of)
         return (low + high) / 2, (high - low) / 2
 
 
-def _own(sim: Sim, action: Ctrl) -> tuple[Tensor, Tensor]:
-    """The task's own (low, high), (A,) each. Raises TaskError unless both are finite and fit the controls."""
-    return _end(sim, "low", action.low), _end(sim, "high", action.high)
-
-
-def _end(sim: Sim, key: str, value: Numbers) -> Tensor:
-    n = int(sim.model.nu)
+def _numbers(sim: Sim, of: Columns, what: str, value: Any, positive: bool = False) -> Tensor:
+    """A task's numbers for the controls `of`, (n,). Raises TaskError unless they are finite and fit."""
+    n = len(of)
     try:
-        end = torch.as_tensor(value, dtype=sim.dtype, device=sim.device)
+        x = torch.as_tensor(value, dtype=sim.dtype, device=sim.device)
     except (TypeError, ValueError, RuntimeError):
-        end = torch.tensor(torch.nan)
-    if end.shape not in ((), (n,)) or not bool(end.isfinite().all()):
-        rule = f"must be a finite number, or one for each of {n} controls"
-        raise TaskError(f"Ctrl.{key} {rule}; got {value!r}")
-    return end.expand(n)
+        x = torch.tensor(torch.nan)
+    if x.shape not in ((), (n,)) or not bool((x.isfinite() & ((x > 0) | (not positive))).all()):
+        each = f"must be a finite number, or one for each of {n} controls"
+        rule = f"must be > 0, one or {n} numbers" if positive else each
+        raise TaskError(f"{what} {rule}; got {value!r}")
+    return x.expand(n)
 
 
 def _switched_off(sim: Sim) -> set[int]:
@@ -109,42 +115,127 @@ class Around:
     """ctrl = a keyframe's ctrl + `scale` (units of ctrl) * action in [-1, 1]; Env clamps it to ctrlrange."""
 
     keyframe: str | int  # its name, or its index
-    scale: float | tuple[float, ...]  # one for all controls, or one each
+    scale: Numbers  # one for all controls, or one each
 
-    def limits(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """Bounds (low, high) of ctrl, (A,) each: ctrlrange."""
-        return ctrl_limits(sim)
-
-    def affine(self, sim: Sim) -> tuple[Tensor, Tensor]:
-        """(center, half), (A,) each, in units of ctrl: ctrl = center + half * action.
+    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action.
 
         Raises TaskError for an impossible scale, and where all targets of a control lie beyond its ctrlrange.
         """
-        center = sim.keyframe(self.keyframe).ctrl
-        scale = torch.as_tensor(self.scale, dtype=center.dtype, device=center.device)
-        if scale.shape not in ((), center.shape) or not bool(((scale > 0) & scale.isfinite()).all()):
-            raise TaskError(f"Around.scale must be > 0, one or {len(center)} numbers; got {self.scale}")
-        scale = scale.expand_as(center)
-        _check_reach(sim, center - scale, center + scale, f"does the keyframe {self.keyframe!r} have a ctrl?")
-        return center, scale
+        of = range(sim.model.nu) if of is None else of
+        scale = _numbers(sim, of, "Around.scale", self.scale, positive=True)
+        return _at_keyframe(sim, of, self, scale), scale
 
 
-def _check_reach(sim: Sim, lowest: Tensor, highest: Tensor, hint: str) -> None:
-    """Raise TaskError if all targets of a control lie beyond one end of ctrlrange: no action moves it."""
-    low, high = ctrl_limits(sim)
-    outside = torch.nonzero((highest <= low) | (lowest >= high))
-    if len(outside):
-        i = int(outside[0])
+@dataclass(frozen=True)
+class Hold:
+    """No action: the control is held at a keyframe's ctrl."""
+
+    keyframe: str | int
+
+    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
+        """(center, 0), (n,) each. Raises TaskError for a ctrl beyond ctrlrange."""
+        zero = torch.zeros(len(of), dtype=sim.dtype, device=sim.device)
+        return _at_keyframe(sim, of, self, zero), zero
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The target moves by `scale` (units of ctrl) * action in each control period: for servos of position.
+
+        target = clip(clip(target + scale * action, q - leash, q + leash), range);  q: the sensed joint
+
+    An episode starts at q; where no term of the observation is the joint's position (in rad or m) at the
+    keyframe's ctrl. leash: required where one is. Without it the target winds up against a table, a soft
+    start or a hold, and jumps on release. The range is ctrlrange, or what else bounds it, as of Ctrl().
+    """
+
+    scale: Numbers
+    leash: Numbers | None = None  # rad or m
+    keyframe: str | int | None = None
+
+    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
+        """(keyframe's ctrl or NaN, scale), (n,) each. Raises TaskError unless ctrl is a position."""
+        known = controls(sim.model)
+        if other := [i for i in of if not sets_position(sim.model, known[i])]:
+            rule = "moves a target of position, so it needs a position actuator"
+            raise TaskError(f"Delta {rule}; {_names(sim, other)} have another: Ctrl() or Around(...) there")
+        scale = _numbers(sim, of, "Delta.scale", self.scale, positive=True)
+        unknown = torch.full_like(scale, torch.nan)
+        return unknown if self.keyframe is None else _at_keyframe(sim, of, self, 0 * scale), scale
+
+    def leashes(self, sim: Sim, of: Columns, joints: Sequence[int | None]) -> Tensor | float:
+        """leash (n,); inf where the joint has no column in `joints`. Raises TaskError as the class says."""
+        unseen = [i for i in of if joints[i] is None]
+        seen = [i for i in of if joints[i] is not None]
+        what = "an observation that is its joint's position, sim.qpos in rad or m, not hidden"
+        if unseen and self.keyframe is None:
+            what = f"must know where it starts: {what}, or Delta(..., keyframe=)"
+            raise TaskError(f"Delta of {_names(sim, unseen)} {what}")
+        if unseen and self.leash is not None:
+            raise TaskError(f"Delta.leash of {_names(sim, unseen)} needs {what}: or a map without leash")
+        if seen and self.leash is None:
+            why = "without one its target winds up against what stops the joint, and jumps on release"
+            raise TaskError(f"Delta of {_names(sim, seen)} needs a leash, as the joint is observed: {why}")
+        return torch.inf if unseen else _numbers(sim, of, "Delta.leash", self.leash, positive=True)
+
+
+Map = Ctrl | Around | Delta | Hold
+Action = Map | Mapping[str, Map]  # of all controls, or {pattern: map}, fnmatch on names of controls
+
+
+def _at_keyframe(sim: Sim, of: Columns, one: Any, reach: Tensor) -> Tensor:
+    """A keyframe's ctrl, (n,). TaskError if all targets within `reach` of it lie beyond ctrlrange."""
+    center, (low, high) = sim.keyframe(one.keyframe).ctrl[list(of)], ctrl_limits(sim, of)
+    lowest, highest = center - reach, center + reach
+    still, outside = (highest < low) | (lowest > high), (highest <= low) | (lowest >= high)
+    for i in torch.nonzero(torch.where(reach > 0, outside, still)).flatten().tolist():
         targets, span = (f"{float(a[i]):g} to {float(b[i]):g}" for a, b in ((lowest, highest), (low, high)))
-        name = _names(sim, [i])[0]
-        raise TaskError(
-            f"Around's targets of {name!r}, {targets}, must overlap its ctrlrange, {span}: {hint}"
-        )
+        what = f"{type(one).__name__}'s targets of {_names(sim, [of[i]])[0]!r}, {targets}"
+        hint = f"does the keyframe {one.keyframe!r} have a ctrl?"
+        raise TaskError(f"{what}, must overlap its ctrlrange, {span}: {hint}")
+    return center
 
 
-def ctrl_limits(sim: Sim) -> tuple[Tensor, Tensor]:
-    """ctrlrange (low, high), (A,) each; -inf and inf for a control without one."""
-    limited = sim.nominal("actuator_ctrllimited").bool()
-    low, high = sim.nominal("actuator_ctrlrange").unbind(-1)
+def ctrl_limits(sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+    """ctrlrange (low, high), (n,) each; -inf and inf for a control without one."""
+    of = list(range(sim.model.nu) if of is None else of)
+    limited = sim.nominal("actuator_ctrllimited").bool()[of]
+    low, high = sim.nominal("actuator_ctrlrange")[of].unbind(-1)
     infinity = torch.full_like(low, torch.inf)
     return torch.where(limited, low, -infinity), torch.where(limited, high, infinity)
+
+
+def by_pattern(action: Action) -> Mapping[str, Map]:
+    return action if isinstance(action, Mapping) else {"*": action}
+
+
+def check_action(owner: str, action: Any) -> None:
+    """Raise TaskError unless it is an action map, or {pattern: action map}."""
+    maps = by_pattern(action)
+    if not maps or not all(isinstance(k, str) and isinstance(one, Map) for k, one in maps.items()):
+        rule = "must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern: one of these}"
+        raise TaskError(f"{owner}.action {rule}, got {action!r}")
+
+
+def moves(action: Action) -> bool:
+    """Whether a control's target is carried: whether there is a Delta."""
+    return any(isinstance(one, Delta) for one in by_pattern(action).values())
+
+
+def groups(action: Action, model: Any) -> list[tuple[Map, list[int]]]:
+    """Each map with its controls, in ctrl's order. TaskError unless each control matches one pattern."""
+    called, maps = [control.name for control in controls(model)], by_pattern(action)
+    found = {p: [i for i, name in enumerate(called) if name == p or fnmatchcase(name, p)] for p in maps}
+    for pattern in (p for p, of in found.items() if not of and called):
+        raise TaskError(f"action: no control {pattern!r}{did_you_mean(pattern, called)}; there are {called}")
+    for i, name in enumerate(called):
+        if len(by := [pattern for pattern, of in found.items() if i in of]) != 1:
+            rule = f"must match one pattern of {[*maps]}, got {by or 'none'}"
+            raise TaskError(f"action: control {name!r} {rule}")
+    return [(one, found[pattern]) for pattern, one in maps.items()]
+
+
+def action_size(action: Action, model: Any) -> int:
+    """A, the numbers of an action: a control that is held has none."""
+    return sum(len(of) for one, of in groups(action, model) if not isinstance(one, Hold))

@@ -1,10 +1,15 @@
 """Commands: goals drawn during an episode."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
 
 from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
+from robokit.task.region import Region
 from robokit.task.sense import Sense as Sense
 
 
@@ -12,22 +17,35 @@ from robokit.task.sense import Sense as Sense
 class Command:
     """A goal drawn uniformly from [low, high] at each restart, and again after times drawn from `every`.
 
-    low and high have d numbers each. Raises TaskError for an impossible value.
+    low and high have d numbers each. region: a Ball, Ring or Points to draw from instead, without low and
+    high; or a function of the task, (self, sim, rng) -> (sim.num_envs, d), whose values are clamped to low
+    and high. Raises TaskError for an impossible value.
     """
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    every: tuple[float, float] | None = None  # s, a range; None: one command per episode
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    # s, a range; "success": in training, where the task's goal has held; None: one command per episode
+    every: tuple[float, float] | Literal["success"] | None = None
     still: float = 0.0  # probability of an all-zero command instead
     unit: str | tuple[str, ...] | None = None  # for the contract: one for all numbers, or one each
     frame: str | tuple[str, ...] | None = None  # the same
+    region: Region | Callable[..., Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.region, Region):
+            if (self.low, self.high) not in (((), ()), self.region.bounds()):
+                raise TaskError(f"Command takes low and high or a region, got both: {self.region}")
+            vars(self).update(zip(("low", "high"), self.region.bounds(), strict=True))
+        elif not (self.region is None or hasattr(self.region, "__get__")):
+            raise TaskError(f"Command.region must be Ball, Ring, Points or a function, got {self.region!r}")
         pairs = list(zip(self.low, self.high, strict=False))
-        if len(self.low) != len(self.high) or not all(-math.inf < a <= b < math.inf for a, b in pairs):
+        ordered = all(-math.inf < a <= b < math.inf for a, b in pairs)
+        if not (len(self.low) == len(self.high) > 0 and ordered):
             raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
-        if self.every is not None and not 0 < self.every[0] <= self.every[1] < math.inf:
-            raise TaskError(f"Command.every must be a range of seconds 0 < from <= to, got {self.every}")
+        timed = isinstance(self.every, tuple) and 0 < self.every[0] <= self.every[1] < math.inf
+        if not (timed or self.every in (None, "success")):
+            rule = 'must be a range of seconds 0 < from <= to, or "success"'
+            raise TaskError(f"Command.every {rule}, got {self.every}")
         if not 0 <= self.still <= 1:
             raise TaskError(f"Command.still must be a chance in [0, 1], got {self.still}")
         if self.still and not all(a <= 0 <= b for a, b in pairs):

@@ -15,10 +15,10 @@ from robokit.errors import OptionError, TaskError, did_you_mean
 from robokit.limits.limit import Limit
 from robokit.sim.base import Sim
 from robokit.sim.drawn import NEVER_NEGATIVE
-from robokit.task.action import Around, Ctrl
-from robokit.task.columns import CARRIED
+from robokit.task.action import check_action
+from robokit.task.columns import carried_names
 from robokit.task.command import Command
-from robokit.task.counts import check_counts
+from robokit.task.counts import check_counts, check_goal, goal_terms
 from robokit.task.guarded import call, guarded
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Sense, check_delay
@@ -43,7 +43,8 @@ class Names:
     obs: dict[str, int]  # name -> width of the terms that the policy observes
     truth: dict[str, int]  # of all terms that `observe` returns
     privileged: dict[str, int]
-    rewards: tuple[str, ...]
+    rewards: tuple[str, ...]  # first those of `rewards`, then `reached`
+    reached: tuple[str, ...]
     costs: tuple[str, ...]
     metrics: tuple[str, ...]
     booleans: frozenset[str]  # boolean metrics
@@ -64,8 +65,7 @@ def check_constants(task: Task) -> None:
         if not isinstance(constants[name], Mapping):
             raise TaskError(f"{kind.__name__}.{name} must be {form}, got {constants[name]!r}")
     _check_numbers(task, constants)
-    if not isinstance(task.action, Ctrl | Around):
-        raise TaskError(f"{kind.__name__}.action must be Ctrl() or Around(...), got {task.action!r}")
+    check_action(kind.__name__, task.action)
     for name, command in task.commands.items():
         if not isinstance(command, Command):
             raise TaskError(f"{kind.__name__}.commands[{name!r}] must be a Command, got {command!r}")
@@ -73,6 +73,7 @@ def check_constants(task: Task) -> None:
         if not isinstance(width, int) or width < 1:
             raise TaskError(f"{kind.__name__}.memory[{name!r}] must be a width >= 1, got {width!r}")
     check_limits(task)
+    check_goal(task)
     if not 0 <= task.clock * task.control_dt < 0.5:
         rule = f"at least 0 and below {0.5 / task.control_dt:g} Hz, half the control rate"
         raise TaskError(f"{kind.__name__}.clock must be {rule}, got {task.clock!r}")
@@ -112,7 +113,7 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     nominal: without `randomize`. Resets `sim` to the task's start. TaskError for a wrong shape, name or type.
     """
     n, rng = sim.num_envs, torch.Generator(sim.device).manual_seed(seed)
-    action = torch.zeros(n, sim.model.nu, device=sim.device)
+    action = torch.zeros(sim.memory["action"].shape, device=sim.device)
     values = _state_values(task, "reset", call(task, "reset", sim, rng), sim)
     if not nominal:
         values |= _model_values(task, call(task, "randomize", sim, rng), sim)
@@ -121,11 +122,11 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():
         for name, value in terms.items():
-            _check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
+            check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
     if not seen["observe"]:
         raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
     terminated = call(task, "terminated", sim)
-    _check_shape(task, "terminated", "terminated", terminated, (n,))
+    check_shape(task, "terminated", "terminated", terminated, (n,))
     if terminated.dtype != torch.bool:
         raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
     remembered = call(task, "remember", sim, action)
@@ -135,7 +136,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     if "ctrl" in pushes:
         rule = "would be overwritten by the action; push by qfrc_applied, xfrc_applied or a velocity"
         raise TaskError(f"{type(task).__name__}.disturb 'ctrl' {rule}")
-    _check_weights(task, seen["rewards"])
+    reached = goal_terms(task, sim, seen, call)
+    for name, value in reached.items():
+        check_shape(task, "reached", name, value, (n,))
+    _check_weights(task, seen["rewards"] | reached)
     _check_costs(task, seen["costs"])
     check_counts(task, seen["metrics"])
     widths = {k: v.shape[1] for k, v in seen["observe"].items()}
@@ -143,12 +147,13 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     _check_clock(task, widths)
     _check_sensing(task, widths)
     check_history(task.history, widths)
-    _check_mirror(task, {**widths, "action": sim.model.nu})
+    _check_mirror(task, {**widths, "action": action.shape[1]})
     return Names(
         obs={k: w for k, w in widths.items() if k not in task.sensing or not task.sensing[k].hidden},
         truth=widths,
         privileged={k: v.shape[1] for k, v in seen["privileged"].items()},
-        rewards=tuple(task.weights),
+        rewards=(*(k for k in task.weights if k not in reached), *reached),
+        reached=tuple(reached),
         costs=tuple(task.limits),
         metrics=tuple(seen["metrics"]),
         booleans=frozenset(k for k, v in seen["metrics"].items() if v.dtype == torch.bool),
@@ -159,10 +164,10 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
 def check_finite(task: Task, sim: Sim) -> None:
     """Raise TaskError for a term that is not finite right after a reset; a metric may be NaN ("not counted").
 
-    Also for an observation named like a command, "action" or "clock" that is not sim.memory[name], the value
+    Also for one named like a command or a carried term ("action") that is not sim.memory[name], the value
     that Env keeps and the exported policy will see under this name.
     """
-    action = torch.zeros(sim.num_envs, sim.model.nu, device=sim.device)
+    action = torch.zeros(sim.memory["action"].shape, device=sim.device)
     seen = {f: call(task, f, sim) for f in ("observe", "privileged", "metrics")}
     seen |= {f: call(task, f, sim, action) for f in ("rewards", "costs")}
     for kind, terms in seen.items():
@@ -171,7 +176,7 @@ def check_finite(task: Task, sim: Sim) -> None:
             if not bool(fine.all()):
                 raise TaskError(f"{type(task).__name__}.{kind} {name!r} is not finite right after a reset")
     # on a robot, the controller clips a command to its range, and the exported file carries the others
-    for name, what in {**dict.fromkeys(task.commands, "the command"), **CARRIED}.items():
+    for name, what in {**dict.fromkeys(task.commands, "the command"), **carried_names(task.action)}.items():
         if name in seen["observe"] and not _as_in_memory(task, sim, name):
             rule = f"must equal sim.memory[{name!r}], {what}; give another term another name"
             raise TaskError(f"{type(task).__name__}.observe {name!r} {rule}")
@@ -180,7 +185,7 @@ def check_finite(task: Task, sim: Sim) -> None:
 def _as_in_memory(task: Task, sim: Sim, name: str) -> bool:
     """Whether observation `name` equals memory `name`; carried terms are tried with varied values."""
     memory, before = sim.memory[name], sim.memory[name].clone()
-    if name in CARRIED:
+    if name in carried_names(task.action):
         memory.copy_(torch.linspace(-0.9, 0.8, memory.numel()).view(memory.shape))
     same = torch.equal(call(task, "observe", sim)[name].double(), memory.double())
     memory.copy_(before)
@@ -193,7 +198,7 @@ def same_names(values: Terms, names: Iterable[str], kind: str) -> None:
         raise TaskError(f"{kind} changed its names from {sorted(names)} to {sorted(values)}")
 
 
-def _check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
+def check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[int | str, ...]) -> None:
     """Raise TaskError unless a value has the expected shape, where "d" stands for any width."""
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     fits = len(got) == len(expected) and all(e in ("d", g) for e, g in zip(expected, got, strict=True))
@@ -211,7 +216,7 @@ def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> 
 
 def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
-        _check_shape(task, kind, name, value, tuple(sim.written(name).shape))
+        check_shape(task, kind, name, value, tuple(sim.written(name).shape))
         _check_finite(task, kind, name, value)
     return values
 
@@ -219,7 +224,7 @@ def _state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
 def _model_values(task: Task, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         shape = sim.memory[name].shape if name in sim.memory else (sim.num_envs, *sim.nominal(name).shape)
-        _check_shape(task, "randomize", name, value, tuple(shape))
+        check_shape(task, "randomize", name, value, tuple(shape))
         _check_finite(task, "randomize", name, value)
         if NEVER_NEGATIVE.fullmatch(name) and bool((value < 0).any()):
             rule = f"must not be negative, got {float(value.min()):g}"
@@ -235,14 +240,12 @@ def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
 def _check_weights(task: Task, terms: Terms) -> None:
     for name in task.weights:
         if name not in terms:
-            raise TaskError(
-                f"weights name {name!r}, which rewards does not return{did_you_mean(name, terms)}"
-            )
+            hint = did_you_mean(name, terms)
+            raise TaskError(f"weights name {name!r}, which rewards does not return{hint}")
     for name in terms:
         if name not in task.weights:
-            raise TaskError(
-                f"rewards returns {name!r}, which has no weight{did_you_mean(name, task.weights)}"
-            )
+            hint = did_you_mean(name, task.weights)
+            raise TaskError(f"rewards returns {name!r}, which has no weight{hint}")
 
 
 def check_limits(task: Task) -> None:
@@ -261,9 +264,8 @@ def _check_costs(task: Task, costs: Terms) -> None:
     kind = type(task).__name__
     for name, limit in task.limits.items():
         if name not in costs:
-            raise TaskError(
-                f"limits name {name!r}, which costs does not return{did_you_mean(str(name), costs)}"
-            )
+            hint = did_you_mean(str(name), costs)
+            raise TaskError(f"limits name {name!r}, which costs does not return{hint}")
         limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
     for name in costs:
         if name not in task.limits:
@@ -288,7 +290,7 @@ def _check_clock(task: Task, widths: dict[str, int]) -> None:
 
 def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     kind = type(task).__name__
-    measured = [name for name in widths if name not in ("action", "clock", *task.commands)]
+    measured = [name for name in widths if name not in (*carried_names(task.action), *task.commands)]
     check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
     for name, sense in task.sensing.items():
         if name not in measured:
@@ -296,7 +298,7 @@ def _check_sensing(task: Task, widths: dict[str, int]) -> None:
             raise TaskError(f"{kind}.sensing[{name!r}] must name a measured observation{hint}")
         if not isinstance(sense, Sense):
             raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
-        check_delay(f"{kind}.sensing[{name!r}].delay", sense.delay, task.control_dt)
+        sense.check(f"{kind}.sensing[{name!r}]", widths[name], task.control_dt)
     if all(task.sensing.get(name, Sense()).hidden for name in widths):
         raise TaskError(f"{kind}.sensing hides all of {list(widths)}: nothing is left to see")
 
@@ -308,9 +310,8 @@ def _check_mirror(task: Task, widths: dict[str, int]) -> None:
         raise TaskError(f"{kind}.mirror must name 'action' and every observation; missing or unknown: {odd}")
     for name, mirror in task.mirror.items():
         if not isinstance(mirror, Mirror) or len(mirror.sign) != widths[name]:
-            raise TaskError(
-                f"{kind}.mirror[{name!r}] must be a Mirror of {widths[name]} numbers, got {mirror}"
-            )
+            rule = f"must be a Mirror of {widths[name]} numbers"
+            raise TaskError(f"{kind}.mirror[{name!r}] {rule}, got {mirror}")
 
 
 def check_history(history: int | Mapping[str, int], terms: Collection[str] | None = None) -> None:

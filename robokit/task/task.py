@@ -29,8 +29,9 @@ from robokit.errors import TaskError
 from robokit.limits.limit import Limit as Limit
 from robokit.sim.base import Sim
 from robokit.sim.model import Source
-from robokit.task.action import Around, Ctrl
+from robokit.task.action import Action, Ctrl
 from robokit.task.command import Command
+from robokit.task.goal import SUCCESS, Goal
 from robokit.task.mirror import Mirror
 from robokit.task.sense import Range, Sense as Sense
 
@@ -44,8 +45,9 @@ class Task:
     model: Source  # MJCF file, or an MjSpec (then a property that builds it)
     control_dt: float  # s between two actions; a whole number of timesteps
     time_limit: float  # s; a longer episode is truncated
-    action: Ctrl | Around = Ctrl()
+    action: Action = Ctrl()  # of all controls, or {pattern of controls: map}
     commands: ClassVar[Mapping[str, Command]] = {}
+    goal: Goal | None = None  # a command to come near; its metric "success" is the headline by default
     memory: ClassVar[Mapping[str, int]] = {}  # name -> width: numbers kept for each simulation
     clock: float = 0.0  # Hz; memory "clock" (N, 2): sine and cosine, [0, 0] while all commands are zero
     sensing: ClassVar[Mapping[str, Sense]] = {}  # {observation: errors of its sensor}
@@ -58,6 +60,11 @@ class Task:
     failure: tuple[str, ...] = (TERMINATED,)  # boolean metrics: an episode with any of them true has failed
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
+
+    def __init_subclass__(cls) -> None:
+        own = [name for kind in cls.__mro__[: cls.__mro__.index(Task)] for name in vars(kind)]
+        if cls.goal is not None and "headline" not in own:
+            cls.headline = SUCCESS
 
     def reset(self, sim: Sim, rng: Generator) -> Terms:
         """Initial state, commands or memory of the simulations that restart, as {"qpos": (sim.num_envs, nq)}.
@@ -82,7 +89,8 @@ class Task:
     def observe(self, sim: Sim) -> Terms:
         """{name: (N, d)} exact values, without sensor errors; "action", "clock", commands as in sim.memory.
 
-        The exported file carries "action" and "clock"; the robot must supply the others that are not hidden.
+        The exported file carries "action", "clock" and a Delta's "target"; the robot must supply the others
+        that are not hidden.
         """
         raise NotImplementedError
 
@@ -96,6 +104,13 @@ class Task:
         sim.memory["action"] is the action before it.
         """
         raise NotImplementedError
+
+    def reached(self, achieved: Tensor, goal: Tensor) -> Terms:
+        """{name: (N,)} more reward terms, of `goal`: from its achieved term and command, (N, d) float32 each.
+
+        Row by row, from nothing else: a goal that was reached later can take the place of the one asked for.
+        """
+        return {}
 
     def costs(self, sim: Sim, action: Tensor) -> Terms:
         """{name: (N,)} costs, one per limit, from 0 to the limit's `largest`; not part of the reward."""

@@ -1,5 +1,7 @@
 """What `robokit check` says before hours are spent: each fault, put into a task that has none."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import mujoco
@@ -10,6 +12,9 @@ from torch import Tensor
 from robokit.env.checks.notes import find_notes
 from robokit.sim.base import Sim
 from robokit.task.action import Around
+from robokit.task.command import Command
+from robokit.task.goal import Goal
+from robokit.task.region import Points
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms, uniform
 
@@ -328,3 +333,61 @@ def test_a_start_beyond_an_actrange_is_noted(act: float, says: bool):
 
     said = found(model=spec, reset=reset).get("act", "")
     assert ("up to 'turn' by 0.1: beyond actrange" in said) == says
+
+
+def on_arc(angle: float, radius: float) -> tuple[float, float, float]:
+    return radius * math.sin(angle), 0.0, 1 + radius * math.cos(angle)
+
+
+class Handed(Bench):
+    """Bring the hand to a place of its arc about the elbow: in x and z, .3 m around a height of 1 m."""
+
+    commands = {"place": Command(region=Points(tuple(on_arc(a / 10, 0.3) for a in range(-9, 10))))}
+    goal = Goal("place", "hand", 0.02)
+
+    def observe(self, sim: Sim) -> Terms:
+        return Bench.observe(self, sim) | {"hand": sim.site("hand").xpos, "place": sim.memory["place"]}
+
+
+def goal_notes(**attributes: Any) -> list[str]:
+    task = type("Faulty", (Handed,), attributes)()
+    return [note.detail for note in find_notes(task) if note.name == "goal"]
+
+
+def test_a_region_that_the_hand_reaches_has_no_note_and_one_beyond_it_has():
+    assert goal_notes() == []
+    places = tuple(on_arc(a / 10, radius) for a in range(-9, 10) for radius in (0.3, 0.5))
+    [note] = goal_notes(commands={"place": Command(region=Points(places))})
+    reached = int(note.split("within 0.02 m of ")[1].split()[0])
+    assert 35 <= reached <= 65  # each second one
+    assert "it stays 0.2 m away from (" in note
+    assert note.startswith("'hand' comes within 0.02 m of ")
+    assert note.endswith("without regard to contacts: a smaller region in Faulty.commands")
+
+
+@pytest.mark.parametrize("height", [0.9, 1.5])
+def test_a_place_of_a_body_is_found_as_a_site_s_is(height: float):
+    def observe(self: Handed, sim: Sim) -> Terms:
+        return Bench.observe(self, sim) | {"hand": sim.body("hand").xpos, "place": sim.memory["place"]}
+
+    spec = model(('<site name="hand" pos="0 0 .3"/>', '<body name="hand" pos="0 0 .3"/>'), *NO_HAND)
+    place = {"place": Command((0.0, 0.0, height), (0.0, 0.0, height))}
+    [note] = goal_notes(observe=observe, model=spec, commands=place)
+    assert note.startswith("'hand' comes within 0.02 m of 0 of 100 points of 'place'; it stays ")
+
+
+NO_HAND = (
+    ('<framepos name="hand" objtype="site" objname="hand"/>', ""),
+    ('<framelinvel name="hand_velocity" objtype="site" objname="hand"/>', ""),
+    ('<framepos name="hand_in_cube" objtype="site" objname="hand" reftype="site" refname="middle"/>', ""),
+)
+
+
+def test_nothing_is_said_of_a_place_that_no_joint_moves_alone_or_in_another_frame():
+    far = Command((9.0, 9.0, 9.0), (9.0, 9.0, 9.0))
+
+    def observe(self: Handed, sim: Sim) -> Terms:
+        return Bench.observe(self, sim) | {"hand": sim.body("cube").xpos, "place": sim.memory["place"]}
+
+    assert goal_notes(commands={"place": far}, observe=observe) == []  # a cube can be carried
+    assert goal_notes(commands={"place": replace(far, frame="body cube")}) == []

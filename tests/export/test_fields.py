@@ -12,6 +12,8 @@ from robokit.export.file import gaps
 from robokit.export.gate import Recording
 from robokit.sim.facts.readings import readings
 from robokit.task.command import Command
+from robokit.task.goal import Goal
+from robokit.task.region import Points
 from robokit.task.sense import Sense
 
 
@@ -111,3 +113,26 @@ def test_the_delay_of_commands_stands_beside_that_of_the_actuators():
     told = contract(late)
     assert told["action_delay"] == [0.01, 0.02] and "delay" not in told["actuators"][0]
     assert contract(Arm)["action_delay"] == [0.0, 0.0]
+
+
+def test_the_age_of_a_slow_sensor_s_readings_stands_in_the_contract():
+    """10 Hz and late by 30 ms: 0.1 s + 0.03 s, and a control period as for every reading."""
+    slow = Sense(rate=(10.0, 30.0), delay=(0.0, 0.03))
+    task = type("Camera", (Arm,), {"sensing": {"angle": slow, "gyro": Sense(rate=10.0, max_age=0.5)}})
+    said = inputs(contract(task))
+    assert said["angle"]["max_age"] == 1 / 10 + 0.03 + Arm.control_dt
+    assert said["gyro"]["max_age"] == 0.5
+    assert said["rail"]["max_age"] is None
+
+
+class Aimed(Arm):
+    commands = {"speed": Command(region=Points(((-0.1,), (0.3,))), unit="m/s")}
+    goal = Goal("speed", "angle", within=0.05, hold=0.2, marker="sphere")
+
+
+def test_a_goal_stands_in_the_contract_and_its_region_is_the_range_of_the_command():
+    told = contract(Aimed)
+    facts = {"command": "speed", "achieved": "angle", "within": 0.05, "hold": 0.2, "marker": "sphere"}
+    assert told["goal"] == facts
+    assert told["commands"] == {"speed": {"low": [-0.1], "high": [0.3], "unit": "m/s"}}
+    assert "goal" not in contract(Told)

@@ -160,10 +160,12 @@ def test_actuators_carry_range_unit_gains_and_default_at_full_precision(made: Ma
         "low": -1.0,
         "high": 1.0,
         "default": 0.125,
+        "map": "around",
+        "scale": 0.3,
     }
     assert servo == {
         "name": "servo", "unit": "rad", "kp": 0.1, "kd": 0.0004, "joint": "shoulder", "joint_range": None,
-        "force_range": None, "low": -1.0, "high": 1.0, "default": 0.875,
+        "force_range": None, "low": -1.0, "high": 1.0, "default": 0.875, "map": "around", "scale": 0.3,
     }  # fmt: skip
 
 

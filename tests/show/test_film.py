@@ -4,8 +4,10 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from arm import Arm, make_policy
 from imageio_ffmpeg import get_ffmpeg_exe
+from point import but
 
 from robokit.algos.ppo import Config, Learner
 from robokit.controller import Controller, load
@@ -20,11 +23,13 @@ from robokit.env.env import Env, make
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import onnx_actor
 from robokit.export.write import export
-from robokit.show.film import control_steps, periods_per_frame, write_film
+from robokit.show.film import control_steps, goal_mark, periods_per_frame, write_film
 from robokit.show.window import watch
 from robokit.sim import render
 from robokit.sim.engines import make_sim
 from robokit.sim.render import Camera, RenderError, choose_backend, window
+from robokit.task.command import Command
+from robokit.task.goal import Goal
 from robokit.task.lookup.find import load_task
 
 TASK = "inverted_pendulum"
@@ -65,7 +70,7 @@ def test_what_is_shown_is_what_evaluate_measures(policy: Path):
 
 def test_a_file_whose_ctrl_the_tasks_actions_no_longer_stand_for_is_refused(policy: Path):
     env = make(TASK, 1)
-    env.action_half = env.action_half * 1e-3
+    env.map = replace(env.map, half=env.map.half * 1e-3)
     with pytest.raises(TaskError, match=r"ctrl of 'slide' differs from .*\.action by .* the file another"):
         list(islice(control_steps(Controller(policy), env), 20))
 
@@ -227,3 +232,47 @@ def test_nothing_but_a_film_needs_something_to_draw_with():
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "False False\n", done.stderr
+
+
+def marked(command: Command, marker: Any, place: tuple[float, ...]) -> Env:
+    env = Env(but(commands={"place": command}, goal=Goal("place", "tip", 0.2, marker=marker)), 1, threads=1)
+    env.sim.memory["place"][:] = torch.tensor(place)
+    return env
+
+
+BOUNDS = (-1.0,) * 3, (1.0,) * 3
+
+
+def test_a_goal_is_marked_in_the_frame_of_its_command():
+    assert goal_mark(Env(but(), 1, threads=1)) is None
+    at = goal_mark(marked(Command(*BOUNDS), "sphere", (0.1, 0.2, 0.3)))
+    assert at is not None
+    assert (at.kind, at.size) == ("sphere", 0.2)
+    assert at.place.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    # the mast stands at x = .5 and is turned about z by 90 degrees: its x is the world's y
+    turned = goal_mark(marked(Command(*BOUNDS, unit="m", frame="site mast"), "arrow", (0.1, 0.2, 0.3)))
+    assert turned is not None
+    assert turned.start.tolist() == pytest.approx([0.5, 0.0, 0.0])
+    assert turned.place.tolist() == pytest.approx([0.5 - 0.2, 0.1, 0.3])
+    # the third number is an angle, and no height
+    units = Command(*BOUNDS, unit=("m", "m", "rad"))
+    flat = goal_mark(marked(units, "box", (0.1, 0.2, 0.3)))
+    assert flat is not None
+    assert flat.place.tolist() == pytest.approx([0.1, 0.2, 0.0])
+
+
+@draws
+@pytest.mark.medium
+@pytest.mark.parametrize("marker", ["sphere", "box", "arrow"])
+def test_the_marker_is_drawn_where_the_goal_is_and_leaves_the_simulation_alone(marker: str):
+    env = marked(Command(*BOUNDS), marker, (0.6, 0.0, 0.6))
+    before = {name: value.clone() for name, value in env.state_dict().items()}
+    with Camera(env.sim, 96, 96) as camera:
+        plain, shown, after = camera.frame(), camera.frame(goal_mark(env)), camera.frame()
+    changed = (plain != shown).any(-1)
+    assert np.array_equal(plain, after)
+    rows, columns = np.nonzero(changed)
+    assert changed.any()
+    assert columns.min() > 40  # to the right of the middle, x > 0
+    assert rows.max() < 56  # and above it, z > 0
+    assert all(bool((value == env.state_dict()[name]).all()) for name, value in before.items())

@@ -48,7 +48,10 @@ def observe(change: Callable[[Sim], Any]) -> Task:
         ({"recipes": "ppo"}, "But.recipes must be {algorithm: {option: value}}, got 'ppo'"),
         ({"clock": "2"}, "But.clock must be a finite number, got '2'"),
         ({"time_limit": None}, "But.time_limit must be a finite number, got None"),
-        ({"action": "home"}, "But.action must be Ctrl() or Around(...), got 'home'"),
+        (
+            {"action": "home"},
+            "But.action must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern: one of",
+        ),
         ({"commands": {"goal": (-1, 1)}}, "But.commands['goal'] must be a Command, got (-1, 1)"),
         ({"memory": {"x": 0, "sum": 2}}, "But.memory['x'] must be a width >= 1, got 0"),
         ({"memory": {"x": 1, "sum": 2, "age": 1}}, "['age']: these names are taken"),

@@ -25,6 +25,8 @@ from robokit.task.sense import Sense
         ({"loss": math.inf}, "loss must be failures a second >= 0, got inf"),
         ({"dropout": 1.0}, "dropout must be a chance in [0, 1), got 1.0"),
         ({"dropout": None}, "dropout must be a chance in [0, 1), got None"),
+        *(({"offset": x}, f"offset must be m >= 0, got {x}") for x in (-0.1, math.inf, (0.0, 0.1), None)),
+        *(({"rotation": x}, f"rotation must be rad in [0, pi), got {x}") for x in (-0.1, 3.2, math.nan)),
         ({"distribution": "normal"}, "distribution must be gaussian or uniform, got 'normal'"),
         ({"hidden": "no"}, "hidden must be True or False, got 'no'"),
         ({"unit": 3}, "unit must be text, got 3"),

@@ -16,6 +16,8 @@ from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import Error, TaskError
 from robokit.sim.base import Sim
+from robokit.sim.facts.controls import controls
+from robokit.task.counts import goal_pair
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
@@ -57,6 +59,9 @@ def check_task(task: Task, num_envs: int = 4, steps: int = 100, seed: int = 0) -
         return [Finding("contract", False, str(error))]
     widths = f"{env.obs_dim} observations, {env.act_dim} actions, {len(env.names.rewards)} reward terms"
     widths += f", {len(task.limits)} limits" if task.limits else ""
+    kinds, rows = dict.fromkeys(env.map.kinds), [*zip(controls(env.sim.model), env.map.kinds, strict=True)]
+    for kind in kinds if len(kinds) > 1 else ():
+        widths += f"; {kind}: " + ", ".join(control.name for control, own in rows if own == kind)
     widths += "".join(f"; {kind}: {', '.join(names)}" for kind, names in _sensed(task).items() if names)
     laws: dict[str, Callable[[], str]] = {
         "pure": lambda: _pure(env, seed),
@@ -72,7 +77,7 @@ def _sensed(task: Task) -> dict[str, list[str]]:
     """{"hidden": names of hidden terms, "sensed": ["name (noise, bias)"] of others with sensor errors}."""
     hidden = [name for name, sense in task.sensing.items() if sense.hidden]
     plain = Sense()
-    figures = ("noise", "bias", "delay", "dropout", "loss")
+    figures = ("noise", "bias", "delay", "rate", "offset", "rotation", "dropout", "loss")
     sensed = {
         name: [f for f in figures if getattr(sense, f) != getattr(plain, f)]
         for name, sense in task.sensing.items()
@@ -266,7 +271,7 @@ def _functions(env: Env, seed: int) -> tuple[str, ...]:
     env.reset()
     for _ in random_steps(env, WARM_UP, seed):
         pass
-    return (*DRAWS, *READS, *JUDGES)
+    return (*DRAWS, *READS, *JUDGES, *(["reached"] if env.task.goal else []))
 
 
 def _action(env: Env, device: torch.device) -> Tensor:
@@ -281,7 +286,8 @@ def _terms(env: Env, sim: Sim, function: str, seed: int, action: Tensor | None =
     """
     argument: dict[str, Tensor | Generator] = {f: torch.Generator().manual_seed(seed) for f in DRAWS}
     argument |= dict.fromkeys(JUDGES, _action(env, sim.device) if action is None else action)
-    values = call(env.task, function, sim, *([argument[function]] if function in argument else []))
+    own = (sim, argument[function]) if function in argument else (sim,)
+    values = call(env.task, function, *(goal_pair(env.task, sim) if function == "reached" else own))
     return {function: values} if isinstance(values, Tensor) else values
 
 

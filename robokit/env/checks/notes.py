@@ -8,6 +8,7 @@ Each note has a figure, measured in a short random rollout, and the line to chan
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_key
 from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
-from robokit.task.action import Ctrl
+from robokit.sim.kinematics import place_of, reachable
+from robokit.task.action import Ctrl, Delta, groups
+from robokit.task.counts import goal_pair
 from robokit.task.guarded import call
 from robokit.task.sense import Sense
 from robokit.task.task import Task
@@ -28,6 +31,7 @@ STEPS = 46  # control steps of the rollout after that
 CAPPED, ENDED, AT_LIMIT, CLIPPED = 0.01, 0.01, 0.2, 0.1  # shares above which there is a note
 AWAY = 0.05  # m, rad: of a joint from 0
 SHIFTS = (100.0, -100.0)  # m, m/s, N: far from any value that a task compares with
+POINTS, NEAR, REACHED = 100, 0.02, 0.9  # of a goal's region; m; share below which there is a note
 SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
 
 Note = tuple[str, str]  # what it is about, and the text
@@ -52,6 +56,7 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     yield from _tried("action", _actions(env))
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
+    yield from _tried("goal", _region(env, seed))
 
 
 def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
@@ -65,8 +70,9 @@ def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
 
 def _ranges(env: Env) -> Iterator[Note]:
     """A note on the controls whose range Ctrl() takes from elsewhere in the model than from ctrlrange."""
-    action, known = env.task.action, controls(env.sim.model)
-    borrowed = action.borrowed(env.sim) if isinstance(action, Ctrl) else {}
+    known, maps = controls(env.sim.model), groups(env.task.action, env.sim.model)
+    takers = {i for one, of in maps if one == Ctrl() or isinstance(one, Delta) for i in of}
+    borrowed = {i: bound for i, bound in Ctrl().borrowed(env.sim).items() if i in takers}
     words = [f"{known[i].name!r} {r.low:.4g} to {r.high:.4g} ({r.source})" for i, r in borrowed.items()]
     if words:
         more = f" and {len(words) - 3} more" if len(words) > 3 else ""
@@ -163,10 +169,12 @@ def _actions(env: Env) -> Iterator[Note]:
     if dead := [repr(c.name) for c in controls(model) if is_disabled(model, c.actuator)]:
         text = f"actuatorgroupdisable switches off {', '.join(dead)}, so these actions do nothing"
         yield "action", f"{text}: take the group out of it in {_model(env.task)}"
-    bounds = zip(env.action_center, env.action_half, env.action_low, env.action_high, strict=True)
+    numbers = (env.action_center, env.action_half, env.action_low, env.action_high)
+    bounds = zip(*(x.tolist() for x in numbers), strict=True)
     found: list[tuple[float, str]] = []
-    for fact, numbers in zip(actuators(env.sim), bounds, strict=False):
-        center, half, low, high = map(float, numbers)
+    for fact, kind, (center, half, low, high) in zip(actuators(env.sim), env.map.kinds, bounds, strict=True):
+        if kind in ("delta", "hold"):
+            continue
         first, last = (min(max((end - center) / max(half, 1e-12), -1.0), 1.0) for end in (low, high))
         lost = 1 - (last - first) / 2
         if lost > CLIPPED:
@@ -186,20 +194,20 @@ def _actions(env: Env) -> Iterator[Note]:
 
 def _pose(env: Env) -> Iterator[Note]:
     """Notes on a keyframe without a ctrl, or with one that drives a joint beyond its range."""
-    name = getattr(env.task.action, "keyframe", None)
-    if name is None:
-        return
-    if _without_ctrl(env, name):
-        text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
-        yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
-    targets = env.action_center.clamp(env.action_low, env.action_high).tolist()
-    for fact, target in zip(actuators(env.sim), targets, strict=True):
-        first, last = fact["joint_range"] or (target, target)
-        follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
-        if follows and max(first - target, target - last) > BEYOND * (last - first):
-            span = f"{first:.4g} to {last:.4g} {fact['unit']}"
-            text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
-            yield "action", f"{text}, so it presses on the stop: change the keyframe in {_model(env.task)}"
+    facts, targets = actuators(env.sim), env.action_center.clamp(env.action_low, env.action_high).tolist()
+    for one, of in groups(env.task.action, env.sim.model):
+        name = getattr(one, "keyframe", None)
+        if name is not None and _without_ctrl(env, name):
+            text = f"the keyframe {name!r} has a qpos but no ctrl, so action 0 drives the joints to 0"
+            yield "action", f'{text}: put ctrl="..." into it in {_model(env.task)}'
+        for fact, target in ((facts[i], targets[i]) for i in of if name is not None):
+            first, last = fact["joint_range"] or (target, target)
+            follows = "kp" in fact and fact["unit"] in ("m", "rad")  # without a gear
+            if follows and max(first - target, target - last) > BEYOND * (last - first):
+                span = f"{first:.4g} to {last:.4g} {fact['unit']}"
+                text = f"action 0 drives {fact['name']!r} to {target:.4g}, beyond its joint's range {span}"
+                text += f", so it presses on the stop: change the keyframe in {_model(env.task)}"
+                yield "action", text
 
 
 def _without_ctrl(env: Env, name: str | int) -> bool:
@@ -234,6 +242,26 @@ def _observations(env: Env) -> Iterator[Note]:
             remedy = f'name what measures it, Sense(source="{quantities[0].example}"), or Sense(hidden=True)'
             text = f"{name!r} needs {needed}, which no sensor on a robot reads"
             yield "observation", f"{text}: {remedy} in {type(env.task).__name__}.sensing[{name!r}]"
+
+
+def _region(env: Env, seed: int) -> Iterator[Note]:
+    """A note on a goal's region of which the robot cannot reach enough, where `achieved` is a known place."""
+    goal, pair = env.task.goal, goal_pair(env.task, env.sim)
+    if goal is None or env.task.commands[goal.command].frame not in (None, "world"):
+        return
+    if (name := place_of(env.sim, pair[0])) is None:
+        return
+    points = list[Tensor]()
+    while sum(map(len, points)) < POINTS:
+        env.reset()
+        points.append(env.sim.memory[goal.command].clone())
+    points = torch.cat(points)[:POINTS].cpu().numpy()
+    far = reachable(env.sim.model, name, points, np.random.default_rng(seed))
+    if (near := int((far <= NEAR).sum())) < REACHED * POINTS:
+        text = f"{name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
+        worst = ", ".join(f"{x:.3g}" for x in points[far.argmax()])
+        text = f"{text}; it stays {far.max():.2g} m away from ({worst}), without regard to contacts"
+        yield "goal", f"{text}: a smaller region in {type(env.task).__name__}.commands"
 
 
 def _shifted(env: Env, seen: StandIn, quantity: Unmeasured, by: float) -> StandIn:

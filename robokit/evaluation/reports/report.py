@@ -122,6 +122,7 @@ class Report:
     per_episode: Mapping[str, Sequence[float | None]]
     filtered: Through | None = None
     variant: str | None = None  # the task of these episodes, if the file was exported for another
+    goal: dict[str, Any] | None = None  # the task's, with the unit of its command
 
     @property
     def failed(self) -> bool:
@@ -151,6 +152,9 @@ class Report:
         lines = [f"{self.task}, {self.episodes} episodes of {name}, {how}, seed {self.seed}"]
         lines += [f"  on a variant: {self.variant}"] if self.variant else []
         lines += [f"  {name} held at {' '.join(f'{x:g}' for x in v)}" for name, v in self.commands.items()]
+        if self.goal:
+            near = f"{self.goal['achieved']} within {self.goal['within']:g} of {self.goal['command']}"
+            lines.append(f"  success: {near} for the last {self.goal['hold']:g} s")
         lines += [f"  {note}" for note in self.notes]
         lines.append(
             f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"

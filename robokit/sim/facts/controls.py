@@ -99,6 +99,15 @@ def is_servo(model: mujoco.MjModel, i: int) -> bool:
     return is_linear(model, i) and affine and constant == 0 and position == -model.actuator_gainprm[i, 0] != 0
 
 
+def sets_position(model: mujoco.MjModel, control: Control) -> bool:
+    """Whether the force pulls a position to ctrl: of a servo, or of a <general> in units of its own."""
+    i = control.actuator
+    if int(model.actuator_gaintype[i]) in map(int, _OF_SEVERAL):
+        return control.input == "position"
+    affine = int(model.actuator_biastype[i]) == int(mujoco.mjtBias.mjBIAS_AFFINE)
+    return is_linear(model, i) and affine and bool(model.actuator_biasprm[i, 1] != 0)
+
+
 def is_disabled(model: mujoco.MjModel, actuator: int) -> bool:
     """Whether <option actuatorgroupdisable> lists the actuator's group: it gives no force."""
     group = int(model.actuator_group[actuator])

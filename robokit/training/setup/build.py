@@ -118,6 +118,7 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
         device=device,
         threads=setup.threads or cores(),
         compile=compiles,
+        training=True,
     )
     learner = module.Learner(env, replace(config, compile=compiles), setup.seed)
     learner.threads = torch_threads
