@@ -13,6 +13,7 @@ import robokit
 from robokit.cli.command import main
 from robokit.env.checks.laws import check_task
 from robokit.env.checks.notes import find_notes
+from robokit.errors import ModelError
 from robokit.task.lookup.find import load_task
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,19 @@ def test_the_task_file_of_this_page_runs(page: str, tmp_path: Path):
     assert step.obs.shape == (2, 11)
     assert torch.isfinite(step.reward).all()
     assert (step.reward > 0).all()
+
+
+@pytest.mark.parametrize("name", ["rough_go2", "stand"])
+def test_the_task_files_of_the_page_on_ground_and_robots_keep_the_contract(name: str, tmp_path: Path):
+    page = (ROOT / "docs/ground-and-robots.md").read_text()
+    [code] = re.findall(rf'```python\n("""{name}\.py""".*?)```', page, re.DOTALL)
+    (tmp_path / f"{name}.py").write_text(code)
+    task = load_task(tmp_path / f"{name}.py")
+    try:
+        _ = task.model
+    except ModelError as error:
+        pytest.skip(f"{name}: {error}")
+    assert [law for law in check_task(task, steps=20) if not law.ok] == []
 
 
 def test_the_action_maps_of_the_page_fit_an_arm_with_a_finger_and_a_wheel():

@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md and docs/first-robot.md from the shipped policy and the recorded curve.
+"""Draws the pictures of README.md and docs from the shipped policy and the recorded curves.
 
 pip install matplotlib imageio[ffmpeg] && python docs/pictures/draw.py
 """
@@ -100,6 +100,22 @@ def learning() -> None:
     save(figure, "learning.png")
 
 
+def rough() -> None:
+    """Falls in 20 s against the height of steps and of random ground, for docs/ground-and-robots.md."""
+    curve = json.loads((ROOT / "benchmarks/curves/rough_go2_walk.json").read_text())["curve"]
+    flat = [point for point in curve if point["kind"] == "flat"]
+    figure, axis = plt.subplots(figsize=(7, 3))
+    for kind, label in (("steps", "steps of this height"), ("rough", "random heights within +- this")):
+        points = flat + [point for point in curve if point["kind"] == kind]
+        high, falls = ([point[key] for point in points] for key in ("height", "value"))
+        low, up = ([abs(p[key] - p["value"]) for p in points] for key in ("low", "high"))
+        axis.errorbar([100 * x for x in high], falls, (low, up), capsize=3, label=label)
+    axis.set_xlabel("cm")
+    axis.set_ylabel("share of episodes that fall")
+    axis.legend()
+    save(figure, "rough.png")
+
+
 def save(figure: plt.Figure, name: str) -> None:
     figure.tight_layout()
     figure.savefig(HERE / name, dpi=80)
@@ -110,3 +126,4 @@ if __name__ == "__main__":
     walk()
     gait()
     learning()
+    rough()

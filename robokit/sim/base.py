@@ -10,7 +10,7 @@ CPU, float32 on Warp). A step overwrites them: clone values to keep. Only Env an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +188,12 @@ class Sim(ABC):
         if numbers not in self._constants:
             self._constants[numbers] = torch.tensor(numbers, dtype=self.dtype, device=self.device)
         return self._constants[numbers]
+
+    def made_once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A tensor that `make` computes from the model at the first call, which cannot be a compiled one."""
+        if name not in self._nominal:
+            self._nominal[name] = make()
+        return self._nominal[name]
 
     def keyframe(self, name: str | int) -> Keyframe:
         """A keyframe of the model by name or index, on the simulation's device."""

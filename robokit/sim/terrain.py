@@ -174,20 +174,17 @@ class Terrain:
             rule = f"a terrain of {self.levels} levels needs a task with levels"
             raise ModelError(f"{rule}: level = Level(highest={self.levels - 1}), or Terrain(levels=1)")
         level = level.clamp(max=self.levels - 1)
-        corner = sim.nominal("geom_pos")[_geom(sim), :2] - sim.constant(*self._extent)
+        corner = _place(sim)[:2] - sim.constant(*self._extent)
         xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)
 
     def height(self, sim: Sim, xy: Tensor) -> Tensor:
         """Heights of the ground (N, K), m, below points xy (N, K, 2 or 3) in the world; beyond the rim: 0."""
-        own = sim.model.hfield(NAME).id
-        start = int(sim.model.hfield_adr[own])
-        grid = sim.nominal("hfield_data")[start : start + self.heights.size].view(self.heights.shape)
-        high = sim.nominal("hfield_size")[own, 2]
-        x, y, low = sim.nominal("geom_pos")[_geom(sim)].unbind()
+        grid = sim.made_once(NAME, lambda: _grid(sim))
+        x, y, low = _place(sim).unbind()
         u = (xy[..., 0] - x + self._extent[0]) / self.cell
         v = (xy[..., 1] - y + self._extent[1]) / self.cell
-        rows, columns = self.heights.shape
+        rows, columns = grid.shape
         c, r = (  # of a broken simulation they are NaN, and the height 0
             x.nan_to_num().floor().clamp(0, most).long() for x, most in ((u, columns - 2), (v, rows - 2))
         )
@@ -197,7 +194,7 @@ class Terrain:
         most, least = torch.maximum(fu, fv), torch.minimum(fu, fv)
         inside = (u >= 0) & (u <= columns - 1) & (v >= 0) & (v <= rows - 1)
         value = corner + (side - corner) * most + (across - side) * least
-        return torch.where(inside, value * high + low, 0.0)
+        return torch.where(inside, value + low, 0.0)
 
     def scan(self, sim: Sim, xy: Tensor, yaw: Tensor, grid: Tensor) -> Tensor:
         """Heights (N, K), m, at points `grid` (K, 2) around xy (N, 2), turned by yaw (N,), rad."""
@@ -206,10 +203,20 @@ class Terrain:
         return self.height(sim, torch.stack((x * cos - y * sin, x * sin + y * cos), -1) + xy[:, None])
 
 
-def _geom(sim: Sim) -> int:
+def _grid(sim: Sim) -> Tensor:
+    """Heights of the grid points above the geom's place, (rows, columns) m."""
+    own = sim.model.hfield(NAME)
+    shape, start = (int(own.nrow[0]), int(own.ncol[0])), int(own.adr[0])
+    unit = sim.nominal("hfield_data")[start : start + shape[0] * shape[1]].view(shape)
+    return unit * sim.nominal("hfield_size")[own.id, 2]
+
+
+def _place(sim: Sim) -> Tensor:
+    """Place (3,) of the height field's geom, m."""
+    return sim.made_once(f"{NAME} place", lambda: sim.nominal("geom_pos")[_geom(sim.model)])
+
+
+def _geom(model: mujoco.MjModel) -> int:
     """Index of the geom of the height field."""
-    model = sim.model
-    own = (model.geom_type == int(mujoco.mjtGeom.mjGEOM_HFIELD)) & (
-        model.geom_dataid == model.hfield(NAME).id
-    )
-    return int(np.flatnonzero(own)[0])
+    field = model.geom_type == int(mujoco.mjtGeom.mjGEOM_HFIELD)
+    return int(np.flatnonzero(field & (model.geom_dataid == model.hfield(NAME).id))[0])

@@ -7,6 +7,7 @@ from typing import Any
 import mujoco
 import pytest
 import torch
+from shipped import cases
 from torch import Tensor
 
 import robokit.export.rehearse
@@ -131,7 +132,7 @@ def test_a_trained_policy_passes_as_where_a_training_starts_from_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["ppo", "sac", "td3"])
-@pytest.mark.parametrize("name", sorted(known_tasks()))
+@pytest.mark.parametrize("name", cases(sorted(known_tasks())))
 def test_every_shipped_task_passes(name: str, algo: str):
     task, setup = load_task(name), Setup(threads=1)
     env = export_env(task, setup)

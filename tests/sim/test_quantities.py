@@ -66,6 +66,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "less torque": ({"torque_limit": Add(**exact(-1.0), at="servo")}, {"limit": 2.0}),
     "armature": ({"armature": Add(**exact(0.03), at="hip")}, {"armature": 0.05}),
     "friction_loss": ({"friction_loss": Scale(**exact(4.0), at="hip")}, {"loss": 0.2}),
+    "torque_speed": ({"torque_speed": Add(**exact(0.4), at="hip")}, {"damping": 0.7, "kd": 0.1}),
+    "damping and line": (
+        {"torque_speed": Add(**exact(0.4), at="hip"), "damping": Scale(**exact(2.0), at="hip")},
+        {"damping": 1.0, "kd": 0.6},
+    ),
     "mass": (
         {"mass": Scale(**exact(1.2), at="link")},
         {"link": 0.6, "i1": 0.0012, "i2": 0.0048, "i3": 0.0048},
@@ -183,6 +188,9 @@ def test_what_is_drawn_is_told():
         ({"damping": Add(-0.2, 0.0, at="knee")}, "damping of 'knee' must stay at least 0: it is 0.1"),
         ({"torque_limit": Scale(0.5, 1.0)}, "torque_limit at 'motor': the actuator has no forcerange"),
         ({"joint_offset": Add(-0.1, 0.1, at="knee")}, "none of .*'knee'.* is driven by a servo"),
+        ({"torque_speed": Add(0.1, 0.2, at="knee")}, "none of .*'knee'.* is driven by a servo, whose torque"),
+        ({"torque_speed": Add(-0.1, 0.2, at="hip")}, "torque_speed of 'hip' must stay at least 0: it is 0"),
+        ({"torque_speed": Scale(1.0, 2.0)}, "torque_speed has no value to scale: use Add, in N m s/rad"),
         ({"payload": Add(0, 1, at="base", place=(0.25, 0.0))}, "`place` must be three finite numbers"),  # pyright: ignore[reportArgumentType]
         ({"payload": Add(0, 1, at="base", place=(float("nan"), 0, 0))}, "`place` must be three finite"),
         ({"gain": Scale(1, 2, at=3)}, "`at` must be a pattern or a tuple of patterns, got 3"),  # pyright: ignore[reportArgumentType]
@@ -210,12 +218,52 @@ def test_what_is_unknown_or_not_physical_is_refused(table: dict[str, Any], words
         Table(table, compile_model(spec()))
 
 
+def test_a_servo_without_a_torque_limit_has_no_line():
+    free = ARM.format(**USUAL).replace('forcerange="-3.0 3.0"', "")
+    with pytest.raises(ModelError, match="torque_speed at 'hip': its servo has no forcerange to lower"):
+        Table({"torque_speed": Add(0.1, 0.2)}, compile_model(mujoco.MjSpec.from_string(free)))
+
+
 def test_an_offset_moves_the_target_of_a_geared_servo_by_as_much():
     geared = ARM.replace('joint="hip" gainprm', 'joint="hip" gear="2" gainprm').format(**USUAL)
     sim = make_sim("mujoco", mujoco.MjSpec.from_string(geared), 1, {"joint_offset": 1})
     draw = Table({"joint_offset": Add(0.1, 0.1)}, sim.model).draw(sim, torch.Generator())
     assert draw["joint_offset"].tolist() == [[0.1]]
     assert float(draw["actuator_biasprm"][0, 0, 0]) == pytest.approx(20.0 * 2 * 0.1)
+
+
+WHEEL = """<mujoco><option gravity="0 0 0" timestep=".001" integrator="implicitfast"/>
+  <worldbody><body><joint name="axle" axis="0 0 1"/><geom size=".1" mass="1"/></body></worldbody>
+  <actuator><general joint="axle" gear="2" gainprm="50" biastype="affine" biasprm="0 -50 -.3"
+    forcerange="-3 3"/></actuator></mujoco>"""
+
+
+def spun(target: float, table: dict[str, Any]) -> torch.Tensor:
+    """(2000, 2) angle and speed of the wheel in 2 s with this target, in units of the actuator."""
+    sim = make_sim("mujoco", mujoco.MjSpec.from_string(WHEEL), 1, {})
+    sim.reset(None, Table(table, sim.model).draw(sim, torch.Generator()))
+    rows = []
+    for _ in range(2000):
+        sim.step(torch.full((1, 1), target).double(), 1)
+        rows.append(torch.cat((sim.qpos[0], sim.qvel[0])))
+    return torch.stack(rows)
+
+
+def test_a_torque_limit_falls_with_speed_to_none_at_the_no_load_speed():
+    """3 N m of the actuator, .25 N m s/rad less: none at 12 rad/s, which a gear of 2 makes 6 of the joint."""
+    line = {"torque_speed": Add(0.25, 0.25)}
+    speed, inertia = spun(1e6, line)[:, 1], 0.4 * 1.0 * 0.1**2
+    torque = inertia * speed.diff() / 0.001
+    torch.testing.assert_close(torque, 2 * (3 - 0.25 * 2 * speed[1:]), rtol=1e-6, atol=1e-6)
+    assert float(speed[-1]) == pytest.approx(6.0, rel=1e-6)
+    assert float(spun(1e6, {})[-1, 1]) > 1000
+
+
+def test_below_its_limit_a_servo_moves_as_without_the_line():
+    line = {"torque_speed": Add(0.25, 0.25)}
+    mine, plain = spun(0.05, line), spun(0.05, {})  # at most 2.5 N m
+    torch.testing.assert_close(mine, plain, rtol=0, atol=1e-12)
+    assert float(plain[:, 1].abs().max()) > 0.1
 
 
 def test_bodies_that_cannot_move_have_no_mass_to_draw():

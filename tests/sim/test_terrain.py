@@ -104,6 +104,14 @@ def test_a_scan_turns_with_the_robot():
     torch.testing.assert_close(seen, SMALL.height(sim, by_hand))
 
 
+def test_heights_are_traced_into_the_graph_of_a_task():
+    sim = sim_of(SMALL)
+    points = torch.rand(2, 20, 2).double() * 8 - 4
+    eager = SMALL.height(sim, points)
+    traced = torch.compile(lambda xy: SMALL.height(sim, xy), fullgraph=True, backend="eager")(points)
+    assert torch.equal(eager, traced)
+
+
 def test_a_floor_elsewhere_puts_the_terrain_there():
     moved = SCENE.replace('type="plane"', 'type="plane" pos="3 -2 .5"')
     sim = make_sim("mujoco", SMALL.added(mujoco.MjSpec.from_string(moved), floor="floor"), 1, {})

@@ -99,13 +99,12 @@ def test_what_the_joints_read_is_off_by_what_their_targets_are_off():
     """With every joint's zero off by its own offset, standing at action 0 reads home all the same."""
     env = robokit.make(TASK, 64, threads=1, seed=3)
     env.hold({"velocity": (0.0, 0.0, 0.0)})
-    task = load_task(TASK)
     sim, nominal = env.sim, robokit.make(TASK, 64, threads=1, nominal=True).sim
     rng = torch.Generator().manual_seed(0)
     drawn = {
         k: v
-        for k, v in task.randomize(sim, rng).items()
-        if k in ("offset", "actuator_biasprm", "actuator_gainprm")
+        for k, v in env.task.randomize(sim, rng).items()
+        if k in ("joint_offset", "actuator_biasprm", "actuator_gainprm")
     }
     home = sim.keyframe("home")
     high = home.qpos.clone()
@@ -116,8 +115,8 @@ def test_what_the_joints_read_is_off_by_what_their_targets_are_off():
     for s in (sim, nominal):
         for _ in range(25):
             s.step(home.ctrl.expand(64, 12), 2)
-    read = sim.qpos[:, 7:] - sim.memory["offset"]
-    assert drawn["offset"].abs().max() > 0.015
+    read = sim.qpos[:, 7:] - sim.memory["joint_offset"]
+    assert drawn["joint_offset"].abs().max() > 0.015
     torch.testing.assert_close(read, nominal.qpos[:, 7:], atol=4e-3, rtol=0)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cart import Cart
+from shipped import cases
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -40,7 +41,7 @@ SHOWN = {  # what a mask leaves to see
 }
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", cases(SHIPPED))
 def test_a_shipped_task_keeps_the_contract_and_its_observations_move(name: str):
     task = load_task(name)
     findings = {finding.name: finding for finding in check_task(task)}
@@ -267,7 +268,7 @@ def run_without_values(task: Task) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", cases(SHIPPED))
 def test_no_function_of_a_shipped_task_asks_for_a_value(name: str):
     run_without_values(load_task(name))
 

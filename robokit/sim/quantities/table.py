@@ -22,7 +22,16 @@ from robokit.sim.base import Sim
 from robokit.sim.facts.controls import gear_of, is_linear, is_servo, joint_of
 from robokit.sim.model import names, nominal
 from robokit.sim.quantities.draw import Add, Draw, Scale
-from robokit.sim.quantities.write import DOFS, OFFSET, QUANTITIES, Chosen, Fields, write
+from robokit.sim.quantities.write import (
+    DOFS,
+    LINE,
+    OF_SERVOS,
+    OFFSET,
+    QUANTITIES,
+    Chosen,
+    Fields,
+    write,
+)
 
 ELSEWHERE = {  # what a table does not write -> what does
     "action_delay": "it is the task's own `action_delay`",
@@ -124,7 +133,7 @@ def _choose(name: str, draw: Draw, model: mujoco.MjModel) -> Chosen:
     acts = (act for act in range(model.nactuator) if is_servo(model, act))
     servos = [(act, joint) for act in acts if (joint := joint_of(model, act)) is not None]
     rows = [i for i in _candidates(quantity.kind, model) if _matches(known[i], draw)]
-    if name == OFFSET:  # of others there is no target to move
+    if name in OF_SERVOS:  # of others there is no target or limit to move
         rows = [i for i in rows if i in {joint for _, joint in servos}] or rows
     for pattern in (draw.at,) if isinstance(draw.at, str) else draw.at:
         if not any(fnmatchcase(known[i], pattern) for i in rows):
@@ -161,16 +170,20 @@ def _check_physical(name: str, chosen: Chosen, model: mujoco.MjModel) -> None:
         if isinstance(chosen.draw, Add) and value is not None and value + low < 0:
             rule = f"{name} of {element!r} must stay at least 0"
             raise ModelError(f"{rule}: it is {value:g} {QUANTITIES[name].unit}, plus {low:g}")
-    if name == OFFSET and not chosen.servos:
-        raise ModelError(
-            f"{OFFSET}: none of {chosen.names} is driven by a servo, whose target it would shift"
-        )
+    if name in OF_SERVOS and not chosen.servos:
+        moved = "target it would shift" if name == OFFSET else "torque limit it would lower"
+        raise ModelError(f"{name}: none of {chosen.names} is driven by a servo, whose {moved}")
+    for place, act in chosen.servos if name == LINE else ():
+        if not model.actuator_forcelimited[act]:
+            raise ModelError(f"{LINE} at {chosen.names[place]!r}: its servo has no forcerange to lower")
 
 
 def _value(name: str, row: int, model: mujoco.MjModel) -> float | None:
     """The nominal value of an element that may not fall below 0; None: another check, or no bound."""
     if name in DOFS:
         return float(nominal(model, DOFS[name])[model.jnt_dofadr[row]])
+    if name == LINE:
+        return 0.0
     if name == "gain":
         return float(abs(model.actuator_gainprm[row, 0]))
     if name == "torque_limit":

@@ -11,6 +11,8 @@ from robokit.sim.quantities.draw import Draw, Scale
 
 DOFS = {"damping": "dof_damping", "armature": "dof_armature", "friction_loss": "dof_frictionloss"}
 OFFSET = "joint_offset"  # also the name of the memory that holds it
+LINE = "torque_speed"
+OF_SERVOS = (OFFSET, LINE)
 
 
 class Fields(dict[str, Tensor]):
@@ -39,15 +41,22 @@ class Chosen:
     servos: list[tuple[int, int]] = field(default_factory=list)  # (place in rows, actuator), of joints
     gears: list[float] = field(default_factory=list)  # of the servos: length per rad or m
 
-    _indices: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+    _indices: dict[tuple[str, torch.device], Any] = field(default_factory=dict)
 
-    def index(self, what: str, device: torch.device) -> Tensor:
-        """`rows`, `dofs`, or the servos' `places`, `acts` or `gears`, as a tensor made once on a device."""
+    def index(self, what: str, device: torch.device) -> Any:
+        """`rows`, `dofs`, or the servos' `places`, `acts` or `turned` dofs, made once on a device.
+
+        A slice where they follow each other, whose values are views; else a tensor, as `gears` is.
+        """
         if (what, device) not in self._indices:
             parts: dict[str, list[Any]] = {"rows": self.rows, "dofs": self.dofs, "gears": self.gears}
             parts |= {"places": [place for place, _ in self.servos], "acts": [act for _, act in self.servos]}
-            kind = torch.float64 if what == "gears" else torch.long
-            self._indices[what, device] = torch.tensor(parts[what], dtype=kind, device=device)
+            parts |= {"turned": [self.dofs[place] for place in parts["places"]] if self.dofs else []}
+            numbers, kind = parts[what], torch.float64 if what == "gears" else torch.long
+            together = what not in ("gears", "turned") and numbers == [*range(numbers[0], numbers[-1] + 1)]
+            whole = slice(numbers[0], numbers[-1] + 1)
+            found = whole if together else torch.tensor(numbers, dtype=kind, device=device)
+            self._indices[what, device] = found
         return self._indices[what, device]
 
     def moved(self, value: Tensor, x: Tensor) -> Tensor:
@@ -103,7 +112,7 @@ def _torque_limit(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 
 def _mass(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     rows, mass = chosen.index("rows", x.device), fields["body_mass"]
-    before = mass[:, rows]
+    before = mass[:, rows].clone()
     mass[:, rows] = chosen.moved(before, x)
     fields["body_inertia"][:, rows] *= (mass[:, rows] / before)[..., None]
 
@@ -139,6 +148,19 @@ def _joint_offset(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * moved
 
 
+def _torque_speed(fields: Fields, chosen: Chosen, x: Tensor) -> None:
+    """Force clip(kp (ctrl - l) - (kd - s) dl) - s dl: below the limit as before, at it limit - s dl.
+
+    l is the actuator's length, gear times the joint's angle; the second term is damping of the joint, which
+    the force range does not clip.
+    """
+    places, acts, gears = (chosen.index(what, x.device) for what in ("places", "acts", "gears"))
+    slope = x[:, places]
+    fields["actuator_biasprm"][:, acts, 2] += slope
+    more = gears.to(x.dtype).square() * slope
+    fields["dof_damping"].index_add_(1, chosen.index("turned", x.device), more)
+
+
 def _friction(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     friction, rows = fields["geom_friction"], chosen.index("rows", x.device)
     if isinstance(chosen.draw, Scale):
@@ -157,6 +179,13 @@ QUANTITIES: dict[str, Quantity] = {  # in the order in which they are written
     ),
     "armature": Quantity("kg m^2", "joint", _of_dofs(DOFS["armature"]), "rotor inertia seen at the joint"),
     "friction_loss": Quantity("N m", "joint", _of_dofs(DOFS["friction_loss"]), "dry friction of a joint"),
+    LINE: Quantity(
+        "N m s/rad",
+        "joint",
+        _torque_speed,
+        "fall of a servo's torque limit with speed",
+        scales=False,
+    ),
     "mass": Quantity("kg", "body", _mass, "mass of a body, its inertia in proportion"),
     "center_of_mass": Quantity(
         "m", "body", _center_of_mass, "place of a body's centre of mass, three draws", scales=False, width=3
