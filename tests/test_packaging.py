@@ -174,6 +174,8 @@ def test_the_installed_command_lists_the_tasks_from_an_empty_folder(installed: P
     module, folder = python(where, tmp_path, installed / "python").split()
     assert module == "None"
     assert Path(folder).is_relative_to(installed.parent)
+    base = "from robokit.tasks.go2_walk import Go2Walk; print(Go2Walk.__base__.__module__)"
+    assert python(base, tmp_path, installed / "python") == "robokit.tasks._walk"
     assert list(tmp_path.iterdir()) == []
 
 
