@@ -3,7 +3,7 @@
     from robokit.tasks.go2_walk import Go2Walk
 
     class Faster(Go2Walk):
-        weights = {**Go2Walk.weights, "tracking": 2.0}
+        weights = {**Go2Walk.weights, "track": 2.0}
 
 `load_task` uses these modules too, so each class exists once. Only `robokit.tasks.NAME` can be
 imported: all shipped tasks are in subfolders, none is directly in the folder of them all.

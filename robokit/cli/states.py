@@ -64,7 +64,7 @@ class MakeStates:
             made, batch = f"of the policy {self.policy}", partial(_rollout, env, onnx_actor(file))
         elif self.settle is not None:
             made, batch = f"settled for {self.settle:g} s", partial(_settled, env, self.settle)
-        elif hasattr(task, "states"):
+        elif callable(getattr(task, "states", None)):
             made, batch = "of the method states", partial(call, task, "states", env.sim, env.rng)
         else:
             rule = f"{type(task).__name__} has no method states(self, sim, rng)"
@@ -75,22 +75,23 @@ class MakeStates:
         return 0
 
 
-def _chosen(env: Env, batch: Callable[[], Terms], number: int, moving: bool) -> tuple[Terms, str]:
+def _chosen(env: Env, batch: Callable[[], Terms], number: int, may_move: bool) -> tuple[Terms, str]:
     """(the first `number` states of batches without a fault, how many others had which)."""
     kept, deep, fast, tried = list[Terms](), 0, 0, 0
     while (have := sum(len(part["qpos"]) for part in kept)) < number:
         if tried >= TRIES * number:
-            said = f"{deep} penetrating, {fast} unsettled"
+            said = f"{deep} penetrating, {fast} moving"
             raise TaskError(f"{number} states are asked for, and {have} of {tried} are fit: {said}")
         env.reset()
-        values = state_values(env.task, "states", _state(env) | batch(), env.sim)
+        still = {name: x if name == "qpos" else torch.zeros_like(x) for name, x in _state(env).items()}
+        values = state_values(env.task, "states", still | batch(), env.sim)
         env.sim.reset(None, values)
         inside = torch.tensor([fault is not None for fault in penetrations(env.sim)])
-        unsettled = (values["qvel"].abs() > SLOW).any(-1) & (not moving)
-        deep, fast, tried = deep + int(inside.sum()), fast + int(unsettled.sum()), tried + env.num_envs
-        kept.append({name: x[~(inside | unsettled)] for name, x in values.items()})
+        moving = (values["qvel"].abs() > SLOW).any(-1) & (not may_move)
+        deep, fast, tried = deep + int(inside.sum()), fast + int(moving.sum()), tried + env.num_envs
+        kept.append({name: x[~(inside | moving)] for name, x in values.items()})
     rows = {name: torch.cat([part[name] for part in kept])[:number] for name in kept[0]}
-    return rows, f"{deep} penetrating, {fast} unsettled"
+    return rows, f"{deep} penetrating, {fast} moving"
 
 
 def _state(env: Env, *names: str) -> Terms:
@@ -125,5 +126,5 @@ def _settled(env: Env, seconds: float) -> Terms:
     sim.reset(None, {"qpos": qpos})
     sim.step(ctrl, max(1, round(seconds / sim.timestep)))
     state = _state(env)
-    state["qvel"][sim.bad()] = 1.0  # unsettled: MuJoCo has begun anew
+    state["qvel"][sim.bad()] = 1.0  # it moves: MuJoCo has begun anew
     return state

@@ -142,7 +142,13 @@ class Env:
         return self.map.target(action, self.sim.memory["target"], self.obs.to(self.sim.device))
 
     def send(self, ctrl: Tensor) -> None:
-        """Send targets (N, nu) in the next step in place of the action's, as a filter does."""
+        """Send targets (N, nu) in the next step in place of the action's, as a filter does.
+
+        Raises OptionError for another shape. A reset forgets them.
+        """
+        if ctrl.shape != self.sim.ctrl.shape:
+            rule = f"targets must have the shape {tuple(self.sim.ctrl.shape)}"
+            raise OptionError(f"{rule}, got {tuple(ctrl.shape)}")
         self._sent = ctrl.to(self.sim.device, self.sim.dtype).contiguous()
 
     def step(self, action: Tensor) -> Step:
@@ -192,6 +198,7 @@ class Env:
         """Restart all simulations; obs (N, O). stagger: step counts start at random, to spread time-outs."""
         age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
         self._restart(None)
+        self._sent = None
         if stagger:
             self.sim.memory["age"].copy_(age.floor())
         self.sensors.draw(self.rng)
@@ -225,6 +232,7 @@ class Env:
         sim, task = self.sim, self.task
         which = self._all if done is None else sim.chosen(done)  # see state.put
         some = len(which) < self.num_envs and which.dtype != torch.bool
+        self.levels.begin()
         rows = Rows(sim, which) if some else sim
         values = {**self.commands.draw(rows), **task.reset(rows, self.rng)}
         if not self.nominal:

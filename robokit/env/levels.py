@@ -11,6 +11,7 @@ from robokit.errors import TaskError
 from robokit.sim.base import Sim
 from robokit.task.checks.rules import Names
 from robokit.task.counts import steps_held, success_of
+from robokit.task.goal import SUCCESS
 from robokit.task.level import Level
 from robokit.task.states import SOURCE, libraries
 from robokit.task.task import Task, Terms
@@ -39,28 +40,37 @@ class Levels:
         self._memory = {name: sim.memory[name] for name in level_memory(task)}
         self._kept = {name: self._memory[name] for name in (LEVEL, STREAK) if task.level}
         success = success_of(task, names.booleans) if self._memory else None
+        self._by_goal = success == SUCCESS and task.goal is not None
         self._needed = steps_held(task, names.booleans).get(success or "", 1)
         self._column = names.metrics.index(success) if success and training else None
         sources = ["reset", *libraries(task)] if SOURCE in self._memory else []
         self._sources = [f"success/{name}" for name in sources]
         labels = ["episode/level"] * (LEVEL in self._memory) + self._sources
         self.labels = [] if self._column is None else labels
-        if self.level and not training:
+        self._top = self.level is not None and not training
+
+    def begin(self) -> None:
+        """Before a restart draws anything: the level is the highest outside of training."""
+        if self._top and self.level:
             self._memory[LEVEL].fill_(self.level.highest)
 
     def keep(self, which: Tensor) -> Terms:
         """Memory that a restart keeps, of the simulations `which`: row numbers, or a mask and all rows."""
         return {n: x if which.dtype == torch.bool else x[which] for n, x in self._kept.items()}
 
-    def after(self, metrics: Tensor, done: Tensor) -> list[Tensor]:
+    def after(self, metrics: Tensor, done: Tensor, reached: Tensor | None = None) -> list[Tensor]:
         """After a control step with metrics (N, M): the columns (N, 1) of `labels`; moves what is `done`.
 
+        reached: (N, 1) bool, where a goal has held and is redrawn; one of them makes an episode a success.
         Success is NaN but where an episode from that source has ended.
         """
         if self._column is None:
             return []
         held, ended = self._memory[HELD], done[:, None]
-        held.copy_(torch.where(metrics[:, self._column, None] == 1, held + 1, 0.0))
+        now = torch.where(metrics[:, self._column, None] == 1, held + 1, 0.0)
+        if reached is not None and self._by_goal:
+            now = torch.where(reached | held.isinf(), torch.inf, now)  # until the restart
+        held.copy_(now)
         success = held >= self._needed
         columns = []
         if self.level:

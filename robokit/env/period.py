@@ -61,12 +61,12 @@ class Period:
         final_obs, final_state = self.look()
         more: list[Tensor] = []
         if task.goal is not None:
-            reached, success, more = self._goal(task.goal, final_state)
+            reached, success, more = self._goal(task.goal, final_state, bad)
             terms, metrics = torch.cat((terms, reached), -1), torch.cat((metrics, success), -1)
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
         metrics = torch.where(bad[:, None], self.uncounted, metrics)
         due = self.commands.countdown()
-        counted = self.levels.after(metrics, done)  # after the last look: `final_obs` has the old level
+        counted = self.levels.after(metrics, done, *more)  # after `look`: final_obs has the old level
         fields = {
             "reward": terms.sum(-1),
             "terminated": terminated,
@@ -84,12 +84,12 @@ class Period:
         }
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
 
-    def _goal(self, goal: Goal, state: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _goal(self, goal: Goal, state: Tensor, bad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(terms of `reached`, success (N, 1), [where the goal is due (N, 1)] if success redraws it)."""
         achieved = state.split([*self.names.state.values()], -1)[self.achieved]
         pair = achieved, self.sim.memory[goal.command].float()
         reached = _columns(self.task.reached(*pair), self.names.reached, self.sim, "reached")
-        success = goal.holds(*pair)
+        success = goal.holds(*pair) & ~bad
         return reached, success[:, None], [self.commands.reach(success)] if self.commands.by_success else []
 
     def look(self) -> tuple[Tensor, Tensor]:

@@ -63,8 +63,8 @@ def onnx_actor(file: Loaded) -> Act:
     """Actions of an exported graph, read from its carry, because its ctrl is clipped.
 
     The actor keeps the carry of one Env, so each Env needs a new one; a Delta in it moves on from the targets
-    that Env sent, as on a robot. A call raises TaskError if the task's
-    action map gives another ctrl than the graph, ContractError if the graph fails or gives other shapes.
+    that Env sent, as on a robot. A call raises TaskError if the task's action map gives another ctrl than the
+    graph, ContractError if the graph fails or gives other shapes.
     """
     carry, size = list[npt.NDArray[np.float32]](), carry_size(file.contract)
     begin, end = part_of(file.contract, "target")

@@ -103,7 +103,7 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
         "scale": ("ctrl of an action of 1", env.action_half),
         "leash": ("leash", env.map.leash),
     }
-    rooms = (ROUNDING * env.map.span / 2).tolist()
+    rooms = (ROUNDING * env.map.unit).tolist()
     for key, (words, values) in parts.items():
         rows = zip(known, values.tolist(), rooms, strict=True)
         apart = [(a["name"], a[key], x) for a, x, room in rows if key in a and not _close(a[key], x, room)]
@@ -132,7 +132,7 @@ def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
     Rounding: ROUNDING, or two float32 ulps of ctrl if that is more.
     """
     targets = env.targets(action)
-    apart, unit = (targets - ctrl).abs(), env.map.span / 2
+    apart, unit = (targets - ctrl).abs(), env.map.unit
     ulps = 2 * torch.finfo(torch.float32).eps * targets.abs()
     if bool((apart > torch.maximum(ROUNDING * unit, ulps)).any()):
         worst = (apart / unit).amax(0)

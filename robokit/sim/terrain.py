@@ -10,6 +10,7 @@ A tile is a pyramid: its middle is flat, its rim is at height 0, and what lies b
 way out of the middle meets the same ground. Heights equal MuJoCo's own triangles, on every engine.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,6 +81,7 @@ class Terrain:
     tile: float = 8.0  # m, edge of a tile
     cell: float = 0.1  # m, edge of a cell of the height field
     middle: float = 2.0  # m, edge of the flat middle of a tile
+    border: float = 0.0  # m of flat ground around the tiles
     hardest: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
@@ -97,10 +99,10 @@ class Terrain:
         if not 0 < self.cell <= self.middle < self.tile - 4 * self.cell:
             got = f"cell {self.cell}, middle {self.middle}, tile {self.tile}"
             raise ModelError(f"a tile needs 0 < cell <= middle < tile - 4 cells, in m, got {got}")
-        cells = self.tile / self.cell
-        if abs(cells - round(cells)) > 1e-6:
-            raise ModelError(f"a tile must be a whole number of cells, got {self.tile} m / {self.cell} m")
-        if (points := len(self.kinds) * self.levels * cells**2) > MOST_POINTS:
+        for what, size in (("tile", self.tile), ("border", self.border)):
+            if not (cells := size / self.cell) >= 0 or abs(cells - round(cells)) > 1e-6:
+                raise ModelError(f"a {what} must be a whole number of cells, got {size} m / {self.cell} m")
+        if (points := math.prod(2 * half / self.cell for half in self._extent)) > MOST_POINTS:
             raise ModelError(
                 f"a terrain has at most {MOST_POINTS:,} points, got {points:,.0f}: a larger cell"
             )
@@ -114,7 +116,7 @@ class Terrain:
             for column, kind in enumerate(self.kinds):
                 tile = self._tile(kind, (level + 1) / self.levels, n, rng)
                 whole[level * n : (level + 1) * n + 1, column * n : (column + 1) * n + 1] = tile
-        return whole.astype(np.float32)
+        return np.pad(whole, round(self.border / self.cell)).astype(np.float32)
 
     def _tile(self, kind: str, share: float, n: int, rng: np.random.Generator) -> Heights:
         at = np.minimum(np.arange(n + 1), n - np.arange(n + 1)) * self.cell
@@ -130,7 +132,7 @@ class Terrain:
     @property
     def _extent(self) -> tuple[float, float]:
         """Half of the field's extent in x and y, m."""
-        return len(self.kinds) * self.tile / 2, self.levels * self.tile / 2
+        return len(self.kinds) * self.tile / 2 + self.border, self.levels * self.tile / 2 + self.border
 
     def added(self, spec: mujoco.MjSpec, floor: str | None = None) -> mujoco.MjSpec:
         """The same spec, with the height field in place of the geom `floor`, whose properties it takes.
@@ -174,7 +176,7 @@ class Terrain:
             rule = f"a terrain of {self.levels} levels needs a task with levels"
             raise ModelError(f"{rule}: level = Level(highest={self.levels - 1}), or Terrain(levels=1)")
         level = level.clamp(max=self.levels - 1)
-        corner = _place(sim)[:2] - sim.constant(*self._extent)
+        corner = _place(sim)[:2] - sim.constant(*self._extent) + self.border
         xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)
 

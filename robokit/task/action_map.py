@@ -32,6 +32,11 @@ class ActionMap:
         """(nu,) the highest minus the lowest target; 1 for a control that is held."""
         return torch.where(self.highest > self.lowest, self.highest - self.lowest, 1.0)
 
+    @property
+    def unit(self) -> Tensor:
+        """(nu,) how far an action of 1 moves a target; 1 for a control that is held."""
+        return torch.where(self.half > 0, self.half, 1.0)
+
     def start(self, sensed: Tensor) -> Tensor:
         """Targets (N, nu) that an episode starts with, from its first observation (N, O)."""
         joints = sensed.index_select(-1, self.joints)

@@ -126,7 +126,7 @@ def test_states_inside_other_bodies_are_refused_and_too_few_write_nothing(
     output = file.with_name("near.npz")
     output.write_bytes(b"as it was")
     assert main(["states", str(file), "-o", str(output), "--number", "5"]) == 2
-    said = "robokit: 5 states are asked for, and 0 of 50 are fit: 50 penetrating, 0 unsettled\n"
+    said = "robokit: 5 states are asked for, and 0 of 50 are fit: 50 penetrating, 0 moving\n"
     assert capsys.readouterr().err == said
     assert output.read_bytes() == b"as it was"
     assert {path.name for path in file.parent.iterdir()} == {"arm.py", "arm.xml", "near.npz"}
@@ -140,7 +140,7 @@ def test_moving_states_of_a_script_are_refused(file: Path, capsys: pytest.Captur
     file.write_text(TASK + script)
     found = states(file)
     assert not found["qvel"].any()
-    assert " penetrating, " in (said := capsys.readouterr().out) and ", 0 unsettled" not in said
+    assert " penetrating, " in (said := capsys.readouterr().out) and ", 0 moving" not in said
 
 
 @pytest.mark.medium
@@ -178,3 +178,15 @@ def test_what_is_made_is_what_training_takes(file: Path):
     learner = build_learner(load_task(file), Setup(threads=1), SMALL)
     assert "success/near" not in learner.env.labels  # no boolean metric says what success is
     learner.iterate()
+
+
+FAST = """
+    def reset(self, sim, rng):
+        return {"qvel": uniform(sim, rng, sim.model.nv, 1.0)}
+"""
+
+
+def test_a_scripted_state_is_at_rest_unless_it_says_otherwise(file: Path):
+    fast = TASK.replace("self.near.draw(sim, rng, {})", '{"qvel": uniform(sim, rng, sim.model.nv, 1.0)}')
+    file.write_text(fast + SCRIPT.replace("HEIGHT", "0.3"))
+    assert (states(file)["qvel"] == 0).all()

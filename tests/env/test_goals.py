@@ -69,6 +69,12 @@ def test_a_privileged_term_can_be_what_is_achieved_also_behind_others():
         assert torch.equal(one.metrics, two.metrics)
 
 
+def test_a_variant_without_the_goal_has_its_parents_own_headline():
+    assert but().headline == "success"
+    bare = but(goal=None, weights={"calm": -0.5})
+    assert new(bare).task.headline == "return"
+
+
 def test_in_training_a_command_is_redrawn_in_the_step_in_which_its_goal_has_held():
     env, streak, reached = new(Again(), training=True), torch.zeros(N), 0
     assert env.labels[-1] == "goal/reached"

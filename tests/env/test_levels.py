@@ -16,6 +16,9 @@ from robokit.env.checks.laws import check_task, check_training
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
+from robokit.task.action import Delta
+from robokit.task.command import Command
+from robokit.task.goal import Goal
 from robokit.task.level import Level
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task, Terms
@@ -131,6 +134,37 @@ def test_outside_of_training_the_level_is_the_highest_and_stays(actions: float):
         assert (env.sim.memory["level"] == 2).all()
     env.reset()
     assert (env.sim.qpos == 2).all() and "episode/level" not in env.labels
+
+
+def test_outside_of_training_the_level_is_the_highest_under_a_delta_and_after_a_bare_reset_too():
+    model = mujoco.MjSpec.from_string(MODEL.replace("motor", "position"))
+    moving = but(action=Delta(0.1, leash=1.0), model=model, control_dt=0.02, time_limit=1.0)
+    env = Env(moving, 3, threads=1)
+    assert (env.sim.qpos == 2).all()
+    env.sim.reset(None, {})
+    env.reset()
+    assert (env.sim.qpos == 2).all()
+
+
+def test_one_goal_that_was_reached_and_redrawn_makes_the_episode_a_success():
+    class Aimed(Pushed):
+        """In the first period the goal is held, in the last two it is not."""
+
+        commands = {"place": Command((0.0,), (0.0,), every="success")}
+        goal = Goal("place", "level", within=100.0, hold=0.25)
+        level = Level(highest=2, rise=1, fall=1)
+
+    env = Env(Aimed(), 2, threads=1, training=True)
+    env.sim.memory["place"].fill_(0.0)
+    for _ in range(PERIODS):
+        env.step(torch.zeros(2, 1))
+        env.sim.memory["place"].fill_(1e3)
+    assert (env.sim.memory["level"] == 1).all()
+    env.sim.memory["place"].fill_(1e3)
+    for _ in range(PERIODS):
+        env.step(torch.zeros(2, 1))
+        env.sim.memory["place"].fill_(1e3)
+    assert (env.sim.memory["level"] == 0).all()
 
 
 def test_the_headline_or_success_is_what_moves_it_if_none_is_named():
@@ -252,7 +286,7 @@ def test_a_level_without_a_measure_of_success_or_with_a_taken_name_is_refused(ta
 
 
 def test_a_level_that_nothing_reads_is_refused_before_training():
-    said = r"Unread\.level is a level that nothing reads: use sim\.memory\['level'\] in reset"
+    said = r"Unread\.level is a level that nothing reads: use sim\.memory\['level'\], as in reset"
     with pytest.raises(TaskError, match=said):
         build_learner(Unread(), SETUP, SMALL)
     [finding] = [f for f in check_task(Unread(), steps=5) if f.name == "training"]

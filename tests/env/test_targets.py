@@ -12,6 +12,7 @@ from robokit.algos import ppo
 from robokit.env.checks.laws import check_task
 from robokit.env.checks.notes import find_notes
 from robokit.env.env import Env
+from robokit.errors import OptionError
 from robokit.learning.layouts import policy_layout
 from robokit.networks.mirror import reflections
 from robokit.sim.base import Sim
@@ -20,6 +21,16 @@ from robokit.task.mirror import Mirror
 from robokit.task.task import Task, Terms
 
 FIELDS = ("obs", "state", "reward", "done", "final_obs")
+
+
+def test_targets_that_are_sent_are_for_one_step_and_a_reset_forgets_them():
+    env = Env(Reach(), 2, threads=1)
+    with pytest.raises(OptionError, match=r"targets must have the shape \(2, 4\), got \(2, 3\)"):
+        env.send(torch.zeros(2, 3))
+    env.send(torch.full((2, 4), 0.1))
+    env.reset()
+    env.step(torch.zeros(2, 3))
+    assert not (env.sim.ctrl == 0.1).all(-1).any()
 
 
 @pytest.mark.parametrize("task", [Reach, Seen])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Generator, Tensor
 
-from robokit.env.checks.stand_in import StandIn
+from robokit.env.checks.stand_in import NotedMemory, StandIn
 from robokit.env.env import Env
 from robokit.env.levels import LEVEL
 from robokit.env.step import Step
@@ -158,26 +158,16 @@ def check_costs(task: Task, seed: int = 0) -> None:
         _check_cost(env, step.cost, t)
 
 
-class _Noted(dict[str, Tensor]):
-    """Memory that notes whether the level is read."""
-
-    read = False
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.read = self.read or name == LEVEL
-        return super().__getitem__(name)
-
-
 def check_training(task: Task, seed: int = 0) -> str:
-    """Raise TaskError for reset states that do not fit, and a level that no function or command reads."""
+    """Raise TaskError for reset states that do not fit, and a level that no function and no command reads."""
     env = Env(task, 2, seed=seed, threads=1, training=True)
     env.commands.sim = copy = StandIn(env.sim, env.sim.device, torch.clone)
-    copy.memory = noted = _Noted(copy.memory)
+    copy.memory = noted = NotedMemory(copy.memory)
     env.commands.draw(copy)
     for function in _functions(env, seed):
         _terms(env, copy, function, seed)
-    if task.level and not noted.read:
-        rule = "a level that nothing reads: use sim.memory['level'] in reset, randomize or a command"
+    if task.level and LEVEL not in noted.read:
+        rule = "a level that nothing reads: use sim.memory['level'], as in reset, randomize or a command"
         raise TaskError(f"{type(task).__name__}.level is {rule}, or take it out")
     return f"{len(env.sim.libraries)} files of reset states, {task.level or 'no level'}"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robokit.env.checks.laws import Finding, random_steps
-from robokit.env.checks.stand_in import StandIn
+from robokit.env.checks.stand_in import NotedMemory, StandIn
 from robokit.env.env import Env
 from robokit.errors import Error, TaskError
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
@@ -21,6 +21,7 @@ from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
 from robokit.sim.kinematics import place_of, reachable
+from robokit.sim.quantities.write import OFFSET
 from robokit.task.action import Ctrl, Delta, groups
 from robokit.task.checks.guarded import call
 from robokit.task.counts import goal_pair
@@ -36,6 +37,7 @@ POINTS, NEAR, REACHED = 100, 0.02, 0.9  # of a goal's region; m; share below whi
 SAME = 1e-4  # of an observation under such a shift: float32 rounds by less
 
 Note = tuple[str, str]  # what it is about, and the text
+TIGHT = 3.0  # times a sensor's noise: a shorter leash follows the noise
 
 
 def find_notes(task: Task, seed: int = 0) -> list[Finding]:
@@ -58,6 +60,8 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
     yield from _tried("goal", _region(env, seed))
+    yield from _tried("joint offset", _offset(env))
+    yield from _tried("leash", _leash(env))
 
 
 def _tried(part: str, notes: Iterator[Note]) -> Iterator[Note]:
@@ -80,6 +84,27 @@ def _ranges(env: Env) -> Iterator[Note]:
         text = f"without a ctrlrange, so Ctrl() takes what bounds it: {', '.join(words[:3])}{more}"
         keys = range_keys(env.sim.model, borrowed)
         yield "range", f"{text}; to set it, {keys} in {_model(env.task)} or Ctrl(low, high)"
+
+
+def _offset(env: Env) -> Iterator[Note]:
+    """A note on a drawn error of the encoders that only the targets have."""
+    if OFFSET not in env.sim.memory:
+        return
+    copy = StandIn(env.sim, env.sim.device, torch.clone)
+    copy.memory = noted = NotedMemory(copy.memory)
+    call(env.task, "observe", copy)
+    if OFFSET not in noted.read:
+        what = f"only targets are off by {OFFSET}: the encoder reads it too, so observe the joints less"
+        yield "joint offset", f"{what} sim.memory[{OFFSET!r}] in {_method(env.task, 'observe')}"
+
+
+def _leash(env: Env) -> Iterator[Note]:
+    """A note on a Delta whose leash is as short as the noise of the joint that it is tied to."""
+    sensors, leash = env.sensors, env.map.leash
+    noise = sensors.noise_size[env.map.joints]
+    for i in torch.nonzero(env.map.seen & (leash < TIGHT * noise)).flatten().tolist()[:1]:
+        name, text = controls(env.sim.model)[i].name, f"{float(leash[i]):g} is near its sensor's noise"
+        yield "leash", f"{name!r}: {text}, {float(noise[i]):g}, which then moves the target: a longer leash"
 
 
 def _starts(env: Env, seed: int) -> Iterator[Note]:

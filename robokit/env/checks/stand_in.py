@@ -1,6 +1,6 @@
 """A simulation's tensors without its physics, to call a task's functions on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Never
 
 import torch
@@ -8,6 +8,18 @@ from torch import Tensor
 
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
+
+
+class NotedMemory(dict[str, Tensor]):
+    """Memory that notes which names are read."""
+
+    def __init__(self, memory: Mapping[str, Tensor]) -> None:
+        super().__init__(memory)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
 class StandIn(Sim):
@@ -19,6 +31,7 @@ class StandIn(Sim):
     def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
         self.original, self._make, self.highest = sim, make, sim.highest
         self.copies: dict[str, Tensor] = {}
+        self.libraries = sim.libraries
         super().__init__(sim.model, sim.num_envs, {k: v.shape[1] for k, v in sim.memory.items()}, device)
 
     def field(self, name: str) -> Tensor:
