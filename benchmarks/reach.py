@@ -5,8 +5,8 @@
     python benchmarks/reach.py --row constant       # as delta, at a constant learning rate
 
 trains PPO for --steps and prints one line: held for the last .5 s within 2 cm, ever within 2 cm, the mean
-time until then, and the worst of the four quadrants of the plane. Episodes are those of `robokit evaluate`:
-deterministic actions, one goal each.
+time until then, the worst of the four quadrants of the plane, and the distance at the end. Episodes are those
+of `robokit evaluate`: deterministic actions, one goal each.
 """
 
 import argparse
@@ -19,55 +19,46 @@ import torch
 
 from robokit.env.env import Env
 from robokit.evaluation.episodes import TIME, Episodes, run_episodes, torch_actor
+from robokit.learning.schedule import first
 from robokit.seeds import seed
-from robokit.task import action
 from robokit.task.lookup.find import load_task
-from robokit.task.task import Task
 from robokit.training.setup.build import Setup, build_learner, options
 
 EPISODES = 300
-FALLING, CONSTANT = (1e-3, 0.0), 1e-3  # learning rates
-STEP, LEASH = 0.15, 0.4  # rad in a control step of 0.04 s; rad from the sensed joint
-
-
-def task_of(row: str) -> Task:
-    """The task of a row: of `delta` and `constant` with joint steps."""
-    task = load_task(Path(__file__).with_name("two_joints.py"))
-    if row != "absolute":
-        vars(task)["action"] = vars(action)["Delta"](STEP, leash=LEASH)
-    return task
+TASK = Path(__file__).with_name("two_joints.py")
+ROWS = {"delta": "TwoJoints", "absolute": "Absolute", "constant": "TwoJoints"}  # the task of each
 
 
 def worst_cell(ran: Episodes) -> float:
     """The smallest share of success in a quadrant of the plane."""
-    x, y = (ran.goals[f"target[{i}]"] > 0 for i in (0, 1))
+    x, y = (ran.goals[f"goal[{i}]"] > 0 for i in (0, 1))
     held = ran.metrics["success"]["held"]
     return min(float(held[(x == a) & (y == b)].mean()) for a in (False, True) for b in (False, True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--row", choices=("delta", "absolute", "constant"), default="delta")
-    parser.add_argument("--steps", type=int, default=2_000_000)
+    parser.add_argument("--row", choices=ROWS, default="delta")
+    parser.add_argument("--steps", type=int, default=1_200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
-    task = task_of(arguments.row)
-    rate = CONSTANT if arguments.row == "constant" else FALLING
-    config = replace(options(task, "ppo"), steps=arguments.steps, lr=rate)
+    task = load_task(f"{TASK}:{ROWS[arguments.row]}")
+    config = replace(options(task, "ppo"), steps=arguments.steps)
+    if arguments.row == "constant":
+        config = replace(config, lr=first(config.lr))
     learner = build_learner(task, Setup(seed=arguments.seed, threads=arguments.threads), config)
-    began, steps, goals = time.perf_counter(), 0, 0.0
+    began, steps = time.perf_counter(), 0
     while steps < arguments.steps:
-        goals = learner.iterate().get("episode/goals", goals)
+        learner.iterate()
         steps += learner.steps_per_iteration
     seconds = time.perf_counter() - began
     ran = run_episodes(Env(task, EPISODES, seed=seed("evaluation")), torch_actor(learner.policy))
-    success = ran.metrics["success"]
+    success, left = ran.metrics["success"], 1000 * np.median(ran.metrics["distance"]["last"])
     print(
         f"reach {arguments.row}: held {success['held'].mean():.1%}, ever {success['ever'].mean():.1%}, "
-        f"after {np.nanmean(ran.metrics[TIME]['s']):.2f} s, worst quadrant {worst_cell(ran):.1%}; "
-        f"{goals:.2f} goals an episode in training; {steps:,} steps, {seconds:.0f} s, "
-        f"torch {torch.__version__}"
+        f"after {np.nanmean(ran.metrics[TIME]['s']):.2f} s, worst quadrant {worst_cell(ran):.1%}, "
+        f"{left:.1f} mm left (median); {steps:,} steps, {seconds:.0f} s, torch {torch.__version__}"
     )
 
 

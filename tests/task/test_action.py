@@ -11,6 +11,7 @@ from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
 from robokit.task.action import Around, Ctrl, Delta, Hold, groups
+from robokit.task.command import Command
 from robokit.task.sense import Sense
 from robokit.task.task import Task, Terms
 
@@ -104,6 +105,10 @@ ARM, REST = {"arm*": Delta(0.1, leash=0.1)}, {"wheel": Ctrl(), "finger": Ctrl()}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            {"action": {**ARM, **REST}, "commands": {"target": Command((0.0,), (1.0,))}},
+            "may not be called ['target']: these names are taken; use others",
+        ),
         ({"action": {}}, "But.action must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern"),
         ({"action": {"*": "home"}}, "or {pattern: one of these}, got {'*': 'home'}"),
         ({"action": {0: Ctrl()}}, "or {pattern: one of these}, got {0:"),
