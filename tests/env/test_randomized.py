@@ -8,6 +8,7 @@ from arm import Arm
 from torch import Tensor
 
 from robokit.env.checks.laws import check_task
+from robokit.env.checks.notes import find_notes
 from robokit.env.env import Env
 from robokit.errors import ModelError, TaskError
 from robokit.export.fields import write_contract
@@ -36,6 +37,20 @@ class Drawn(Arm):
     def observe(self, sim: Any) -> dict[str, Tensor]:
         seen = super().observe(sim)
         return seen | {"angle": sim.sensor("angle") - sim.memory["joint_offset"]}
+
+
+def test_an_encoders_error_that_no_observation_has_is_noted():
+    class Forgotten(Drawn):
+        def observe(self, sim: Any) -> dict[str, Tensor]:
+            return Arm.observe(self, sim)
+
+    notes = {
+        kind: [note for note in find_notes(kind()) if note.name == "joint offset"]
+        for kind in (Drawn, Forgotten)
+    }
+    assert notes[Drawn] == []
+    [note] = notes[Forgotten]
+    assert "less sim.memory['joint_offset'] in observe (test_randomized.py, line " in note.detail
 
 
 class Both(Drawn):

@@ -291,6 +291,7 @@ def test_the_contract_tells_each_map_and_another_map_is_named(pusher: Exported):
     for action, words in (
         (Ctrl(), "action map of 'x': delta in the file, ctrl in the task"),
         (Delta(0.03, leash=LEASH), "ctrl of an action of 1 of 'x': 0.02 in the file, 0.03 in the task"),
+        (Delta(0.0201, leash=LEASH), "ctrl of an action of 1 of 'x': 0.02 in the file, 0.0201 in the task"),
         (Delta(SCALE, leash=0.2), "leash of 'x': 0.15 in the file, 0.2 in the task"),
     ):
         with pytest.raises(TaskError) as error:

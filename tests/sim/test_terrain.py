@@ -1,5 +1,7 @@
 """Rough ground: its heights are MuJoCo's own, its rims are flat, its levels grow."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ def test_heights_are_those_of_a_ray():
     ]
     np.testing.assert_allclose(found[1].numpy(), rays, atol=1e-6)
     assert np.ptp(rays) > 0.3
+
+
+def test_a_border_is_flat_ground_around_the_same_tiles():
+    wide = replace(SMALL, border=2.0)
+    n = round(2.0 / SMALL.cell)
+    assert np.array_equal(wide.heights[n:-n, n:-n], SMALL.heights)
+    assert wide.heights.sum() == pytest.approx(SMALL.heights.sum())
+    tiles = torch.tensor([0, 2]), torch.tensor([1, 3])
+    assert torch.equal(wide.start(sim_of(wide), *tiles), SMALL.start(sim_of(SMALL), *tiles))
+    with pytest.raises(ModelError, match=r"a border must be a whole number of cells, got 0\.25 m / 0\.1 m"):
+        replace(SMALL, border=0.25)
 
 
 def test_a_ball_rests_on_the_height_below_it():
