@@ -97,13 +97,7 @@ def train(
         raise OptionError(f"a hook must be a function of an Event, got {wrong[0]!r}")
     with processes.joined(), torch_threads(1):  # in gradient steps as many as chosen
         if resume is not None:
-            given = {
-                "algo": algo,
-                "like": like,
-                "limits": limits,
-                "init_from": init_from,
-                **options,
-            }
+            given = {"algo": algo, "like": like, "limits": limits, "init_from": init_from, **options}
             new = {name for name, value in given.items() if value is not None} - {"steps"}
             if new:
                 rule = "a resumed run keeps its task and options; only steps, save_every and hooks may be new"

@@ -14,9 +14,5 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__ = face(
     __name__,
-    {
-        "robokit.show.film": "write_film",
-        "robokit.show.window": "watch",
-        "robokit.show.plots": "draw",
-    },
+    {"robokit.show.film": "write_film", "robokit.show.window": "watch", "robokit.show.plots": "draw"},
 )
