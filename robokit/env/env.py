@@ -112,8 +112,6 @@ class Env:
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
         if self._moves:
             self.map = map_of(task.action, self.sim, joint_columns(task, self.sim, self.sensors))
-        self.action_center, self.action_half = self.map.center, self.map.half
-        self.action_low, self.action_high = self.map.low, self.map.high
         self._sent: Tensor | None = None  # see `send`
         late = 0.0 if nominal else task.action_delay
         self._action_delay = TargetDelay(late, self.sim.timestep, self.nstep, self.sim.ctrl)
@@ -153,9 +151,8 @@ class Env:
         sim = self.sim
         if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
             got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
-            raise OptionError(
-                f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
-            )
+            shape = self.num_envs, self.act_dim
+            raise OptionError(f"action must be a tensor of shape {shape}, got {got}")
         # float32 and contiguous: a graph is not told of another dtype or layout
         action = action.detach().to(sim.device, torch.float32).contiguous()
         sent, self._sent = self._sent, None
