@@ -34,7 +34,7 @@ from robokit.sim.base import is_field
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
-from robokit.state import gather, scatter
+from robokit.state import Saved
 from robokit.task.action import moves
 from robokit.task.action_map import map_of
 from robokit.task.checks.rules import check_constants, check_finite, read_names
@@ -47,7 +47,7 @@ from robokit.task.task import Task, Terms
 OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
 
 
-class Env:
+class Env(Saved):
     """N simulations of one task. Raises TaskError if the task breaks its contract, before anything runs.
 
     sim: the engine, "mujoco" (on the CPU) or "warp" (on `device`). device: where returned tensors live. If
@@ -257,10 +257,6 @@ class Env:
 
     # -- save and continue -----------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """A flat dict of copies, all that a bit-equal continuation needs except the values of `hold`."""
-        return gather(self._parts())
-
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of an Env of the same task, num_envs and engine.
 
@@ -269,9 +265,10 @@ class Env:
         if state["obs"].shape != self.obs.shape:
             expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
             raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
-        scatter(self._parts(), state)
+        super().load_state_dict(state)
 
     def _parts(self) -> dict[str, Any]:
+        """All that a bit-equal continuation needs except the values of `hold`."""
         own = {"rng": self.rng, "obs": self.obs, "state": self.state}
         return {"sim": self.sim, "sensors": self.sensors, **self._action_delay.parts, **own}
 
