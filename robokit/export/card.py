@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robokit.disk.read import read_json
 from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
@@ -43,6 +44,15 @@ def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
     beside = file.path.with_suffix(".json")
     write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return beside
+
+
+def steps_of(file: Exported) -> int | None:
+    """The step of the training on a file's card; None without a card of this very file."""
+    try:
+        card = read_json(file.path.with_suffix(".json"))
+        return int(card["steps"]) if card["sha256"] == file.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:

@@ -164,9 +164,8 @@ def check_graph(model: onnx.ModelProto) -> None:
         raise ExportError(f"the graph has IR version {model.ir_version}, at most {IR} for older runtimes")
     opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if max(opsets) > OPSET:
-        raise ExportError(
-            f"the graph has operators of opset {max(opsets)}, at most {OPSET} for older runtimes"
-        )
+        rule = f"at most {OPSET} for older runtimes"
+        raise ExportError(f"the graph has operators of opset {max(opsets)}, {rule}")
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -129,9 +129,8 @@ def _approach(
             break
         derive(model, data, jacobian, None, at)
         own = jacobian[:, dofs]
-        step = own.T @ np.linalg.solve(
-            own @ own.T + DAMPING**2 * np.eye(3), error * min(1.0, LONGEST / distance)
-        )
+        damped = own @ own.T + DAMPING**2 * np.eye(3)
+        step = own.T @ np.linalg.solve(damped, error * min(1.0, LONGEST / distance))
         data.qpos[places] = np.clip(data.qpos[places] + step, low, high)
     mujoco.mj_kinematics(model, data)
     return float(np.linalg.norm(goal - place))

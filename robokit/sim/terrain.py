@@ -101,9 +101,8 @@ class Terrain:
         if abs(cells - round(cells)) > 1e-6:
             raise ModelError(f"a tile must be a whole number of cells, got {self.tile} m / {self.cell} m")
         if (points := len(self.kinds) * self.levels * cells**2) > MOST_POINTS:
-            raise ModelError(
-                f"a terrain has at most {MOST_POINTS:,} points, got {points:,.0f}: a larger cell"
-            )
+            rule = f"a terrain has at most {MOST_POINTS:,} points"
+            raise ModelError(f"{rule}, got {points:,.0f}: a larger cell")
 
     @cached_property
     def heights(self) -> npt.NDArray[np.float32]:

@@ -62,10 +62,9 @@ class Verdict:
         shares = [f"P(any) {counted(self.any_cost)}"]
         each = MEASURES[self.measure].each
         shares += [f"P({each} > {self.limit:g}) {counted(self.above)}"] if self.above else []
-        sums = (
-            f"sum {with_bounds(self.episode)}, worst 5 % {self.cvar:.4g}, per step {with_bounds(self.rate)}"
-        )
-        return f"{self.line(name)}\n      {', '.join(shares)}\n      {sums}"
+        sums = f"sum {with_bounds(self.episode)}, worst 5 % {self.cvar:.4g}"
+        rate = f"per step {with_bounds(self.rate)}"
+        return f"{self.line(name)}\n      {', '.join(shares)}\n      {sums}, {rate}"
 
 
 def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Verdict:

@@ -36,9 +36,8 @@ def find_unmeasured(model: mujoco.MjModel) -> list[Unmeasured]:
     A body floats whose parent is the world, on a free joint or on a slide that no actuator drives. What lies
     between two points of one floating tree is not shifted: it follows from the joints.
     """
-    floating = [
-        body for body in range(1, model.nbody) if model.body_parentid[body] == 0 and _rails(model, body)
-    ]
+    roots = [body for body in range(1, model.nbody) if model.body_parentid[body] == 0]
+    floating = [body for body in roots if _rails(model, body)]
     found = [quantity for root in floating for quantity in _of_tree(model, root, floating)]
     exact = {
         "cfrc_ext": (slice(1, None),),
