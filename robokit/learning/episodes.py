@@ -109,9 +109,8 @@ def _input(env: Env, name: str) -> str:
     """A term of the critic's input: exact observations, privileged terms, and the maxima of peak costs."""
     if name in env.names.truth:
         return f"observe {name!r}"
-    return (
-        f"privileged {name.removeprefix('privileged ')!r}" if name in env.names.state else f"costs {name!r}"
-    )
+    own = f"privileged {name.removeprefix('privileged ')!r}"
+    return own if name in env.names.state else f"costs {name!r}"
 
 
 def beyond(names: Sequence[str], x: Tensor) -> str:
@@ -139,9 +138,8 @@ def iteration_metrics(
     """
     terms = dict(zip(reach.labels, logged.unbind(), strict=True))
     named = {f"loss/{name}": value for name, value in losses.items()}
-    found = numbers(
-        {"beyond": reach.beyond, **named, **terms, **{k: v for part in more for k, v in part.items()}}
-    )
+    others = {name: value for part in more for name, value in part.items()}
+    found = numbers({"beyond": reach.beyond, **named, **terms, **others})
     if found.pop("beyond"):
         raise reach.error()
     finished = episodes.summary()

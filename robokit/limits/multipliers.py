@@ -152,9 +152,8 @@ class Multipliers(Saved):
     def metrics(self) -> dict[str, Tensor]:
         """{"limit/NAME/measured": J_k, "limit/NAME/lambda": lambda_k}, 0-d, of each limit."""
         named = zip(self.names, self.measured, self.lambdas, strict=True)
-        return {
-            f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
-        }
+        each = ((name, zip(WATCHED, now, strict=True)) for name, *now in named)
+        return {f"limit/{name}/{what}": x for name, pairs in each for what, x in pairs}
 
     @property
     def measured(self) -> Tensor:

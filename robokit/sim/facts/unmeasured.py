@@ -95,9 +95,8 @@ def _driven(model: mujoco.MjModel) -> set[int]:
     """Joints that a control moves, directly or by a fixed tendon."""
     driven = (joint_of(model, i) for i in range(model.nactuator) if model.actuator_ctrlnum[i])
     found = {joint for joint in driven if joint is not None}
-    tendons = np.flatnonzero(
-        (model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)) & (model.actuator_ctrlnum > 0)
-    )
+    pulls = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
+    tendons = np.flatnonzero(pulls & (model.actuator_ctrlnum > 0))
     for target in set(model.actuator_trnid[tendons, 0].tolist()):
         wraps = slice(model.tendon_adr[target], model.tendon_adr[target] + model.tendon_num[target])
         fixed = model.wrap_type[wraps] == int(mujoco.mjtWrap.mjWRAP_JOINT)
