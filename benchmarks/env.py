@@ -78,7 +78,7 @@ class Trace:
         self.batch = Batch(sim.model, env.num_envs, sim.threads, persistent=self.theirs.persistent)
         self.stage = int(sim._stage)
         self.actions = torch.rand(64, env.num_envs, env.act_dim) * 2 - 1
-        self.ctrl = (env.action_center + env.action_half * self.actions).numpy()
+        self.ctrl = (env.map.center + env.map.half * self.actions).numpy()
         env.reset(stagger=True)
 
     def ours(self, count: int) -> None:

@@ -28,16 +28,4 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.calls.policies": "evaluate export_policy play",
-        "robokit.calls.training": "train",
-        "robokit.controller": "Controller",
-        "robokit.env.env": "Env make",
-        "robokit.env.step": "Step",
-        "robokit.task.task": "Task",
-        "robokit.training.hooks": "Event Hook",
-        "robokit.training.run": "Run",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

@@ -50,6 +50,21 @@ def scatter(parts: Parts, state: Mapping[str, Tensor]) -> None:
             part.load_state_dict({k.removeprefix(own): v for k, v in state.items() if k.startswith(own)})
 
 
+class Saved:
+    """What is saved and restored as its parts: see `gather`, `scatter`."""
+
+    def _parts(self) -> Parts:
+        raise NotImplementedError
+
+    def state_dict(self) -> State:
+        """Copies of all that a bit-equal continuation needs."""
+        return gather(self._parts())
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()` of an equal object; the caller checks that."""
+        scatter(self._parts(), state)
+
+
 def load_weights(policy: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state_dict. Raises ValueError for a tensor of another dtype, and for one that is not finite."""
     for name, own in policy.state_dict().items():

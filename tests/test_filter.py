@@ -873,7 +873,7 @@ def walk(policy: Any, periods: int) -> tuple[Any, Any, Any]:
         sent.append(policy.step(obs))
         q.append(obs["joint_pos"].copy())
         dq.append(obs["joint_vel"].copy())
-        env.step((torch.from_numpy(sent[-1])[None] - env.action_center) / env.action_half)
+        env.step((torch.from_numpy(sent[-1])[None] - env.map.center) / env.map.half)
     return np.stack(sent), np.stack(q), np.stack(dq)
 
 

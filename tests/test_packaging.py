@@ -169,7 +169,7 @@ def test_the_wheel_holds_the_library_the_tasks_the_policies_and_nothing_else(whe
 @pytest.mark.medium
 def test_the_installed_command_lists_the_tasks_from_an_empty_folder(installed: Path, tmp_path: Path):
     assert "hopper" in command(installed, tmp_path, "tasks")
-    shipped = "from robokit.task.lookup.find import shipped_folder; print(shipped_folder())"
+    shipped = "from robokit.task.lookup.source import shipped_folder; print(shipped_folder())"
     where = f"import importlib.util as u; print(u.find_spec('tasks')); {shipped}"
     module, folder = python(where, tmp_path, installed / "python").split()
     assert module == "None"

@@ -10,7 +10,7 @@ Two older algorithms are special cases: A2C (Mnih et al. 2016) is `--epochs 1 --
 If the task has limits, the advantage combines reward and costs (robokit.limits.multipliers).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,7 @@ from robokit.networks.critic import ActorCritic, Critic
 from robokit.networks.distributions import entropy, kl, log_prob
 from robokit.networks.normalizer import Normalizer
 from robokit.networks.policy import Gaussian
-from robokit.state import gather, scatter
+from robokit.state import Saved
 
 LR_RANGE = (1e-5, 1e-2)  # bounds of the adaptive learning rate
 REWARD_CLIP = 10.0  # bound of scaled rewards
@@ -155,7 +155,7 @@ def make_actor(env: Env, config: Config, belief: Belief | None = None) -> Gaussi
 MakeActor = Callable[[Env, Config, Belief], Gaussian]
 
 
-class Learner:
+class Learner(Saved):
     """PPO on one Env, with networks on `env.device`; `policy`, made by `actor`, is exported."""
 
     replay = None
@@ -316,18 +316,11 @@ class Learner:
         self.return_scale.count.clamp_(max=self.steps_per_iteration)
 
     def _parts(self) -> dict[str, object]:
+        """The training state, the environment's included: enough to resume bit for bit."""
         running = {"belief": self.belief, "critic_belief": self.critic_belief, "first": self.is_first}
         running |= {"discounted": self.discounted, "adam": self.adam, "beta": self.beta}
         own = {"env": self.env, "episodes": self.episodes, "rng": self.rng, "schedule": self.schedules}
         return {**self.networks, **running, **own, **self.constrained.parts()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the training state, the environment's included: enough to resume bit for bit."""
-        return gather(self._parts())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()` of a Learner with the same task and config; the caller checks that."""
-        scatter(self._parts(), state)
 
 
 def check(config: Config) -> None:

@@ -4,14 +4,7 @@ from pathlib import Path
 
 from robokit.disk.folder import CONFIG, file_name, newest_run
 from robokit.errors import OptionError, RunError, did_you_mean, tell
-from robokit.task.lookup.source import (
-    known_tasks,
-    refuse_model,
-    shipped_folder,
-    split,
-    title_of,
-    variants,
-)
+from robokit.task.lookup.source import known_tasks, refuse_model, shipped_folder, split, title_of, variants
 
 RUNS, POLICIES = Path("runs"), Path("policies")
 

@@ -13,18 +13,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from robokit.calls import resolve
 from robokit.calls.names import is_shipped, path_of
-from robokit.calls.resolve import (
-    What,
-    as_word,
-    gamma_of,
-    held_commands,
-    located,
-    named_run,
-    policy_of,
-    run_of,
-    torch_policy_of,
-)
+from robokit.calls.resolve import What
 from robokit.console import say
 from robokit.disk.folder import POLICY, file_name
 from robokit.env.env import Env
@@ -73,9 +64,9 @@ def evaluate(
 
     Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
     """
-    subject = subject_of(located(what), task, filter, torch, trust)
+    subject = subject_of(resolve.located(what), task, filter, torch, trust)
     episodes, seed, gamma, threads = (plain(x) for x in (episodes, seed, gamma, threads))
-    return report_on(subject, episodes, seed, nominal, command, gamma, threads)
+    return report_on(subject, episodes, command, gamma, seed=seed, nominal=nominal, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -107,37 +98,21 @@ def subject_of(
     if torch and filter is not None:
         raise OptionError("torch measures a run's policy on its own task, without filter")
     if torch:
-        return Subject(place, None, *torch_policy_of(place, given, trust), None)
-    file, chosen, policy, own = policy_of(place, given, trust)
+        return Subject(place, None, *resolve.torch_policy_of(place, given, trust), None)
+    file, chosen, policy, own = resolve.policy_of(place, given, trust)
     guard = None if filter is None else filter_for(file, Path(filter))
     return Subject(place, file, chosen, policy, guard, own)
 
 
 def report_on(
-    subject: Subject,
-    episodes: int = 300,
-    seed: int = 0,
-    nominal: bool = False,
-    command: Command = (),
-    gamma: float | None = None,
-    threads: int = 0,
+    subject: Subject, episodes: int, command: Command = (), gamma: float | None = None, **options: Any
 ) -> Report:
-    """The report of `evaluate`."""
-    held = _held(subject.task, command)
+    """The report of `evaluate`; options: seed, nominal, threads."""
+    options |= {"commands": _held(subject.task, command), "policy": subject.policy}
+    options["gamma"] = resolve.gamma_of(resolve.run_of(file_of(subject.place))) if gamma is None else gamma
     say(f"measuring {episodes} episodes of {subject.place}")
-    return measure(
-        subject.file,
-        subject.task,
-        episodes,
-        seed=seed,
-        nominal=nominal,
-        commands=held,
-        policy=subject.policy,
-        filter=subject.filter,
-        gamma=gamma_of(run_of(file_of(subject.place))) if gamma is None else gamma,
-        threads=threads,
-        own=subject.own,
-    )
+    filtered = {"filter": subject.filter, "own": subject.own}
+    return measure(subject.file, subject.task, episodes, **options, **filtered)
 
 
 def play(
@@ -161,14 +136,14 @@ def play(
     width, height: pixels. viewer: MuJoCo's window, in real time. Others: see `evaluate`.
     """
     drawing = seed_of("evaluation", plain(seed))
-    place = located(what)
-    file, chosen, _, own = policy_of(place, None if task is None else fspath(task), trust)
+    place = resolve.located(what)
+    file, chosen, _, own = resolve.policy_of(place, None if task is None else fspath(task), trust)
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
     env.hold(_held(chosen, command))
     if viewer:
         watch(file, env, seconds, own)
         return None
-    film = _film_of(place, named=not isinstance(what, Run) and path_of(as_word(what)) is None)
+    film = _film_of(place, named=not isinstance(what, Run) and path_of(resolve.as_word(what)) is None)
     film = film if output is None else Path(output)
     write_film(file, env, film, seconds, width, height, own)
     return film
@@ -202,7 +177,7 @@ def export_policy(
         raise OptionError(f"the output must be a folder, for <task>.onnx, got {folder}")
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
-    run = named_run(what)
+    run = resolve.named_run(what)
     restored = restore_policy(run, last, None if task is None else fspath(task), trust)
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():
@@ -213,7 +188,7 @@ def export_policy(
     card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
     if episodes:
         say(f"measuring {episodes} episodes of {path}")
-        options: dict[str, Any] = {"policy": restored.policy, "gamma": gamma_of(run)}
+        options: dict[str, Any] = {"policy": restored.policy, "gamma": resolve.gamma_of(run)}
         measured = measure(file, restored.env.task, episodes, **options)
         card |= {
             "return": measured.returns.mean,
@@ -225,4 +200,4 @@ def export_policy(
 
 
 def _held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:
-    return command if isinstance(command, Mapping) else held_commands(task, tuple(command))
+    return command if isinstance(command, Mapping) else resolve.held_commands(task, tuple(command))

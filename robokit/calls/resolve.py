@@ -102,11 +102,8 @@ def _of_run(run: Run, task: str | None, trust: bool) -> tuple[Exported, Task | N
 
     With a variant, and without a file that may be run for the own task: policy.onnx as it is.
     """
-    own = (
-        task
-        if task is not None and is_called(type(load_task(task)).__name__, str(run.config.get("task")))
-        else None
-    )
+    named = str(run.config.get("task"))
+    own = task if task is not None and is_called(type(load_task(task)).__name__, named) else None
     try:
         file, restored = exported(run, own, trust)
     except TaskError:
@@ -158,15 +155,10 @@ def _with_limits(task: Task, file: Exported, own: bool) -> Task:
     parts = [part.name for part in fields(Limit)]
     given = file.contract.get("limits") or {}  # older: null
     trained = {k: Limit(**{part: limit[part] for part in parts}) for k, limit in given.items()}
-    shared = {
-        name: x.value
-        for name, x in trained.items()
-        if name in task.limits and x.measure == task.limits[name].measure
-    }
-    now = with_values(task.limits, shared)
+    alike = [k for k in trained.keys() & task.limits.keys() if trained[k].measure == task.limits[k].measure]
+    now = with_values(task.limits, {name: trained[name].value for name in alike})
     if own and trained and trained != now:
-        raise TaskError(
-            f"{file.path} was trained for {trained}, but {title(task)} now has {now}: train again"
-        )
+        differ = f"was trained for {trained}, but {title(task)} now has {now}"
+        raise TaskError(f"{file.path} {differ}: train again")
     task.limits = now
     return task

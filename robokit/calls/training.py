@@ -33,20 +33,10 @@ from robokit.training.hooks import Event, Hook
 from robokit.training.loop import SAVE_SECONDS, Outcome, train as loop
 from robokit.training.run import Run
 from robokit.training.selection import Selection, validations
+from robokit.training.setup import restore
 from robokit.training.setup.build import Built, Setup, build_learner, check_owners, options
 from robokit.training.setup.init_from import init_learner, open_parent
 from robokit.training.setup.provenance import changed, create, unfinished
-from robokit.training.setup.restore import (
-    Restored,
-    export_env,
-    export_policy,
-    going_on,
-    options_of,
-    place_of,
-    rebuild,
-    take_best,
-    task_of,
-)
 
 BEGIN_FROM = "a new training starts from its policy with --init-from {}"  # where a resume is refused
 Named = str | PathLike[str] | type[Task] | Task  # a task: its name, file.py, file.py:Class, class or object
@@ -97,13 +87,7 @@ def train(
         raise OptionError(f"a hook must be a function of an Event, got {wrong[0]!r}")
     with processes.joined(), torch_threads(1):  # in gradient steps as many as chosen
         if resume is not None:
-            given = {
-                "algo": algo,
-                "like": like,
-                "limits": limits,
-                "init_from": init_from,
-                **options,
-            }
+            given = {"algo": algo, "like": like, "limits": limits, "init_from": init_from, **options}
             new = {name for name, value in given.items() if value is not None} - {"steps"}
             if new:
                 rule = "a resumed run keeps its task and options; only steps, save_every and hooks may be new"
@@ -137,7 +121,7 @@ def _chosen(
         config = options(chosen, setup.algo)
     else:
         run = named_run(like)
-        chosen, setup, config = like_run(run, _as_name(task or place_of(run, trust)), algo)
+        chosen, setup, config = like_run(run, _as_name(task or restore.place_of(run, trust)), algo)
     setup_names = {f.name for f in fields(Setup)} - {"algo"}
     check_owners({name: name for name in given if name not in setup_names}, setup.algo)
     setup = with_options(setup, {k: v for k, v in given.items() if k in setup_names})
@@ -152,7 +136,7 @@ def like_run(run: Run, task: str | type[Task] | Task, algo: str | None) -> tuple
     Threads and compiling are chosen anew, by the sizes of this training. Raises OptionError if `algo` is
     given and another one than the run's.
     """
-    setup, config = options_of(run)
+    setup, config = restore.options_of(run)
     setup, config = replace(setup, threads=0, torch_threads=0), replace(config, compile=None)
     if algo not in (None, setup.algo):
         raise OptionError(f"{run.path} was trained by {setup.algo}: its options are not those of {algo}")
@@ -202,7 +186,7 @@ def _rehearse(learner: Built, setup: Setup) -> None:
     if not processes.rank():
         try:
             with processes.apart():
-                rehearse(learner.policy, export_env(learner.env.task, setup))
+                rehearse(learner.policy, restore.export_env(learner.env.task, setup))
         except ExportError as error:
             refused = str(error)
     if refused := processes.agreed(refused):
@@ -228,11 +212,11 @@ def resume_run(
         if not fits(total, int):
             raise OptionError(f"steps must be a whole number, got {total!r}")
         run = replace(run, steps=total)
-    own = task_of(run, task, trust)
+    own = restore.task_of(run, task, trust)
     if differ := changed(run, own):
         rule = f"{run.path} cannot be resumed: changed since it began: {', '.join(differ)}"
         raise RunError(f"{rule}; {BEGIN_FROM.format(run.path)}")
-    learner = rebuild(run, own)
+    learner = restore.rebuild(run, own)
     if (done := run.newest(shared=False)[0]) is not None and done.steps >= run.steps:
         say(f"{run.path} has its {run.steps:,} steps already; --steps with more goes on")
     now, then = versions(), run.about["versions"]
@@ -262,7 +246,7 @@ def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -
     called = [_note_broken, *hooks]
     outcome = loop(learner, run, run.steps, save_seconds=save_every, validate=validate, hooks=called)
     if outcome.stop is not None:
-        say(f"stopped and saved; go on with: {going_on(run)}")
+        say(f"stopped and saved; go on with: {restore.going_on(run)}")
     if processes.rank() or outcome.stop == signal.SIGTERM or not outcome.done.steps:
         return Trained(run, outcome, None, None)  # SIGTERM: a scheduler kills what does not end at once
     policy = error = None
@@ -270,10 +254,10 @@ def _train(learner: Built, run: Run, save_every: float, hooks: Iterable[Hook]) -
         say(f"trained and saved in {run.path}; checking the policy before it is exported")
         if outcome.stop is not None:
             run.load_policy(learner.policy)  # an interrupted iteration may have changed it
-        steps = take_best(run, learner.policy, rule, outcome.done.steps)
-        setup, _ = options_of(run)
-        best = Restored(learner.policy, steps, export_env(learner.env.task, setup))
-        policy = export_policy(run, best, run.path / POLICY)
+        steps = restore.take_best(run, learner.policy, rule, outcome.done.steps)
+        setup, _ = restore.options_of(run)
+        best = restore.Restored(learner.policy, steps, restore.export_env(learner.env.task, setup))
+        policy = restore.export_policy(run, best, run.path / POLICY)
         say(f"exported {policy.path}")
     except ExportError as refused:
         measure = f"to measure it all the same: robokit evaluate {run.path} --torch"

@@ -53,9 +53,9 @@ class Evaluate:
         subjects = [subject_of(place, self.task, self.filter, self.torch, self.trust) for place in places]
         _one_task(dict(zip(self.what, subjects, strict=True)))
         reports: dict[str, Report] = {}
-        options = self.episodes, self.seed, self.nominal, self.command, self.gamma, self.threads
+        options = {"seed": self.seed, "nominal": self.nominal, "threads": self.threads}
         for what, subject in zip(self.what, subjects, strict=True):
-            report = reports[what] = report_on(subject, *options)
+            report = reports[what] = report_on(subject, self.episodes, self.command, self.gamma, **options)
             if not self.json:
                 print(report.text(), flush=True)
             if folders:

@@ -89,10 +89,7 @@ class Unguarded:
     compiling = 0.0  # s that first calls took since `compile_seconds` was last asked
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        cpp_wrapper: bool,
-        refused: Callable[[str], None] | None = None,
+        self, function: Callable[..., Any], cpp_wrapper: bool, refused: Callable[[str], None] | None = None
     ) -> None:
         self._own, self._refused = alone(function), refused
         options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp_wrapper": cpp_wrapper}

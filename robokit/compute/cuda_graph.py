@@ -54,9 +54,8 @@ class Graphed(Generic[Outputs]):
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         if not self.calls:
-            self._inputs = tuple(
-                x.detach().clone(memory_format=torch.contiguous_format) if x.dim() else x for x in inputs
-            )
+            whole = torch.contiguous_format
+            self._inputs = tuple(x.detach().clone(memory_format=whole) if x.dim() else x for x in inputs)
         else:
             self._take(inputs)
         if self._replay is None and self.calls == WARM_UP:

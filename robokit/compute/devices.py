@@ -26,10 +26,8 @@ def find_device(name: str, instead: str = "--device cpu runs anywhere") -> torch
     several processes it does so for "cuda:1" too, and makes the GPU torch's current one.
     """
     if name.startswith("cuda:") and processes.world() > 1:
-        rule = (
-            f"device must be 'cuda' where {processes.world()} processes share a training: each takes its own"
-        )
-        raise OptionError(f"{rule}; got {name!r}")
+        rule = f"device must be 'cuda' where {processes.world()} processes share a training"
+        raise OptionError(f"{rule}: each takes its own; got {name!r}")
     shared = name == "cuda" and processes.world() > 1
     device = usable(f"cuda:{processes.here()[0]}" if shared else name, instead)
     if shared:

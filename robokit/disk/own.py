@@ -21,9 +21,8 @@ def check_own(places: Iterable[Path]) -> None:
     """Raise CheckpointError for a link: what it leads to may be another's, and a training deletes there."""
     if link := next((path for path in places if path.is_symlink()), None):
         rule = "is a link: a training writes and deletes only in folders of its own"
-        raise CheckpointError(
-            f"{link} {rule}; put what it leads to in its place, or a link in place of the whole run"
-        )
+        remedy = "put what it leads to in its place, or a link in place of the whole run"
+        raise CheckpointError(f"{link} {rule}; {remedy}")
 
 
 def discard(hidden: Path, names: Iterable[str]) -> None:

@@ -153,9 +153,8 @@ def short(value: Any) -> str:
 def first_difference(one: Any, other: Any) -> tuple[str, Any, Any]:
     """(place, value, other value) of the first leaf in which two unequal JSON values differ: `options.lr`."""
     if isinstance(one, dict) and isinstance(other, dict):
-        key = next(
-            k for k in sorted({*one, *other}) if one.get(k) != other.get(k) or (k in one) != (k in other)
-        )
+        keys = sorted({*one, *other})
+        key = next(k for k in keys if one.get(k) != other.get(k) or (k in one) != (k in other))
         place, left, right = first_difference(one.get(key), other.get(key))
         return f"{key}.{place}" if place else str(key), left, right
     return "", one, other

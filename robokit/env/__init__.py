@@ -14,13 +14,4 @@ if TYPE_CHECKING:
     from robokit.env.sensing import Sensors as Sensors
     from robokit.env.step import Step as Step
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.env.env": "Env make",
-        "robokit.env.step": "Step",
-        "robokit.env.checks.laws": "Finding check_task",
-        "robokit.env.checks.notes": "find_notes",
-        "robokit.env.sensing": "Sensors",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

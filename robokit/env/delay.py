@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from robokit.state import gather, put, scatter
+from robokit.state import Saved, put
 from robokit.task.sense import EPSILON, Range, ends
 
 
-class Delay:
+class Delay(Saved):
     """A delay line for vectors (N, D), interpolated linearly between control steps.
 
     ranges: delay in s of each group of columns, a number or (low, high); widths: columns in each group. A
@@ -62,11 +62,11 @@ class Delay:
         near, far = (x.index_select(0, self.place) for x in (line, line[newest.numel() :]))
         return torch.lerp(near, far, self.weight).view_as(newest)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return gather({"line": self.line, "steps": self.steps})
+    def _parts(self) -> dict[str, Tensor]:
+        return {"line": self.line, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter({"line": self.line, "steps": self.steps}, state)
+        super().load_state_dict(state)
         self._aim()
 
 

@@ -34,7 +34,7 @@ from robokit.sim.base import is_field
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
-from robokit.state import gather, scatter
+from robokit.state import Saved
 from robokit.task.action import moves
 from robokit.task.action_map import map_of
 from robokit.task.checks.rules import check_constants, check_finite, read_names
@@ -47,7 +47,7 @@ from robokit.task.task import Task, Terms
 OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
 
 
-class Env:
+class Env(Saved):
     """N simulations of one task. Raises TaskError if the task breaks its contract, before anything runs.
 
     sim: the engine, "mujoco" (on the CPU) or "warp" (on `device`). device: where returned tensors live. If
@@ -112,8 +112,6 @@ class Env:
         self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
         if self._moves:
             self.map = map_of(task.action, self.sim, joint_columns(task, self.sim, self.sensors))
-        self.action_center, self.action_half = self.map.center, self.map.half
-        self.action_low, self.action_high = self.map.low, self.map.high
         self._sent: Tensor | None = None  # see `send`
         late = 0.0 if nominal else task.action_delay
         self._action_delay = TargetDelay(late, self.sim.timestep, self.nstep, self.sim.ctrl)
@@ -159,9 +157,8 @@ class Env:
         sim = self.sim
         if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
             got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
-            raise OptionError(
-                f"action must be a tensor of shape ({self.num_envs}, {self.act_dim}), got {got}"
-            )
+            shape = self.num_envs, self.act_dim
+            raise OptionError(f"action must be a tensor of shape {shape}, got {got}")
         # float32 and contiguous: a graph is not told of another dtype or layout
         action = action.detach().to(sim.device, torch.float32).contiguous()
         sent, self._sent = self._sent, None
@@ -268,10 +265,6 @@ class Env:
 
     # -- save and continue -----------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """A flat dict of copies, all that a bit-equal continuation needs except the values of `hold`."""
-        return gather(self._parts())
-
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of an Env of the same task, num_envs and engine.
 
@@ -280,9 +273,10 @@ class Env:
         if state["obs"].shape != self.obs.shape:
             expected, got = tuple(self.obs.shape), tuple(state["obs"].shape)
             raise CheckpointError(f"the checkpoint holds observations {got}, this environment has {expected}")
-        scatter(self._parts(), state)
+        super().load_state_dict(state)
 
     def _parts(self) -> dict[str, Any]:
+        """All that a bit-equal continuation needs except the values of `hold`."""
         own = {"rng": self.rng, "obs": self.obs, "state": self.state}
         return {"sim": self.sim, "sensors": self.sensors, **self._action_delay.parts, **own}
 

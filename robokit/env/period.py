@@ -21,11 +21,7 @@ class Period:
     """The functions of one Env's task, with its sensors, commands and carried terms."""
 
     def __init__(
-        self,
-        task: Task,
-        sim: Sim,
-        names: Names,
-        parts: tuple[Sensors, Commands, tuple[Carried, ...], Levels],
+        self, task: Task, sim: Sim, names: Names, parts: tuple[Sensors, Commands, tuple[Carried, ...], Levels]
     ) -> None:
         self.task, self.sim, self.names = task, sim, names
         self.sensors, self.commands, self.carried, self.levels = parts

@@ -13,11 +13,11 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.env.delay import Delay, groups, uniform_like
-from robokit.state import gather, put, scatter
+from robokit.state import Saved, put
 from robokit.task.sense import EPSILON, Sense, ends
 
 
-class Sensors:
+class Sensors(Saved):
     """The sensors of N simulations: true values (N, E) of all terms -> obs (N, O) without the hidden terms.
 
     widths: {term: width} of all terms, in order; a term that `sensing` lacks has no errors. exact: hide
@@ -151,14 +151,8 @@ class Sensors:
         """Repeat one number for each term (..., terms) over the term's columns (..., O)."""
         return figures.index_select(-1, self.group)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """State to continue with `advance`: this control step's noise and missing readings are not in it."""
-        return gather(self._parts())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter(self._parts(), state)
-
     def _parts(self) -> dict[str, object]:
+        """State to continue with `advance`: this control step's noise and missing readings are not in it."""
         parts = {"bias": self.bias, "last": self.last, "lost": self.lost, "delay": self.delay}
         frames = {"rate": self.rate, "phase": self.phase} if self.framed else {}
         return {**parts, **frames, **({"by": self.by} if self.rigid else {})}

@@ -20,12 +20,4 @@ if TYPE_CHECKING:
         summarize as summarize,
     )
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.evaluation.measure": "evaluate",
-        "robokit.evaluation.reports.report": "Report",
-        "robokit.evaluation.reports.verdict": "Verdict",
-        "robokit.evaluation.statistics": "Estimate Share Summary estimate share summarize",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

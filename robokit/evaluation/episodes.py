@@ -77,7 +77,7 @@ def onnx_actor(file: Loaded) -> Act:
         seen = env.terms()
         terms = {name: seen[name].contiguous().cpu().numpy() for name in supplied(env.columns)}
         ctrl, carry[0] = _run(file, {**terms, "carry": carry[0], "reset": is_first.cpu().numpy()})
-        action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.action_center.device)
+        action = torch.from_numpy(carry[0][:, : env.act_dim]).to(env.map.center.device)
         check_ctrl(env, action, torch.from_numpy(ctrl).to(action))
         return action
 

@@ -31,9 +31,8 @@ class Ledger:
         alive = running[:, None]
         cost = torch.where(alive, cost.double(), 0.0)
         step = self._charges.of(cost, running & terminated, steps_left.double(), self._gamma)
-        self._costs[:3] += torch.stack(
-            (step.total, alive * step.span, self._gamma**self._age * step.discounted)
-        )
+        discounted = self._gamma**self._age * step.discounted
+        self._costs[:3] += torch.stack((step.total, alive * step.span, discounted))
         largest = torch.stack(((cost > 0).double(), cost))
         self._costs[3:] = torch.maximum(self._costs[3:], largest)
         self._least = torch.minimum(self._least, cost.amin(0))  # NaN stays

@@ -95,9 +95,8 @@ def evaluate(
         if exported:
             versus = summarize(ran.returns - run_episodes(fresh(), torch_actor(policy), gamma).returns)
         drawn = run_episodes(fresh(), sampling_actor(policy, drawing), gamma)
-        stochastic = Sampled(
-            headline=_headline(drawn, env), returns=summarize(drawn.returns), limits=_judge(drawn, env, gamma)
-        )
+        of_drawn = _judge(drawn, env, gamma)
+        stochastic = Sampled(_headline(drawn, env), summarize(drawn.returns), of_drawn)
     limits = _judge(ran, env, gamma)
     filtered = _through(guarded, ran, fresh(), gamma) if guarded else None
     steps = int(ran.lengths.sum())

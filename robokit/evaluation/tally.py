@@ -45,9 +45,8 @@ class Tally:
 
     def kinds(self) -> dict[str, dict[str, Array]]:
         """Name -> kind -> (N,)."""
-        sums, counts, last, peak, streak = (
-            x.cpu().numpy() for x in (self._sums, self._counts, self._last, self._peak, self._streak)
-        )
+        each = self._sums, self._counts, self._last, self._peak, self._streak
+        sums, counts, last, peak, streak = (x.cpu().numpy() for x in each)
         mean, found = sums / np.where(counts, counts, np.nan), dict[str, dict[str, Array]]()
         for i, name in enumerate(self._names):
             found[name] = {"mean": mean[:, i], "last": last[:, i]}

@@ -8,18 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from robokit.evaluation.statistics import (
-    FEW,
-    RESAMPLES,
-    SIDES,
-    Array,
-    Estimate,
-    beta_quantile,
-    cvar,
-    episodes_needed,
-    estimate,
-    lower,
-)
+from robokit.evaluation import statistics
+from robokit.evaluation.statistics import RESAMPLES, SIDES, Array, Estimate, lower
 
 
 def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESAMPLES) -> Estimate:
@@ -39,19 +29,19 @@ def estimate_worst(x: Array, worst: float, largest: float, resamples: int = RESA
       freedom less than episodes in the worst share but at least 1, and of the normal distribution.
     """
     bounds = [_bound(x, worst, largest, i, resamples) for i in range(len(SIDES))]
-    return Estimate(cvar(x, 1 - worst), *bounds)
+    return Estimate(statistics.cvar(x, 1 - worst), *bounds)
 
 
 def _bound(x: Array, worst: float, largest: float, i: int, resamples: int) -> float:
     n, is_upper, level = len(x), SIDES[i] > 0.5, max(SIDES[i], 1 - SIDES[i])
     m = next(m for m in range(math.ceil(worst * n), n + 1) if m == n or lower(m, n, level) >= worst)
-    q, excess = _excess(x, m / n if is_upper and worst * n >= FEW else worst)
-    found = estimate(excess / worst, None, (largest - q) / worst, resamples)
+    q, excess = _excess(x, m / n if is_upper and worst * n >= statistics.FEW else worst)
+    found = statistics.estimate(excess / worst, None, (largest - q) / worst, resamples)
     bound = (found.low, found.high, found.at_least, found.at_most)[i]
     freedom = max(1, int(worst * n + 1e-9) - 1)
     wider = student_quantile(level, freedom) / NormalDist().inv_cdf(level)
     bound = q + found.value + wider * (bound - found.value)
-    return min(bound, largest) if is_upper else min(max(bound, 0.0), cvar(x, 1 - m / n))
+    return min(bound, largest) if is_upper else min(max(bound, 0.0), statistics.cvar(x, 1 - m / n))
 
 
 def _excess(x: Array, share: float) -> tuple[float, Array]:
@@ -65,12 +55,12 @@ def student_quantile(probability: float, freedom: float) -> float:
 
     P(|T| > t) = I_x(freedom / 2, 1 / 2) with x = freedom / (freedom + t^2)
     """
-    x = beta_quantile(2 * (1 - probability), freedom / 2, 0.5)
+    x = statistics.beta_quantile(2 * (1 - probability), freedom / 2, 0.5)
     return math.sqrt(freedom * (1 - x) / x)
 
 
 def episodes_needed_for_worst(x: Array, worst: float, largest: float, limit: float) -> int | None:
     """`episodes_needed` for `estimate_worst`, approximately: with q of the sample, and without t / z."""
     q, excess = _excess(x, worst)
-    measured = estimate(excess, None, largest - q)
-    return episodes_needed(excess, np.ones_like(x), measured, (limit - q) * worst)
+    measured = statistics.estimate(excess, None, largest - q)
+    return statistics.episodes_needed(excess, np.ones_like(x), measured, (limit - q) * worst)

@@ -14,13 +14,4 @@ if TYPE_CHECKING:
     from robokit.export.gate import Parity as Parity
     from robokit.export.write import Written as Written, export as export
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.export.write": "Written export",
-        "robokit.export.gate": "Parity",
-        "robokit.export.bounds": "resolve write_filter",
-        "robokit.export.card": "write_card",
-        "robokit.export.file": "Exported",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robokit.disk.read import read_json
 from robokit.disk.write import write_atomically
 from robokit.env.env import Env
 from robokit.errors import TaskError
@@ -43,6 +44,15 @@ def write_card(file: Exported, evaluation: Mapping[str, Any]) -> Path:
     beside = file.path.with_suffix(".json")
     write_atomically(beside, (json.dumps(card, indent=2, allow_nan=False) + "\n").encode())
     return beside
+
+
+def steps_of(file: Exported) -> int | None:
+    """The step of the training on a file's card; None without a card of this very file."""
+    try:
+        card = read_json(file.path.with_suffix(".json"))
+        return int(card["steps"]) if card["sha256"] == file.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def clip_command(contract: Mapping[str, Any], name: str, numbers: Sequence[float]) -> list[float]:
@@ -97,10 +107,10 @@ def _maps(known: Sequence[Mapping[str, Any]], env: Env) -> Iterator[Fact]:
         if a.get("map", kind) != kind:
             yield f"action map of {a['name']!r}", a["map"], kind
     parts = {
-        "low": ("lowest ctrl", env.action_low),
-        "high": ("highest ctrl", env.action_high),
-        "default": ("ctrl at action 0", env.action_center.clamp(env.action_low, env.action_high)),
-        "scale": ("ctrl of an action of 1", env.action_half),
+        "low": ("lowest ctrl", env.map.low),
+        "high": ("highest ctrl", env.map.high),
+        "default": ("ctrl at action 0", env.map.center.clamp(env.map.low, env.map.high)),
+        "scale": ("ctrl of an action of 1", env.map.half),
         "leash": ("leash", env.map.leash),
     }
     rooms = (ROUNDING * env.map.unit).tolist()
@@ -139,5 +149,5 @@ def check_ctrl(env: Env, action: Tensor, ctrl: Tensor) -> None:
         i = int(worst.argmax())
         name, kind = actuators(env.sim)[i]["name"], type(env.task).__name__
         off = f"differs from {kind}.action by {float(worst[i]):.3g} in action units"
-        scale = f"its scale there is {float(env.action_half[i]):g}, in the file another"
+        scale = f"its scale there is {float(env.map.half[i]):g}, in the file another"
         raise TaskError(f"the file's ctrl of {name!r} {off}: {scale}; give it the file's, or train again")

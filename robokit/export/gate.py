@@ -136,7 +136,7 @@ def _refusal(batch: int, own: Tensor, equal: Tensor, i: int, spans: Spans, env: 
     return (
         f"the ONNX graph differs from the policy at batch {batch} by {difference} of the actuator range, "
         f"at most {allowed}, in the {_actuator(env, i)}, whose targets span {float(spans.span[i]):.3g} at a "
-        f"scale of {float(env.action_half[i]):.3g}; one step from an equal state by {step}. Where large "
+        f"scale of {float(env.map.half[i]):.3g}; one step from an equal state by {step}. Where large "
         f"numbers are rounded: --normalize-obs, observations of about 1, or a larger scale"
     )
 
@@ -164,9 +164,8 @@ def check_graph(model: onnx.ModelProto) -> None:
         raise ExportError(f"the graph has IR version {model.ir_version}, at most {IR} for older runtimes")
     opsets = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     if max(opsets) > OPSET:
-        raise ExportError(
-            f"the graph has operators of opset {max(opsets)}, at most {OPSET} for older runtimes"
-        )
+        rule = f"at most {OPSET} for older runtimes"
+        raise ExportError(f"the graph has operators of opset {max(opsets)}, {rule}")
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -16,9 +16,8 @@ Node = dict[str, Any]
 
 def markdown() -> str:
     """The table of FIELDS, a row for each."""
-    rows = [
-        f"| `{f.key}` | {rule_of(f)} | {'yes' if f.required else ''} | {f.since} | {f.says} |" for f in FIELDS
-    ]
+    row = "| `{}` | {} | {} | {} | {} |"
+    rows = [row.format(f.key, rule_of(f), "yes" * f.required, f.since, f.says) for f in FIELDS]
     return "\n".join(["| key | what | required | since | meaning |", "|---|---|---|---|---|", *rows]) + "\n"
 
 
@@ -76,10 +75,8 @@ def _of_kind(kind: str, field: Field) -> Node:
             bounds = {} if low is None else {"minimum": low, "maximum": high}
             return {**number, **bounds, "type": "integer" if kind == "whole" else "number"}
         case "text":
-            bounds = (
-                {} if low is None or field.type == "numbers | text" else {"minLength": low, "maxLength": high}
-            )
-            return {"type": "string", **bounds}
+            free = low is None or field.type == "numbers | text"
+            return {"type": "string", **({} if free else {"minLength": low, "maxLength": high})}
         case "texts":
             return {"type": "array", "items": {"type": ["string", "null"]}, **lengths}
         case "numbers":

@@ -131,10 +131,7 @@ class Adam(Flat):
 
 
 def make_update(
-    loss: Loss,
-    adam: Adam,
-    compile: bool = False,
-    schedule: Callable[[Tensor, Losses], Tensor] | None = None,
+    loss: Loss, adam: Adam, compile: bool = False, schedule: Callable[[Tensor, Losses], Tensor] | None = None
 ) -> Callable[..., Losses]:
     """A function update(lr, *batch) -> parts: one Adam step on `loss(adam.module, *batch)`.
 

@@ -10,13 +10,14 @@ from robokit.compute import processes
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import TaskError
+from robokit.state import Saved
 
 LARGEST = 1e15  # of a term: a training squares terms and adds them up, in float32
 UNCOUNTED = ("metric/", "limit/", "success/")  # beginnings of keys that an iteration may have no number for
 FUNCTIONS = {"reward": "rewards", "cost": "costs", "metric": "metrics"}  # of a task, by the kind of a label
 
 
-class EpisodeTotals:
+class EpisodeTotals(Saved):
     """Sums of the running episodes of N simulations, and means over those finished since the last summary."""
 
     def __init__(self, num_envs: int, device: torch.device) -> None:
@@ -45,12 +46,8 @@ class EpisodeTotals:
             return {}
         return {"episode/return": returns / count, "episode/length": length / count, "episode/count": count}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"running": self._running.clone(), "finished": self._finished.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._running.copy_(state["running"])
-        self._finished.copy_(state["finished"])
+    def _parts(self) -> dict[str, Tensor]:
+        return {"running": self._running, "finished": self._finished}
 
 
 class Reach:
@@ -112,9 +109,8 @@ def _input(env: Env, name: str) -> str:
     """A term of the critic's input: exact observations, privileged terms, and the maxima of peak costs."""
     if name in env.names.truth:
         return f"observe {name!r}"
-    return (
-        f"privileged {name.removeprefix('privileged ')!r}" if name in env.names.state else f"costs {name!r}"
-    )
+    own = f"privileged {name.removeprefix('privileged ')!r}"
+    return own if name in env.names.state else f"costs {name!r}"
 
 
 def beyond(names: Sequence[str], x: Tensor) -> str:
@@ -142,9 +138,8 @@ def iteration_metrics(
     """
     terms = dict(zip(reach.labels, logged.unbind(), strict=True))
     named = {f"loss/{name}": value for name, value in losses.items()}
-    found = numbers(
-        {"beyond": reach.beyond, **named, **terms, **{k: v for part in more for k, v in part.items()}}
-    )
+    others = {name: value for part in more for name, value in part.items()}
+    found = numbers({"beyond": reach.beyond, **named, **terms, **others})
     if found.pop("beyond"):
         raise reach.error()
     finished = episodes.summary()

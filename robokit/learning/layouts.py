@@ -92,6 +92,6 @@ def _target(limit: Limit) -> str:
 
 def _actuators(env: Env) -> dict[str, tuple[float, float]]:
     """(center, half) of each number of the action; a Delta's are (0, scale), under a name of its own."""
-    center, half = (x.float().nan_to_num(0.0).tolist() for x in (env.action_center, env.action_half))
+    center, half = (x.float().nan_to_num(0.0).tolist() for x in (env.map.center, env.map.half))
     rows = zip(actuators(env.sim), env.map.kinds, zip(center, half, strict=True), strict=True)
     return {f["name"] + " (delta)" * (k == "delta"): pair for f, k, pair in rows if k != "hold"}

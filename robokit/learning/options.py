@@ -179,9 +179,8 @@ def check_shared(**numbers: int) -> None:
     """Raise OptionError unless each number (name=number) is a multiple of the number of processes."""
     for name, value in numbers.items():
         if value % world():
-            raise OptionError(
-                f"{name} must be a multiple of the {world()} processes that share it, got {value}"
-            )
+            rule = f"must be a multiple of the {world()} processes that share it"
+            raise OptionError(f"{name} {rule}, got {value}")
 
 
 def recurrent(config: Options) -> bool:

@@ -32,10 +32,8 @@ class Takeover:
 
     def at(self, lr: float) -> "Takeover":
         """With a line about a learning rate at which gradient steps soon undo what was taken over."""
-        words = (
-            f"note: lr {lr:g} is one for a new policy and may undo this one; --lr {KEEPING_LR:g} keeps more"
-        )
-        return self.adding(words) if lr > KEEPING_LR else self
+        words = f"note: lr {lr:g} is one for a new policy and may undo this one"
+        return self.adding(f"{words}; --lr {KEEPING_LR:g} keeps more") if lr > KEEPING_LR else self
 
     def report(self, name: str, steps: int | None) -> list[str]:
         """In lines of text, for a parent of this name and step."""
@@ -70,9 +68,8 @@ def _check(name: str, ours: Layout, theirs: Layout) -> None:
         ("observations", [*ours.terms], [*theirs.terms]),
     ):
         if not {*own} & {*other}:
-            raise OptionError(
-                f"{name} is of another robot: its {what} {other}, here {own}: none has the same name"
-            )
+            names = f"its {what} {other}, here {own}: none has the same name"
+            raise OptionError(f"{name} is of another robot: {names}")
     if differ := _sizes(ours, theirs):
         values = "; ".join(f"its {key} is {other}, here {own}" for key, own, other in differ)
         keys, wanted = [key for key, _, _ in differ], network_options(theirs)

@@ -14,13 +14,4 @@ if TYPE_CHECKING:
     from robokit.limits.meter import Meter as Meter
     from robokit.limits.multipliers import Multipliers as Multipliers, Rule as Rule
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.limits.limit": "Limit with_values",
-        "robokit.limits.measures": "MEASURES EpisodeCosts Measure",
-        "robokit.limits.charges": "Charges Maxima",
-        "robokit.limits.meter": "Meter",
-        "robokit.limits.multipliers": "Multipliers Rule",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES
+from robokit.state import Saved
 
 
 def cut_off(terminated: Tensor, steps_left: Tensor, gamma: float = 1.0) -> Tensor:
@@ -61,7 +62,7 @@ class Charges:
         return self.of(cost, terminated, steps_left, gamma).discounted, torch.stack(ends, -1)
 
 
-class Maxima:
+class Maxima(Saved):
     """The largest cost so far in the running episode of each of N simulations, for each `peak` limit.
 
         state = maxima.append(env.state)                     # the critics' state before a control step
@@ -101,8 +102,5 @@ class Maxima:
         charged[:, self.columns] = rise
         return charged, final_state
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"largest": self.largest.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.largest.copy_(state["largest"])
+    def _parts(self) -> dict[str, Tensor]:
+        return {"largest": self.largest}

@@ -9,7 +9,7 @@ from robokit.compute.processes import total
 from robokit.limits.charges import Charges
 from robokit.limits.limit import Limit
 from robokit.limits.measures import RECENT, EpisodeCosts
-from robokit.state import gather, scatter
+from robokit.state import Saved
 
 
 def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def episode_sums(x: Tensor, done: Tensor, running: Tensor) -> tuple[Tensor, Tens
     return total - ended, total[-1] - before[-1]
 
 
-class Meter:
+class Meter(Saved):
     """J_k of each limit in its own measure, from the control steps of N simulations per process.
 
     A rate is the mean over the T steps of one `measure`. An episode's sum is that rate times the mean length
@@ -89,9 +89,3 @@ class Meter:
 
     def _parts(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in ("running", "whole", "recent", "count")}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return gather(self._parts())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter(self._parts(), state)

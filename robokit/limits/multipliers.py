@@ -19,7 +19,7 @@ from robokit.compute.processes import total
 from robokit.errors import OptionError
 from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES
-from robokit.state import gather, scatter
+from robokit.state import Saved
 
 Rule = Literal["pid", "dual", "fixed", "off"]
 SMOOTHING = 0.8  # weight of the past in the smoothed violation
@@ -46,7 +46,7 @@ def combine(advantage: Tensor, weight: Tensor) -> Tensor:
     return (advantage[..., 0] - advantage[..., 1:] @ weight) / (1 + weight.sum())
 
 
-class Multipliers:
+class Multipliers(Saved):
     """One lambda >= 0 for each limit, and the weight w of the cost's advantage in `combine`.
 
         pid    s <- .8 s + .2 e,  I <- I + Ki e,  w = clip(Kp s + I + Kd max(ds, 0)),  e: the violation
@@ -152,9 +152,8 @@ class Multipliers:
     def metrics(self) -> dict[str, Tensor]:
         """{"limit/NAME/measured": J_k, "limit/NAME/lambda": lambda_k}, 0-d, of each limit."""
         named = zip(self.names, self.measured, self.lambdas, strict=True)
-        return {
-            f"limit/{name}/{what}": x for name, *now in named for what, x in zip(WATCHED, now, strict=True)
-        }
+        each = ((name, zip(WATCHED, now, strict=True)) for name, *now in named)
+        return {f"limit/{name}/{what}": x for name, pairs in each for what, x in pairs}
 
     @property
     def measured(self) -> Tensor:
@@ -171,9 +170,3 @@ class Multipliers:
     def _parts(self) -> dict[str, Tensor]:
         names = ("strength", "integral", "smooth", "begun", "latest")
         return {**{name: getattr(self, name) for name in names}, "spread": self.scale}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return gather(self._parts())
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        scatter(self._parts(), state)

@@ -23,13 +23,4 @@ if TYPE_CHECKING:
         SquashedGaussian as SquashedGaussian,
     )
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.networks.normalizer": "Normalizer",
-        "robokit.networks.belief": "Belief make_belief",
-        "robokit.networks.mlp": "Ensemble",
-        "robokit.networks.policy": "Deterministic Gaussian Policy SquashedGaussian",
-        "robokit.networks.critic": "ActionCritic ActorCritic Critic",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

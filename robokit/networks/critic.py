@@ -65,9 +65,8 @@ class Critic(Encoders):
         normalize: bool = True,
     ) -> None:
         super().__init__(beliefs, state_dim, normalize)
-        self.heads = nn.ModuleList(
-            mlp((belief.out_dim, *hidden, n), activation) for belief, n in zip(beliefs, outputs, strict=True)
-        )
+        ends = zip(self.out_dims, outputs, strict=True)
+        self.heads = nn.ModuleList(mlp((width, *hidden, n), activation) for width, n in ends)
 
     def forward(self, state: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """Values (M, 1 + K) and the next belief (M, B), from raw state (M, S)."""

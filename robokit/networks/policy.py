@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,19 +103,10 @@ class Gaussian(Policy):
 
     gain = 0.01
 
-    def __init__(
-        self,
-        obs_dim: int,
-        act_dim: int,
-        belief: Belief,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
-        normalize: bool = True,
-        mirror: Reflections | None = None,
-        init_std: float = 1.0,
-    ) -> None:
-        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
-        self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)))
+    def __init__(self, *of_policy: Any, init_std: float = 1.0, **more: Any) -> None:
+        """of_policy, more: the arguments of Policy."""
+        super().__init__(*of_policy, **more)
+        self.log_std = nn.Parameter(torch.full((self.act_dim,), math.log(init_std)))
 
     def act(
         self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor
@@ -155,18 +147,9 @@ class Deterministic(Policy):
 
     noise: Tensor  # 0-d
 
-    def __init__(
-        self,
-        obs_dim: int,
-        act_dim: int,
-        belief: Belief,
-        hidden: Sequence[int] = (64, 64),
-        activation: str = "tanh",
-        normalize: bool = True,
-        mirror: Reflections | None = None,
-        noise: float = 0.1,
-    ) -> None:
-        super().__init__(obs_dim, act_dim, belief, hidden, activation, normalize, mirror)
+    def __init__(self, *of_policy: Any, noise: float = 0.1, **more: Any) -> None:
+        """of_policy, more: the arguments of Policy."""
+        super().__init__(*of_policy, **more)
         self.register_buffer("noise", torch.tensor(noise), persistent=False)
 
     def mode(self, params: Tensor) -> Tensor:

@@ -12,11 +12,4 @@ if TYPE_CHECKING:
     from robokit.show.plots import draw as draw
     from robokit.show.window import watch as watch
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.show.film": "write_film",
-        "robokit.show.window": "watch",
-        "robokit.show.plots": "draw",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

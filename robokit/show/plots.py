@@ -126,10 +126,8 @@ def costs(report: Report) -> "Figure":
         axis.locator_params(axis="y", integer=True)
         axis.set_xlabel(f"{name}, {measure.shown or measure.words}")
         if measure.share:
-            m = limit.measured
-            axis.set_title(
-                f"above 0 in {m.value:.3g} of the episodes, limit {limit.limit:g}: {limit.verdict}"
-            )
+            bound = f"limit {limit.limit:g}: {limit.verdict}"
+            axis.set_title(f"above 0 in {limit.measured.value:.3g} of the episodes, {bound}")
         else:
             _line(axis.axvline, limit.measured.value, "measured", VERMILLION, "-")
             _line(axis.axvline, limit.limit, "limit", BLACK, "--")

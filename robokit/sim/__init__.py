@@ -18,11 +18,4 @@ if TYPE_CHECKING:
         nominal as nominal,
     )
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.sim.base": "Keyframe Named Sim",
-        "robokit.sim.model": "Source index load names nominal",
-        "robokit.sim.engines": "make_sim",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

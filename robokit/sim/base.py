@@ -211,9 +211,8 @@ class Sim(ABC):
             return self.memory[name]
         if name not in STATE:
             known = (*STATE, *self.memory)
-            raise ModelError(
-                f"no state or memory {name!r} to write{did_you_mean(name, known)}; it has {known}"
-            )
+            hint = f"{did_you_mean(name, known)}; it has {known}"
+            raise ModelError(f"no state or memory {name!r} to write{hint}")
         return self.field(name)
 
     def chosen(self, mask: Tensor) -> Tensor:

@@ -88,9 +88,8 @@ class MujocoSim(Sim):
         """Mark the simulations of an error of MuJoCo; the first one's words go before the remedy."""
         self._raised[torch.from_numpy(error.ids)] = True
         if not self.causes[ERROR].startswith("it says"):
-            self.causes[ERROR] = (
-                f"it says {' '.join(str(error).split())[:200]!r}; of memory: {self.causes[ERROR]}"
-            )
+            said = f"it says {' '.join(str(error).split())[:200]!r}"
+            self.causes[ERROR] = f"{said}; of memory: {self.causes[ERROR]}"
 
     def faults(self) -> Tensor:
         return torch.cat((self._warned != 0, self._raised[:, None]), -1)

@@ -43,7 +43,7 @@ def reach(
     joints = chain(model, site)
     for row, goal in enumerate(goals):
         data.qpos[:] = qpos[row]
-        distance[row] = _approach(model, data, at, goal, joints, steps, within)
+        distance[row] = _approach(data, at, goal, joints, steps, within)
         qpos[row] = data.qpos
     return qpos, distance
 
@@ -106,15 +106,10 @@ def reachable(
 
 
 def _approach(
-    model: mujoco.MjModel,
-    data: mujoco.MjData,
-    site: tuple[str, int],
-    goal: Array,
-    joints: list[int],
-    steps: int,
-    within: float,
+    data: mujoco.MjData, site: tuple[str, int], goal: Array, joints: list[int], steps: int, within: float
 ) -> float:
     """Move data.qpos towards the goal; the distance that stays, m."""
+    model = data.model
     places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
     (kind, at), jacobian = site, np.zeros((3, model.nv))
@@ -129,9 +124,8 @@ def _approach(
             break
         derive(model, data, jacobian, None, at)
         own = jacobian[:, dofs]
-        step = own.T @ np.linalg.solve(
-            own @ own.T + DAMPING**2 * np.eye(3), error * min(1.0, LONGEST / distance)
-        )
+        damped = own @ own.T + DAMPING**2 * np.eye(3)
+        step = own.T @ np.linalg.solve(damped, error * min(1.0, LONGEST / distance))
         data.qpos[places] = np.clip(data.qpos[places] + step, low, high)
     mujoco.mj_kinematics(model, data)
     return float(np.linalg.norm(goal - place))

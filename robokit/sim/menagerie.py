@@ -35,8 +35,6 @@ def menagerie(robot: str, entry: str | None = None, folder: Path | str | None = 
         raise ModelError(f"{robot!r} is not in the cache {cache.dir}, and is not downloaded here: {command}")
     if changed := cache.verify(found):
         folder = cache.model_path(found)
-        rule = (
-            f"{folder} was changed since its download ({', '.join(changed[:3])}): delete it, then {command}"
-        )
-        raise ModelError(rule)
+        rule = f"{folder} was changed since its download ({', '.join(changed[:3])})"
+        raise ModelError(f"{rule}: delete it, then {command}")
     return cache.model_path(found) / file

@@ -122,10 +122,8 @@ class Camera:
     def frame(self, mark: Mark | None = None) -> npt.NDArray[np.uint8]:
         """Render the current state of simulation 0: a new array (H, W, 3) uint8, RGB, top row first."""
         copy_state(self._sim, self._data)
-        everything, option = mujoco.mjtCatBit.mjCAT_ALL, mujoco.MjvOption()
-        mujoco.mjv_updateScene(
-            self._sim.model, self._data, option, None, self._view, int(everything), self._scene
-        )
+        everything, option, own = int(mujoco.mjtCatBit.mjCAT_ALL), mujoco.MjvOption(), self._sim.model
+        mujoco.mjv_updateScene(own, self._data, option, None, self._view, everything, self._scene)
         if mark is not None:
             mark.draw(self._scene)
         mujoco.mjr_render(self._rect, self._scene, self._context)
@@ -140,9 +138,8 @@ def window(sim: Sim) -> Iterator[Callable[[Mark | None], bool]]:
     Raises RenderError if there is no screen, or none that a window can be opened on.
     """
     if not has_screen():
-        raise RenderError(
-            "no screen to open a window on: DISPLAY is not set; without --viewer a film is made"
-        )
+        rule = "no screen to open a window on: DISPLAY is not set"
+        raise RenderError(f"{rule}; without --viewer a film is made")
     if not _works(WINDOW):
         raise RenderError("no window can be opened on the screen here")
     viewer: Any = importlib.import_module("mujoco.viewer")

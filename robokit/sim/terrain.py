@@ -103,9 +103,8 @@ class Terrain:
             if not (cells := size / self.cell) >= 0 or abs(cells - round(cells)) > 1e-6:
                 raise ModelError(f"a {what} must be a whole number of cells, got {size} m / {self.cell} m")
         if (points := math.prod(2 * half / self.cell for half in self._extent)) > MOST_POINTS:
-            raise ModelError(
-                f"a terrain has at most {MOST_POINTS:,} points, got {points:,.0f}: a larger cell"
-            )
+            rule = f"a terrain has at most {MOST_POINTS:,} points"
+            raise ModelError(f"{rule}, got {points:,.0f}: a larger cell")
 
     @cached_property
     def heights(self) -> npt.NDArray[np.float32]:

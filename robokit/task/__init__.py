@@ -28,21 +28,4 @@ if TYPE_CHECKING:
         uniform as uniform,
     )
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.task.task": "Task Terms normal packaged uniform",
-        "robokit.task.action": "Around Ctrl Delta Hold",
-        "robokit.task.command": "Command",
-        "robokit.task.goal": "Goal",
-        "robokit.task.level": "Level",
-        "robokit.task.mirror": "Mirror",
-        "robokit.task.region": "Ball Points Ring",
-        "robokit.task.sense": "Range Sense",
-        "robokit.task.states": "States",
-        "robokit.limits.limit": "Limit",
-        "robokit.sim.menagerie": "menagerie",
-        "robokit.sim.quantities.draw": "Add Scale",
-        "robokit.sim.terrain": "Terrain",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

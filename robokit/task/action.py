@@ -20,7 +20,8 @@ from robokit.sim.model import names
 from robokit.task.sense import Sense as Sense
 
 Numbers = float | Sequence[float]  # one for all controls, or one each
-Columns = Sequence[int]  # of ctrl: the controls of a map
+Columns = list[int]  # of ctrl: the controls of a map
+Each = tuple[Tensor, Tensor, Tensor, Tensor]  # center, half, low, high
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ class Ctrl:
     low: Numbers | None = None
     high: Numbers | None = None
 
-    def limits(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+    def limits(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
         """Bounds (low, high) of ctrl, (n,) each, all finite. Raises TaskError for a control without."""
-        of = range(sim.model.nu) if of is None else of
         low, high = ctrl_limits(sim, of)
         if self.low is not None or self.high is not None:
             own = [_numbers(sim, of, f"Ctrl.{key}", getattr(self, key)) for key in ("low", "high")]
@@ -62,10 +62,10 @@ class Ctrl:
         found = enumerate(bounds(sim.model))
         return {i: bound for i, bound in found if bound and not limited[i] and i not in off}
 
-    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action. Raises as `limits`."""
+    def numbers(self, sim: Sim, of: Columns) -> Each:
+        """(center, half, low, high), (n,) each: ctrl = center + half * action. Raises as `limits`."""
         low, high = self.limits(sim, of)
-        return (low + high) / 2, (high - low) / 2
+        return (low + high) / 2, (high - low) / 2, low, high
 
 
 def _numbers(sim: Sim, of: Columns, what: str, value: Any, positive: bool = False) -> Tensor:
@@ -117,14 +117,13 @@ class Around:
     keyframe: str | int  # its name, or its index
     scale: Numbers  # one for all controls, or one each
 
-    def affine(self, sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
-        """(center, half), (n,) each, in units of ctrl: ctrl = center + half * action.
+    def numbers(self, sim: Sim, of: Columns) -> Each:
+        """(center, half, low, high), (n,) each, in units of ctrl: ctrl = center + half * action.
 
         Raises TaskError for an impossible scale, and where all targets of a control lie beyond its ctrlrange.
         """
-        of = range(sim.model.nu) if of is None else of
         scale = _numbers(sim, of, "Around.scale", self.scale, positive=True)
-        return _at_keyframe(sim, of, self, scale), scale
+        return _at_keyframe(sim, of, self, scale), scale, *ctrl_limits(sim, of)
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,10 @@ class Hold:
 
     keyframe: str | int
 
-    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
-        """(center, 0), (n,) each. Raises TaskError for a ctrl beyond ctrlrange."""
+    def numbers(self, sim: Sim, of: Columns) -> Each:
+        """(center, 0, low, high), (n,) each. Raises TaskError for a ctrl beyond ctrlrange."""
         zero = torch.zeros(len(of), dtype=sim.dtype, device=sim.device)
-        return _at_keyframe(sim, of, self, zero), zero
+        return _at_keyframe(sim, of, self, zero), zero, *ctrl_limits(sim, of)
 
 
 @dataclass(frozen=True)
@@ -154,15 +153,15 @@ class Delta:
     leash: Numbers | None = None  # rad or m
     keyframe: str | int | None = None
 
-    def affine(self, sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
-        """(keyframe's ctrl or NaN, scale), (n,) each. Raises TaskError unless ctrl is a position."""
-        known = controls(sim.model)
+    def numbers(self, sim: Sim, of: Columns) -> Each:
+        """(keyframe's ctrl or NaN, scale, low, high), (n,) each. TaskError unless ctrl is a position."""
+        known, span = controls(sim.model), Ctrl().limits(sim, of)
         if other := [i for i in of if not sets_position(sim.model, known[i])]:
             rule = "moves a target of position, so it needs a position actuator"
             raise TaskError(f"Delta {rule}; {_names(sim, other)} have another: Ctrl() or Around(...) there")
         scale = _numbers(sim, of, "Delta.scale", self.scale, positive=True)
-        unknown = torch.full_like(scale, torch.nan)
-        return unknown if self.keyframe is None else _at_keyframe(sim, of, self, 0 * scale), scale
+        start = torch.nan * scale if self.keyframe is None else _at_keyframe(sim, of, self, 0 * scale)
+        return start, scale, *span
 
     def leashes(self, sim: Sim, of: Columns, joints: Sequence[int | None]) -> Tensor | float:
         """leash (n,); inf where the joint has no column in `joints`. Raises TaskError as the class says."""
@@ -186,7 +185,7 @@ Action = Map | Mapping[str, Map]  # of all controls, or {pattern: map}, fnmatch 
 
 def _at_keyframe(sim: Sim, of: Columns, one: Any, reach: Tensor) -> Tensor:
     """A keyframe's ctrl, (n,). TaskError if all targets within `reach` of it lie beyond ctrlrange."""
-    center, (low, high) = sim.keyframe(one.keyframe).ctrl[list(of)], ctrl_limits(sim, of)
+    center, (low, high) = sim.keyframe(one.keyframe).ctrl[of], ctrl_limits(sim, of)
     lowest, highest = center - reach, center + reach
     still, outside = (highest < low) | (lowest > high), (highest <= low) | (lowest >= high)
     for i in torch.nonzero(torch.where(reach > 0, outside, still)).flatten().tolist():
@@ -197,9 +196,8 @@ def _at_keyframe(sim: Sim, of: Columns, one: Any, reach: Tensor) -> Tensor:
     return center
 
 
-def ctrl_limits(sim: Sim, of: Columns | None = None) -> tuple[Tensor, Tensor]:
+def ctrl_limits(sim: Sim, of: Columns) -> tuple[Tensor, Tensor]:
     """ctrlrange (low, high), (n,) each; -inf and inf for a control without one."""
-    of = list(range(sim.model.nu) if of is None else of)
     limited = sim.nominal("actuator_ctrllimited").bool()[of]
     low, high = sim.nominal("actuator_ctrlrange")[of].unbind(-1)
     infinity = torch.full_like(low, torch.inf)

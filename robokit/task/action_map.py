@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from robokit.sim.base import Sim
-from robokit.task.action import Action, Ctrl, Delta, ctrl_limits, groups
+from robokit.task.action import Action, Delta, groups
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,7 @@ def map_of(action: Action, sim: Sim, joints: Sequence[int | None]) -> ActionMap:
     found, n = groups(action, sim.model), int(sim.model.nu)
     center, half, low, high, leash = torch.zeros(5, n, dtype=sim.dtype, device=sim.device)
     for one, of in found:
-        own = Ctrl() if isinstance(one, Delta) else one
-        low[of], high[of] = own.limits(sim, of) if isinstance(own, Ctrl) else ctrl_limits(sim, of)
-        center[of], half[of] = one.affine(sim, of)
+        center[of], half[of], low[of], high[of] = one.numbers(sim, of)
         leash[of] = one.leashes(sim, of, joints) if isinstance(one, Delta) else torch.inf
     kind = {i: type(one).__name__.lower() for one, of in found for i in of}
     kinds, acting = tuple(kind[i] for i in range(n)), [i for i in range(n) if kind[i] != "hold"]

@@ -14,13 +14,4 @@ if TYPE_CHECKING:
     from robokit.training.setup.build import Setup as Setup
     from robokit.training.setup.restore import exported as exported
 
-__getattr__, __dir__ = face(
-    __name__,
-    {
-        "robokit.training.run": "Run",
-        "robokit.training.loop": "Outcome train",
-        "robokit.training.setup.build": "Setup",
-        "robokit.training.setup.restore": "exported",
-        "robokit.training.selection": "Selection",
-    },
-)
+__getattr__, __dir__ = face(__name__, __file__)

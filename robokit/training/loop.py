@@ -179,13 +179,7 @@ def _notifier(hooks: Hooks, run: Run, learner: Learner, requests: list[int]) -> 
 class Record:
     """Validates, logs and displays each iteration and calls the hooks, in the first process only."""
 
-    def __init__(
-        self,
-        log: Log | None = None,
-        show: Show = lambda done, metrics: None,
-        validate: Validate = lambda done: {},
-        notify: Notify = lambda kind, done, metrics: None,
-    ) -> None:
+    def __init__(self, log: Log | None, show: Show, validate: Validate, notify: Notify) -> None:
         self._log, self._show, self._validate, self.notify = log, show, validate, notify
 
     def add(self, done: Done, metrics: dict[str, float]) -> None:
@@ -206,7 +200,7 @@ class Record:
 @contextlib.contextmanager
 def _record(run: Run, steps: int, start: Done, validate: Validate, notify: Notify) -> Iterator[Record]:
     if rank():
-        yield Record()
+        yield Record(None, lambda *_: None, validate, lambda *_: None)
         return
     log = Log(run.path, start.steps, run.logged(start.steps))
     with log, _display(run.path.parent.name, steps, start) as show:
@@ -217,9 +211,8 @@ def _record(run: Run, steps: int, start: Done, validate: Validate, notify: Notif
 def _display(name: str, steps: int, start: Done) -> Iterator[Show]:
     """Yields a function to show progress on stderr: a bar on a terminal, else a line per PLAIN_SECONDS."""
     console = Console(stderr=True)
-    bar = Progress(
-        BarColumn(), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
-    )
+    columns = BarColumn(), TextColumn("{task.description}")
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
     task = bar.add_task(name, total=steps, completed=start.steps)
     latest, validated, shown, warm = "-", "", -math.inf, None
 

@@ -52,7 +52,7 @@ class Fake:
 def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds saved, where a test is about something else."""
     monkeypatch.setattr(training, "rehearse", lambda policy, env: None)
-    monkeypatch.setattr(training, "export_policy", lambda run, restored, path: Fake(path))
+    monkeypatch.setattr(training.restore, "export_policy", lambda run, restored, path: Fake(path))
 
 
 class Variant(InvertedPendulum):
@@ -222,7 +222,7 @@ def test_an_interrupt_that_breaks_an_iteration_exports_the_checkpoints_policy(
         os.kill(os.getpid(), signal.SIGINT)
         raise RuntimeError("the compiler was interrupted")
 
-    monkeypatch.setattr(training, "export_policy", export)
+    monkeypatch.setattr(training.restore, "export_policy", export)
     ends: list[str] = []
     whole = Learner.iterate
     monkeypatch.setattr(Learner, "iterate", lambda self: half(self) if ends else whole(self))
@@ -293,7 +293,7 @@ def test_a_policy_that_the_gate_refuses_stays_in_its_run(
         raise ExportError("the ONNX graph differs")
 
     monkeypatch.setattr(training, "rehearse", lambda policy, env: None)
-    monkeypatch.setattr(training, "export_policy", refuses)
+    monkeypatch.setattr(training.restore, "export_policy", refuses)
     run = robokit.train("inverted_pendulum", steps=32, hidden=(4,), runs="there", **SMALL)
     assert f"robokit evaluate {run.path} --torch" in capsys.readouterr().err
     assert json.loads((run.path / "config.json").read_text())["steps"] == 32

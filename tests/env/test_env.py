@@ -151,7 +151,7 @@ def test_actions_go_to_controls_and_not_to_actuators():
 
     env = new(Geared, 1)
     assert (env.act_dim, env.sim.model.nactuator) == (3, 3)
-    assert (env.action_low.tolist(), env.action_high.tolist()) == ([-2, -0.5, -3], [6, 0.5, 3])
+    assert (env.map.low.tolist(), env.map.high.tolist()) == ([-2, -0.5, -3], [6, 0.5, 3])
     env.step(torch.tensor([[0.5, -0.2, 1.0]]))
     assert env.sim.ctrl.tolist() == [pytest.approx([1.5, 0.0, 2.5], abs=1e-6)]
     assert env.sim.memory["action"].shape == (1, 3)

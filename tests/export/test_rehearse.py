@@ -19,7 +19,8 @@ from robokit.export.rehearse import rehearse
 from robokit.export.weights import read_weights
 from robokit.export.write import export
 from robokit.task.action import Around
-from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.task.task import Task
 from robokit.training.setup.build import Setup, algorithm, build_learner, options
 from robokit.training.setup.restore import export_env

@@ -61,8 +61,8 @@ def closed_loop(path: Path, policy: Policy, env: Env, steps: int) -> tuple[float
         ctrl = controller.step(given)
         with torch.no_grad():
             action, belief = policy(obs, belief, first)
-        expected = (env.action_center + env.action_half * action[0]).clamp(env.action_low, env.action_high)
-        worst = max(worst, float(((expected - torch.from_numpy(ctrl)).abs() / (2 * env.action_half)).max()))
+        expected = (env.map.center + env.map.half * action[0]).clamp(env.map.low, env.map.high)
+        worst = max(worst, float(((expected - torch.from_numpy(ctrl)).abs() / (2 * env.map.half)).max()))
         step = env.step(action)
         obs, first = step.obs, step.done
         if first:

@@ -18,7 +18,8 @@ from robokit.env.step import Step
 from robokit.errors import ModelError
 from robokit.sim.base import Sim, model_field_names
 from robokit.sim.model import load
-from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.task.task import Task, Terms
 
 pytest.importorskip("mujoco_warp", reason="needs robokit[gpu]")

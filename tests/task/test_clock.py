@@ -106,8 +106,8 @@ def test_the_exported_file_keeps_the_clock_itself(tmp_path: Path):
         ctrl = controller.step({k: v[0].numpy() for k, v in one.terms().items() if k in controller.inputs})
         with torch.no_grad():
             action, belief = policy(one.obs, belief, first)
-        wanted = (one.action_center + one.action_half * action[0]).clamp(one.action_low, one.action_high)
-        assert float(((wanted - torch.from_numpy(ctrl)) / (2 * one.action_half)).abs().max()) <= TOLERANCE
+        wanted = (one.map.center + one.map.half * action[0]).clamp(one.map.low, one.map.high)
+        assert float(((wanted - torch.from_numpy(ctrl)) / (2 * one.map.half)).abs().max()) <= TOLERANCE
         first = one.step(action).done
         if first:
             controller.reset()

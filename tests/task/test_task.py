@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from robokit.errors import ModelError, TaskError
+from robokit.sim.base import Sim
 from robokit.sim.engines import make_sim
-from robokit.task.action import Around, Ctrl, ctrl_limits
+from robokit.task.action import Action, Around, Ctrl
+from robokit.task.action_map import map_of
 from robokit.task.task import Task, normal, uniform
 
 
@@ -21,12 +23,16 @@ def sim_of(num_envs: int = 1, unlimited: bool = False):
     return make_sim("mujoco", spec, num_envs, {})
 
 
+def resolved(action: Action, sim: Sim):
+    return map_of(action, sim, [None] * int(sim.model.nu))
+
+
 # -- actions and commands ------------------------------------------------------------------------
 
 
 def test_ctrl_maps_minus_one_and_one_onto_the_ends_of_ctrlrange():
-    center, half = Ctrl().affine(sim_of())  # ctrlranges [-2, 6] and [-0.5, 0.5]
-    assert (center.tolist(), half.tolist()) == ([2.0, 0.0], [4.0, 0.5])
+    own = resolved(Ctrl(), sim_of())  # ctrlranges [-2, 6] and [-0.5, 0.5]
+    assert (own.center.tolist(), own.half.tolist()) == ([2.0, 0.0], [4.0, 0.5])
 
 
 LIMITED = """
@@ -61,10 +67,10 @@ LIMITED = """
 )
 def test_ctrl_takes_a_range_from_what_the_model_says(actuator: str, low: float, high: float):
     sim = make_sim("mujoco", mujoco.MjSpec.from_string(LIMITED.format(actuator)), 1, {})
-    found = [end.item() for end in Ctrl().limits(sim)]
-    assert found == pytest.approx([low, high])
-    center, half = Ctrl().affine(sim)
-    assert [center.item() - half.item(), center.item() + half.item()] == pytest.approx([low, high])
+    own = resolved(Ctrl(), sim)
+    assert [own.low.item(), own.high.item()] == pytest.approx([low, high])
+    ends = own.center.item() - own.half.item(), own.center.item() + own.half.item()
+    assert ends == pytest.approx((low, high))
     assert bool(Ctrl().borrowed(sim)) == ("ctrlrange" not in actuator)
 
 
@@ -82,24 +88,24 @@ def test_ctrl_takes_a_range_from_what_the_model_says(actuator: str, low: float, 
 def test_ctrl_without_any_range_names_both_ways_out(actuator: str, words: str):
     sim = make_sim("mujoco", mujoco.MjSpec.from_string(LIMITED.format(actuator)), 1, {})
     with pytest.raises(TaskError) as error:
-        Ctrl().affine(sim)
+        resolved(Ctrl(), sim)
     assert words in str(error.value)
     assert f'write {"velrange" if "pid" in actuator else "ctrlrange"}="..."' in str(error.value)
     assert str(error.value).endswith("in the MJCF, or Ctrl(low, high) in the task")
-    assert Ctrl(-2.0, 3.0).affine(sim)[0][-1] == 0.5
+    assert resolved(Ctrl(-2.0, 3.0), sim).center[-1] == 0.5
 
 
 def test_a_range_that_is_switched_off_is_named():
     said = r"""\['turn'\] have one that ctrllimited="false" switches off: write ctrllimited="true\""""
     with pytest.raises(TaskError, match=said):
-        Ctrl().affine(sim_of(unlimited=True))
+        resolved(Ctrl(), sim_of(unlimited=True))
 
 
 def test_the_tasks_own_range_is_narrowed_by_ctrlrange():
-    low, high = Ctrl((-1.0, -0.75), [8.0, 0.25]).limits(sim_of())  # ctrlranges [-2, 6] and [-0.5, 0.5]
-    assert (low.tolist(), high.tolist()) == ([-1.0, -0.5], [6.0, 0.25])
-    low, high = Ctrl(-1.0, 0.75).limits(sim_of(unlimited=True))
-    assert (low.tolist(), high.tolist()) == ([-1.0, -1.0], [0.75, 0.75])
+    own = resolved(Ctrl((-1.0, -0.75), [8.0, 0.25]), sim_of())  # ctrlranges [-2, 6] and [-0.5, 0.5]
+    assert (own.low.tolist(), own.high.tolist()) == ([-1.0, -0.5], [6.0, 0.25])
+    own = resolved(Ctrl(-1.0, 0.75), sim_of(unlimited=True))
+    assert (own.low.tolist(), own.high.tolist()) == ([-1.0, -1.0], [0.75, 0.75])
 
 
 @pytest.mark.parametrize(
@@ -115,14 +121,14 @@ def test_the_tasks_own_range_is_narrowed_by_ctrlrange():
 )
 def test_an_impossible_range_is_refused(low: Any, high: Any, words: str):
     with pytest.raises(TaskError) as error:
-        Ctrl(low, high).affine(sim_of())
+        resolved(Ctrl(low, high), sim_of())
     assert words in str(error.value)
 
 
 @pytest.mark.parametrize("scale", [0.5, (0.5, 0.5)])
 def test_around_maps_onto_offsets_from_the_keyframes_ctrl(scale: Any):
-    center, half = Around("home", scale).affine(sim_of())
-    assert (center.tolist(), half.tolist()) == ([1.0, 0.4], [0.5, 0.5])
+    own = resolved(Around("home", scale), sim_of())
+    assert (own.center.tolist(), own.half.tolist()) == ([1.0, 0.4], [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -130,12 +136,12 @@ def test_around_maps_onto_offsets_from_the_keyframes_ctrl(scale: Any):
 )
 def test_around_refuses_an_impossible_scale(scale: Any):
     with pytest.raises(TaskError, match=r"Around\.scale must be > 0, one or 2 numbers"):
-        Around("home", scale).affine(sim_of())
+        resolved(Around("home", scale), sim_of())
 
 
 def test_around_needs_a_keyframe_that_there_is():
     with pytest.raises(ModelError, match="no key 'hme' in the model; did you mean 'home'"):
-        Around("hme", 1.0).affine(sim_of())
+        resolved(Around("hme", 1.0), sim_of())
 
 
 @pytest.mark.parametrize("center", [-2.0, -1.0, 1.0, 2.0])  # of ctrlrange -.5 .5
@@ -148,13 +154,13 @@ def test_around_needs_targets_within_ctrlrange(center: float):
         f"Around's {targets}, must overlap its ctrlrange, -0.5 to 0.5: does the keyframe 'home' have a ctrl"
     )
     with pytest.raises(TaskError, match=said):
-        Around("home", (8.0, 0.5)).affine(sim)
-    assert Around("home", (8.0, abs(center))).affine(sim)[0].tolist() == [1.0, center]
+        resolved(Around("home", (8.0, 0.5)), sim)
+    assert resolved(Around("home", (8.0, abs(center))), sim).center.tolist() == [1.0, center]
 
 
 def test_an_actuator_without_a_range_is_clipped_nowhere():
-    low, high = ctrl_limits(sim_of(unlimited=True))
-    assert (low.tolist(), high.tolist()) == ([-2.0, -torch.inf], [6.0, torch.inf])
+    own = resolved(Around("home", 1.0), sim_of(unlimited=True))
+    assert (own.low.tolist(), own.high.tolist()) == ([-2.0, -torch.inf], [6.0, torch.inf])
 
 
 # -- draws ---------------------------------------------------------------------------------------

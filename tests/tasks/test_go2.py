@@ -10,7 +10,8 @@ import robokit
 from robokit.env.env import Env
 from robokit.learning.offpolicy.options import Pace
 from robokit.networks.mirror import reflections
-from robokit.task.lookup.find import load_task, shipped_folder
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import shipped_folder
 from robokit.training.setup.build import options
 
 TASK = "go2_walk"

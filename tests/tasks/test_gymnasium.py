@@ -146,7 +146,7 @@ def test_each_step_is_gymnasiums(name: str):
     for _ in range(STEPS):
         action = 2.4 * torch.rand(N, env.act_dim, generator=rng) - 1.2  # some beyond [-1, 1]
         step = env.step(action)
-        ctrl = env.action_center + env.action_half * action.clamp(-1, 1)
+        ctrl = env.map.center + env.map.half * action.clamp(-1, 1)
         assert torch.equal(env.sim.ctrl[~step.done], ctrl[~step.done])
         for i, peer in enumerate(peers):
             obs, reward, terminated, truncated, info = peer.step(ctrl[i].numpy())
@@ -174,8 +174,8 @@ def test_rates_limits_and_sizes_are_gymnasiums(name: str):
     assert (env.obs_dim,) == peer.observation_space.shape
     space = peer.action_space
     assert isinstance(space, gymnasium.spaces.Box)
-    assert np.array_equal(env.action_low.numpy().astype(np.float32), space.low)
-    assert np.array_equal(env.action_high.numpy().astype(np.float32), space.high)
+    assert np.array_equal(env.map.low.numpy().astype(np.float32), space.low)
+    assert np.array_equal(env.map.high.numpy().astype(np.float32), space.high)
 
 
 @pytest.mark.medium
@@ -187,7 +187,7 @@ def test_a_step_from_far_off_is_gymnasiums(name: str):
     env, peer = Env(task, WILD, threads=1, seed=4), Peer(case, LIMIT)
     starts, ended = (env.sim.qpos.clone(), env.sim.qvel.clone()), 0
     step = env.step(torch.zeros(WILD, env.act_dim))
-    center = env.action_center.numpy()
+    center = env.map.center.numpy()
     fine = ~step.bad & step.terms.isfinite().all(-1)  # a square may be more than float32 holds
     for i in torch.nonzero(fine).flatten().tolist():
         peer.put(*(value[i].numpy() for value in starts))

@@ -12,7 +12,8 @@ from robokit.env.checks.stand_in import StandIn
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
-from robokit.task.lookup.find import known_tasks, load_task, shipped_folder
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.task.task import Task, Terms, uniform
 
 SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(shipped_folder().resolve())]

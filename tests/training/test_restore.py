@@ -20,7 +20,8 @@ from robokit.algos.ppo import Config
 from robokit.compute import processes
 from robokit.compute.compile import choose
 from robokit.errors import OptionError, RunError, TaskError
-from robokit.task.lookup.find import known_tasks, load_task
+from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import known_tasks
 from robokit.task.task import Task
 from robokit.training.loop import train
 from robokit.training.run import Run

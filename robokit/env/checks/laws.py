@@ -82,12 +82,11 @@ def _sensed(task: Task) -> dict[str, list[str]]:
     hidden = [name for name, sense in task.sensing.items() if sense.hidden]
     plain = Sense()
     figures = ("noise", "bias", "delay", "rate", "offset", "rotation", "dropout", "loss")
-    sensed = {
-        name: [f for f in figures if getattr(sense, f) != getattr(plain, f)]
-        for name, sense in task.sensing.items()
-        if name not in hidden
-    }
-    return {"hidden": hidden, "sensed": [f"{name} ({', '.join(f)})" for name, f in sensed.items() if f]}
+    sensed = list[str]()
+    for name, sense in task.sensing.items():
+        found = [f for f in figures if getattr(sense, f) != getattr(plain, f)]
+        sensed += [f"{name} ({', '.join(found)})"] if found and not sense.hidden else []
+    return {"hidden": hidden, "sensed": sensed}
 
 
 def _finding(name: str, law: Callable[[], str]) -> Finding:

@@ -195,8 +195,8 @@ def _actions(env: Env) -> Iterator[Note]:
     if dead := [repr(c.name) for c in controls(model) if is_disabled(model, c.actuator)]:
         text = f"actuatorgroupdisable switches off {', '.join(dead)}, so these actions do nothing"
         yield "action", f"{text}: take the group out of it in {_model(env.task)}"
-    numbers = (env.action_center, env.action_half, env.action_low, env.action_high)
-    bounds = zip(*(x.tolist() for x in numbers), strict=True)
+    own = env.map
+    bounds = zip(*(x.tolist() for x in (own.center, own.half, own.low, own.high)), strict=True)
     found: list[tuple[float, str]] = []
     for fact, kind, (center, half, low, high) in zip(actuators(env.sim), env.map.kinds, bounds, strict=True):
         if kind in ("delta", "hold"):
@@ -205,22 +205,19 @@ def _actions(env: Env) -> Iterator[Note]:
         lost = 1 - (last - first) / 2
         if lost > CLIPPED:
             same = [f"{a:.2g} to {b:.2g}" for a, b in ((-1.0, first), (last, 1.0)) if b > a]
-            pose = (
-                "" if low <= center <= high else f": its pose {center:.4g} is beyond, so action 0 is not it"
-            )
+            beyond = f": its pose {center:.4g} is beyond, so action 0 is not it"
+            pose = "" if low <= center <= high else beyond
             words = f"{fact['name']!r} (ctrlrange {low:g} to {high:g}){pose}, actions {' and '.join(same)}"
             found.append((lost, f"{words} all do the same"))
     if found:
         more = f"; {len(found) - 1} more actuators" if len(found) > 1 else ""
-        remedy = (
-            f"change {type(env.task).__name__}.action, or ctrlrange or the keyframe in {_model(env.task)}"
-        )
-        yield "action", f"clipped at {max(found)[1]}{more}: {remedy}"
+        remedy = f"{type(env.task).__name__}.action, or ctrlrange or the keyframe in {_model(env.task)}"
+        yield "action", f"clipped at {max(found)[1]}{more}: change {remedy}"
 
 
 def _pose(env: Env) -> Iterator[Note]:
     """Notes on a keyframe without a ctrl, or with one that drives a joint beyond its range."""
-    facts, targets = actuators(env.sim), env.action_center.clamp(env.action_low, env.action_high).tolist()
+    facts, targets = actuators(env.sim), env.map.center.clamp(env.map.low, env.map.high).tolist()
     for one, of in groups(env.task.action, env.sim.model):
         name = getattr(one, "keyframe", None)
         if name is not None and _without_ctrl(env, name):

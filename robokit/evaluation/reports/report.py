@@ -78,13 +78,12 @@ class Through:
     limits: dict[str, Verdict]
 
     def lines(self, episodes: int) -> list[str]:
-        d = self.difference
         return [
             "  through the filter:",
             *self.headline.lines(episodes),
             _row("return", self.returns),
             self.failure.line(),
-            f"  with minus without it: {d.mean:+.4g} in return, 95 % interval [{d.low:.4g}, {d.high:.4g}]",
+            f"  with minus without it: {_difference(self.difference)}",
             f"  terminated {self.terminated} of {episodes}, broken simulations {self.bad}, "
             f"in the fallback at the end {self.latched}",
             *(f"  {name:<26}{x:>11.2%} of the control steps" for name, x in self.shares.items() if x > 0),
@@ -156,9 +155,8 @@ class Report:
             near = f"{self.goal['achieved']} within {self.goal['within']:g} of {self.goal['command']}"
             lines.append(f"  success: {near} for the last {self.goal['hold']:g} s")
         lines += [f"  {note}" for note in self.notes]
-        lines.append(
-            f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{'iqm':>11}{'std':>11}{'min':>11}{'max':>11}"
-        )
+        columns = "".join(f"{name:>11}" for name in ("iqm", "std", "min", "max"))
+        lines.append(f"  {'':<26}{'mean':>11}  {'95 % interval':<22}{columns}")
         lines += [*self.headline.lines(self.episodes), _row("return", self.returns), self.failure.line()]
         lines.append(_row("length (control steps)", self.length))
         lines += [_row(f"reward {k}", v) for k, v in self.terms.items()]
@@ -179,12 +177,14 @@ class Report:
             lines += self.filtered.lines(self.episodes)
         if self.versus_torch is not None:
             v = self.versus_torch
-            lines.append(
-                f"  ONNX minus torch: {v.mean:+.4g} in return, 95 % interval [{v.low:.4g}, {v.high:.4g}]"
-            )
+            lines.append(f"  ONNX minus torch: {_difference(v)}")
         if self.verdict is not None:
             lines.append(f"  verdict on the file: {self.verdict}")
         return "\n".join(lines)
+
+
+def _difference(x: Summary) -> str:
+    return f"{x.mean:+.4g} in return, 95 % interval [{x.low:.4g}, {x.high:.4g}]"
 
 
 def judged(limits: Mapping[str, Verdict], filtered: Through | None) -> dict[str, Verdict]:

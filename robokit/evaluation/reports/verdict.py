@@ -11,18 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from robokit.evaluation import statistics
 from robokit.evaluation.ledger import weighted
 from robokit.evaluation.reports.table import bounds, counted, with_bounds
-from robokit.evaluation.statistics import (
-    Array,
-    Estimate,
-    Share,
-    cvar,
-    episodes_needed,
-    episodes_needed_for_share,
-    estimate,
-    share,
-)
+from robokit.evaluation.statistics import Array, Estimate, Share
 from robokit.evaluation.worst import episodes_needed_for_worst, estimate_worst
 from robokit.limits.limit import Limit
 from robokit.limits.measures import MEASURES, EpisodeCosts, Name
@@ -62,10 +54,9 @@ class Verdict:
         shares = [f"P(any) {counted(self.any_cost)}"]
         each = MEASURES[self.measure].each
         shares += [f"P({each} > {self.limit:g}) {counted(self.above)}"] if self.above else []
-        sums = (
-            f"sum {with_bounds(self.episode)}, worst 5 % {self.cvar:.4g}, per step {with_bounds(self.rate)}"
-        )
-        return f"{self.line(name)}\n      {', '.join(shares)}\n      {sums}"
+        sums = f"sum {with_bounds(self.episode)}, worst 5 % {self.cvar:.4g}"
+        rate = f"per step {with_bounds(self.rate)}"
+        return f"{self.line(name)}\n      {', '.join(shares)}\n      {sums}, {rate}"
 
 
 def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Verdict:
@@ -80,10 +71,10 @@ def judge(limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) ->
         verdict=word,
         measured=measured,
         episodes_needed=_needed(limit, costs, measured, steps, gamma) if word == "UNDECIDED" else None,
-        any_cost=share(costs.violated > 0),
-        above=share(weighted(limit.measure, costs)[0] > limit.value) if single else None,
+        any_cost=statistics.share(costs.violated > 0),
+        above=statistics.share(weighted(limit.measure, costs)[0] > limit.value) if single else None,
         episode=found["episode"],
-        cvar=cvar(costs.total),
+        cvar=statistics.cvar(costs.total),
         rate=found["rate"],
     )
 
@@ -110,11 +101,11 @@ def overall(verdicts: Mapping[str, Verdict]) -> str:
 def _estimate(name: Name, limit: Limit, costs: EpisodeCosts[Array], steps: int, gamma: float) -> Estimate:
     measure, (x, weight) = MEASURES[name], weighted(name, costs)
     if measure.share:
-        return share(x > 0)
+        return statistics.share(x > 0)
     largest, highest = _bounds(name, limit, x, steps, gamma)
     if measure.worst < 1:
         return estimate_worst(x, measure.worst, largest)
-    return estimate(x, weight, largest, highest=highest)
+    return statistics.estimate(x, weight, largest, highest=highest)
 
 
 def _bounds(name: Name, limit: Limit, x: Array, steps: int, gamma: float) -> tuple[float, float]:
@@ -127,10 +118,10 @@ def _needed(
 ) -> int | None:
     measure, (x, weight) = MEASURES[limit.measure], weighted(limit.measure, costs)
     if measure.share:
-        return episodes_needed_for_share(measured.value, limit.value)
+        return statistics.episodes_needed_for_share(measured.value, limit.value)
     largest, highest = _bounds(limit.measure, limit, x, steps, gamma)
     if measure.worst < 1:
         return episodes_needed_for_worst(x, measure.worst, largest, limit.value)
     if highest < largest:  # a bound capped at `highest` would not fall with more episodes
-        measured = estimate(x, weight, largest)
-    return episodes_needed(x, weight, measured, limit.value)
+        measured = statistics.estimate(x, weight, largest)
+    return statistics.episodes_needed(x, weight, measured, limit.value)

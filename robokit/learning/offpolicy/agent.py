@@ -127,9 +127,8 @@ class Agent(ABC):
         after = self._along(net, batch[frames], batch[belief], batch)[1]
         final = batch[f"final_{frames}"][self.burn_in :]
         if self.config.n_step > 1:
-            after, final = (
-                x.gather(0, last[..., None].expand(*last.shape, x.shape[-1])) for x in (after, final)
-            )
+            index = last[..., None]
+            after, final = (x.gather(0, index.expand(*last.shape, x.shape[-1])) for x in (after, final))
         is_first = torch.zeros(last.numel(), dtype=torch.bool, device=last.device)
         features = net.encode(final.flatten(0, 1), after.flatten(0, 1), is_first)[0]
         return features.unflatten(0, last.shape)

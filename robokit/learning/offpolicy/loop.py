@@ -54,9 +54,8 @@ class OffPolicy(ABC):
         wrap: Callable[..., Any] = partial(compiled, device=device) if config.compile else (lambda f, **_: f)
         self.act = wrap(_make_act(self.agent))
         # True: a step of critics and policy; False, only with a delay: of the critics alone
-        self.update = {
-            act: wrap(_make_update(self.agent, act), cpp_wrapper=True) for act in {True, self.delay == 1}
-        }
+        kinds = {True, self.delay == 1}
+        self.update = {act: wrap(_make_update(self.agent, act), cpp_wrapper=True) for act in kinds}
         self.threads = torch.get_num_threads()  # torch threads of gradient steps
         self.horizon = max(1, round(self.pace.transitions / self._all))
         self.steps_per_iteration = self._all * self.horizon
@@ -112,9 +111,8 @@ class OffPolicy(ABC):
         state = constrained.state(getattr(env, constrained.sees))
         row = {"obs": env.obs, "state": state, "is_first": self.is_first}
         before = torch.cat((self.belief, self.critic_belief), -1)
-        action, self.belief, self.critic_belief = self.act(
-            env.obs, state, self.belief, self.critic_belief, self.is_first, noise
-        )
+        beliefs = self.belief, self.critic_belief
+        action, self.belief, self.critic_belief = self.act(env.obs, state, *beliefs, self.is_first, noise)
         if self.random and self._transitions < self.pace.starts:
             action = 2 * torch.rand(action.shape, generator=self.rng, device=env.device) - 1
         step = env.step(action)

@@ -117,9 +117,8 @@ def _check_pace(config: OffPolicyOptions, pace: Pace) -> None:
 def _check_memory(config: OffPolicyOptions, batch: int) -> None:
     check_chunk(config, "window", batch // world(), each_of("batch", batch))
     if config.burn_in and not recurrent(config):
-        raise OptionError(
-            f"burn_in ({config.burn_in}) has no use: neither belief nor critic_belief is recurrent"
-        )
+        rule = "has no use: neither belief nor critic_belief is recurrent"
+        raise OptionError(f"burn_in ({config.burn_in}) {rule}")
 
 
 def _check_critics(config: OffPolicyOptions) -> None:

@@ -126,9 +126,8 @@ class Replay:
         """Restore one of `segments`. Raises ValueError for a number not among them, or for other shapes."""
         kept = self.segments()
         if number not in kept:
-            raise ValueError(
-                f"no segment {number} is kept at control step {self.position}; it keeps {[*kept]}"
-            )
+            now = f"at control step {self.position}; it keeps {[*kept]}"
+            raise ValueError(f"no segment {number} is kept {now}")
         for name, view in kept[number].items():
             _copy(f"{name} of segment {number}", view, tensors[name])
 

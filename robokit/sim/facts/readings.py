@@ -104,9 +104,8 @@ def model_hashes(source: Source) -> dict[str, str]:
     if not isinstance(source, Path | str):
         return {"MjSpec": hashlib.sha256(_xml(source)).hexdigest()}
     files, folder = model_files(Path(source)), Path(source).parent
-    return {
-        shown(Path(relpath(f, folder)).as_posix()): hashlib.sha256(f.read_bytes()).hexdigest() for f in files
-    }
+    named = {shown(Path(relpath(f, folder)).as_posix()): f for f in files}
+    return {name: hashlib.sha256(f.read_bytes()).hexdigest() for name, f in named.items()}
 
 
 def _xml(spec: mujoco.MjSpec) -> bytes:
@@ -153,9 +152,8 @@ def _joint(model: mujoco.MjModel, joint: int, what: str) -> list[Channel]:
         return [Channel(name if what == "pos" else f"{name} velocity", unit, "joint axis")]
     skipped = 0 if kind == int(mujoco.mjtJoint.mjJNT_FREE) else 3  # a ball joint only turns
     if what == "pos":
-        parts = [
-            (part, "m" if part in "xyz" else "1, wxyz", "world" if not skipped else None) for part in _FREE
-        ]
+        frame = None if skipped else "world"
+        parts = [(part, "m" if part in "xyz" else "1, wxyz", frame) for part in _FREE]
     else:
         body = _object(model, int(mujoco.mjtObj.mjOBJ_BODY), int(model.jnt_bodyid[joint]))
         parts = [(p, "m/s", "world") if p[0] == "v" else (p, "rad/s", body) for p in _FREE_SPEED]

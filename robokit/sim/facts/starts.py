@@ -44,9 +44,8 @@ def beyond_act(sim: Sim) -> list[Fault | None]:
     at = sim.field("act")[:, columns]
     far, worst = torch.maximum(low - at, at - high).max(-1)
     found = zip(far.tolist(), (limited[k] for k in worst.tolist()), strict=True)
-    return [
-        (size, f"{called[i] or f'actuator {i}'!r} by {size:.3g}") if size > 0 else None for size, i in found
-    ]
+    named = ((size, called[i] or f"actuator {i}") for size, i in found)
+    return [(size, f"{name!r} by {size:.3g}") if size > 0 else None for size, name in named]
 
 
 def penetrations(sim: Sim) -> list[Fault | None]:

@@ -36,9 +36,8 @@ def find_unmeasured(model: mujoco.MjModel) -> list[Unmeasured]:
     A body floats whose parent is the world, on a free joint or on a slide that no actuator drives. What lies
     between two points of one floating tree is not shifted: it follows from the joints.
     """
-    floating = [
-        body for body in range(1, model.nbody) if model.body_parentid[body] == 0 and _rails(model, body)
-    ]
+    roots = [body for body in range(1, model.nbody) if model.body_parentid[body] == 0]
+    floating = [body for body in roots if _rails(model, body)]
     found = [quantity for root in floating for quantity in _of_tree(model, root, floating)]
     exact = {
         "cfrc_ext": (slice(1, None),),
@@ -96,9 +95,8 @@ def _driven(model: mujoco.MjModel) -> set[int]:
     """Joints that a control moves, directly or by a fixed tendon."""
     driven = (joint_of(model, i) for i in range(model.nactuator) if model.actuator_ctrlnum[i])
     found = {joint for joint in driven if joint is not None}
-    tendons = np.flatnonzero(
-        (model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)) & (model.actuator_ctrlnum > 0)
-    )
+    pulls = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_TENDON)
+    tendons = np.flatnonzero(pulls & (model.actuator_ctrlnum > 0))
     for target in set(model.actuator_trnid[tendons, 0].tolist()):
         wraps = slice(model.tendon_adr[target], model.tendon_adr[target] + model.tendon_num[target])
         fixed = model.wrap_type[wraps] == int(mujoco.mjtWrap.mjWRAP_JOINT)

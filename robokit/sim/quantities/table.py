@@ -22,16 +22,7 @@ from robokit.sim.base import Sim
 from robokit.sim.facts.controls import gear_of, is_linear, is_servo, joint_of
 from robokit.sim.model import names, nominal
 from robokit.sim.quantities.draw import Add, Draw, Scale
-from robokit.sim.quantities.write import (
-    DOFS,
-    LINE,
-    OF_SERVOS,
-    OFFSET,
-    QUANTITIES,
-    Chosen,
-    Fields,
-    write,
-)
+from robokit.sim.quantities.write import DOFS, LINE, OF_SERVOS, OFFSET, QUANTITIES, Chosen, Fields, write
 
 ELSEWHERE = {  # what a table does not write -> what does
     "action_delay": "it is the task's own `action_delay`",

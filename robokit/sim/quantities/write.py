@@ -180,11 +180,7 @@ QUANTITIES: dict[str, Quantity] = {  # in the order in which they are written
     "armature": Quantity("kg m^2", "joint", _of_dofs(DOFS["armature"]), "rotor inertia seen at the joint"),
     "friction_loss": Quantity("N m", "joint", _of_dofs(DOFS["friction_loss"]), "dry friction of a joint"),
     LINE: Quantity(
-        "N m s/rad",
-        "joint",
-        _torque_speed,
-        "fall of a servo's torque limit with speed",
-        scales=False,
+        "N m s/rad", "joint", _torque_speed, "fall of a servo's torque limit with speed", scales=False
     ),
     "mass": Quantity("kg", "body", _mass, "mass of a body, its inertia in proportion"),
     "center_of_mass": Quantity(

@@ -162,9 +162,8 @@ class WarpSim(Sim):
         targets = {n: self._target(n) for n in values if which is None or not self._is_constant(n)}
         for name in targets if which is None else ():
             check_unmoved(self.model, name, values[name])
-        self._graphs.run(
-            "reset", lambda: mjw.reset_data(self._model, self._data, wp.from_torch(self._chosen))
-        )
+        own = self._model, self._data
+        self._graphs.run("reset", lambda: mjw.reset_data(*own, wp.from_torch(self._chosen)))
         self._bound["memory"].masked_fill_(chosen[:, None], 0.0)
         for name, target in targets.items():
             put(target, chosen if which is None else which, values[name])

@@ -124,9 +124,8 @@ def check_unmoved(model: mujoco.MjModel, name: str, value: Tensor) -> None:
     moved = (value[:, rows] - nominal).abs().amax((0, 2)) > ROUNDING
     for i in torch.as_tensor(rows)[moved.cpu()].tolist()[:1]:
         rule = "is fixed to the world, where mujoco_warp leaves its geoms"
-        raise ModelError(
-            f"{name} of {_called(model, kind, i)} {rule}: make its body a mocap body and move that"
-        )
+        remedy = "make its body a mocap body and move that"
+        raise ModelError(f"{name} of {_called(model, kind, i)} {rule}: {remedy}")
 
 
 def _fixed_geoms(model: mujoco.MjModel) -> np.ndarray:

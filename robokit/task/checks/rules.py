@@ -130,7 +130,8 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
     if terminated.dtype != torch.bool:
         raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
     remembered = call(task, "remember", sim, action)
-    _check_known(task, "remember", remembered, task.memory)
+    writes = f"{type(task).__name__}.remember writes {{}}, which is not in memory"
+    _check_all(writes, remembered, task.memory)
     state_values(task, "remember", remembered, sim)
     pushes = state_values(task, "disturb", call(task, "disturb", sim, rng), sim)
     if "ctrl" in pushes:
@@ -207,13 +208,6 @@ def check_shape(task: Task, kind: str, name: str, value: Any, expected: tuple[in
         raise TaskError(f"{type(task).__name__}.{kind} {name!r} must be a tensor of shape {rule}, got {got}")
 
 
-def _check_known(task: Task, kind: str, values: Terms, known: Iterable[str]) -> None:
-    for name in values:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise TaskError(f"{type(task).__name__}.{kind} writes {name!r}, which is not in memory{hint}")
-
-
 def state_values(task: Task, kind: str, values: Terms, sim: Sim) -> Terms:
     for name, value in values.items():
         check_shape(task, kind, name, value, tuple(sim.written(name).shape))
@@ -238,14 +232,15 @@ def _check_finite(task: Task, kind: str, name: str, value: Tensor) -> None:
 
 
 def _check_weights(task: Task, terms: Terms) -> None:
-    for name in task.weights:
-        if name not in terms:
-            hint = did_you_mean(name, terms)
-            raise TaskError(f"weights name {name!r}, which rewards does not return{hint}")
-    for name in terms:
-        if name not in task.weights:
-            hint = did_you_mean(name, task.weights)
-            raise TaskError(f"rewards returns {name!r}, which has no weight{hint}")
+    _check_all("weights name {}, which rewards does not return", task.weights, terms)
+    _check_all("rewards returns {}, which has no weight", terms, task.weights)
+
+
+def _check_all(rule: str, names: Iterable[str], known: Iterable[str], remedy: str = "") -> None:
+    """Raise TaskError, by the rule, for the first name that is not known."""
+    for name in names:
+        if name not in known:
+            raise TaskError(f"{rule.format(repr(name))}{did_you_mean(str(name), known)}{remedy}")
 
 
 def check_limits(task: Task) -> None:
@@ -262,15 +257,10 @@ def check_limits(task: Task) -> None:
 
 def _check_costs(task: Task, costs: Terms) -> None:
     kind = type(task).__name__
+    _check_all("limits name {}, which costs does not return", task.limits, costs)
     for name, limit in task.limits.items():
-        if name not in costs:
-            hint = did_you_mean(str(name), costs)
-            raise TaskError(f"limits name {name!r}, which costs does not return{hint}")
         limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
-    for name in costs:
-        if name not in task.limits:
-            hint = did_you_mean(name, task.limits)
-            raise TaskError(f"costs returns {name!r}, which has no limit{hint}; else make it a metric")
+    _check_all("costs returns {}, which has no limit", costs, task.limits, "; else make it a metric")
 
 
 def _check_names(task: Task, widths: dict[str, int]) -> None:

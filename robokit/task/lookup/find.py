@@ -9,18 +9,9 @@ from types import ModuleType
 
 from robokit.console import say
 from robokit.errors import TaskError, did_you_mean
+from robokit.task.lookup import source
 from robokit.task.lookup.files import source_of
 from robokit.task.lookup.modules import is_beside, is_installed, run
-from robokit.task.lookup.source import (
-    known_tasks,
-    meant,
-    refuse_model,
-    shipped_folder,
-    split,
-    task_file,
-    tasks_below,
-    titled,
-)
 from robokit.task.task import Task
 
 
@@ -30,11 +21,11 @@ def find_task(name: str | Path, person: bool = True) -> tuple[Path, str | None]:
     person: see `task_file`.
     TaskError for an unknown file or task; the class is not looked up. Says if a shipped task is replaced.
     """
-    text, cls = split(str(name))
-    refuse_model(Path(text))
+    text, cls = source.split(str(name))
+    source.refuse_model(Path(text))
     if text.endswith(".py"):
-        return task_file(text, person), cls or None
-    known = known_tasks()
+        return source.task_file(text, person), cls or None
+    known = source.known_tasks()
     if text not in known:
         file = Path("tasks", f"{text}.py")
         hint = f"; {file} has no Task that can be seen without importing it" if file.is_file() else ""
@@ -46,8 +37,8 @@ def find_task(name: str | Path, person: bool = True) -> tuple[Path, str | None]:
 
 def say_shadowed(stem: str, file: Path) -> None:
     """Say that a person's own task file is taken for the name of a shipped task, if it is."""
-    shipped = shipped_folder().resolve()
-    if not file.is_relative_to(shipped) and stem in tasks_below(shipped):
+    shipped = source.shipped_folder().resolve()
+    if not file.is_relative_to(shipped) and stem in source.tasks_below(shipped):
         say(f"note: {stem!r} is your own {file}, not the shipped task")
 
 
@@ -79,7 +70,7 @@ def title(task: Task) -> str:
     A class without a file, of a notebook, has its own name.
     """
     file = source_of(type(task))
-    return type(task).__name__ if file is None else titled(file, type(task).__name__)
+    return type(task).__name__ if file is None else source.titled(file, type(task).__name__)
 
 
 def class_name(task: Task) -> str:
@@ -97,7 +88,7 @@ def _classes(path: Path) -> dict[str, type[Task]]:
     try:
         module = _main(path)
         if module is None:
-            shipped = path.is_relative_to(shipped_folder().resolve())
+            shipped = path.is_relative_to(source.shipped_folder().resolve())
             module = import_module(f"robokit.tasks.{path.stem}") if shipped else run(path)
     except (Exception, SystemExit) as error:
         where = _where(path, error)
@@ -150,7 +141,7 @@ def _remedy(folder: Path, error: BaseException) -> str:
 
 def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> type[Task]:
     """The class called `name`; for None the only one, or the one named like the file. Else TaskError."""
-    name = meant(classes, path) if name is None else name
+    name = source.meant(classes, path) if name is None else name
     if name not in classes:
         raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")
     return classes[name]

@@ -34,9 +34,8 @@ def task_file(text: str, person: bool = True) -> Path:
         there = file.exists() or file.is_symlink()
         raise TaskError(f"{text} is no file that can be read" if there else f"no task file {text}")
     if ":" in file.stem:
-        raise TaskError(
-            f"{text}: a task has its file's name, and a colon parts it from a class: rename the file"
-        )
+        rule = "a task has its file's name, and a colon parts it from a class"
+        raise TaskError(f"{text}: {rule}: rename the file")
     if person:
         given.add(file.resolve())
     return file.resolve()

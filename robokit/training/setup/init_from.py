@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from robokit.console import say
-from robokit.disk.read import read_json
 from robokit.env.env import Env
 from robokit.errors import RunError
+from robokit.export.card import steps_of
 from robokit.export.file import Exported
 from robokit.export.weights import read_weights, weights_bytes
 from robokit.learning.constrained import Constrained
@@ -79,7 +79,7 @@ def open_parent(what: str | Path) -> Parent:
         state, layout = read_weights(file)
         path = Path(os.path.realpath(file.path))
         tensors = _with(f"{POLICY}.", state)
-        return Parent(path, f"{path.parent.name}/{path.name}", _steps(file), tensors, {"policy": layout})
+        return Parent(path, f"{path.parent.name}/{path.name}", steps_of(file), tensors, {"policy": layout})
     run = Run.open(what)
     if (stored := run.config.get("layouts")) is None:
         rule = f"{run.path} was begun by an earlier version of robokit, without the names of its inputs"
@@ -94,15 +94,6 @@ def open_parent(what: str | Path) -> Parent:
         raise RunError(f"{run.path} has a config.json whose layouts are damaged: {error!r}") from error
     name = f"{run.path.parent.name}/{run.path.name}"
     return Parent(run.path, name, (best or last).steps, tensors, named)
-
-
-def _steps(file: Exported) -> int | None:
-    """The step of the training on a file's card; None without a card of this very file."""
-    try:
-        card = read_json(file.path.with_suffix(".json"))
-        return int(card["steps"]) if card["sha256"] == file.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def parent_of(run: Run) -> Parent:
@@ -131,9 +122,8 @@ def init_learner(learner: Built, parent: Parent) -> Takeover:
     given = _given_temperature(learner) if takeover.critics and TEMPERATURE in networks else None
     if given is not None:
         takeover = takeover.adding(f"the temperature is the given {given:g}, not the parent's")
-    kept = {POLICY} | ({*networks} if takeover.critics else set()) - (
-        set() if given is None else {TEMPERATURE}
-    )
+    kept = {*networks} if takeover.critics else {POLICY}
+    kept -= set() if given is None else {TEMPERATURE}
     chosen = {name: net for name, net in networks.items() if name in kept}
     for name, state in weights(chosen, own, parent.tensors, parent.layouts).items():
         networks[name].load_state_dict(state)

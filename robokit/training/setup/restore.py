@@ -15,10 +15,9 @@ from robokit.compute import processes
 from robokit.compute.devices import cores
 from robokit.console import say
 from robokit.disk.folder import POLICY
-from robokit.disk.read import read_json
 from robokit.env.env import Env
 from robokit.errors import OptionError, RunError, TaskError
-from robokit.export.card import write_card
+from robokit.export.card import steps_of, write_card
 from robokit.export.file import Exported
 from robokit.export.write import Written, export
 from robokit.learning.options import least_weights, with_options
@@ -191,9 +190,7 @@ def exported(run: Run, task: str | None = None, trust: bool = False) -> tuple[Ex
 def _of_step(path: Path, steps: int) -> Exported | None:
     """The exported file; None unless the card beside it has its sha256 and this step of the training."""
     try:
-        if not path.is_file():  # nor a FIFO
-            return None
-        file, card = Exported.open(path), read_json(path.with_suffix(".json"))
-        return file if (card["sha256"], card.get("steps")) == (file.sha256, steps) else None
-    except (OSError, ValueError, KeyError, TypeError):  # ContractError is a ValueError
+        file = Exported.open(path) if path.is_file() else None  # no FIFO
+    except (OSError, ValueError):  # ContractError is a ValueError
         return None
+    return file if file and steps_of(file) == steps else None
