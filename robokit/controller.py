@@ -471,6 +471,10 @@ def describe(contract: Contract) -> str:
         facts = [f"{span}, {unit} at ctrl 1" if unit[:1].isdigit() else f"{span} {unit}".strip()]
         facts += [f"{key} {a[key]}" for key in known if a.get(key) is not None]
         lines.append(f"  {a['name']:<20} {', '.join(facts)}")
+    if (delay := contract.get("action_delay")) and any(delay):
+        lines.append(f"commands came late in training: by {delay[0]} .. {delay[1]} s")
+    if goal := contract.get("goal"):
+        lines.append("goal: " + ", ".join(f"{key} {x}" for key, x in goal.items() if x is not None))
     return "\n".join(lines)
 
 

@@ -346,6 +346,14 @@ def test_the_description_names_everything_to_supply_and_to_expect(
     assert main([]) == 2
 
 
+def test_the_description_tells_a_goal_and_a_delay_of_commands():
+    more = {"goal": {"command": "place", "achieved": "tip", "within": 0.01}, "action_delay": [0.0, 0.02]}
+    text = describe(CONTRACT | more).splitlines()
+    late = "commands came late in training: by 0.0 .. 0.02 s"
+    assert text[-2:] == [late, "goal: command place, achieved tip, within 0.01"]
+    assert describe(CONTRACT | {"goal": None, "action_delay": [0.0, 0.0]}) == describe(CONTRACT)
+
+
 def test_the_controller_is_one_file_that_needs_only_numpy_and_onnxruntime(file: Path) -> None:
     copied = file.parent / "controller.py"
     copied.write_bytes((Path(__file__).parents[1] / "robokit/controller.py").read_bytes())

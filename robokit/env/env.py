@@ -52,7 +52,8 @@ class Env(Saved):
 
     sim: the engine, "mujoco" (on the CPU) or "warp" (on `device`). device: where returned tensors live. If
     physics runs elsewhere, a step's tensors are copied in one transfer, and only the action's copy back
-    blocks. threads: physics threads on the CPU, 0 for all cores. compile: torch.compile the task's functions.
+    (with a Delta the observation's too) blocks. threads: physics threads on the CPU, 0 for all cores.
+    compile: torch.compile the task's functions.
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
     training: reset states are drawn, levels move, commands are redrawn at success. Else episodes begin as the
     task's own, at the top level, and keep their goals.

@@ -167,7 +167,7 @@ class Delta:
         """leash (n,); inf where the joint has no column in `joints`. Raises TaskError as the class says."""
         unseen = [i for i in of if joints[i] is None]
         seen = [i for i in of if joints[i] is not None]
-        what = "an observation that is its joint's position, sim.qpos in rad or m, not hidden"
+        what = "an observation that is its joint's position, sim.qpos as it is in rad or m, not hidden"
         if unseen and self.keyframe is None:
             what = f"must know where it starts: {what}, or Delta(..., keyframe=)"
             raise TaskError(f"Delta of {_names(sim, unseen)} {what}")
