@@ -298,7 +298,9 @@ def _memory(task: Task, carried: Sequence[Carried]) -> dict[str, int]:
     widths |= getattr(task.randomize, "memory", {}) | level_memory(task)
     taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in own]
     if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
-        raise TaskError(f"memory and commands may not be called {taken}: these names are taken; use others")
+        more = ", 'target' for those of a Delta" if "target" in taken else ""
+        rule = f"memory and commands may not be called {taken}: these names are taken{more}"
+        raise TaskError(f"{rule}; use others")
     return {**widths, **task.memory}
 
 

@@ -41,8 +41,11 @@ class Command:
         pairs = list(zip(self.low, self.high, strict=False))
         ordered = all(-math.inf < a <= b < math.inf for a, b in pairs)
         if not (len(self.low) == len(self.high) > 0 and ordered):
-            raise TaskError(f"Command needs low <= high of one length, got {self.low} and {self.high}")
-        timed = isinstance(self.every, tuple) and 0 < self.every[0] <= self.every[1] < math.inf
+            function = " beside a region that is a function" if self.region else ""
+            got = f"got {self.low} and {self.high}"
+            raise TaskError(f"Command needs low <= high of one length{function}, {got}")
+        span = self.every if isinstance(self.every, tuple) and len(self.every) == 2 else (0.0, 0.0)
+        timed = 0 < span[0] <= span[1] < math.inf
         if not (timed or self.every in (None, "success")):
             rule = 'must be a range of seconds 0 < from <= to, or "success"'
             raise TaskError(f"Command.every {rule}, got {self.every}")

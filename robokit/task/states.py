@@ -91,7 +91,8 @@ class States:
             raise TaskError(f"{rule}; make them with: {again}") from error
         if hashes != (here := model_hashes(task.model)):
             rule = f"{_shown(hashes)} when they were made ({short(made)}), {_shown(here)} now"
-            raise TaskError(f"{self.path} has states of another model: {rule}; make them again: {again}")
+            remedy = f"make them again: {again}{_options(made)}"
+            raise TaskError(f"{self.path} has states of another model: {rule}; {remedy}")
         return {name: torch.as_tensor(x, dtype=sim.dtype, device=sim.device) for name, x in arrays.items()}
 
 
@@ -150,6 +151,14 @@ def _check(arrays: Mapping[str, Any], sim: Sim, task: Task) -> None:
 def _file_of(cls: type) -> Path:
     """The file of a class; of one in a notebook a place in the working folder."""
     return Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "notebook")
+
+
+def _options(made: str) -> str:
+    """The options of `robokit states` that made a file, from its words for it."""
+    for words, option in (("settled for ", "--settle"), ("of the policy ", "--policy")):
+        if made.startswith(words):
+            return f" {option} {made.removeprefix(words).removesuffix(' s')}"
+    return ""
 
 
 def _shown(hashes: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import mujoco
 import pytest
 import torch
 from arm import Arm
@@ -17,6 +18,25 @@ from robokit.task import Add, Scale, Task, uniform
 from robokit.training.setup.build import Setup, algorithm
 
 STIFF = Scale(10.0, 10.0, at="servo")
+
+
+class Pair(Task):
+    """Two joints with a servo each, beside one without."""
+
+    model = mujoco.MjSpec.from_string(
+        """<mujoco><worldbody><body><joint name="free"/><geom size=".1"/><body><joint name="a"/>
+        <geom size=".1"/><body><joint name="b"/><geom size=".1"/></body></body></body></worldbody>
+        <actuator><position joint="a" ctrlrange="-1 1"/><position joint="b" ctrlrange="-1 1"/></actuator>
+        </mujoco>"""
+    )
+    control_dt, time_limit = 0.02, 1.0
+    weights: Any = {"alive": 1.0}
+
+    def observe(self, sim: Any) -> dict[str, Tensor]:
+        return {"joints": sim.qpos[:, 1:] - sim.memory["joint_offset"]}
+
+    def rewards(self, sim: Any, action: Tensor) -> dict[str, Tensor]:
+        return {"alive": torch.ones(sim.num_envs)}
 
 
 class Drawn(Arm):
@@ -51,6 +71,14 @@ def test_an_encoders_error_that_no_observation_has_is_noted():
     assert notes[Drawn] == []
     [note] = notes[Forgotten]
     assert "less sim.memory['joint_offset'] in observe (test_randomized.py, line " in note.detail
+
+
+def test_offsets_of_some_joints_stand_in_the_order_of_all_that_have_a_servo():
+    class Two(Pair):
+        randomize: Any = {"joint_offset": Add(0.1, 0.1, at="b")}
+
+    env = Env(Two(), 2, threads=1)
+    assert env.sim.memory["joint_offset"].tolist() == [[0.0, 0.1]] * 2
 
 
 class Both(Drawn):

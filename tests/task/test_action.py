@@ -107,7 +107,7 @@ ARM, REST = {"arm*": Delta(0.1, leash=0.1)}, {"wheel": Ctrl(), "finger": Ctrl()}
     [
         (
             {"action": {**ARM, **REST}, "commands": {"target": Command((0.0,), (1.0,))}},
-            "may not be called ['target']: these names are taken; use others",
+            "may not be called ['target']: these names are taken, 'target' for those of a Delta; use others",
         ),
         ({"action": {}}, "But.action must be Ctrl(), Around(...), Delta(...) or Hold(...), or {pattern"),
         ({"action": {"*": "home"}}, "or {pattern: one of these}, got {'*': 'home'}"),

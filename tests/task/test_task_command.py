@@ -17,8 +17,8 @@ def test_a_command_refuses_impossible_bounds(low: tuple[float, ...], high: tuple
         Command(low, high)
 
 
-@pytest.mark.parametrize("every", [(0.0, 1.0), (2.0, 1.0), (1.0, float("inf"))])
-def test_a_command_refuses_an_impossible_interval(every: tuple[float, float]):
+@pytest.mark.parametrize("every", [(0.0, 1.0), (2.0, 1.0), (1.0, float("inf")), (3.0,), ()])
+def test_a_command_refuses_an_impossible_interval(every: Any):
     with pytest.raises(TaskError, match="every must be a range of seconds"):
         Command((0.0,), (1.0,), every)
 

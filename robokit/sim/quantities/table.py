@@ -52,8 +52,8 @@ class Table:
 
     @property
     def memory(self) -> dict[str, int]:
-        """{"joint_offset": number of joints} if the table has that quantity, else {}."""
-        return {OFFSET: len(self.chosen[OFFSET].rows)} if OFFSET in self.chosen else {}
+        """{"joint_offset": number of joints with a servo} if the table has that quantity, else {}."""
+        return {OFFSET: len(self.chosen[OFFSET].driven)} if OFFSET in self.chosen else {}
 
     def draw(self, sim: Sim, rng: Generator) -> dict[str, Tensor]:
         """Model fields (n, ...) of new draws for the n simulations of `sim`; and memory "joint_offset"."""
@@ -123,9 +123,10 @@ def _choose(name: str, draw: Draw, model: mujoco.MjModel) -> Chosen:
     known = names(model, quantity.kind)
     acts = (act for act in range(model.nactuator) if is_servo(model, act))
     servos = [(act, joint) for act in acts if (joint := joint_of(model, act)) is not None]
+    driven = {joint for _, joint in servos}
     rows = [i for i in _candidates(quantity.kind, model) if _matches(known[i], draw)]
     if name in OF_SERVOS:  # of others there is no target or limit to move
-        rows = [i for i in rows if i in {joint for _, joint in servos}] or rows
+        rows = [i for i in rows if i in driven] or rows
     for pattern in (draw.at,) if isinstance(draw.at, str) else draw.at:
         if not any(fnmatchcase(known[i], pattern) for i in rows):
             hint = did_you_mean(pattern, known)
@@ -134,6 +135,7 @@ def _choose(name: str, draw: Draw, model: mujoco.MjModel) -> Chosen:
     width = quantity.width * (len(rows) if each else 1)
     chosen = Chosen(name, rows, [known[i] for i in rows], draw, width)
     if quantity.kind == "joint":
+        chosen.driven.extend(i for i in _candidates("joint", model) if i in driven)
         chosen.dofs.extend(model.jnt_dofadr[rows].tolist())
         chosen.servos.extend((rows.index(joint), act) for act, joint in servos if joint in rows)
         chosen.gears.extend(gear_of(model, act) for _, act in chosen.servos)

@@ -40,6 +40,7 @@ class Chosen:
     dofs: list[int] = field(default_factory=list)  # of joints
     servos: list[tuple[int, int]] = field(default_factory=list)  # (place in rows, actuator), of joints
     gears: list[float] = field(default_factory=list)  # of the servos: length per rad or m
+    driven: list[int] = field(default_factory=list)  # all joints with a servo, those of `rows` or not
 
     _indices: dict[tuple[str, torch.device], Any] = field(default_factory=dict)
 
@@ -50,6 +51,7 @@ class Chosen:
         """
         if (what, device) not in self._indices:
             parts: dict[str, list[Any]] = {"rows": self.rows, "dofs": self.dofs, "gears": self.gears}
+            parts |= {"columns": [self.driven.index(row) for row in self.rows] if self.driven else []}
             parts |= {"places": [place for place, _ in self.servos], "acts": [act for _, act in self.servos]}
             parts |= {"turned": [self.dofs[place] for place in parts["places"]] if self.dofs else []}
             numbers, kind = parts[what], torch.float64 if what == "gears" else torch.long
@@ -142,7 +144,8 @@ def _payload(fields: Fields, chosen: Chosen, x: Tensor) -> None:
 
 def _joint_offset(fields: Fields, chosen: Chosen, x: Tensor) -> None:
     """A servo that reads q - offset holds q = target + offset: kp (ctrl - gear (q - offset)) - kd dq."""
-    fields[OFFSET] = x
+    fields[OFFSET] = x.new_zeros(len(x), len(chosen.driven))
+    fields[OFFSET][:, chosen.index("columns", x.device)] = x
     places, acts, gears = (chosen.index(what, x.device) for what in ("places", "acts", "gears"))
     moved = gears.to(x.dtype) * x[:, places]
     fields["actuator_biasprm"][:, acts, 0] += fields["actuator_gainprm"][:, acts, 0] * moved
