@@ -30,7 +30,7 @@ def test_targets_that_are_sent_are_for_one_step_and_a_reset_forgets_them():
     env.send(torch.full((2, 4), 0.1))
     env.reset()
     env.step(torch.zeros(2, 3))
-    assert not (env.sim.ctrl == 0.1).all(-1).any()
+    assert not env.sim.ctrl.isclose(torch.tensor(0.1).double()).all(-1).any()
 
 
 @pytest.mark.parametrize("task", [Reach, Seen])
