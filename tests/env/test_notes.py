@@ -365,6 +365,16 @@ def test_a_region_that_the_hand_reaches_has_no_note_and_one_beyond_it_has():
     assert note.endswith("without regard to contacts: a smaller region in Faulty.commands")
 
 
+def test_a_goal_that_no_observation_depends_on_is_noted():
+    blind = type("Blind", (Handed,), {"observe": lambda self, sim: {"hand": sim.site("hand").xpos}})
+    [note] = [note.detail for note in find_notes(blind()) if note.name == "command"]
+    words = "no observation depends on 'place', so a policy cannot follow it: sim.memory['place'] in observe"
+    assert note.startswith(words)
+        "no observation depends on 'place', so a policy cannot follow it: sim.memory['place']"
+    )
+    assert not [note for note in find_notes(Handed()) if note.name == "command"]
+
+
 @pytest.mark.parametrize("height", [0.9, 1.5])
 def test_a_place_of_a_body_is_found_as_a_site_s_is(height: float):
     def observe(self: Handed, sim: Sim) -> Terms:

@@ -60,7 +60,7 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
     yield from _tried("goal", _region(env, seed))
-    yield from _tried("joint offset", _offset(env))
+    yield from _tried("observation", _unread(env))
     yield from _tried("leash", _leash(env))
 
 
@@ -86,14 +86,16 @@ def _ranges(env: Env) -> Iterator[Note]:
         yield "range", f"{text}; to set it, {keys} in {_model(env.task)} or Ctrl(low, high)"
 
 
-def _offset(env: Env) -> Iterator[Note]:
-    """A note on a drawn error of the encoders that only the targets have."""
-    if OFFSET not in env.sim.memory:
-        return
+def _unread(env: Env) -> Iterator[Note]:
+    """Notes on a command that no observation has, and on an error of encoders that only the targets have."""
     copy = StandIn(env.sim, env.sim.device, torch.clone)
     copy.memory = noted = NotedMemory(copy.memory)
     call(env.task, "observe", copy)
-    if OFFSET not in noted.read:
+    for name in env.task.commands:
+        if name not in noted.read:
+            what = f"no observation depends on {name!r}, so a policy cannot follow it: sim.memory[{name!r}]"
+            yield "command", f"{what} in {_method(env.task, 'observe')}"
+    if OFFSET in env.sim.memory and OFFSET not in noted.read:
         what = f"only targets are off by {OFFSET}: the encoder reads it too, so observe the joints less"
         yield "joint offset", f"{what} sim.memory[{OFFSET!r}] in {_method(env.task, 'observe')}"
 
