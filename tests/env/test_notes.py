@@ -370,8 +370,6 @@ def test_a_goal_that_no_observation_depends_on_is_noted():
     [note] = [note.detail for note in find_notes(blind()) if note.name == "command"]
     words = "no observation depends on 'place', so a policy cannot follow it: sim.memory['place'] in observe"
     assert note.startswith(words)
-        "no observation depends on 'place', so a policy cannot follow it: sim.memory['place']"
-    )
     assert not [note for note in find_notes(Handed()) if note.name == "command"]
 
 
