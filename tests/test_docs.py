@@ -66,7 +66,7 @@ def test_the_goal_of_the_task_page_runs_and_keeps_the_contract_without_a_note(tm
     assert find_notes(task) == []
     env = robokit.make(task, num_envs=4, threads=1)
     env.reset()
-    target = env.sim.memory["target"][:, :2].norm(dim=-1)
+    target = env.sim.memory["place"][:, :2].norm(dim=-1)
     assert (target >= 0.05).all()
     assert (target <= 0.18).all()
     assert env.task.headline == "success"

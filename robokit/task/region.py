@@ -65,6 +65,9 @@ class Ball(Ring):
     def __init__(self, center: Numbers, radius: float) -> None:
         super().__init__(center, 0.0, radius, tuple(range(len(center))))
 
+    def __repr__(self) -> str:
+        return f"Ball({self.center}, {self.outer})"
+
 
 @dataclass(frozen=True)
 class Points:
