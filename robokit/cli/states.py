@@ -24,8 +24,8 @@ from robokit.sim.kinematics import JOINTS, random_joints
 from robokit.task.checks.guarded import call
 from robokit.task.checks.rules import state_values
 from robokit.task.lookup.find import load_task
-from robokit.task.states import pack
-from robokit.task.task import Terms
+from robokit.task.states import libraries, pack
+from robokit.task.task import Task, Terms
 
 BATCH = 256  # simulations at a time
 TRIES = 10  # times the number asked for
@@ -36,13 +36,15 @@ SLOW = 0.05  # m/s, rad/s: a settled state is slower
 class MakeStates:
     """Write a file of states that episodes of a training begin from, for `States` of a task.
 
-    They are those of a policy's rollouts, of random settling, or else of the task's method `states`. A state
-    that penetrates by more than 5 mm is refused, and one that moves, unless it is a policy's.
+    They are those of a policy's rollouts, of random settling, or else of a method of the task: the one that
+    `States` of this file names, else `states`. A state that penetrates by more than 5 mm is refused, and one
+    that moves, unless it is a policy's.
     """
 
     # a name (see robokit tasks), file.py or file.py:Class
     task: Positional[Annotated[str, arg(metavar="TASK")]]
-    output: Annotated[Path, OUTPUT] = Path("states.npz")  # `States("states.npz")`, beside the task's file
+    # `States("states.npz")` is beside the task's file; none given: every file of the task's States
+    output: Annotated[Path | None, OUTPUT] = None
     number: int = 1000  # states in the file
     # states at random times of this policy's episodes: a name, a run folder or an exported file
     policy: str | None = None
@@ -57,6 +59,18 @@ class MakeStates:
             rule = "number must be at least 1, and settle in (0, 100] s and not beside a policy"
             raise OptionError(f"{rule}; got {self.number}, {self.settle} and {self.policy}")
         task = load_task(self.task)
+        known = {states.path.resolve(): states for states in libraries(task).values()}
+        outputs = [self.output] if self.output else [states.path for states in known.values()]
+        if not outputs or (self.output is None and (self.policy, self.settle) != (None, None)):
+            rule = "name one file by --output: without it, each file of the task's States is made"
+            raise OptionError(f"{rule}, by its method; {type(task).__name__} has {len(known)}")
+        for output in outputs:
+            method = known[output.resolve()].method if output.resolve() in known else "states"
+            self._make(task, output, method)
+        return 0
+
+    def _make(self, task: Task, output: Path, method: str) -> None:
+        """Write one file, by this method of the task where no policy and no time is given."""
         env = Env(task, min(self.number, BATCH), seed=seed_of("states", self.seed))
         if self.policy is not None:
             file, _, _, own = policy_of(located(self.policy), self.task, self.trust)
@@ -64,18 +78,19 @@ class MakeStates:
             made, batch = f"of the policy {self.policy}", partial(_rollout, env, onnx_actor(file))
         elif self.settle is not None:
             made, batch = f"settled for {self.settle:g} s", partial(_settled, env, self.settle)
-        elif callable(getattr(task, "states", None)):
-            made, batch = "of the method states", partial(call, task, "states", env.sim, env.rng)
+        elif callable(getattr(task, method, None)):
+            made, batch = f"of the method {method}", partial(call, task, method, env.sim, env.rng)
         else:
-            rule = f"{type(task).__name__} has no method states(self, sim, rng)"
+            rule = f"{type(task).__name__} has no method {method}(self, sim, rng)"
             raise OptionError(f"{rule}: write one, or take --policy or --settle")
-        rows, refused = _chosen(env, batch, self.number, self.policy is not None)
-        write_atomically(self.output, pack(rows, task, made))
-        print(f"{self.output}: {self.number} states {made}; refused: {refused}")
-        return 0
+        rows, refused = _chosen(env, method, batch, self.number, self.policy is not None)
+        write_atomically(output, pack(rows, task, made))
+        print(f"{output}: {self.number} states {made}; refused: {refused}")
 
 
-def _chosen(env: Env, batch: Callable[[], Terms], number: int, may_move: bool) -> tuple[Terms, str]:
+def _chosen(
+    env: Env, method: str, batch: Callable[[], Terms], number: int, may_move: bool
+) -> tuple[Terms, str]:
     """(the first `number` states of batches without a fault, how many others had which)."""
     kept, deep, fast, tried = list[Terms](), 0, 0, 0
     while (have := sum(len(part["qpos"]) for part in kept)) < number:
@@ -84,7 +99,7 @@ def _chosen(env: Env, batch: Callable[[], Terms], number: int, may_move: bool) -
             raise TaskError(f"{number} states are asked for, and {have} of {tried} are fit: {said}")
         env.reset()
         still = {name: x if name == "qpos" else torch.zeros_like(x) for name, x in _state(env).items()}
-        values = state_values(env.task, "states", still | batch(), env.sim)
+        values = state_values(env.task, method, still | batch(), env.sim)
         env.sim.reset(None, values)
         inside = torch.tensor([fault is not None for fault in penetrations(env.sim)])
         moving = (values["qvel"].abs() > SLOW).any(-1) & (not may_move)

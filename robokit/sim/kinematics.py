@@ -15,6 +15,7 @@ JOINTS = (int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE))
 DAMPING = 0.03  # lambda: near a singular pose steps stay short
 LONGEST = 0.1  # m, of the error that one step removes
 PLACES = {"site": "site_xpos", "body": "xpos"}  # fields of MjData
+AXES = {"site": "site_xmat", "body": "xmat"}
 Array = npt.NDArray[np.float64]
 
 
@@ -25,12 +26,13 @@ def reach(
     start: npt.ArrayLike | None = None,
     steps: int = 100,
     within: float = 1e-4,
+    axes: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     """(qpos (K, nq), distance (K,) in m) with the site near points (K, 3) in the world.
 
     site: its name, or that of a body where no site has it. Only hinges and slides between it and the world
-    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. Ends after `steps`, or `within` m of the
-    point.
+    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. axes: (K, 3, 3), how the site is to be
+    turned, columns in the world; then a distance has |(m, rad)|. Ends after `steps`, or `within` the distance.
 
     dq = J^T (J J^T + lambda^2 1)^-1 e
 
@@ -40,10 +42,11 @@ def reach(
     begin = np.asarray(model.qpos0 if start is None else start, float)
     qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
     distance, data, at = np.empty(len(goals)), mujoco.MjData(model), _find(model, site)
-    joints = chain(model, site)
+    joints, turned = chain(model, site), None if axes is None else np.asarray(axes, float).reshape(-1, 3, 3)
     for row, goal in enumerate(goals):
         data.qpos[:] = qpos[row]
-        distance[row] = _approach(data, at, goal, joints, steps, within)
+        turn = None if turned is None else turned[row]
+        distance[row] = _approach(data, at, goal, turn, joints, steps, within)
         qpos[row] = data.qpos
     return qpos, distance
 
@@ -106,29 +109,36 @@ def reachable(
 
 
 def _approach(
-    data: mujoco.MjData, site: tuple[str, int], goal: Array, joints: list[int], steps: int, within: float
+    data: mujoco.MjData,
+    site: tuple[str, int],
+    goal: Array,
+    turn: Array | None,
+    joints: list[int],
+    steps: int,
+    within: float,
 ) -> float:
-    """Move data.qpos towards the goal; the distance that stays, m."""
-    model = data.model
+    """Move data.qpos towards the goal, and the site's axes towards `turn`; the distance that stays."""
+    model, rows = data.model, 3 if turn is None else 6
     places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
-    (kind, at), jacobian = site, np.zeros((3, model.nv))
-    place = getattr(data, PLACES[kind])[at]  # a live view
+    (kind, at), jacobian, error = site, np.zeros((6, model.nv)), np.zeros(rows)
+    place, axes = getattr(data, PLACES[kind])[at], getattr(data, AXES[kind])[at].reshape(3, 3)  # live views
     derive = mujoco.mj_jacSite if kind == "site" else mujoco.mj_jacBody
-    for _ in range(steps):
+    for step in range(steps + 1):
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
-        error = goal - place
+        error[:3] = goal - place
+        if turn is not None:
+            error[3:] = np.cross(axes.T, turn.T).sum(0) / 2
         distance = float(np.linalg.norm(error))
-        if distance <= within:
+        if distance <= within or step == steps:
             break
-        derive(model, data, jacobian, None, at)
-        own = jacobian[:, dofs]
-        damped = own @ own.T + DAMPING**2 * np.eye(3)
-        step = own.T @ np.linalg.solve(damped, error * min(1.0, LONGEST / distance))
-        data.qpos[places] = np.clip(data.qpos[places] + step, low, high)
-    mujoco.mj_kinematics(model, data)
-    return float(np.linalg.norm(goal - place))
+        derive(model, data, jacobian[:3], jacobian[3:], at)
+        own = jacobian[:rows, dofs]
+        damped = own @ own.T + DAMPING**2 * np.eye(rows)
+        move = own.T @ np.linalg.solve(damped, error * min(1.0, LONGEST / distance))
+        data.qpos[places] = np.clip(data.qpos[places] + move, low, high)
+    return float(np.linalg.norm(error))
 
 
 def _range(model: mujoco.MjModel, joint: int, free: float | None = None) -> tuple[float, float]:

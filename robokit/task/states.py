@@ -41,17 +41,18 @@ class States:
 
     share: probability of an episode in training to begin from one of them. Env puts the states on the
     simulation in training alone: everywhere else, as in evaluation and validation, there are none, and the
-    share is 0. Raises TaskError for an impossible value.
+    share is 0. method: the task's, that `robokit states` makes the file by. Raises TaskError for an impossible
+    value.
     """
 
     _owner: type = object  # the class that has this attribute
 
-    def __init__(self, file: str | Path, share: float = 0.5) -> None:
+    def __init__(self, file: str | Path, share: float = 0.5, method: str = "states") -> None:
         if not isinstance(file, str | Path):
             raise TaskError(f"States takes the name of an .npz file, got {file!r}")
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise TaskError(f"States.share must be a probability in [0, 1], got {share!r}")
-        self.file, self.share = Path(file), share
+        self.file, self.share, self.method = Path(file), share, method
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
@@ -117,7 +118,7 @@ def pack(rows: Mapping[str, Tensor], task: Task, made: str) -> bytes:
     """The content of a file of states {name: (n, width)}. made: how, in words."""
     about, file = json.dumps({"model": model_hashes(task.model), "made": made}), io.BytesIO()
     arrays: dict[str, Any] = {name: x.cpu().double().numpy() for name, x in rows.items()}
-    np.savez(file, **{ABOUT: np.array(about), **arrays})
+    np.savez_compressed(file, **{ABOUT: np.array(about), **arrays})
     return file.getvalue()
 
 

@@ -1,0 +1,342 @@
+"""An arm with a gripper at a table: 20 Hz, steps of joint targets, the objects' poses as a tracker gives them.
+
+A task is a subclass with its objects, its goal and its rewards. A robot is a `Robot` with its MJCF, which has the
+sites gripper and elbow, the sensors tip, left_touch and right_touch, the keyframe home, the joints of the arm first
+and then those of the gripper. World and base of the robot are one frame; the table is at height 0.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import torch
+
+from robokit.sim.kinematics import reach
+from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, States, Task, uniform
+
+ROBOTS = Path(__file__).parents[1] / "robots"
+SENSOR, SITE, SHAPE = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtGeom
+
+EDGE = 0.04  # m, of a cube
+TURN = math.pi / 4  # rad, largest yaw of a cube: after a quarter turn it looks the same
+TOUCHING = 0.3  # N of a finger
+HEAVY = 20.0  # N on the table, above which it costs
+LEAN = math.radians(20)  # tilt of what is carried, above which it costs
+FULL = 0.99  # share of a joint's largest torque, above which it costs
+SINK, SHRINK = 0.005, 0.1  # m that the table may be lower, share that a cube may be smaller
+TRACKER = {"rate": (10.0, 30.0), "delay": (0.0, 0.1), "dropout": 0.05, "source": "camera"}  # Hz, s
+
+
+@dataclass(frozen=True)
+class Robot:
+    """The facts of an arm that its MJCF does not hold, and where it works."""
+
+    file: Path
+    joints: int  # of the arm
+    opened: float  # ctrl of the open gripper
+    fastest: tuple[float, ...]  # rad/s of each joint
+    zero: float  # rad, largest error of a joint's zero
+    place: tuple[float, float]  # m, centre of the square in which things lie
+    spread: float  # m, half its edge
+    elbow: float  # m, height of the site elbow, below which it hangs
+
+
+PANDA = Robot(
+    ROBOTS / "panda/panda.xml",
+    joints=7,
+    opened=0.04,
+    fastest=(2.175,) * 4 + (2.61,) * 3,  # Franka's data sheet
+    zero=0.003,
+    place=(0.5, 0.0),
+    spread=0.08,
+    elbow=0.4,
+)
+
+
+class Arm(Task):
+    """Move what lies on a table with an arm and its gripper, as a real set-up is: the base of all tasks here."""
+
+    robot = PANDA
+    cubes: tuple[str, ...] = ("cube",)  # bodies; the first one is moved
+
+    control_dt = 0.05  # s
+    time_limit = 4.0  # s
+    action = {"gripper": Ctrl(), "[!g]*": Delta(0.06, leash=0.15)}  # rad
+    action_delay = (0.0, 0.02)  # s
+    sensing = {
+        "joint_pos": Sense(noise=0.0005),  # rad
+        "joint_vel": Sense(noise=0.02),  # rad/s
+        "cube": Sense(noise=0.002, offset=0.003, **TRACKER),  # m
+        "cube_yaw": Sense(noise=0.05, **TRACKER),
+    }
+    limits = {  # share of the control steps
+        "joint_speed": Limit(0.01),
+        "torque": Limit(0.01),
+        "table_force": Limit(0.01),
+        "tilt": Limit(0.01),
+    }
+    recipes = {
+        "ppo": {
+            "steps": 6_000_000,
+            "num_envs": 256,
+            "horizon": 32,
+            "minibatch": 2048,
+            "epochs": 5,
+            "gamma": 0.98,
+            "lr": 5e-4,
+            "lr_schedule": "adaptive",
+            "hidden": (256, 128),
+            "activation": "elu",
+            "init_std": 0.6,
+            "entropy_coef": 0.002,
+            "max_grad_norm": 1.0,
+        }
+    }
+
+    # -- the scene ---------------------------------------------------------------------------------
+
+    @property
+    def model(self):
+        spec = mujoco.MjSpec.from_file(str(self.robot.file))
+        spec.visual.headlight.ambient, spec.visual.headlight.specular = [0.35] * 3, [0.0] * 3
+        sun = {"pos": [0, 0, 3], "dir": [0.2, 0.2, -1], "type": mujoco.mjtLightType.mjLIGHT_DIRECTIONAL}
+        spec.worldbody.add_light(**sun)
+        table = spec.worldbody.add_body(name="table")
+        colour = [0.72, 0.7, 0.66, 1]
+        table.add_geom(name="table", type=SHAPE.mjGEOM_PLANE, size=[1, 1, 0.1], conaffinity=3, rgba=colour)
+        table.add_site(name="table", type=SHAPE.mjGEOM_BOX, size=[2, 2, 0.02], group=4)
+        spec.add_sensor(name="table_force", type=SENSOR.mjSENS_TOUCH, objtype=SITE, objname="table")
+        home = spec.key("home")
+        for number, name in enumerate(self.cubes):
+            x, y = self.robot.place
+            place = [x, y + 3 * EDGE * number, EDGE / 2]
+            body = spec.worldbody.add_body(name=name, pos=place)
+            body.add_freejoint(name=name)
+            body.add_site(name=name, group=4)
+            self.shape(body, number)
+            for what in ("pos", "quat", "linvel"):
+                kind = getattr(SENSOR, f"mjSENS_FRAME{what.upper()}")
+                spec.add_sensor(name=f"{name}_{what}", type=kind, objtype=SITE, objname=name)
+            home.qpos = [*home.qpos, *place, 1, 0, 0, 0]
+        return spec
+
+    def shape(self, body, number):
+        """Give a body its geoms, a cube's."""
+        colour = ([0.1, 0.6, 0.3, 1], [0.2, 0.35, 0.85, 1])[number % 2]
+        body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[EDGE / 2] * 3, rgba=colour, **SOLID)
+
+    def randomize_scene(self, sim, rng):
+        """A lower table and smaller cubes."""
+        table, pos = sim.model.body("table").id, sim.nominal("body_pos").repeat(sim.num_envs, 1, 1)
+        size, cubes = (
+            sim.nominal("geom_size").repeat(sim.num_envs, 1, 1),
+            [sim.model.geom(c).id for c in self.cubes],
+        )
+        pos[:, table, 2] -= SINK * share(sim, rng)
+        size[:, cubes] *= 1 - SHRINK * share(sim, rng)[:, None, None]
+        return {"body_pos": pos, "geom_size": size}
+
+    randomize = {
+        "gain": Scale(0.9, 1.1),
+        "friction": Scale(0.7, 1.3),
+        "mass": Scale(0.5, 2.0, at="cube"),
+        "joint_offset": Add(-PANDA.zero, PANDA.zero, at="joint*"),  # rad
+        "scene": randomize_scene,
+    }
+
+    # -- starts ------------------------------------------------------------------------------------
+
+    def reset(self, sim, rng):
+        return self.drawn(sim, rng, {"qpos": self.begin(sim, rng)})
+
+    def drawn(self, sim, rng, start):
+        """The start of the task, or states of its files."""
+        for name in self.starts:
+            start = getattr(self, name).draw(sim, rng, start)
+        return start
+
+    starts: tuple[str, ...] = ()  # names of attributes that are States, in the order in which they are drawn
+
+    def begin(self, sim, rng):
+        """(n, nq): the arm near home with its hand open, the cubes on the table."""
+        here = self.robot.joints
+        qpos = sim.keyframe("home").qpos.repeat(sim.num_envs, 1)
+        qpos[:, :here] += uniform(sim, rng, here, 0.05)  # rad
+        for name in self.cubes:
+            at = place_of(sim, name)
+            qpos[:, at : at + 2] += uniform(sim, rng, 2, self.robot.spread)
+            half = uniform(sim, rng, 1, TURN / 2)
+            qpos[:, at + 3 : at + 7] = torch.cat((half.cos(), 0 * half, 0 * half, half.sin()), -1)
+        return qpos
+
+    def states_above(self, sim, rng):
+        """The open hand above the cube, up to 20 cm, and up to 6 cm beside it."""
+        return self.settled(sim, rng, (0.06, 0.2), 0.06)
+
+    def states_around(self, sim, rng):
+        """The open fingers around the cube."""
+        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004)
+
+    def states_held(self, sim, rng):
+        """The cube in the hand, on the table."""
+        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004, closed=True)
+
+    def states_lifted(self, sim, rng):
+        """The cube in the hand, up to 20 cm above the table."""
+        return self.settled(sim, rng, (0.05, 0.2), 0.004, closed=True)
+
+    def settled(self, sim, rng, heights, beside, closed=False):
+        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .3 s of physics.
+
+        heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is in
+        the hand. What does not stay where it was put is drawn anew.
+        """
+        model, rows, at = sim.model, list[np.ndarray](), place_of(sim, self.cubes[0])
+        data, (low, high) = mujoco.MjData(model), heights
+        while len(rows) < sim.num_envs:
+            starts = self.begin(sim, rng)
+            tips = starts[:, at : at + 3].clone()
+            tips[:, :2] += uniform(sim, rng, 2, beside)
+            tips[:, 2] = low + (high - low) * share(sim, rng)
+            if closed:
+                starts[:, at + 2] = tips[:, 2]
+            yaws = 2 * torch.atan2(starts[:, at + 6], starts[:, at + 3]) + uniform(sim, rng, 1, 0.1)[:, 0]
+            found, left = reach(model, "gripper", tips, starts, within=1e-3, axes=downward(yaws))
+            for qpos in found[left < 2e-3]:
+                if self.stays(data, qpos, at, closed):
+                    rows.append(data.qpos.copy())
+        return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
+
+    def stays(self, data, qpos, at, closed):
+        """Run .3 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
+        model, here = data.model, self.robot.joints
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.ctrl[:here] = qpos, qpos[:here]
+        data.ctrl[here] = 0.0 if closed else self.robot.opened
+        for step in range(60):
+            if closed and step < 20:  # until the fingers are there
+                data.qpos[at:], data.qvel[model.nv - model.nq + at :] = qpos[at:], 0
+            mujoco.mj_step(model, data)
+        return np.abs(data.qpos[at:] - qpos[at:]).max() < 0.01 and np.abs(data.qvel).max() < 0.05
+
+    # -- what the robot sees, what a critic sees, what costs -----------------------------------------
+
+    def observe(self, sim):
+        here = self.robot.joints
+        joints = sim.qpos[:, : here + 1]  # the gripper's too
+        if "joint_offset" in sim.memory:
+            joints = joints - sim.memory["joint_offset"][:, : here + 1]
+        return {
+            "joint_pos": joints,
+            "joint_vel": sim.qvel[:, :here],
+            "target": sim.memory["target"],
+            "action": sim.memory["action"],
+            **{name: sim.sensor(f"{name}_pos") for name in self.cubes},
+            **{f"{name}_yaw": yaw(sim.sensor(f"{name}_quat")) for name in self.cubes},
+            **{name: sim.memory[name] for name in self.commands},
+        }
+
+    def privileged(self, sim):
+        tip, here = sim.sensor("tip"), self.robot.joints + 1
+        return {
+            "tip": tip,
+            "lag": sim.memory["target"] - sim.qpos[:, :here],
+            "touch": touch(sim).clamp(max=HEAVY) / HEAVY,
+            **{f"{name}_near": sim.sensor(f"{name}_pos") - tip for name in self.cubes},
+            **{f"{name}_velocity": sim.sensor(f"{name}_linvel") for name in self.cubes},
+        }
+
+    def rewards(self, sim, action):
+        low = (self.robot.elbow - sim.site("elbow").xpos[:, 2]).clamp(min=0)
+        return {
+            "rate": (action - sim.memory["action"]).square().sum(-1),
+            "table": (sim.sensor("tip")[:, 2] < EDGE / 4).to(low.dtype),
+            "posture": low / self.robot.elbow,
+        }
+
+    def costs(self, sim, action):
+        return {
+            "joint_speed": (self.speed_share(sim) > 1).any(-1).double(),
+            "torque": (self.torque_share(sim) > FULL).any(-1).double(),
+            "table_force": (sim.sensor("table_force")[:, 0] > HEAVY).double(),
+            "tilt": (self.tilt(sim) > LEAN).double(),
+        }
+
+    def metrics(self, sim):
+        return {
+            "speed_share": self.speed_share(sim).amax(-1),
+            "torque_share": self.torque_share(sim).amax(-1),
+            "table_force": sim.sensor("table_force")[:, 0],  # N
+            "tilt": self.tilt(sim),  # rad
+        }
+
+    def speed_share(self, sim):
+        """Speed of each joint as a share of its limit, (N, joints)."""
+        return sim.qvel[:, : self.robot.joints].abs() / sim.constant(*self.robot.fastest)
+
+    def torque_share(self, sim):
+        """Torque of each joint as a share of its limit, (N, joints)."""
+        here = self.robot.joints
+        return sim.field("qfrc_actuator")[:, :here].abs() / sim.nominal("jnt_actfrcrange")[:here, 1]
+
+    def tilt(self, sim):
+        """Angle of what is carried from upright, 0 while nothing is, (N,) rad."""
+        if not self.cubes:
+            return torch.zeros_like(sim.qpos[:, 0])
+        x, y = sim.sensor(f"{self.cubes[0]}_quat")[:, 1:3].unbind(-1)
+        angle = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1))
+        return angle * ((gap(sim) < EDGE) & (sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > 0.75 * EDGE))
+
+
+class Exact:
+    """Beside a task: no errors, no limits, and the policy sees what else only the critic does."""
+
+    sensing, action_delay, limits = {}, 0.0, {}
+    randomize, costs = Task.randomize, Task.costs
+
+    def observe(self, sim):
+        return {**super().observe(sim), **self.privileged(sim)}
+
+
+SOLID = {"mass": 0.1, "conaffinity": 3, "condim": 4, "friction": [1, 0.03, 0.003], "solref": [0.01, 1]}
+
+
+def place_of(sim, cube):
+    """Where a cube's pose begins in qpos."""
+    return int(sim.model.joint(cube).qposadr[0])
+
+
+def share(sim, rng):
+    """Uniform in [0, 1), (n,)."""
+    return (uniform(sim, rng, 1)[:, 0] + 1) / 2
+
+
+def touch(sim):
+    """Force on the left and the right finger, (N, 2) newton."""
+    return torch.cat((sim.sensor("left_touch"), sim.sensor("right_touch")), -1)
+
+
+def gap(sim, cube="cube"):
+    """Distance between the tip and a cube, (N,) m."""
+    return (sim.sensor(f"{cube}_pos") - sim.sensor("tip")).norm(dim=-1)
+
+
+def grasped(sim, cube="cube"):
+    """Whether both fingers press on something, and the cube is between them, (N,)."""
+    return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * EDGE)
+
+
+def yaw(quat):
+    """Cosine and sine of four times the yaw of quaternions (N, 4): the same after a quarter turn, (N, 2)."""
+    w, x, y, z = quat.unbind(-1)
+    angle = 4 * torch.atan2(2 * (w * z + x * y), 1 - 2 * (y.square() + z.square()))
+    return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def downward(yaws):
+    """Axes of a hand that points down, turned by yaws (K,), (K, 3, 3)."""
+    cosine, sine, none = yaws.cos(), yaws.sin(), torch.zeros_like(yaws)
+    columns = (cosine, sine, none), (sine, -cosine, none), (none, none, none - 1)
+    return torch.stack([torch.stack(column, -1) for column in columns], -1).numpy()

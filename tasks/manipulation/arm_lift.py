@@ -1,0 +1,60 @@
+"""An arm grasps a cube, brings it to a commanded point above the table, and holds it there."""
+
+import torch
+from robokit.tasks._arm import EDGE, Arm, Exact, gap, grasped
+
+from robokit.task import Command, Goal, States
+
+HIGH = 0.06  # m above the table, where the reward of lifting ends
+
+
+class ArmLift(Arm):
+    """Lift a cube to a commanded point and hold it there, with a real set-up's errors and limits."""
+
+    commands = {"goal": Command((0.45, -0.1, 0.07), (0.58, 0.1, 0.25), unit="m", frame="world")}
+    goal = Goal(command="goal", achieved="cube", within=0.02, hold=0.5, marker="sphere")  # m, s
+    starts = ("above", "around", "held", "lifted")
+    above = States("states/lift_above.npz", 0.36, "states_above")
+    around = States("states/lift_around.npz", 0.25, "states_around")
+    held = States("states/lift_held.npz", 0.175, "states_held")
+    lifted = States("states/lift_lifted.npz", 0.15, "states_lifted")
+    weights = {
+        "reach": 0.5,
+        "grasp": 0.5,
+        "lift": 1.0,
+        "place": 2.0,
+        "there": 2.0,
+        "rate": -0.005,
+        "table": -0.5,
+        "posture": -1.0,
+    }
+
+    def privileged(self, sim):
+        return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
+
+    def rewards(self, sim, action):
+        cube, near = sim.sensor("cube_pos"), gap(sim)
+        off, up = (cube - sim.memory["goal"]).norm(dim=-1), cube[:, 2] > 0.035
+        return {
+            **super().rewards(sim, action),
+            "reach": 1 - torch.tanh(5 * near),
+            "grasp": grasped(sim).to(near.dtype),
+            "lift": ((cube[:, 2] - EDGE / 2) / HIGH).clamp(0, 1) * (near < EDGE),
+            "place": (1 - torch.tanh(5 * off)) * up * (near < 0.05),
+            "there": torch.exp(-((off / 0.02) ** 2)) * up,
+        }
+
+    def metrics(self, sim):
+        cube = sim.sensor("cube_pos")
+        return {
+            **super().metrics(sim),
+            "grasped": grasped(sim),
+            "lifted": cube[:, 2] > HIGH,
+            "distance": (cube - sim.memory["goal"]).norm(dim=-1),  # m
+        }
+
+
+class Clean(Exact, ArmLift):
+    """ArmLift without errors and limits."""
+
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 2_500_000, "hidden": (128, 128)}}
