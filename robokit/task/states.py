@@ -41,7 +41,7 @@ class States:
 
     share: probability of an episode in training to begin from one of them. Env puts the states on the
     simulation in training alone: everywhere else, as in evaluation and validation, there are none, and the
-    share is 0. method: the task's, that `robokit states` makes the file by. Raises TaskError for an impossible
+    share is 0. method: the task's that makes them, for `robokit states`. Raises TaskError for an impossible
     value.
     """
 
