@@ -1,8 +1,8 @@
-"""An arm with a gripper at a table: 20 Hz, steps of joint targets, the objects' poses as a tracker gives them.
+"""An arm with a gripper at a table: 20 Hz, steps of joint targets, objects as a tracker sees them.
 
-A task is a subclass with its objects, its goal and its rewards. A robot is a `Robot` with its MJCF, which has the
-sites gripper and elbow, the sensors tip, left_touch and right_touch, the keyframe home, the joints of the arm first
-and then those of the gripper. World and base of the robot are one frame; the table is at height 0.
+A task is a subclass with its objects, its goal and its rewards. A robot is a `Robot` with its MJCF, which has
+the sites gripper and elbow, the sensors tip, left_touch and right_touch, the keyframe home, the joints of the
+arm first and then those of the gripper. World and base of the robot are one frame; the table is at height 0.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from robokit.sim.kinematics import reach
-from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, States, Task, uniform
+from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, Task, uniform
 
 ROBOTS = Path(__file__).parents[1] / "robots"
 SENSOR, SITE, SHAPE = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtGeom
@@ -56,7 +56,7 @@ PANDA = Robot(
 
 
 class Arm(Task):
-    """Move what lies on a table with an arm and its gripper, as a real set-up is: the base of all tasks here."""
+    """Move what lies on a table with an arm and its gripper: a real set-up's errors, delays and limits."""
 
     robot = PANDA
     cubes: tuple[str, ...] = ("cube",)  # bodies; the first one is moved
@@ -190,8 +190,8 @@ class Arm(Task):
     def settled(self, sim, rng, heights, beside, closed=False):
         """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .3 s of physics.
 
-        heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is in
-        the hand. What does not stay where it was put is drawn anew.
+        heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is
+        in the hand. What does not stay where it was put is drawn anew.
         """
         model, rows, at = sim.model, list[np.ndarray](), place_of(sim, self.cubes[0])
         data, (low, high) = mujoco.MjData(model), heights
