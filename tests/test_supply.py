@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from test_packaging import PROJECT, ROOT, python
 
-LICENCES = ("LICENSE", "NOTICE", "tasks/robots/go2/LICENSE")
+LICENCES = ("LICENSE", "NOTICE", "tasks/robots/go2/LICENSE", "tasks/robots/so101/LICENSE")
 
 
 def load(path: Path) -> ModuleType:
@@ -68,6 +68,8 @@ def test_notice_names_what_comes_from_others():
         "unitree_go2",
         "BSD-3-Clause",
         "tasks/robots/go2/LICENSE",
+        "SO-ARM100",
+        "tasks/robots/so101/LICENSE",
         "imageio-ffmpeg",
         "GPL-3.0-or-later",
     ):
