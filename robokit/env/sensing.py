@@ -173,7 +173,7 @@ def moved(pose: Tensor, by: Tensor) -> Tensor:
     p' = R(q) p + t, o' = q o, for by = [t, q]: about the origin of the frame in which the pose is given.
     """
     shift, w, v = by.split((3, 1, 3), -1)
-    parts = list[Tensor]()
+    parts: list[Tensor] = []  # torch.compile refuses list[Tensor]()
     if pose.shape[-1] != 4:
         turned = 2 * torch.linalg.cross(v, pose[:, :3])
         parts.append(pose[:, :3] + w * turned + torch.linalg.cross(v, turned) + shift)

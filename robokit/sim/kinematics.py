@@ -32,7 +32,7 @@ def reach(
 
     site: its name, or that of a body where no site has it. Only hinges and slides between it and the world
     move, within their ranges. start: (nq,), or (K, nq); None: qpos0. axes: (K, 3, 3), how the site is to be
-    turned, columns in the world; distances are then of (m, rad). Ends after `steps`, or `within` the distance.
+    turned, columns in the world; distances are then of (m, rad). Ends after `steps`, or `within`.
 
     dq = J^T (J J^T + lambda^2 1)^-1 e
 

@@ -103,6 +103,13 @@ def test_a_position_and_an_orientation_are_moved_by_hand():
     assert moved(quarter, by)[0].tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5], abs=1e-6)
 
 
+def test_a_rigid_offset_is_compiled_whole():
+    """A call that torch.compile cannot follow would run every observation of such a task eager."""
+    pose, by = torch.rand(2, 7), torch.rand(2, 7)
+    compiled = torch.compile(moved, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(pose, by), moved(pose, by))
+
+
 def test_an_offset_is_rigid_and_uniform_and_constant_in_an_episode():
     sense, begins = Sense(offset=0.1, rotation=0.5), hits(6, 4000, {3: slice(0, 2000)})
     truth = torch.randn(6, 4000, 3)
