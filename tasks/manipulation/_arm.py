@@ -60,6 +60,7 @@ class Arm(Task):
 
     robot = PANDA
     cubes: tuple[str, ...] = ("cube",)  # bodies; the first one is moved
+    resting: tuple[float, ...] = (EDGE / 2, EDGE / 2)  # m, of each on the table
 
     control_dt = 0.05  # s
     time_limit = 4.0  # s
@@ -111,7 +112,7 @@ class Arm(Task):
         home = spec.key("home")
         for number, name in enumerate(self.cubes):
             x, y = self.robot.place
-            place = [x, y + 3 * EDGE * number, EDGE / 2]
+            place = [x, y + 3 * EDGE * number, self.resting[number]]
             body = spec.worldbody.add_body(name=name, pos=place)
             body.add_freejoint(name=name)
             body.add_site(name=name, group=4)
@@ -127,23 +128,27 @@ class Arm(Task):
         colour = ([0.1, 0.6, 0.3, 1], [0.2, 0.35, 0.85, 1])[number % 2]
         body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[EDGE / 2] * 3, rgba=colour, **SOLID)
 
-    def randomize_scene(self, sim, rng):
-        """A lower table and smaller cubes."""
-        table, pos = sim.model.body("table").id, sim.nominal("body_pos").repeat(sim.num_envs, 1, 1)
-        size, cubes = (
-            sim.nominal("geom_size").repeat(sim.num_envs, 1, 1),
-            [sim.model.geom(c).id for c in self.cubes],
+    def lower_table(self, sim, rng):
+        """The table up to SINK lower."""
+        pos = sim.nominal("body_pos").repeat(sim.num_envs, 1, 1)
+        pos[:, sim.model.body("table").id, 2] -= SINK * share(sim, rng)
+        return {"body_pos": pos}
+
+    def smaller_cubes(self, sim, rng):
+        """The cubes up to SHRINK smaller."""
+        size = sim.nominal("geom_size").repeat(sim.num_envs, 1, 1)
+        size[:, [sim.model.geom(name).id for name in self.cubes]] *= (
+            1 - SHRINK * share(sim, rng)[:, None, None]
         )
-        pos[:, table, 2] -= SINK * share(sim, rng)
-        size[:, cubes] *= 1 - SHRINK * share(sim, rng)[:, None, None]
-        return {"body_pos": pos, "geom_size": size}
+        return {"geom_size": size}
 
     randomize = {
         "gain": Scale(0.9, 1.1),
         "friction": Scale(0.7, 1.3),
         "mass": Scale(0.5, 2.0, at="cube"),
         "joint_offset": Add(-PANDA.zero, PANDA.zero, at="joint*"),  # rad
-        "scene": randomize_scene,
+        "table": lower_table,
+        "size": smaller_cubes,
     }
 
     # -- starts ------------------------------------------------------------------------------------
@@ -177,18 +182,18 @@ class Arm(Task):
 
     def states_around(self, sim, rng):
         """The open fingers around the cube."""
-        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004)
+        return self.settled(sim, rng, (self.resting[0],) * 2, 0.004)
 
     def states_held(self, sim, rng):
         """The cube in the hand, on the table."""
-        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004, closed=True)
+        return self.settled(sim, rng, (self.resting[0],) * 2, 0.004, closed=True)
 
     def states_lifted(self, sim, rng):
         """The cube in the hand, up to 20 cm above the table."""
-        return self.settled(sim, rng, (0.05, 0.2), 0.004, closed=True)
+        return self.settled(sim, rng, (self.resting[0] + 0.03, 0.2), 0.004, closed=True)
 
     def settled(self, sim, rng, heights, beside, closed=False, begin=None):
-        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .3 s of physics.
+        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .6 s of physics.
 
         heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is
         in the hand. begin: in place of `self.begin`. What does not stay where it was put is drawn anew.
@@ -210,13 +215,13 @@ class Arm(Task):
         return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
 
     def stays(self, data, qpos, at, closed):
-        """Run .3 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
+        """Run .6 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
         model, here = data.model, self.robot.joints
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.ctrl[:here] = qpos, qpos[:here]
         data.ctrl[here] = 0.0 if closed else self.robot.opened
-        for step in range(60):
-            if closed and step < 20:  # until the fingers are there
+        for step in range(120):
+            if closed and step < 60:  # until the fingers are there
                 data.qpos[at:], data.qvel[model.nv - model.nq + at :] = qpos[at:], 0
             mujoco.mj_step(model, data)
         return np.abs(data.qpos[at:] - qpos[at:]).max() < 0.01 and np.abs(data.qvel).max() < 0.05
@@ -287,7 +292,8 @@ class Arm(Task):
             return torch.zeros_like(sim.qpos[:, 0])
         x, y = sim.sensor(f"{self.cubes[0]}_quat")[:, 1:3].unbind(-1)
         angle = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1))
-        return angle * ((gap(sim) < EDGE) & (sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > 0.75 * EDGE))
+        high = sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > self.resting[0] + EDGE / 4
+        return angle * ((gap(sim, self.cubes[0]) < EDGE) & high)
 
 
 class Exact:
