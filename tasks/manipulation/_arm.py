@@ -1,25 +1,21 @@
 """An arm with a gripper at a table: 20 Hz, steps of joint targets, objects as a tracker sees them.
 
-A task is a subclass with its objects, its goal and its rewards. A robot is a `Robot` with its MJCF, which has
-the sites gripper and elbow, the sensors tip, left_touch and right_touch, the keyframe home, the joints of the
-arm first and then those of the gripper. World and base of the robot are one frame; the table is at height 0.
+A task is a subclass with its objects, its goal and its rewards; a robot is one of _robots.py. World and base
+of the robot are one frame; the table is at height 0.
 """
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import mujoco
 import numpy as np
 import torch
+from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.sim.kinematics import reach
 from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, Task, uniform
 
-ROBOTS = Path(__file__).parents[1] / "robots"
 SENSOR, SITE, SHAPE = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtGeom
 
-EDGE = 0.04  # m, of a cube
 TURN = math.pi / 4  # rad, largest yaw of a cube: after a quarter turn it looks the same
 TOUCHING = 0.3  # N of a finger
 HEAVY = 20.0  # N on the table, above which it costs
@@ -27,32 +23,6 @@ LEAN = math.radians(20)  # tilt of what is carried, above which it costs
 FULL = 0.99  # share of a joint's largest torque, above which it costs
 SINK, SHRINK = 0.005, 0.1  # m that the table may be lower, share that a cube may be smaller
 TRACKER = {"rate": (10.0, 30.0), "delay": (0.0, 0.1), "dropout": 0.05, "source": "camera"}  # Hz, s
-
-
-@dataclass(frozen=True)
-class Robot:
-    """The facts of an arm that its MJCF does not hold, and where it works."""
-
-    file: Path
-    joints: int  # of the arm
-    opened: float  # ctrl of the open gripper
-    fastest: tuple[float, ...]  # rad/s of each joint
-    zero: float  # rad, largest error of a joint's zero
-    place: tuple[float, float]  # m, centre of the square in which things lie
-    spread: float  # m, half its edge
-    elbow: float  # m, height of the site elbow, below which it hangs
-
-
-PANDA = Robot(
-    ROBOTS / "panda/panda.xml",
-    joints=7,
-    opened=0.04,
-    fastest=(2.175,) * 4 + (2.61,) * 3,  # Franka's data sheet
-    zero=0.003,
-    place=(0.5, 0.0),
-    spread=0.08,
-    elbow=0.4,
-)
 
 
 class Arm(Task):
@@ -111,7 +81,7 @@ class Arm(Task):
         home = spec.key("home")
         for number, name in enumerate(self.cubes):
             x, y = self.robot.place
-            place = [x, y + 3 * EDGE * number, EDGE / 2]
+            place = [x, y + 3 * self.robot.edge * number, self.robot.edge / 2]
             body = spec.worldbody.add_body(name=name, pos=place)
             body.add_freejoint(name=name)
             body.add_site(name=name, group=4)
@@ -125,15 +95,15 @@ class Arm(Task):
     def shape(self, body, number):
         """Give a body its geoms, a cube's."""
         colour = ([0.1, 0.6, 0.3, 1], [0.2, 0.35, 0.85, 1])[number % 2]
-        body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[EDGE / 2] * 3, rgba=colour, **SOLID)
+        edge = self.robot.edge
+        solid = {**SOLID, "mass": SOLID["mass"] * (edge / EDGE) ** 3}
+        body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[edge / 2] * 3, rgba=colour, **solid)
 
     def randomize_scene(self, sim, rng):
         """A lower table and smaller cubes."""
         table, pos = sim.model.body("table").id, sim.nominal("body_pos").repeat(sim.num_envs, 1, 1)
-        size, cubes = (
-            sim.nominal("geom_size").repeat(sim.num_envs, 1, 1),
-            [sim.model.geom(c).id for c in self.cubes],
-        )
+        size = sim.nominal("geom_size").repeat(sim.num_envs, 1, 1)
+        cubes = [sim.model.geom(name).id for name in self.cubes]
         pos[:, table, 2] -= SINK * share(sim, rng)
         size[:, cubes] *= 1 - SHRINK * share(sim, rng)[:, None, None]
         return {"body_pos": pos, "geom_size": size}
@@ -172,23 +142,23 @@ class Arm(Task):
         return qpos
 
     def states_above(self, sim, rng):
-        """The open hand above the cube, up to 20 cm, and up to 6 cm beside it."""
-        return self.settled(sim, rng, (0.06, 0.2), 0.06)
+        """The open hand above the cube, as high as it goes, and up to 6 cm beside it."""
+        return self.settled(sim, rng, (0.06, self.robot.top), 0.06)
 
     def states_around(self, sim, rng):
         """The open fingers around the cube."""
-        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004)
+        return self.settled(sim, rng, (self.robot.edge / 2,) * 2, 0.004)
 
     def states_held(self, sim, rng):
         """The cube in the hand, on the table."""
-        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.004, closed=True)
+        return self.settled(sim, rng, (self.robot.edge / 2,) * 2, 0.004, closed=True)
 
     def states_lifted(self, sim, rng):
-        """The cube in the hand, up to 20 cm above the table."""
-        return self.settled(sim, rng, (0.05, 0.2), 0.004, closed=True)
+        """The cube in the hand, as high above the table as it goes."""
+        return self.settled(sim, rng, (0.05, self.robot.top), 0.004, closed=True)
 
     def settled(self, sim, rng, heights, beside, closed=False):
-        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .3 s of physics.
+        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, at rest.
 
         heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is
         in the hand. What does not stay where it was put is drawn anew.
@@ -203,23 +173,36 @@ class Arm(Task):
             if closed:
                 starts[:, at + 2] = tips[:, 2]
             yaws = 2 * torch.atan2(starts[:, at + 6], starts[:, at + 3]) + uniform(sim, rng, 1, 0.1)[:, 0]
-            found, left = reach(model, "gripper", tips, starts, within=1e-3, axes=downward(yaws))
-            for qpos in found[left < 2e-3]:
+            axes = downward(yaws + self.robot.turn)
+            found, skew = reach(model, "gripper", tips, starts, within=1e-3, axes=axes)
+            found, left = reach(model, "gripper", tips, found, within=1e-3)  # of a hand that cannot turn so
+            for qpos in found[(skew < self.robot.skew) & (left < 2e-3)]:
                 if self.stays(data, qpos, at, closed):
                     rows.append(data.qpos.copy())
         return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
 
     def stays(self, data, qpos, at, closed):
-        """Run .3 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
+        """Run .2 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest.
+
+        closed: the cube is first held, and tilted as the hand is, until the fingers are around it.
+        """
         model, here = data.model, self.robot.joints
         mujoco.mj_resetData(model, data)
-        data.qpos[:], data.ctrl[:here] = qpos, qpos[:here]
-        data.ctrl[here] = 0.0 if closed else self.robot.opened
-        for step in range(60):
-            if closed and step < 20:  # until the fingers are there
-                data.qpos[at:], data.qvel[model.nv - model.nq + at :] = qpos[at:], 0
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        weight = data.qfrc_bias[:here] - data.qfrc_gravcomp[:here]
+        data.ctrl[:here] = qpos[:here] + weight / model.actuator_gainprm[:here, 0]
+        data.ctrl[here] = self.robot.closed if closed else self.robot.opened
+        if closed:  # and tilted as the hand is
+            x, y, z = data.site("gripper").xmat[2::3]
+            mujoco.mju_mulQuat(tilted := np.empty(4), np.array([1 - z, y, -x, 0]), qpos[at + 3 : at + 7])
+            qpos[at + 3 : at + 7] = tilted / np.linalg.norm(tilted)
+        for step in range(self.robot.closing + 40):
+            if closed and step < self.robot.closing:
+                data.qpos[at:], data.qvel[at:] = qpos[at:], 0
             mujoco.mj_step(model, data)
-        return np.abs(data.qpos[at:] - qpos[at:]).max() < 0.01 and np.abs(data.qvel).max() < 0.05
+        moved = np.abs(data.qpos[at:] - qpos[at:]).reshape(-1, 7)
+        return (moved < [0.01] * 3 + [0.05] * 4).all() and np.abs(data.qvel).max() < 0.05
 
     # -- what the robot sees, what a critic sees, what costs -----------------------------------------
 
@@ -230,7 +213,7 @@ class Arm(Task):
             joints = joints - sim.memory["joint_offset"][:, : here + 1]
         return {
             "joint_pos": joints,
-            "joint_vel": sim.qvel[:, :here],
+            **({"joint_vel": sim.qvel[:, :here]} if self.robot.speeds else {}),
             "target": sim.memory["target"],
             "action": sim.memory["action"],
             **{name: sim.sensor(f"{name}_pos") for name in self.cubes},
@@ -241,6 +224,7 @@ class Arm(Task):
     def privileged(self, sim):
         tip, here = sim.sensor("tip"), self.robot.joints + 1
         return {
+            **({} if self.robot.speeds else {"joint_vel": sim.qvel[:, : here - 1]}),
             "tip": tip,
             "lag": sim.memory["target"] - sim.qpos[:, :here],
             "touch": touch(sim).clamp(max=HEAVY) / HEAVY,
@@ -252,7 +236,7 @@ class Arm(Task):
         low = (self.robot.elbow - sim.site("elbow").xpos[:, 2]).clamp(min=0)
         return {
             "rate": (action - sim.memory["action"]).square().sum(-1),
-            "table": (sim.sensor("tip")[:, 2] < EDGE / 4).to(low.dtype),
+            "table": (sim.sensor("tip")[:, 2] < self.robot.edge / 4).to(low.dtype),
             "posture": low / self.robot.elbow,
         }
 
@@ -286,8 +270,8 @@ class Arm(Task):
         if not self.cubes:
             return torch.zeros_like(sim.qpos[:, 0])
         x, y = sim.sensor(f"{self.cubes[0]}_quat")[:, 1:3].unbind(-1)
-        angle = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1))
-        return angle * ((gap(sim) < EDGE) & (sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > 0.75 * EDGE))
+        angle, edge = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1)), self.robot.edge
+        return angle * ((gap(sim) < edge) & (sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > 0.75 * edge))
 
 
 class Exact:
@@ -323,9 +307,9 @@ def gap(sim, cube="cube"):
     return (sim.sensor(f"{cube}_pos") - sim.sensor("tip")).norm(dim=-1)
 
 
-def grasped(sim, cube="cube"):
+def grasped(sim, cube="cube", edge=EDGE):
     """Whether both fingers press on something, and the cube is between them, (N,)."""
-    return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * EDGE)
+    return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * edge)
 
 
 def yaw(quat):
