@@ -157,16 +157,16 @@ class Arm(Task):
         """The cube in the hand, as high above the table as it goes."""
         return self.settled(sim, rng, (0.05, self.robot.top), 0.004, closed=True)
 
-    def settled(self, sim, rng, heights, beside, closed=False):
+    def settled(self, sim, rng, heights, beside, closed=False, begin=None):
         """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, at rest.
 
         heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is
-        in the hand. What does not stay where it was put is drawn anew.
+        in the hand. begin: in place of `self.begin`. What does not stay where it was put is drawn anew.
         """
         model, rows, at = sim.model, list[np.ndarray](), place_of(sim, self.cubes[0])
         data, (low, high) = mujoco.MjData(model), heights
         while len(rows) < sim.num_envs:
-            starts = self.begin(sim, rng)
+            starts = (begin or self.begin)(sim, rng)
             tips = starts[:, at : at + 3].clone()
             tips[:, :2] += uniform(sim, rng, 2, beside)
             tips[:, 2] = low + (high - low) * share(sim, rng)
