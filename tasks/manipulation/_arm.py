@@ -198,7 +198,7 @@ class Arm(Task):
         while len(rows) < sim.num_envs:
             starts = self.begin(sim, rng)
             tips = starts[:, at : at + 3].clone()
-            tips[:, :2] += uniform(sim, rng, 2, beside)
+            tips[:, :2] += self.beside(sim, rng, beside)
             tips[:, 2] = low + (high - low) * share(sim, rng)
             if closed:
                 starts[:, at + 2] = tips[:, 2]
@@ -209,12 +209,16 @@ class Arm(Task):
                     rows.append(data.qpos.copy())
         return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
 
+    def beside(self, sim, rng, largest):
+        """(n, 2) m from the cube to the tip, up to `largest` along x and y."""
+        return uniform(sim, rng, 2, largest)
+
     def stays(self, data, qpos, at, closed):
         """Run .3 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
         model, here = data.model, self.robot.joints
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.ctrl[:here] = qpos, qpos[:here]
-        data.ctrl[here] = 0.0 if closed else self.robot.opened
+        data.ctrl[here] = 0.0 if closed else model.key("home").ctrl[here]
         for step in range(60):
             if closed and step < 20:  # until the fingers are there
                 data.qpos[at:], data.qvel[model.nv - model.nq + at :] = qpos[at:], 0
@@ -257,12 +261,13 @@ class Arm(Task):
         }
 
     def costs(self, sim, action):
-        return {
-            "joint_speed": (self.speed_share(sim) > 1).any(-1).double(),
-            "torque": (self.torque_share(sim) > FULL).any(-1).double(),
-            "table_force": (sim.sensor("table_force")[:, 0] > HEAVY).double(),
-            "tilt": (self.tilt(sim) > LEAN).double(),
+        over = {
+            "joint_speed": (self.speed_share(sim) > 1).any(-1),
+            "torque": (self.torque_share(sim) > FULL).any(-1),
+            "table_force": sim.sensor("table_force")[:, 0] > HEAVY,
+            "tilt": self.tilt(sim) > LEAN,
         }
+        return {name: over[name].double() for name in self.limits}
 
     def metrics(self, sim):
         return {

@@ -1,0 +1,94 @@
+"""An arm pushes a cube over the table, with its hand closed, to a commanded place."""
+
+import math
+
+import torch
+from robokit.tasks._arm import EDGE, PANDA, Arm, Exact, gap, place_of, share
+
+from robokit.task import Command, Delta, Goal, Hold, States, uniform
+
+NEAREST, FARTHEST = 0.08, 0.2  # m, from the cube's start to its goal
+SIDE = PANDA.spread + NEAREST  # m, half the edge of the square of goals: there is one in all directions
+BEHIND = 0.045  # m, from the cube to where the tip pushes it
+X, Y = PANDA.place
+
+
+class ArmPush(Arm):
+    """Push a cube to a commanded place on the table, with a real set-up's errors and limits."""
+
+    commands = {
+        "goal": Command(
+            (X - SIDE, Y - SIDE, EDGE / 2), (X + SIDE, Y + SIDE, EDGE / 2), unit="m", frame="world"
+        )
+    }
+    goal = Goal(command="goal", achieved="cube", within=0.025, hold=0.5, marker="sphere")  # m, s
+    action = {"gripper": Hold("home"), "[!g]*": Delta(0.06, leash=0.15)}  # rad; the hand stays closed
+    limits = {name: Arm.limits[name] for name in ("joint_speed", "torque", "table_force")}
+    starts = ("down",)
+    down = States("states/push_down.npz", 0.5, "states_down")
+    weights = {
+        "reach": 0.5,
+        "behind": 0.5,
+        "place": 2.0,
+        "there": 2.0,
+        "rate": -0.005,
+        "table": -0.5,
+        "posture": -1.0,
+    }
+
+    @property
+    def model(self):
+        spec, here, there = super().model, self.robot.joints, -7 * len(self.cubes)
+        home = spec.key("home")
+        qpos = [*home.qpos]
+        home.qpos = [*qpos[:here], *[0.0] * len(qpos[here:there]), *qpos[there:]]
+        home.ctrl = [*[*home.ctrl][:here], 0.0]
+        return spec
+
+    def reset(self, sim, rng):
+        start = super().reset(sim, rng)
+        at = place_of(sim, "cube")
+        return {**start, "goal": self.goal_from(sim, rng, start["qpos"][:, at : at + 2])}
+
+    def goal_from(self, sim, rng, cube):
+        """(n, 3): a place 8 to 20 cm away from cubes at (n, 2), in the square of goals."""
+        angle = uniform(sim, rng, 1, math.pi)
+        way = torch.cat((angle.cos(), angle.sin()), -1)
+        most = ((SIDE - (cube - sim.constant(X, Y)) * way.sign()) / way.abs()).amin(-1).clamp(max=FARTHEST)
+        far = NEAREST + (most - NEAREST) * share(sim, rng)
+        place = cube + far[:, None] * way
+        return torch.cat((place, torch.full_like(place[:, :1], EDGE / 2)), -1)
+
+    def states_down(self, sim, rng):
+        """The closed hand down beside the cube, at any side, 5 to 8 cm from it."""
+        return self.settled(sim, rng, (EDGE / 2, EDGE / 2), 0.08)
+
+    def beside(self, sim, rng, largest):
+        angle, far = uniform(sim, rng, 1, math.pi), 0.05 + (largest - 0.05) * share(sim, rng)[:, None]
+        return torch.cat((angle.cos(), angle.sin()), -1) * far
+
+    def privileged(self, sim):
+        return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
+
+    def rewards(self, sim, action):
+        cube, near = sim.sensor("cube_pos"), gap(sim)
+        way = sim.memory["goal"] - cube
+        off = way.norm(dim=-1)
+        behind = cube - BEHIND * way / off.clamp(min=BEHIND)[:, None]
+        return {
+            **super().rewards(sim, action),
+            "reach": 1 - torch.tanh(5 * near),
+            "behind": 1 - torch.tanh(10 * (behind - sim.sensor("tip")).norm(dim=-1)),
+            "place": 1 - torch.tanh(8 * off),
+            "there": torch.exp(-((off / 0.025) ** 2)),
+        }
+
+    def metrics(self, sim):
+        off = (sim.sensor("cube_pos") - sim.memory["goal"]).norm(dim=-1)
+        return {**super().metrics(sim), "distance": off}  # m
+
+
+class Clean(Exact, ArmPush):
+    """ArmPush without errors and limits."""
+
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 3_300_000, "hidden": (128, 128)}}
