@@ -35,6 +35,16 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
+    recipes = {
+        "ppo": {
+            **Arm.recipes["ppo"],
+            "steps": 7_000_000,
+            "num_envs": 128,
+            "horizon": 16,
+            "minibatch": 512,
+            "gamma": 0.97,
+        }
+    }
 
     @property
     def model(self):
@@ -91,4 +101,4 @@ class ArmPush(Arm):
 class Clean(Exact, ArmPush):
     """ArmPush without errors and limits."""
 
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 3_300_000, "hidden": (128, 128)}}
+    recipes = {"ppo": {**ArmPush.recipes["ppo"], "steps": 3_300_000, "hidden": (128, 128)}}

@@ -18,7 +18,16 @@ class ArmReach(Arm):
     limits = {name: Arm.limits[name] for name in ("joint_speed", "torque", "table_force")}
     randomize = {name: Arm.randomize[name] for name in ("gain", "joint_offset", "scene")}
     weights = {"reach": 1.0, "close": 1.0, "there": 1.0, "rate": -0.005, "table": -0.5, "posture": -1.0}
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 3_000_000}}
+    recipes = {
+        "ppo": {
+            **Arm.recipes["ppo"],
+            "steps": 3_000_000,
+            "num_envs": 128,
+            "horizon": 16,
+            "minibatch": 512,
+            "gamma": 0.95,
+        }
+    }
 
     def privileged(self, sim):
         off = sim.memory["goal"] - sim.sensor("tip")
@@ -34,10 +43,11 @@ class ArmReach(Arm):
         }
 
     def metrics(self, sim):
-        return {**super().metrics(sim), "distance": (sim.memory["goal"] - sim.sensor("tip")).norm(dim=-1)}  # m
+        off = sim.memory["goal"] - sim.sensor("tip")
+        return {**super().metrics(sim), "distance": off.norm(dim=-1)}  # m
 
 
 class Clean(Exact, ArmReach):
     """ArmReach without errors and limits."""
 
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 1_200_000, "hidden": (128, 128)}}
+    recipes = {"ppo": {**ArmReach.recipes["ppo"], "steps": 1_200_000, "hidden": (128, 128)}}
