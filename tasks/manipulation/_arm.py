@@ -168,7 +168,7 @@ class Arm(Task):
         while len(rows) < sim.num_envs:
             starts = (begin or self.begin)(sim, rng)
             tips = starts[:, at : at + 3].clone()
-            tips[:, :2] += uniform(sim, rng, 2, beside)
+            tips[:, :2] += self.beside(sim, rng, beside)
             tips[:, 2] = low + (high - low) * share(sim, rng)
             if closed:
                 starts[:, at + 2] = tips[:, 2]
@@ -181,6 +181,10 @@ class Arm(Task):
                     rows.append(data.qpos.copy())
         return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
 
+    def beside(self, sim, rng, largest):
+        """(n, 2) m from the cube to the tip, up to `largest` along x and y."""
+        return uniform(sim, rng, 2, largest)
+
     def stays(self, data, qpos, at, closed):
         """Run .2 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest.
 
@@ -192,7 +196,7 @@ class Arm(Task):
         mujoco.mj_forward(model, data)
         weight = data.qfrc_bias[:here] - data.qfrc_gravcomp[:here]
         data.ctrl[:here] = qpos[:here] + weight / model.actuator_gainprm[:here, 0]
-        data.ctrl[here] = self.robot.closed if closed else self.robot.opened
+        data.ctrl[here] = self.robot.closed if closed else model.key("home").ctrl[here]
         if closed:  # and tilted as the hand is
             x, y, z = data.site("gripper").xmat[2::3]
             mujoco.mju_mulQuat(tilted := np.empty(4), np.array([1 - z, y, -x, 0]), qpos[at + 3 : at + 7])
@@ -241,12 +245,13 @@ class Arm(Task):
         }
 
     def costs(self, sim, action):
-        return {
-            "joint_speed": (self.speed_share(sim) > 1).any(-1).double(),
-            "torque": (self.torque_share(sim) > FULL).any(-1).double(),
-            "table_force": (sim.sensor("table_force")[:, 0] > HEAVY).double(),
-            "tilt": (self.tilt(sim) > LEAN).double(),
+        over = {
+            "joint_speed": (self.speed_share(sim) > 1).any(-1),
+            "torque": (self.torque_share(sim) > FULL).any(-1),
+            "table_force": sim.sensor("table_force")[:, 0] > HEAVY,
+            "tilt": self.tilt(sim) > LEAN,
         }
+        return {name: over[name].double() for name in self.limits}
 
     def metrics(self, sim):
         return {
