@@ -12,7 +12,7 @@ import torch
 from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.sim.kinematics import reach
-from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, Task, uniform
+from robokit.task import Ctrl, Limit, Scale, Sense, Task, uniform
 
 SENSOR, SITE, SHAPE = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtGeom
 
@@ -33,7 +33,7 @@ class Arm(Task):
 
     control_dt = 0.05  # s
     time_limit = 4.0  # s
-    action = {"gripper": Ctrl(), "[!g]*": Delta(0.06, leash=0.15)}  # rad
+    action = {"gripper": Ctrl(), "[!g]*": PANDA.steps}
     action_delay = (0.0, 0.02)  # s
     sensing = {
         "joint_pos": Sense(noise=0.0005),  # rad
@@ -109,11 +109,10 @@ class Arm(Task):
         return {"body_pos": pos, "geom_size": size}
 
     randomize = {
-        "gain": Scale(0.9, 1.1),
         "friction": Scale(0.7, 1.3),
         "mass": Scale(0.5, 2.0, at="cube"),
-        "joint_offset": Add(-PANDA.zero, PANDA.zero, at="joint*"),  # rad
         "scene": randomize_scene,
+        **PANDA.errors,
     }
 
     # -- starts ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import torch
 from robokit.tasks._arm import Arm, Exact, gap, grasped
 from robokit.tasks._robots import SO101
 
-from robokit.task import Add, Command, Ctrl, Delta, Goal, Scale, States
+from robokit.task import Command, Ctrl, Goal, States
 
 HIGH = 0.06  # m above the table, where the reward of lifting ends
 
@@ -67,13 +67,9 @@ class So101(ArmLift):
     robot = SO101
     # Higher, or further out, its hand cannot point down to within the tilt that is allowed.
     commands = {"goal": Command((0.18, -0.08, 0.0625), (0.27, 0.08, 0.115), unit="m", frame="world")}
-    action = {"gripper": Ctrl(SO101.closed, 0.6), "[!g]*": Delta(0.08, leash=0.15)}  # rad
+    action = {"gripper": Ctrl(SO101.closed, 0.6), "[!g]*": SO101.steps}
     sensing = {name: sense for name, sense in ArmLift.sensing.items() if name != "joint_vel"}
-    randomize = {
-        **ArmLift.randomize,
-        "gain": Scale(0.5, 2.0),  # P_Coefficient 16 or 32, and what the sources differ by
-        "joint_offset": Add(-SO101.zero, SO101.zero, at="[!g]*"),  # rad
-    }
+    randomize = {**ArmLift.randomize, **SO101.errors}
     above = States("states/so101_above.npz", 0.36, "states_above")
     around = States("states/so101_around.npz", 0.25, "states_around")
     held = States("states/so101_held.npz", 0.175, "states_held")

@@ -2,8 +2,9 @@
 
 import torch
 from robokit.tasks._arm import Arm, Exact
+from robokit.tasks._robots import PANDA, SO101
 
-from robokit.task import Ball, Command, Delta, Goal, Hold
+from robokit.task import Ball, Command, Goal, Hold
 
 
 class ArmReach(Arm):
@@ -13,7 +14,7 @@ class ArmReach(Arm):
     time_limit = 3.0  # s
     commands = {"goal": Command(region=Ball((0.5, 0.0, 0.32), 0.2), unit="m", frame="world")}
     goal = Goal(command="goal", achieved="tip", within=0.01, hold=0.5, marker="sphere")  # m, s
-    action = {"gripper": Hold("home"), "[!g]*": Delta(0.06, leash=0.15)}  # rad
+    action = {"gripper": Hold("home"), "[!g]*": PANDA.steps}
     sensing = {name: Arm.sensing[name] for name in ("joint_pos", "joint_vel")}
     limits = {name: Arm.limits[name] for name in ("joint_speed", "torque", "table_force")}
     randomize = {name: Arm.randomize[name] for name in ("gain", "joint_offset", "scene")}
@@ -51,3 +52,14 @@ class Clean(Exact, ArmReach):
     """ArmReach without errors and limits."""
 
     recipes = {"ppo": {**ArmReach.recipes["ppo"], "steps": 1_200_000, "hidden": (128, 128)}}
+
+
+class So101(ArmReach):
+    """ArmReach on an SO-101: within 2 cm, as an error of .02 rad in a zero moves its tip by 5 mm."""
+
+    robot = SO101
+    commands = {"goal": Command(region=Ball((0.25, 0.0, 0.15), 0.1), unit="m", frame="world")}
+    goal = Goal(command="goal", achieved="tip", within=0.02, hold=0.5, marker="sphere")  # m, s
+    action = {"gripper": Hold("home"), "[!g]*": SO101.steps}
+    sensing = {"joint_pos": Arm.sensing["joint_pos"]}
+    randomize = {**ArmReach.randomize, **SO101.errors}
