@@ -1,25 +1,21 @@
 """An arm with a gripper at a table: 20 Hz, steps of joint targets, objects as a tracker sees them.
 
-A task is a subclass with its objects, its goal and its rewards. A robot is a `Robot` with its MJCF, which has
-the sites gripper and elbow, the sensors tip, left_touch and right_touch, the keyframe home, the joints of the
-arm first and then those of the gripper. World and base of the robot are one frame; the table is at height 0.
+A task is a subclass with its objects, its goal and its rewards; a robot is one of _robots.py. World and base
+of the robot are one frame; the table is at height 0.
 """
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import mujoco
 import numpy as np
 import torch
+from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.sim.kinematics import reach
-from robokit.task import Add, Ctrl, Delta, Limit, Scale, Sense, Task, uniform
+from robokit.task import Ctrl, Limit, Scale, Sense, Task, uniform
 
-ROBOTS = Path(__file__).parents[1] / "robots"
 SENSOR, SITE, SHAPE = mujoco.mjtSensor, mujoco.mjtObj.mjOBJ_SITE, mujoco.mjtGeom
 
-EDGE = 0.04  # m, of a cube
 TURN = math.pi / 4  # rad, largest yaw of a cube: after a quarter turn it looks the same
 TOUCHING = 0.3  # N of a finger
 HEAVY = 20.0  # N on the table, above which it costs
@@ -29,42 +25,15 @@ SINK, SHRINK = 0.005, 0.1  # m that the table may be lower, share that a cube ma
 TRACKER = {"rate": (10.0, 30.0), "delay": (0.0, 0.1), "dropout": 0.05, "source": "camera"}  # Hz, s
 
 
-@dataclass(frozen=True)
-class Robot:
-    """The facts of an arm that its MJCF does not hold, and where it works."""
-
-    file: Path
-    joints: int  # of the arm
-    opened: float  # ctrl of the open gripper
-    fastest: tuple[float, ...]  # rad/s of each joint
-    zero: float  # rad, largest error of a joint's zero
-    place: tuple[float, float]  # m, centre of the square in which things lie
-    spread: float  # m, half its edge
-    elbow: float  # m, height of the site elbow, below which it hangs
-
-
-PANDA = Robot(
-    ROBOTS / "panda/panda.xml",
-    joints=7,
-    opened=0.04,
-    fastest=(2.175,) * 4 + (2.61,) * 3,  # Franka's data sheet
-    zero=0.003,
-    place=(0.5, 0.0),
-    spread=0.08,
-    elbow=0.4,
-)
-
-
 class Arm(Task):
     """Move what lies on a table with an arm and its gripper: a real set-up's errors, delays and limits."""
 
     robot = PANDA
     cubes: tuple[str, ...] = ("cube",)  # bodies; the first one is moved
-    resting: tuple[float, ...] = (EDGE / 2, EDGE / 2)  # m, of each on the table
 
     control_dt = 0.05  # s
     time_limit = 4.0  # s
-    action = {"gripper": Ctrl(), "[!g]*": Delta(0.06, leash=0.15)}  # rad
+    action = {"gripper": Ctrl(), "[!g]*": PANDA.steps}
     action_delay = (0.0, 0.02)  # s
     sensing = {
         "joint_pos": Sense(noise=0.0005),  # rad
@@ -112,7 +81,7 @@ class Arm(Task):
         home = spec.key("home")
         for number, name in enumerate(self.cubes):
             x, y = self.robot.place
-            place = [x, y + 3 * EDGE * number, self.resting[number]]
+            place = [x, y + 3 * self.robot.edge * number, self.rests_at(number)]
             body = spec.worldbody.add_body(name=name, pos=place)
             body.add_freejoint(name=name)
             body.add_site(name=name, group=4)
@@ -123,10 +92,16 @@ class Arm(Task):
             home.qpos = [*home.qpos, *place, 1, 0, 0, 0]
         return spec
 
+    def rests_at(self, number):
+        """Height of a body on the table, m."""
+        return self.robot.edge / 2
+
     def shape(self, body, number):
         """Give a body its geoms, a cube's."""
         colour = ([0.1, 0.6, 0.3, 1], [0.2, 0.35, 0.85, 1])[number % 2]
-        body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[EDGE / 2] * 3, rgba=colour, **SOLID)
+        edge = self.robot.edge
+        solid = {**SOLID, "mass": SOLID["mass"] * (edge / EDGE) ** 3}
+        body.add_geom(name=body.name, type=SHAPE.mjGEOM_BOX, size=[edge / 2] * 3, rgba=colour, **solid)
 
     def lower_table(self, sim, rng):
         """The table up to SINK lower."""
@@ -143,12 +118,11 @@ class Arm(Task):
         return {"geom_size": size}
 
     randomize = {
-        "gain": Scale(0.9, 1.1),
         "friction": Scale(0.7, 1.3),
         "mass": Scale(0.5, 2.0, at="cube"),
-        "joint_offset": Add(-PANDA.zero, PANDA.zero, at="joint*"),  # rad
         "table": lower_table,
         "size": smaller_cubes,
+        **PANDA.errors,
     }
 
     # -- starts ------------------------------------------------------------------------------------
@@ -177,23 +151,23 @@ class Arm(Task):
         return qpos
 
     def states_above(self, sim, rng):
-        """The open hand above the cube, up to 20 cm, and up to 6 cm beside it."""
-        return self.settled(sim, rng, (0.06, 0.2), 0.06)
+        """The open hand above the cube, as high as it goes, and up to 6 cm beside it."""
+        return self.settled(sim, rng, (0.06, self.robot.top), 0.06)
 
     def states_around(self, sim, rng):
         """The open fingers around the cube."""
-        return self.settled(sim, rng, (self.resting[0],) * 2, 0.004)
+        return self.settled(sim, rng, (self.rests_at(0),) * 2, 0.004)
 
     def states_held(self, sim, rng):
         """The cube in the hand, on the table."""
-        return self.settled(sim, rng, (self.resting[0],) * 2, 0.004, closed=True)
+        return self.settled(sim, rng, (self.rests_at(0),) * 2, 0.004, closed=True)
 
     def states_lifted(self, sim, rng):
-        """The cube in the hand, up to 20 cm above the table."""
-        return self.settled(sim, rng, (self.resting[0] + 0.03, 0.2), 0.004, closed=True)
+        """The cube in the hand, as high above the table as it goes."""
+        return self.settled(sim, rng, (self.rests_at(0) + 0.03, self.robot.top), 0.004, closed=True)
 
     def settled(self, sim, rng, heights, beside, closed=False, begin=None):
-        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, after .6 s of physics.
+        """{"qpos": (n, nq)} with the hand over the first cube and turned as it is, at rest.
 
         heights: m of the tip, from and to; beside: m, its largest offset along x and y. closed: the cube is
         in the hand. begin: in place of `self.begin`. What does not stay where it was put is drawn anew.
@@ -203,28 +177,45 @@ class Arm(Task):
         while len(rows) < sim.num_envs:
             starts = (begin or self.begin)(sim, rng)
             tips = starts[:, at : at + 3].clone()
-            tips[:, :2] += uniform(sim, rng, 2, beside)
+            tips[:, :2] += self.beside(sim, rng, beside)
             tips[:, 2] = low + (high - low) * share(sim, rng)
             if closed:
                 starts[:, at + 2] = tips[:, 2]
             yaws = 2 * torch.atan2(starts[:, at + 6], starts[:, at + 3]) + uniform(sim, rng, 1, 0.1)[:, 0]
-            found, left = reach(model, "gripper", tips, starts, within=1e-3, axes=downward(yaws))
-            for qpos in found[left < 2e-3]:
+            axes = downward(yaws + self.robot.turn)
+            found, skew = reach(model, "gripper", tips, starts, within=1e-3, axes=axes)
+            found, left = reach(model, "gripper", tips, found, within=1e-3)  # of a hand that cannot turn so
+            for qpos in found[(skew < self.robot.skew) & (left < 2e-3)]:
                 if self.stays(data, qpos, at, closed):
                     rows.append(data.qpos.copy())
         return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
 
+    def beside(self, sim, rng, largest):
+        """(n, 2) m from the cube to the tip, up to `largest` along x and y."""
+        return uniform(sim, rng, 2, largest)
+
     def stays(self, data, qpos, at, closed):
-        """Run .6 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest."""
+        """Run .2 s of physics in data from qpos; whether the cube stayed where it was put, and is at rest.
+
+        closed: the cube is first held, and tilted as the hand is, until the fingers are around it.
+        """
         model, here = data.model, self.robot.joints
         mujoco.mj_resetData(model, data)
-        data.qpos[:], data.ctrl[:here] = qpos, qpos[:here]
-        data.ctrl[here] = 0.0 if closed else self.robot.opened
-        for step in range(120):
-            if closed and step < 60:  # until the fingers are there
-                data.qpos[at:], data.qvel[model.nv - model.nq + at :] = qpos[at:], 0
+        data.qpos[:] = qpos
+        mujoco.mj_forward(model, data)
+        weight = data.qfrc_bias[:here] - data.qfrc_gravcomp[:here]
+        data.ctrl[:here] = qpos[:here] + weight / model.actuator_gainprm[:here, 0]
+        data.ctrl[here] = self.robot.closed if closed else model.key("home").ctrl[here]
+        if closed:  # and tilted as the hand is
+            x, y, z = data.site("gripper").xmat[2::3]
+            mujoco.mju_mulQuat(tilted := np.empty(4), np.array([1 - z, y, -x, 0]), qpos[at + 3 : at + 7])
+            qpos[at + 3 : at + 7] = tilted / np.linalg.norm(tilted)
+        for step in range(self.robot.closing + 40):
+            if closed and step < self.robot.closing:
+                data.qpos[at:], data.qvel[at:] = qpos[at:], 0
             mujoco.mj_step(model, data)
-        return np.abs(data.qpos[at:] - qpos[at:]).max() < 0.01 and np.abs(data.qvel).max() < 0.05
+        moved = np.abs(data.qpos[at:] - qpos[at:]).reshape(-1, 7)
+        return (moved < [0.01] * 3 + [0.05] * 4).all() and np.abs(data.qvel).max() < 0.05
 
     # -- what the robot sees, what a critic sees, what costs -----------------------------------------
 
@@ -235,7 +226,7 @@ class Arm(Task):
             joints = joints - sim.memory["joint_offset"][:, : here + 1]
         return {
             "joint_pos": joints,
-            "joint_vel": sim.qvel[:, :here],
+            **({"joint_vel": sim.qvel[:, :here]} if self.robot.speeds else {}),
             "target": sim.memory["target"],
             "action": sim.memory["action"],
             **{name: sim.sensor(f"{name}_pos") for name in self.cubes},
@@ -246,6 +237,7 @@ class Arm(Task):
     def privileged(self, sim):
         tip, here = sim.sensor("tip"), self.robot.joints + 1
         return {
+            **({} if self.robot.speeds else {"joint_vel": sim.qvel[:, : here - 1]}),
             "tip": tip,
             "lag": sim.memory["target"] - sim.qpos[:, :here],
             "touch": touch(sim).clamp(max=HEAVY) / HEAVY,
@@ -257,17 +249,18 @@ class Arm(Task):
         low = (self.robot.elbow - sim.site("elbow").xpos[:, 2]).clamp(min=0)
         return {
             "rate": (action - sim.memory["action"]).square().sum(-1),
-            "table": (sim.sensor("tip")[:, 2] < EDGE / 4).to(low.dtype),
+            "table": (sim.sensor("tip")[:, 2] < self.robot.edge / 4).to(low.dtype),
             "posture": low / self.robot.elbow,
         }
 
     def costs(self, sim, action):
-        return {
-            "joint_speed": (self.speed_share(sim) > 1).any(-1).double(),
-            "torque": (self.torque_share(sim) > FULL).any(-1).double(),
-            "table_force": (sim.sensor("table_force")[:, 0] > HEAVY).double(),
-            "tilt": (self.tilt(sim) > LEAN).double(),
+        over = {
+            "joint_speed": (self.speed_share(sim) > 1).any(-1),
+            "torque": (self.torque_share(sim) > FULL).any(-1),
+            "table_force": sim.sensor("table_force")[:, 0] > HEAVY,
+            "tilt": self.tilt(sim) > LEAN,
         }
+        return {name: over[name].double() for name in self.limits}
 
     def metrics(self, sim):
         return {
@@ -292,8 +285,8 @@ class Arm(Task):
             return torch.zeros_like(sim.qpos[:, 0])
         x, y = sim.sensor(f"{self.cubes[0]}_quat")[:, 1:3].unbind(-1)
         angle = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1))
-        high = sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > self.resting[0] + EDGE / 4
-        return angle * ((gap(sim, self.cubes[0]) < EDGE) & high)
+        high = sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > self.rests_at(0) + self.robot.edge / 4
+        return angle * ((gap(sim, self.cubes[0]) < self.robot.edge) & high)
 
 
 class Exact:
@@ -329,9 +322,9 @@ def gap(sim, cube="cube"):
     return (sim.sensor(f"{cube}_pos") - sim.sensor("tip")).norm(dim=-1)
 
 
-def grasped(sim, cube="cube"):
+def grasped(sim, cube="cube", edge=EDGE):
     """Whether both fingers press on something, and the cube is between them, (N,)."""
-    return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * EDGE)
+    return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * edge)
 
 
 def yaw(quat):

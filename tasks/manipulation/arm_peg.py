@@ -1,7 +1,10 @@
 """An arm puts a peg of 20 mm into a hole of 22 mm, 3 cm deep."""
 
+from dataclasses import replace
+
 import torch
-from robokit.tasks._arm import EDGE, SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share
+from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share
+from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import States, uniform
 
@@ -15,7 +18,7 @@ class ArmPeg(Arm):
     """Put a peg into a hole, with a real set-up's errors and limits."""
 
     cubes = ("peg", "block")
-    resting = (LONG / 2 + GRIP, 0.0)
+    robot = replace(PANDA, closing=60)  # a peg is thin
     time_limit = 6.0  # s
     headline = "success"
     sensing = {
@@ -43,6 +46,9 @@ class ArmPeg(Arm):
         "rate": -0.005,
         "posture": -1.0,
     }
+
+    def rests_at(self, number):
+        return 0.0 if number else LONG / 2 + GRIP
 
     def shape(self, body, number):
         if number == 0:
@@ -98,7 +104,7 @@ class ArmPeg(Arm):
         peg, near, up = sim.sensor("peg_pos"), gap(sim, "peg"), sim.body("peg").xmat[:, 8]
         away, depth = self.away(sim), self.depth(sim)
         held = near < EDGE
-        lifted = ((peg[:, 2] - self.resting[0]) / 0.05).clamp(0, 1) * held
+        lifted = ((peg[:, 2] - self.rests_at(0)) / 0.05).clamp(0, 1) * held
         over = torch.maximum(lifted, (depth > 0).to(near.dtype))
         return {
             **super().rewards(sim, action),
@@ -117,7 +123,7 @@ class ArmPeg(Arm):
             **super().metrics(sim),
             "success": inside & (self.depth(sim) >= DEEP),
             "grasped": grasped(sim, "peg"),
-            "lifted": sim.sensor("peg_pos")[:, 2] > self.resting[0] + 0.03,
+            "lifted": sim.sensor("peg_pos")[:, 2] > self.rests_at(0) + 0.03,
             "distance": self.away(sim),  # m
         }
 

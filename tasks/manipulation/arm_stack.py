@@ -1,7 +1,8 @@
 """An arm puts one cube on another, lets go of it, and takes its hand away."""
 
 import torch
-from robokit.tasks._arm import EDGE, Arm, Exact, gap, grasped, place_of, share, touch
+from robokit.tasks._arm import Arm, Exact, gap, grasped, place_of, share, touch
+from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import States, uniform
 
@@ -90,7 +91,7 @@ class ArmStack(Arm):
             **super().rewards(sim, action),
             **{name: torch.where(on, 1.0, term) for name, term in staged.items()},
             "on": on.to(near.dtype),
-            "open": on * (width / (self.robot.opened - EDGE / 2)).clamp(0, 1),
+            "open": on * (width / (PANDA.opened - EDGE / 2)).clamp(0, 1),
             "away": on * self.free(sim) * (near / AWAY / 1.3).clamp(0, 1),
             "moved": (moved / 0.1).clamp(max=1),
         }
