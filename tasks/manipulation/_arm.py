@@ -62,6 +62,7 @@ class Arm(Task):
             "init_std": 0.6,
             "entropy_coef": 0.002,
             "max_grad_norm": 1.0,
+            "gains": (0.1, 0.002, 0.0),  # small: whoever cannot grasp yet breaks all limits
         }
     }
 
