@@ -1,7 +1,7 @@
-"""The lift and rough ground on a GPU: trained on Warp for some minutes, the file evaluated on the CPU's engine.
+"""The lift and rough ground on a GPU: trained on Warp, their files evaluated on the CPU.
 
     python benchmarks/gpu_tasks.py --out files/                  # 8 minutes at most, on cuda
-    python benchmarks/gpu_tasks.py --device cpu --num-envs 4 --seconds 20 --episodes 4    # a try without a GPU
+    python benchmarks/gpu_tasks.py --device cpu --num-envs 4 --seconds 20 --episodes 4    # without a GPU
 
 One line for each task: control steps a second of whole training iterations (the first one, which compiles,
 apart), and the headline and failures of the exported file in 300 episodes of the task's own start.
