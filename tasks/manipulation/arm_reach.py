@@ -27,6 +27,8 @@ class ArmReach(Arm):
             "horizon": 16,
             "minibatch": 512,
             "gamma": 0.95,
+            "lr": (1e-3, 0.0),
+            "lr_schedule": "given",
         }
     }
 
