@@ -150,7 +150,7 @@ def test_the_cube_can_be_brought_to_its_goal_within_the_limits():
     bearing = [torch.atan2(place[:, 1], place[:, 0] - 0.0388) for place in (cube, goal)]
     places, joints = [cube + sim.constant(0.0, 0.0, 0.05), cube, goal], [qpos.numpy()]
     for place, turn in zip(places, (yaw, yaw, yaw + bearing[1] - bearing[0]), strict=True):
-        axes = np.stack([hand(angle, 0) for angle in turn])
+        axes = np.stack([hand(angle, 0) for angle in turn.tolist()])
         found, _ = reach(model, "gripper", place, joints[-1], within=1e-3, axes=axes)
         joints.append(reach(model, "gripper", place, found, within=1e-3)[0])
     above, around, there = (torch.from_numpy(found[:, :HERE]) for found in joints[1:])
