@@ -13,7 +13,7 @@ from robokit.sim.kinematics import reach
 from robokit.task.lookup.find import load_task
 from robokit.task.states import load_libraries
 
-LIFT = "arm_lift:So101"
+LIFT, REACH = "arm_lift:So101", "arm_reach:So101"
 HERE = 5  # joints of the arm
 STALL = 2.94  # N m
 LEAN = 15  # degrees: less than the 20 of the limit
@@ -142,6 +142,28 @@ def hand(bearing: float, lean: float) -> np.ndarray:
     return np.stack((aside, np.cross(down, aside), down), -1)
 
 
+def test_the_cube_can_be_brought_to_its_goal_within_the_limits():
+    """By inverse kinematics, on arms of other gains and friction, in the steps that an action may make."""
+    env = Env(load_task(LIFT), 8, threads=1)
+    sim, model, qpos = env.sim, env.sim.model, env.sim.qpos.clone()
+    cube, goal, yaw = qpos[:, 6:9], sim.memory["goal"].clone(), 2 * torch.atan2(qpos[:, 12], qpos[:, 9])
+    bearing = [torch.atan2(place[:, 1], place[:, 0] - 0.0388) for place in (cube, goal)]
+    places, joints = [cube + sim.constant(0.0, 0.0, 0.05), cube, goal], [qpos.numpy()]
+    for place, turn in zip(places, (yaw, yaw, yaw + bearing[1] - bearing[0]), strict=True):
+        axes = np.stack([hand(angle, 0) for angle in turn.tolist()])
+        found, _ = reach(model, "gripper", place, joints[-1], within=1e-3, axes=axes)
+        joints.append(reach(model, "gripper", place, found, within=1e-3)[0])
+    above, around, there = (torch.from_numpy(found[:, :HERE]) for found in joints[1:])
+    charged = torch.zeros(len(env.task.limits))
+    for targets, gripper, steps in ((above, 0.75, 22), (around, 0.75, 14), (around, -1, 10), (there, -1, 30)):
+        for _ in range(steps):
+            move = (0.35 / 0.08 * (targets - sim.qpos[:, :HERE])).clamp(-1, 1)
+            step = env.step(torch.cat((move, torch.full((8, 1), gripper)), -1).float())
+            charged += step.cost.mean(0) / 76
+    assert (sim.sensor("cube_pos") - goal).norm(dim=-1).max() < 0.02
+    assert charged.max() < 0.01
+
+
 def test_the_friction_of_the_pads_and_the_gains_are_drawn():
     env = Env(load_task(LIFT), 64, threads=1)
     model = env.sim.model
@@ -155,3 +177,18 @@ def test_the_friction_of_the_pads_and_the_gains_are_drawn():
     offset = env.sim.memory["joint_offset"].abs()
     assert 0.015 < offset[:, :HERE].max() <= 0.02
     assert offset[:, HERE:].max() == 0
+
+
+def test_reach_is_for_the_same_arm_and_its_goals_are_in_reach():
+    task: Any = load_task(REACH)
+    env, lift = Env(task, 64, threads=1), load_task(LIFT)
+    assert task.robot is lift.robot  # pyright: ignore
+    assert task.goal.within == 0.02
+    assert set(env.names.obs) == {"joint_pos", "target", "action", "goal"}
+    assert set(task.limits) == {"joint_speed", "torque", "table_force"}
+    goals, home = env.sim.memory["goal"], env.sim.model.key("home").qpos
+    found, left = reach(env.sim.model, "gripper", goals, home, within=1e-3)
+    assert left.max() < 2e-3
+    env.sim.reset(None, {"qpos": torch.from_numpy(found)})
+    assert task.rewards(env.sim, torch.zeros(64, env.act_dim))["posture"].max() == 0
+    assert env.sim.sensor("tip")[:, 2].min() > 0.04
