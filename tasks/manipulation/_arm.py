@@ -50,19 +50,18 @@ class Arm(Task):
     recipes = {
         "ppo": {
             "steps": 6_000_000,
-            "num_envs": 256,
-            "horizon": 32,
-            "minibatch": 2048,
+            "num_envs": 128,
+            "horizon": 16,
+            "minibatch": 512,
             "epochs": 5,
             "gamma": 0.98,
-            "lr": 5e-4,
-            "lr_schedule": "adaptive",
+            "lr": (1e-3, 0.0),
             "hidden": (256, 128),
             "activation": "elu",
             "init_std": 0.6,
             "entropy_coef": 0.002,
             "max_grad_norm": 1.0,
-            "gains": (0.1, 0.002, 0.0),  # small: whoever cannot grasp yet breaks all limits
+            "gains": (0.1, 0.0005, 0.0),  # small: whoever cannot grasp yet breaks all limits
         }
     }
 

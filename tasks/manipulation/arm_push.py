@@ -39,16 +39,7 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {
-        "ppo": {
-            **Arm.recipes["ppo"],
-            "steps": 7_000_000,
-            "num_envs": 128,
-            "horizon": 16,
-            "minibatch": 512,
-            "gamma": 0.97,
-        }
-    }
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 7_000_000, "gamma": 0.97}}
 
     @property
     def model(self):
