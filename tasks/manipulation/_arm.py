@@ -49,7 +49,7 @@ class Arm(Task):
     }
     recipes = {
         "ppo": {
-            "steps": 6_000_000,
+            "steps": 4_000_000,
             "num_envs": 128,
             "horizon": 16,
             "minibatch": 512,

@@ -39,7 +39,7 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 7_000_000, "gamma": 0.97}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 5_000_000, "gamma": 0.97}}
 
     @property
     def model(self):
@@ -108,4 +108,4 @@ class ArmPush(Arm):
 class Clean(Exact, ArmPush):
     """ArmPush without errors and limits."""
 
-    recipes = {"ppo": {**ArmPush.recipes["ppo"], "steps": 3_300_000, "hidden": (128, 128)}}
+    recipes = {"ppo": {**ArmPush.recipes["ppo"], "steps": 2_500_000, "hidden": (128, 128)}}

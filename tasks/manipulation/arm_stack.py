@@ -127,4 +127,4 @@ class ArmStack(Arm):
 class Clean(Exact, ArmStack):
     """ArmStack without errors and limits."""
 
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 12_000_000}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 8_000_000}}
