@@ -85,16 +85,22 @@ class ArmPush(Arm):
         return torch.cat((angle.cos(), angle.sin()), -1) * far
 
     def privileged(self, sim):
-        return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
+        tip, way = sim.sensor("tip"), sim.memory["goal"] - sim.sensor("cube_pos")
+        axes = sim.site("gripper").xmat.view(-1, 3, 3)
+        both = torch.stack((way, self.behind(sim) - tip), 1) @ axes  # m, in the hand's frame
+        return {**super().privileged(sim), "off": both[:, 0], "behind": both[:, 1]}
+
+    def behind(self, sim):
+        """Where the tip pushes the cube to its goal, (N, 3) m; the nearer the goal, the nearer the cube."""
+        way = sim.memory["goal"] - sim.sensor("cube_pos")
+        return sim.sensor("cube_pos") - BEHIND * way / way.norm(dim=-1, keepdim=True).clamp(min=BEHIND)
 
     def rewards(self, sim, action):
-        cube = sim.sensor("cube_pos")
-        way = sim.memory["goal"] - cube
-        off = way.norm(dim=-1)
-        behind = cube - BEHIND * way / off.clamp(min=BEHIND)[:, None]
+        off = (sim.sensor("cube_pos") - sim.memory["goal"]).norm(dim=-1)
+        far = (self.behind(sim) - sim.sensor("tip")).norm(dim=-1)
         return {
             **super().rewards(sim, action),
-            "behind": 1 - torch.tanh(8 * (behind - sim.sensor("tip")).norm(dim=-1)),
+            "behind": 1 - torch.tanh(8 * far),
             "place": 1 - torch.tanh(8 * off),
             "press": ((sim.sensor("table_force")[:, 0] - SOFT) / HEAVY).clamp(0, 1),
             "there": torch.exp(-((off / 0.025) ** 2)),

@@ -154,6 +154,18 @@ def test_a_push_is_of_8_to_20_cm_in_all_directions_within_the_command(training: 
     assert torch.bincount(eighths, minlength=8).min() > 80
 
 
+def test_a_push_from_a_file_leads_away_from_the_hand():
+    env = Env(load_task("arm_push"), 200, training=True)
+    filed = env.sim.memory["source"][:, 0] > 0
+    assert 60 < filed.sum() < 140
+    tip, cube, goal = env.sim.sensor("tip"), env.sim.sensor("cube_pos"), env.sim.memory["goal"]
+    hand, way = (cube - tip)[filed, :2], (goal - cube)[filed, :2]
+    assert torch.allclose(env.sim.memory["aim"][filed], hand, atol=1e-6)
+    assert (env.sim.memory["aim"][~filed] == 0).all()
+    cosine = (hand * way).sum(-1) / hand.norm(dim=-1) / way.norm(dim=-1)
+    assert np.cos(1.0) - 1e-6 < cosine.min() < 0.7
+
+
 def test_a_lift_is_of_5_cm_or_more():
     env, ups = Env(load_task("arm_lift"), 100), list[Tensor]()
     for _ in range(10):
@@ -273,6 +285,7 @@ def test_only_clean_shows_the_policy_tip_and_touch(name: str):
     own, all_of = Env(real).names, Env(clean).names
     hidden = {"tip", "touch", "lag", "off"}
     hidden |= {"cube_near", "cube_velocity"} if name != "arm_reach" else set()
+    hidden |= {"behind"} if name == "arm_push" else set()
     assert not hidden & set(own.obs)
     assert hidden <= set(own.privileged) & set(all_of.obs)
     carried = {"tilt"} if name == "arm_lift" else set()
