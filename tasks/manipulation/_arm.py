@@ -241,6 +241,7 @@ class Arm(Task):
             "tip": tip,
             "lag": sim.memory["target"] - sim.qpos[:, :here],
             "touch": touch(sim).clamp(max=HEAVY) / HEAVY,
+            "hand_yaw": hand_yaw(sim),
             **{f"{name}_near": sim.sensor(f"{name}_pos") - tip for name in self.cubes},
             **{f"{name}_velocity": sim.sensor(f"{name}_linvel") for name in self.cubes},
         }
@@ -332,6 +333,18 @@ def yaw(quat):
     w, x, y, z = quat.unbind(-1)
     angle = 4 * torch.atan2(2 * (w * z + x * y), 1 - 2 * (y.square() + z.square()))
     return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def hand_yaw(sim):
+    """The same of the hand."""
+    across = sim.site("gripper").xmat
+    angle = 4 * torch.atan2(across[:, 3], across[:, 0])
+    return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def turned(sim, cube="cube"):
+    """1 where the fingers are parallel to two sides of a cube, 0 where they are at 45 degrees, (N,)."""
+    return ((hand_yaw(sim) * yaw(sim.sensor(f"{cube}_quat"))).sum(-1) + 1) / 2
 
 
 def downward(yaws):

@@ -1,7 +1,7 @@
 """An arm grasps a cube, brings it to a commanded point above the table, and holds it there."""
 
 import torch
-from robokit.tasks._arm import Arm, Exact, gap, grasped
+from robokit.tasks._arm import Arm, Exact, gap, grasped, turned
 from robokit.tasks._robots import SO101
 
 from robokit.task import Command, Ctrl, Goal, States
@@ -21,6 +21,7 @@ class ArmLift(Arm):
     lifted = States("states/lift_lifted.npz", 0.15, "states_lifted")
     weights = {
         "reach": 0.5,
+        "turn": 0.5,
         "grasp": 0.5,
         "lift": 1.0,
         "place": 2.0,
@@ -39,6 +40,7 @@ class ArmLift(Arm):
         return {
             **super().rewards(sim, action),
             "reach": 1 - torch.tanh(5 * near),
+            "turn": turned(sim),
             "grasp": grasped(sim, edge=edge).to(near.dtype),
             "lift": ((cube[:, 2] - edge / 2) / HIGH).clamp(0, 1) * (near < edge),
             "place": (1 - torch.tanh(5 * off)) * up * (near < 0.05),

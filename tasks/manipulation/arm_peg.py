@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share
+from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share, turned
 from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import States, uniform
@@ -36,6 +36,7 @@ class ArmPeg(Arm):
     inside = States("states/peg_inside.npz", 0.12, "states_inside")
     weights = {
         "reach": 0.5,
+        "turn": 0.5,
         "grasp": 0.5,
         "lift": 1.0,
         "align": 2.0,
@@ -109,6 +110,7 @@ class ArmPeg(Arm):
         return {
             **super().rewards(sim, action),
             "reach": 1 - torch.tanh(5 * near),
+            "turn": turned(sim, "peg"),
             "grasp": grasped(sim, "peg").to(near.dtype),
             "lift": over,
             "align": (1 - torch.tanh(8 * away)) * over,

@@ -1,7 +1,7 @@
 """An arm puts one cube on another, lets go of it, and takes its hand away."""
 
 import torch
-from robokit.tasks._arm import Arm, Exact, gap, grasped, place_of, share, touch
+from robokit.tasks._arm import Arm, Exact, gap, grasped, place_of, share, touch, turned
 from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import States, uniform
@@ -28,6 +28,7 @@ class ArmStack(Arm):
     released = States("states/stack_released.npz", 0.1, "states_released")
     weights = {
         "reach": 0.5,
+        "turn": 0.5,
         "grasp": 0.5,
         "lift": 1.0,
         "place": 2.0,
@@ -83,6 +84,7 @@ class ArmStack(Arm):
         moved = (sim.sensor("base_pos")[:, :2] - sim.memory["began"]).norm(dim=-1)
         staged = {
             "reach": 1 - torch.tanh(5 * near),
+            "turn": turned(sim),
             "grasp": grasped(sim).to(near.dtype),
             "lift": ((cube[:, 2] - EDGE / 2) / 0.05).clamp(0, 1) * (near < EDGE),
             "place": (1 - torch.tanh(8 * off)) * up * (near < 0.05),
