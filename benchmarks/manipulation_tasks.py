@@ -2,13 +2,13 @@
 
 from robokit.tasks.arm_lift import ArmLift
 
-from robokit.task import Ctrl, Delta
+from robokit.task import Around, Ctrl, Delta
 
 
 class Absolute(ArmLift):
-    """ArmLift whose actions are joint positions in place of steps."""
+    """ArmLift whose actions are joint positions around home in place of steps."""
 
-    action = Ctrl()
+    action = {"gripper": Ctrl(), "[!g]*": Around("home", 0.6)}  # rad
     memory = {"target": ArmLift.robot.joints + 1}  # which a Delta carries
 
     def remember(self, sim, action):

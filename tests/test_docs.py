@@ -141,6 +141,36 @@ def test_the_reward_table_of_the_first_robot_is_the_task_s():
     assert {name: float(weight) for name, weight in rows} == load_task("go2_walk").weights
 
 
+def blocks_of_the_first_arm() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/first-arm.md").read_text(), re.DOTALL)
+
+
+def test_the_reward_table_of_the_first_arm_is_the_task_s():
+    page = (ROOT / "docs/first-arm.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (-?[\d.]+) \|", page, re.MULTILINE)
+    assert {name: float(weight) for name, weight in rows} == load_task("arm_lift").weights
+
+
+def test_goal_action_and_reset_states_of_the_first_arm_are_the_task_s():
+    found: dict[str, Any] = {}
+    exec("from robokit.task import *\n" + "".join(blocks_of_the_first_arm()[:3]), found)
+    task: Any = load_task("arm_lift")
+    assert {name: found[name] for name in ("commands", "goal", "action")} == {
+        "commands": dict(task.commands),
+        "goal": task.goal,
+        "action": task.action,
+    }
+    for name in task.starts:
+        own, shown = getattr(type(task), name), found[name]
+        assert (shown.file, shown.share, shown.method) == (own.file, own.share, own.method)
+
+
+def test_the_tracker_of_the_first_arm_is_python():
+    [tracker] = [block for block in blocks_of_the_first_arm() if "apriltags" in block]
+    compile(tracker, "docs/first-arm.md", "exec")
+    assert len(tracker.splitlines()) <= 35
+
+
 @pytest.mark.slow
 def test_every_block_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import imageio.v3 as imageio
 import matplotlib.pyplot as plt
+import mujoco
 import numpy as np
 import torch
 from PIL import Image
@@ -116,6 +117,23 @@ def rough() -> None:
     save(figure, "rough.png")
 
 
+def arm() -> None:
+    """Three stages of a lift, from the files of reset states: above the cube, around it, in the air."""
+    spec, folder = robokit.make("arm_lift").task.model, ROOT / "tasks/manipulation/states"
+    sight = {"pos": [1.05, -1.0, 0.56], "xyaxes": [0.808, 0.59, 0, -0.112, 0.154, 0.982], "fovy": 40}
+    spec.worldbody.add_camera(name="page", **sight)
+    spec.visual.map.shadowclip, spec.visual.quality.shadowsize = 0.6, 4096
+    model, frames = spec.compile(), []
+    data = mujoco.MjData(model)
+    with mujoco.Renderer(model, 360, 320) as renderer:
+        for name, number in (("above", 1), ("around", 5), ("lifted", 0)):
+            data.qpos[:] = np.load(folder / f"lift_{name}.npz")["qpos"][number]
+            mujoco.mj_forward(model, data)
+            renderer.update_scene(data, "page")
+            frames.append(renderer.render().copy())
+    imageio.imwrite(HERE / "arm.png", np.concatenate(frames, 1))
+
+
 def save(figure: plt.Figure, name: str) -> None:
     figure.tight_layout()
     figure.savefig(HERE / name, dpi=80)
@@ -127,3 +145,4 @@ if __name__ == "__main__":
     gait()
     learning()
     rough()
+    arm()
