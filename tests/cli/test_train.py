@@ -216,8 +216,10 @@ def test_a_task_without_commands_says_so(
 
 @pytest.mark.medium
 def test_resuming_from_the_command_line_continues_bit_for_bit(
-    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    """Also without the rehearsal of the export, which takes no random numbers of the training."""
+    monkeypatch.setattr("robokit.calls.training.rehearse", lambda policy, env: None)
     assert main([*TRAIN, "--steps", "64"]) == 0
     run = "runs/inverted_pendulum/latest"
     assert main(["train", "--resume", run, "--steps", "128", "--json"]) == 0
@@ -322,7 +324,7 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, times: int, capsys: p
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_where_it_has_ended_the_reader_too(number: signal.Signals):
     """robokit train ... 2>&1 | tee log, and Ctrl-C."""
     process = subprocess.Popen(

@@ -32,12 +32,12 @@ class Sensed(Arm):
 
 
 MEMORIES = {  # kind, mirrored -> numbers carried beside the previous action
-    ("gru", False): 8,
     ("gru", True): 16,
     ("lstm", False): 16,
     ("mingru", False): 8,
 }
-MORE = {  # the same, slow
+MORE = {  # the same, slow; a plain GRU also passes the gate elsewhere
+    ("gru", False): 8,
     ("memoryless", True): 0,
     ("stack", True): 2 * 3 * 8,
     ("lstm", True): 32,

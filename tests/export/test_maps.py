@@ -103,11 +103,14 @@ MAPS: dict[str, tuple[type[Task], Any]] = {
     "seen": (Seen, Seen.action),
 }
 QUICK = ("seen",)
+SLOW = ("around", "hold", "delta")  # what each tells is in "groups" or "every map" too
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.medium) for n in MAPS]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.medium] * (name not in QUICK) + [pytest.mark.slow] * (name in SLOW)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in MAPS])
 def test_the_plain_loop_of_the_page_sends_what_env_does_across_episodes(name: str, tmp_path: Path):
     base, action = MAPS[name]
     task = type("Mapped", (base,), {"action": action})

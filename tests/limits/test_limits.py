@@ -22,6 +22,7 @@ from robokit.sim.base import Sim
 from robokit.task.task import Task, Terms
 
 SMALL = Config(num_envs=256, horizon=8, minibatch=512, epochs=4, hidden=(8,), margin=0.0, gamma=0.0, lam=0.0)
+QUICK: dict[str, Any] = {"lr": 1e-3, "gains": (2.0, 0.06, 0.0)}  # as near in 40 % of the iterations
 TINY = Config(num_envs=4, horizon=8, minibatch=16, epochs=2, hidden=(8,))
 
 
@@ -38,14 +39,14 @@ def trained(learner: Learner, iterations: int, last: int) -> dict[str, float]:
 
 @pytest.mark.medium
 def test_t1_one_arm_at_most_three_tenths_of_the_time_at_a_price_of_one():
-    found = trained(learner_of(Two, SMALL), 300, last=100)
+    found = trained(learner_of(Two, SMALL, **QUICK), 200, last=80)
     assert found["cost/use"] == pytest.approx(0.3, abs=0.02)
     assert found["limit/use/lambda"] == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.medium
 def test_t2_two_limits_that_bind_and_one_that_does_not():
-    found = trained(learner_of(Three, SMALL), 500, last=150)
+    found = trained(learner_of(Three, SMALL, **QUICK), 200, last=80)
     assert found["cost/first"] == pytest.approx(0.2, abs=0.02)
     assert found["cost/second"] == pytest.approx(0.3, abs=0.02)
     assert found["reward/gain"] == pytest.approx(0.8, abs=0.02)
@@ -64,7 +65,7 @@ def test_t4_a_tabular_problem_comes_to_what_its_linear_program_allows():
         "gains": (4.0, 0.08, 0.0),
     }
     learner, limit, totals = learner_of(Tabular, SMALL, **changes), 0.6, []
-    for _ in range(260):
+    for _ in range(220):
         metrics = learner.iterate()
         learner.policy.log_std.data.zero_()  # goes on exploring: the answer is a mixture
         totals.append((metrics["reward/gain"], metrics["cost/price"]))
@@ -116,11 +117,11 @@ def test_t10_a_peak_on_two_states_comes_to_the_price_of_its_rise():
     """lambda = 2: see Jolts. Of the costs' sum, or where critics do not see the running maximum, it is 1."""
     learner = learner_of(Jolts, SMALL, gamma=1.0, lr=5e-4, gains=(4.0, 0.08, 0.0))
     found = list[dict[str, float]]()
-    for _ in range(180):
+    for _ in range(150):
         found.append(learner.iterate())
         learner.policy.log_std.data.zero_()  # goes on exploring: the answer is a mixture
     for key, expected in (("lambda", 2.0), ("measured", 0.65)):
-        mean = statistics.mean(metrics[f"limit/jolt/{key}"] for metrics in found[-80:])
+        mean = statistics.mean(metrics[f"limit/jolt/{key}"] for metrics in found[-70:])
         assert mean == pytest.approx(expected, rel=0.05)
 
 

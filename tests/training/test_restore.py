@@ -364,9 +364,10 @@ def test_without_a_compiler_a_run_that_would_be_compiled_says_so(file: Path, mon
 def test_bf16_without_its_units_is_slower_and_says_so(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    config = replace(options(load_task(file), "sac"), bf16=True, hidden=(8, 8), replay=10_000)
+    small = {"hidden": (8, 8), "replay": 10_000, "compile": False}
+    config = replace(options(load_task(file), "sac"), bf16=True, **small)
     for unit, noted in ((True, False), (False, True)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda unit=unit: {"avx512_bf16": unit})
+        monkeypatch.setattr(robokit.training.setup.build, "has_bf16", lambda device, unit=unit: unit)
         build_learner(load_task(file), Setup(algo="sac", threads=1), config)
         assert ("no units for bfloat16" in capsys.readouterr().err) == noted
 

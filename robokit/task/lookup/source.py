@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from robokit.errors import TaskError, reason
@@ -71,7 +72,12 @@ def classes(file: Path) -> dict[str, str]:
     A task is a class whose base's name ends in Task, comes from robokit.tasks, or is a task of this file.
     Raises TaskError for a file that cannot be read.
     """
-    tree = _tree(file)
+    return dict(_classes(file, _read(file)))
+
+
+@lru_cache(128)  # a command looks through the shipped files several times
+def _classes(file: Path, content: bytes) -> dict[str, str]:
+    tree = _tree(file, content)
     shipped = {
         alias.asname or alias.name
         for node in ast.walk(tree)
@@ -92,22 +98,30 @@ def classes(file: Path) -> dict[str, str]:
 def has_class(file: Path, title: str) -> bool:
     """Whether a file has a title's name and its source, anywhere, that class, derived from any other."""
     try:
-        nodes = [n for n in ast.walk(_tree(file)) if isinstance(n, ast.ClassDef) and n.bases]
+        nodes = [n for n in ast.walk(_tree(file, _read(file))) if isinstance(n, ast.ClassDef) and n.bases]
     except TaskError:
         return False
     stem = title.partition(":")[0]
     return folded(file.stem) == folded(stem) and any(is_called(n.name, title) for n in nodes)
 
 
-def _tree(file: Path) -> ast.Module:
-    """A file's source, parsed. Raises TaskError for one that cannot be read."""
+def _read(file: Path) -> bytes:
+    """A file's source. Raises TaskError for one that cannot be read."""
     try:
         if (size := file.stat().st_size) > MOST:
             raise OSError(f"{size:,} bytes, of at most {MOST:,}")
-        return ast.parse(file.read_bytes(), file.name)
+        return file.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise TaskError(f"cannot be read: {reason(error, file)}") from error
+
+
+def _tree(file: Path, content: bytes) -> ast.Module:
+    """A file's source, parsed. Raises TaskError for one that is no Python."""
+    try:
+        return ast.parse(content, file.name)
     except RecursionError as error:
         raise TaskError("cannot be read: too deeply nested") from error
-    except (SyntaxError, ValueError, OSError, MemoryError) as error:
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise TaskError(f"cannot be read: {reason(error, file)}") from error
 
 

@@ -15,7 +15,7 @@ from robokit.calls.names import path_of
 from robokit.errors import TaskError
 from robokit.task.lookup.files import check_saved
 from robokit.task.lookup.find import class_name, find_task, load_task, title
-from robokit.task.lookup.source import known_tasks, shipped_folder, summary, title_of
+from robokit.task.lookup.source import classes, known_tasks, shipped_folder, summary, title_of
 from robokit.task.task import Task, packaged
 
 # -- files ---------------------------------------------------------------------------------------
@@ -53,6 +53,17 @@ def test_of_several_tasks_the_one_with_the_files_name_is_meant(tmp_path: Path):
     path = write(tmp_path, several("Other", "StandUp", "StandUpAgain"), "stand_up.py")
     assert type(load_task(path)).__name__ == "StandUp"
     assert type(load_task(f"{path}:Other")).__name__ == "Other"
+
+
+def test_the_tasks_of_a_file_are_those_of_its_present_text(tmp_path: Path):
+    path = write(tmp_path, several("StandUp"), "stand_up.py")
+    classes(path).clear()  # what is kept is not the caller's
+    assert [*classes(path)] == ["StandUp"]
+    write(tmp_path, several("StandUp", "Other"), "stand_up.py")
+    assert [*classes(path)] == ["StandUp", "Other"]
+    path.write_text("class (")
+    with pytest.raises(TaskError, match="cannot be read"):
+        classes(path)
 
 
 def test_a_task_that_is_only_imported_is_none_of_the_files(tmp_path: Path):
