@@ -68,6 +68,8 @@ def test_notice_names_what_comes_from_others():
         "unitree_go2",
         "BSD-3-Clause",
         "tasks/robots/go2/LICENSE",
+        "franka_emika_panda",
+        "tasks/robots/panda/LICENSE",
         "SO-ARM100",
         "tasks/robots/so101/LICENSE",
         "imageio-ffmpeg",
