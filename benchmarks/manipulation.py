@@ -157,6 +157,9 @@ def train(row: Row, options: argparse.Namespace, left: float | None) -> Path:
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGTERM)  # it saves
             code = child.wait()
+        except SystemExit:  # this process is to end: so is the training
+            child.terminate()
+            raise
     if code < 0 or code > 128:
         raise SystemExit(f"{row.name} is stopped; it goes on with: {row.command}")
     if code:
@@ -319,4 +322,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())
