@@ -71,8 +71,13 @@ class Arm(Task):
     def model(self):
         spec = mujoco.MjSpec.from_file(str(self.robot.file))
         spec.visual.headlight.ambient, spec.visual.headlight.specular = [0.35] * 3, [0.0] * 3
-        sun = {"pos": [0, 0, 3], "dir": [0.2, 0.2, -1], "type": mujoco.mjtLightType.mjLIGHT_DIRECTIONAL}
-        spec.worldbody.add_light(**sun)
+        spec.worldbody.add_light(pos=[0.8, -0.8, 2.5], dir=[-0.1, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
+        sky = {
+            "builtin": mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+            "rgb1": [0.8, 0.87, 0.93],
+            "rgb2": [0.95, 0.97, 1.0],
+        }
+        spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=384, **sky)
         table = spec.worldbody.add_body(name="table")
         colour = [0.72, 0.7, 0.66, 1]
         table.add_geom(name="table", type=SHAPE.mjGEOM_PLANE, size=[1, 1, 0.1], conaffinity=3, rgba=colour)
