@@ -26,7 +26,7 @@ class ArmLift(Arm):
         "lift": 1.0,
         "place": 2.0,
         "there": 2.0,
-        "rate": -0.005,
+        "rate": -0.01,
         "table": -0.5,
         "posture": -1.0,
     }

@@ -44,7 +44,7 @@ class ArmPeg(Arm):
         "insert": 4.0,
         "upright": 0.5,
         "table": -0.5,
-        "rate": -0.005,
+        "rate": -0.01,
         "posture": -1.0,
     }
 

@@ -25,7 +25,7 @@ class ArmPush(Arm):
         )
     }
     goal = Goal(command="goal", achieved="cube", within=0.025, hold=0.5, marker="sphere")  # m, s
-    action = {"gripper": Hold("home"), "[!g]*": Delta(0.06, leash=0.15)}  # rad; the hand stays closed
+    action = {"gripper": Hold("home"), "[!g]*": PANDA.steps}  # the hand stays closed
     limits = {name: Arm.limits[name] for name in ("joint_speed", "torque", "table_force")}
     memory = {"aim": 2}  # from the tip to the cube, of a file's states: their goals lie that way
     starts = ("down",)

@@ -36,7 +36,7 @@ class ArmStack(Arm):
         "open": 1.0,
         "away": 3.0,
         "moved": -2.0,
-        "rate": -0.005,
+        "rate": -0.01,
         "table": -0.5,
         "posture": -1.0,
     }
