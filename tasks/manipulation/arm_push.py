@@ -7,7 +7,7 @@ import torch
 from robokit.tasks._arm import EDGE, HEAVY, PANDA, Arm, Exact, place_of, share
 from torch import Tensor
 
-from robokit.task import Command, Delta, Goal, Hold, States, uniform
+from robokit.task import Command, Goal, Hold, States, uniform
 
 NEAREST, FARTHEST = 0.08, 0.2  # m, from the cube's start to its goal
 SIDE = PANDA.spread + NEAREST  # m, half the edge of the square of goals: there is one in all directions
