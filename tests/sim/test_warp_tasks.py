@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import mujoco
 import pytest
 import torch
-from shipped import cases
+from shipped import cases, variants
 from torch import Generator, Tensor
 
 from robokit.env.env import Env, make
@@ -29,8 +29,7 @@ SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(s
 VARIANTS = [  # in the files of the shipped tasks
     f"{name}:{cls.__name__}"
     for name, own in ((name, type(load_task(name))) for name in SHIPPED)
-    for cls in own.__subclasses__()
-    if cls.__module__ == own.__module__
+    for cls in variants(own)
 ]
 STEPS, APART = 40, 5  # control steps, and how many until both start from one state again
 ERRATIC = ("half_cheetah",)  # it tumbles: both start from one state at every control step
