@@ -106,6 +106,7 @@ class Rough(Go2Walk):
         border=12.0,
         hardest={"slope": math.tan(math.radians(15)), "steps": 0.08, "rough": 0.05},
     )
+    scene = Go2Walk.model
     level = Level(highest=LEVELS - 1, rise=1, fall=1)
     headline = "success"
     swing = (0.1, 0.14)  # m above the ground below the foot: higher than a step
@@ -134,14 +135,11 @@ class Rough(Go2Walk):
 
     @property
     def model(self):
-        return self.ground.added(mujoco.MjSpec.from_file(str(Go2Walk.model)), floor="floor")
+        return self.ground.added(mujoco.MjSpec.from_file(str(self.scene)), floor="floor")
 
     def reset(self, sim, rng):
         start = super().reset(sim, rng)
-        kind = torch.randint(len(self.ground.kinds), (sim.num_envs,), generator=rng, device=sim.device)
-        middle = self.ground.start(sim, sim.memory["level"][:, 0], kind)
-        xy = middle[:, :2] + uniform(sim, rng, 2, WITHIN)
-        yaw = uniform(sim, rng, 1, math.pi)
+        xy, yaw = self._place(sim, rng), uniform(sim, rng, 1, math.pi)
         below = self.ground.scan(sim, xy, yaw[:, 0], sim.constant(*UNDER).view(-1, 2))
         high = below.amax(-1, keepdim=True) + DROP + start["qpos"][:, 2:3]
         turn = torch.cat(((yaw / 2).cos(), 0 * yaw, 0 * yaw, (yaw / 2).sin()), -1)
@@ -157,6 +155,12 @@ class Rough(Go2Walk):
     def metrics(self, sim):
         follows = self._error(sim)[:, 0] < FOLLOWS
         return {**super().metrics(sim), "success": follows & ~self.terminated(sim)}
+
+    def _place(self, sim, rng):
+        """Where episodes begin, (N, 2) m: on a tile of the simulation's level, of a kind drawn at random."""
+        kind = torch.randint(len(self.ground.kinds), (sim.num_envs,), generator=rng, device=sim.device)
+        middle = self.ground.start(sim, sim.memory["level"][:, 0], kind)
+        return middle[:, :2] + uniform(sim, rng, 2, WITHIN)
 
     def _error(self, sim):
         """Error of the planar velocity, averaged over about the last LATELY seconds, (N, 1) m/s."""

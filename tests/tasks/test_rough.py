@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from robokit.tasks.go2_walk import LEVELS, Rough, RoughScan
 from torch import Tensor
 
 import robokit
@@ -17,6 +16,7 @@ from robokit.networks.mirror import reflections
 from robokit.tasks import go2_walk
 from robokit.training.setup.build import Setup, build_learner, options
 
+LEVELS, Rough, RoughScan = go2_walk.LEVELS, go2_walk.Rough, go2_walk.RoughScan
 SLOPE, STEPS, ROUGH = range(3)  # columns of the ground
 TOP = LEVELS - 1
 
@@ -180,7 +180,7 @@ def test_success_is_to_stand_and_to_have_followed_the_command_of_late():
         on = ~step.done.numpy()
         np.testing.assert_allclose(env.sim.memory["error"][on, 0].numpy(), error[on], rtol=1e-5)
         error[~on] = 1.0
-    assert not step.metrics[:, column].any()  # no episode has lasted
+        assert not step.metrics[:, column].any()  # no episode has lasted
     home = env.sim.keyframe("home").qpos.expand(8, -1) + torch.tensor([0.0] * 2 + [9.0] + [0.0] * 16)
     still = torch.zeros(8, 3)
     env.sim.reset(None, {"qpos": home, "velocity": still, "error": torch.tensor([[0.24, 0.26] * 4]).T})
