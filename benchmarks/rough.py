@@ -50,7 +50,7 @@ ROWS = (  # kind, size
     ("slope", 10.0),  # degrees
     ("steps", 0.08),
     ("slope", 15.0),
-    ("rough", 0.05),  # m
+    ("rough", 0.04),  # m
     ("flat", 0.0),
     ("tiles", 0.0),
 )

@@ -85,6 +85,7 @@ DROP = 0.02  # m, of the feet at a start
 UNDER = tuple(x / 100 for point in FEET for x in point)  # m, x and y of points below the feet at a start
 AHEAD, ASIDE = range(-6, 9, 2), range(-4, 5, 2)  # dm, points of a height scan
 AROUND = tuple(x / 10 for ahead in AHEAD for left in ASIDE for x in (ahead, left))  # m, x and y of each
+# of each point the number of its mirror image
 ACROSS = tuple(i + len(ASIDE) - 1 - 2 * (i % len(ASIDE)) for i in range(len(AHEAD) * len(ASIDE)))
 FOLLOWS = 0.25  # m/s, mean error of the planar velocity below which the robot follows the command
 LATELY = 4.0  # s, time constant of this mean
@@ -93,8 +94,9 @@ LATELY = 4.0  # s, time constant of this mean
 class Rough(Go2Walk):
     """Go2Walk on slopes, steps and random heights, harder as it follows its commands; blind, with a memory.
 
-    The highest level has slopes of 15 degrees, steps of 8 cm and heights within +-5 cm. An episode begins
-    anywhere on a tile, facing anywhere. The critic sees the ground around the robot, the policy does not.
+    The highest level has slopes of 15 degrees, steps of 8 cm and heights within +-4 cm. An episode begins
+    within 3 m of the middle of a tile, facing anywhere. The critic sees the ground around the robot, the
+    policy does not.
     """
 
     ground = Terrain(
@@ -103,8 +105,8 @@ class Rough(Go2Walk):
         tile=10.0,
         cell=0.05,
         middle=1.0,
-        border=12.0,
-        hardest={"slope": math.tan(math.radians(15)), "steps": 0.08, "rough": 0.05},
+        border=16.0,
+        hardest={"slope": math.tan(math.radians(15)), "steps": 0.08, "rough": 0.04},
     )
     scene = Go2Walk.model
     level = Level(highest=LEVELS - 1, rise=1, fall=1)
