@@ -122,7 +122,8 @@ def test_rewards_terminations_and_clearance_are_those_of_a_plane_at_the_height_o
 
 def test_a_scan_turns_with_the_robot_and_is_the_ground_above_the_base():
     env = Env(RoughScan(), 3, nominal=True, threads=1)
-    places, yaws = [at(TOP, STEPS, 2.0, 1.0), at(TOP, SLOPE, -2.0, 1.5), at(TOP, ROUGH)], [0.0, 0.7, -2.5]
+    places = [at(TOP, STEPS, 2.0, 1.0), at(TOP, SLOPE, -2.0, 1.5), at(TOP, ROUGH, 2.0, 2.0)]
+    yaws = [0.0, 0.7, -2.5]
     qpos = poses(env, places, yaws)
     env.sim.reset(None, {"qpos": qpos})
     grid = torch.tensor(go2_walk.AROUND).view(-1, 2).tolist()
