@@ -7,6 +7,7 @@ import pytest
 
 from robokit.errors import ModelError
 from robokit.task.lookup.find import load_task
+from robokit.task.task import Task
 
 
 def cases(names: Iterable[str]) -> list[Any]:
@@ -20,3 +21,9 @@ def absent(name: str) -> list[pytest.MarkDecorator]:
     except ModelError as error:
         return [pytest.mark.skip(reason=f"{name}: {error}")]
     return []
+
+
+def variants(own: type[Task]) -> list[type[Task]]:
+    """The subclasses of a task in its own file, and theirs."""
+    direct = [cls for cls in own.__subclasses__() if cls.__module__ == own.__module__]
+    return [found for cls in direct for found in (cls, *variants(cls))]

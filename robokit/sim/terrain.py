@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robokit.errors import ModelError, did_you_mean
+from robokit.errors import ModelError, TaskError, did_you_mean
 from robokit.sim.base import Sim
 
 NAME = "terrain"  # of the height field and its geom
@@ -144,6 +144,8 @@ class Terrain:
         if floor is not None and old is None:
             known = [geom.name for geom in spec.geoms]
             raise ModelError(f"no geom {floor!r} to put the terrain in place of; there are {known}")
+        # where a foot sinks by its radius, MuJoCo's native collisions push it aside or down: docs
+        spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD)
         low, high = float(self.heights.min()), float(self.heights.max())
         tall = max(high - low, 1e-3)
         spec.add_hfield(
@@ -169,8 +171,10 @@ class Terrain:
     def start(self, sim: Sim, level: Tensor, kind: Tensor) -> Tensor:
         """(n, 3) the middle of tiles, m: level (n,) from 0, kind (n,) index in `kinds`; z is the ground's.
 
-        A level beyond the last is the last. Raises ModelError for several levels of a task that has none.
+        A level beyond the last is the last. Raises ModelError for several levels of a task that has none,
+        TaskError if the robot does not fit on a tile (`_robot`).
         """
+        sim.made_once(f"{NAME} robot", lambda: self._fitting(sim))
         if self.levels > 1 and sim.highest is None:
             rule = f"a terrain of {self.levels} levels needs a task with levels"
             raise ModelError(f"{rule}: level = Level(highest={self.levels - 1}), or Terrain(levels=1)")
@@ -178,6 +182,11 @@ class Terrain:
         corner = _place(sim)[:2] - sim.constant(*self._extent) + self.border
         xy = corner + (torch.stack((kind, level), -1) + 0.5).to(sim.dtype) * self.tile
         return torch.cat((xy, self.height(sim, xy[:, None])), -1)
+
+    def _fitting(self, sim: Sim) -> Tensor:
+        if (size := _robot(sim.model)) > self.tile:
+            raise TaskError(f"a tile must be as large as the robot, {size:.2f} m; got tile {self.tile} m")
+        return sim.constant(size)
 
     def height(self, sim: Sim, xy: Tensor) -> Tensor:
         """Heights of the ground (N, K), m, below points xy (N, K, 2 or 3) in the world; beyond the rim: 0."""
@@ -215,6 +224,17 @@ def _grid(sim: Sim) -> Tensor:
 def _place(sim: Sim) -> Tensor:
     """Place (3,) of the height field's geom, m."""
     return sim.made_once(f"{NAME} place", lambda: sim.nominal("geom_pos")[_geom(sim.model)])
+
+
+def _robot(model: mujoco.MjModel) -> float:
+    """Diameter (m) of the circle around its root body that holds the robot at qpos0, seen from above.
+
+    Of several robots the largest; a geom counts with its bounding sphere.
+    """
+    data, body = mujoco.MjData(model), model.geom_bodyid
+    mujoco.mj_kinematics(model, data)
+    away = np.linalg.norm((data.geom_xpos - data.xpos[model.body_rootid[body]])[:, :2], axis=1)
+    return 2 * float((away + model.geom_rbound)[model.body_weldid[body] > 0].max(initial=0.0))
 
 
 def _geom(model: mujoco.MjModel) -> int:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from robokit.errors import ModelError
+from robokit.errors import ModelError, TaskError
 from robokit.sim.engines import make_sim
 from robokit.sim.terrain import KINDS, Terrain
 
 SCENE = """<mujoco><worldbody><geom name="floor" type="plane" size="9 9 .1" friction=".7 .1 .1" condim="4"/>
   <body name="ball" pos="0 0 3"><freejoint/><geom size=".05"/></body></worldbody></mujoco>"""
+OPTION = '<option timestep=".01"/>'
 SMALL = Terrain(tuple(KINDS), levels=3, tile=4.0, middle=1.0)
 
 
@@ -102,6 +103,22 @@ def test_a_broken_simulation_has_height_0_and_others_keep_theirs():
     assert SMALL.height(sim, points).isfinite().all()
 
 
+def test_small_balls_that_land_hard_come_to_rest_on_the_ground():
+    """They sink by more than their radius in a timestep: MuJoCo's native collisions keep one in ten there."""
+    small = SCENE.replace('size=".05"', 'size=".022" mass="2"').replace("<worldbody>", OPTION + "<worldbody>")
+    flat = Terrain(("flat",), levels=1, tile=4.0, cell=0.1, middle=1.0)
+    sim = make_sim("mujoco", flat.added(mujoco.MjSpec.from_string(small), floor="floor"), 200, {})
+    rng = torch.Generator().manual_seed(0)
+    xy = torch.rand(200, 2, generator=rng).double() * 2 - 1
+    z = 0.05 + 0.03 * torch.rand(200, 1, generator=rng).double()
+    upright = torch.tensor([[1.0, 0, 0, 0]]).double().expand(200, -1)
+    down = torch.tensor([[0, 0, -3.0, 0, 0, 0]]).double().expand(200, -1)
+    sim.reset(None, {"qpos": torch.cat((xy, z, upright), -1), "qvel": down})
+    for _ in range(100):
+        sim.step(sim.ctrl, 1)
+    torch.testing.assert_close(sim.qpos[:, 2], torch.full((200,), 0.022).double(), atol=2e-3, rtol=0)
+
+
 def test_a_second_terrain_in_one_model_is_refused():
     spec = SMALL.added(mujoco.MjSpec.from_string(SCENE), floor="floor")
     with pytest.raises(ModelError, match="the model has a height field 'terrain' already"):
@@ -155,6 +172,22 @@ def test_beyond_the_field_the_height_is_0():
 def test_an_impossible_terrain_is_refused(options: dict, words: str):
     with pytest.raises(ModelError, match=words):
         Terrain(**options)
+
+
+def test_a_robot_that_does_not_fit_on_a_tile_is_refused_and_what_lies_elsewhere_does_not_count():
+    tiny = Terrain(("flat",), levels=1, tile=0.8, middle=0.1)
+    boxes = [f'<body pos="{x} 0 1"><freejoint/><geom type="box" size="{h} .05 .05"/></body>' for x, h in
+             ((0, 0.3), (5, 0.2))]  # fmt: skip
+    for more, fits in (("".join(boxes), True), (boxes[0].replace(".05 .05", ".3 .05"), False)):
+        scene = SCENE.replace("</worldbody>", more + "</worldbody>")
+        sim = make_sim("mujoco", tiny.added(mujoco.MjSpec.from_string(scene), floor="floor"), 1, {})
+        if fits:
+            assert tiny.start(sim, torch.tensor([0]), torch.tensor([0])).tolist() == [[0.0, 0.0, 0.0]]
+        else:
+            with pytest.raises(
+                TaskError, match=r"a tile must be as large as the robot, 0\.85 m; got tile 0\.8 m"
+            ):
+                tiny.start(sim, torch.tensor([0]), torch.tensor([0]))
 
 
 def test_a_floor_that_is_not_there_is_refused():

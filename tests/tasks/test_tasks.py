@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cart import Cart
-from shipped import cases
+from shipped import cases, variants
 from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -20,8 +20,7 @@ SHIPPED = [name for name, path in known_tasks().items() if path.is_relative_to(s
 VARIANTS = [  # in the files of the shipped tasks
     f"{name}:{cls.__name__}"
     for name, own in ((name, type(load_task(name))) for name in SHIPPED)
-    for cls in own.__subclasses__()
-    if cls.__module__ == own.__module__
+    for cls in variants(own)
 ]
 SELDOM = {"inverted_double_pendulum": ["rail"]}  # random actions drop the poles before the cart gets so far
 SHOWN = {  # what a mask leaves to see
