@@ -43,7 +43,7 @@ class MakeStates:
 
     # a name (see robokit tasks), file.py or file.py:Class
     task: Positional[Annotated[str, arg(metavar="TASK")]]
-    # `States("states.npz")` is beside the task's file; none given: every file of the task's States
+    # `States("states.npz")` is beside the task's file; none given: all files of the States in that file
     output: Annotated[Path | None, OUTPUT] = None
     number: int = 1000  # states in the file
     # states at random times of this policy's episodes: a name, a run folder or an exported file
@@ -60,10 +60,11 @@ class MakeStates:
             raise OptionError(f"{rule}; got {self.number}, {self.settle} and {self.policy}")
         task = load_task(self.task)
         known = {states.path.resolve(): states for states in libraries(task).values()}
-        outputs = [self.output] if self.output else [states.path for states in known.values()]
+        own = [states.path for states in known.values() if states.is_of(task)]
+        outputs = [self.output] if self.output else own
         if not outputs or (self.output is None and (self.policy, self.settle) != (None, None)):
-            rule = "name one file by --output: without it, each file of the task's States is made"
-            raise OptionError(f"{rule}, by its method; {type(task).__name__} has {len(known)}")
+            rule = "name one file by --output: without it, each file of the States in the task's file is made"
+            raise OptionError(f"{rule}, by its method; {type(task).__name__} has {len(own)}")
         for output in outputs:
             method = known[output.resolve()].method if output.resolve() in known else "states"
             self._make(task, output, method)

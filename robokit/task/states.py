@@ -52,6 +52,8 @@ class States:
             raise TaskError(f"States takes the name of an .npz file, got {file!r}")
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise TaskError(f"States.share must be a probability in [0, 1], got {share!r}")
+        if not isinstance(method, str):
+            raise TaskError(f"States.method must be the name of a method of the task, got {method!r}")
         self.file, self.share, self.method = Path(file), share, method
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -61,6 +63,10 @@ class States:
     def path(self) -> Path:
         """The file; a relative path is one from the folder of the class that has this attribute."""
         return _file_of(self._owner).parent / self.file
+
+    def is_of(self, task: Task) -> bool:
+        """Whether a class of the task's own file names it; otherwise the file is another task's to make."""
+        return _file_of(self._owner) == _file_of(type(task))
 
     def draw(self, sim: Sim, rng: Generator, own: Terms) -> Terms:
         """What `reset` returns: `own`, the task's start of the simulations, with states in some of its rows.
@@ -93,6 +99,8 @@ class States:
         if hashes != (here := model_hashes(task.model)):
             rule = f"{_shown(hashes)} when they were made ({short(made)}), {_shown(here)} now"
             remedy = f"make them again: {again}{_options(made)}"
+            if not self.is_of(task):
+                remedy = f"they are {self._owner.__name__}'s: give {type(task).__name__} States of its own"
             raise TaskError(f"{self.path} has states of another model: {rule}; {remedy}")
         return {name: torch.as_tensor(x, dtype=sim.dtype, device=sim.device) for name, x in arrays.items()}
 

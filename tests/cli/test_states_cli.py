@@ -9,6 +9,7 @@ import pytest
 from robokit.algos.ppo import Config, make_actor
 from robokit.cli.command import main
 from robokit.env.env import Env
+from robokit.errors import TaskError
 from robokit.export.write import export
 from robokit.task.lookup.find import load_task
 from robokit.training.setup.build import Setup, build_learner
@@ -190,3 +191,81 @@ def test_a_scripted_state_is_at_rest_unless_it_says_otherwise(file: Path):
     fast = TASK.replace("self.near.draw(sim, rng, {})", '{"qvel": uniform(sim, rng, sim.model.nv, 1.0)}')
     file.write_text(fast + SCRIPT.replace("HEIGHT", "0.3"))
     assert (states(file)["qvel"] == 0).all()
+
+
+# -- files by the methods that States name ---------------------------------------------------------
+
+SEVERAL = TASK.replace(
+    'near = States("near.npz")', 'near, far = States("near.npz", 0.5, "low"), States("far.npz", 0.5, "high")'
+) + "".join(
+    SCRIPT.replace("states(", f"{name}(").replace("HEIGHT", height)
+    for name, height in (("low", "0.1"), ("high", "0.2"))
+)
+
+
+def heights(file: Path) -> float:
+    """The highest tip of a file's states, m."""
+    model = mujoco.MjModel.from_xml_string(ARM)
+    data, found = mujoco.MjData(model), list[float]()
+    for qpos in np.load(file)["qpos"]:
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        found.append(float(data.site("tip").xpos[2]))
+    assert np.ptp(found) < 1e-3
+    return found[0]
+
+
+def test_each_file_is_made_by_the_method_that_its_states_name(file: Path, capsys: pytest.CaptureFixture[str]):
+    file.write_text(SEVERAL)
+    near, far = file.with_name("near.npz"), file.with_name("far.npz")
+    assert main(["states", str(file), "-o", str(far), "--number", "3"]) == 0
+    assert not near.exists()
+    assert heights(far) == pytest.approx(0.2, abs=1e-3)
+    assert main(["states", str(file), "--number", "3"]) == 0
+    assert (heights(near), heights(far)) == pytest.approx((0.1, 0.2), abs=1e-3)
+    assert f"{near}: 3 states of the method low" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--settle", "1"], ["--policy", "x.onnx"]])
+def test_without_a_file_only_methods_make_states(
+    file: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+):
+    file.write_text(SEVERAL)
+    assert main(["states", str(file), *more]) == 2
+    assert "name one file by --output: without it, each file of the States" in capsys.readouterr().err
+    assert not file.with_name("near.npz").exists()
+
+
+HEIR = """
+import mujoco
+from robokit.task import States
+from robokit.task.lookup.find import load_task
+
+class Heir(type(load_task(BASE))):
+    \"\"\"The arm with a lighter cube.\"\"\"
+
+    @property
+    def model(self):
+        spec = mujoco.MjSpec.from_file(str(super().model))
+        spec.body("cube").first_geom().mass = 0.02
+        return spec
+"""
+
+
+def test_files_of_a_base_in_another_file_are_not_replaced_by_those_of_an_heir(
+    file: Path, capsys: pytest.CaptureFixture[str]
+):
+    file.write_text(SEVERAL)
+    near, heir = file.with_name("near.npz"), file.with_name("heir.py")
+    heir.write_text(HEIR.replace("BASE", repr(str(file))))
+    assert main(["states", str(file), "--number", "3"]) == 0
+    before = near.read_bytes()
+    assert main(["states", f"{heir}:Heir", "--number", "3"]) == 2
+    assert "by its method; Heir has 0" in capsys.readouterr().err
+    assert near.read_bytes() == before
+    with pytest.raises(TaskError, match="they are Arm's: give Heir States of its own"):
+        Env(load_task(f"{heir}:Heir"), 2, threads=1, training=True)
+    heir.write_text(heir.read_text() + '    near = States("own.npz", 0.5, "low")\n')
+    assert main(["states", f"{heir}:Heir", "--number", "3"]) == 0
+    assert heights(file.with_name("own.npz")) == pytest.approx(0.1, abs=1e-3)
+    assert near.read_bytes() == before

@@ -225,6 +225,11 @@ def test_a_share_is_a_probability(share: Any):
         States("lift.npz", share)
 
 
+def test_a_method_is_a_name():
+    with pytest.raises(TaskError, match=r"States\.method must be the name of a method of the task, got 3"):
+        States("lift.npz", method=3)  # pyright: ignore[reportArgumentType]
+
+
 def refusal(task: Task) -> str:
     with pytest.raises(TaskError) as error:
         Env(task, 2, threads=1, training=True)
