@@ -31,8 +31,8 @@ def reach(
     """(qpos (K, nq), distance (K,) in m) with the site near points (K, 3) in the world.
 
     site: its name, or that of a body where no site has it. Only hinges and slides between it and the world
-    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. axes: (K, 3, 3), how the site is to be
-    turned, columns in the world; distances are then of (m, rad). Ends after `steps`, or `within`.
+    move, within their ranges. start: (nq,), or (K, nq); None: qpos0. axes: (K, 3, 3) or (3, 3), how the site
+    is to be turned, columns in the world; distances are then of (m, rad). Ends after `steps`, or `within`.
 
     dq = J^T (J J^T + lambda^2 1)^-1 e
 
@@ -42,7 +42,8 @@ def reach(
     begin = np.asarray(model.qpos0 if start is None else start, float)
     qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
     distance, data, at = np.empty(len(goals)), mujoco.MjData(model), _find(model, site)
-    joints, turned = chain(model, site), None if axes is None else np.asarray(axes, float).reshape(-1, 3, 3)
+    joints = chain(model, site)
+    turned = None if axes is None else np.broadcast_to(np.asarray(axes, float), (len(goals), 3, 3))
     for row, goal in enumerate(goals):
         data.qpos[:] = qpos[row]
         turn = None if turned is None else turned[row]
@@ -121,7 +122,7 @@ def _approach(
     model, rows = data.model, 3 if turn is None else 6
     places, dofs = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
     low, high = np.array([_range(model, joint, np.inf) for joint in joints]).reshape(-1, 2).T
-    (kind, at), jacobian, error = site, np.zeros((6, model.nv)), np.zeros(rows)
+    (kind, at), jacobian, error, quat = site, np.zeros((6, model.nv)), np.zeros(rows), np.empty(4)
     place, axes = getattr(data, PLACES[kind])[at], getattr(data, AXES[kind])[at].reshape(3, 3)  # live views
     derive = mujoco.mj_jacSite if kind == "site" else mujoco.mj_jacBody
     for step in range(steps + 1):
@@ -129,7 +130,8 @@ def _approach(
         mujoco.mj_comPos(model, data)
         error[:3] = goal - place
         if turn is not None:
-            error[3:] = np.cross(axes.T, turn.T).sum(0) / 2
+            mujoco.mju_mat2Quat(quat, (turn @ axes.T).ravel())
+            mujoco.mju_quat2Vel(error[3:], quat, 1.0)  # rad
         distance = float(np.linalg.norm(error))
         if distance <= within or step == steps:
             break

@@ -53,6 +53,23 @@ def test_a_point_beyond_a_joints_range_is_not_reached(model: mujoco.MjModel):
     assert reachable(held, "tip", near, np.random.default_rng(0))[0] > 0.1
 
 
+@pytest.mark.parametrize("degrees", [60.0, 120.0, 180.0])
+def test_axes_are_reached_from_any_side_and_what_is_left_is_the_angle(degrees: float):
+    """A wrist of three hinges: its site may be turned anyhow, in place."""
+    hinges = "".join(f'<body><joint axis="{a}"/><geom size=".02"/>' for a in ("0 0 1", "0 1 0", "1 0 0"))
+    xml = f'<mujoco><worldbody>{hinges}<site name="tip"/></body></body></body></worldbody></mujoco>'
+    wrist, angle = mujoco.MjModel.from_xml_string(xml), np.radians(degrees)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    axes = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    assert reach(wrist, "tip", np.zeros(3), axes=axes, steps=0)[1] == pytest.approx(angle)
+    qpos, left = reach(wrist, "tip", np.zeros((2, 3)), axes=axes)
+    data = mujoco.MjData(wrist)
+    data.qpos[:] = qpos[1]
+    mujoco.mj_kinematics(wrist, data)
+    assert left.max() < 1e-4
+    np.testing.assert_allclose(data.site("tip").xmat.reshape(3, 3), axes, atol=1e-3)
+
+
 def test_the_chain_has_the_joints_between_site_and_world(model: mujoco.MjModel):
     assert [model.joint(j).name for j in chain(model, "tip")] == ["turn", "shoulder", "elbow"]
 
