@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from test_packaging import PROJECT, ROOT, python
 
-LICENCES = ("LICENSE", "NOTICE", "tasks/robots/go2/LICENSE", "tasks/robots/so101/LICENSE")
+LICENCES = ("LICENSE", "NOTICE", *(f"tasks/robots/{robot}/LICENSE" for robot in ("go2", "panda", "so101")))
 
 
 def load(path: Path) -> ModuleType:
