@@ -442,5 +442,5 @@ def test_what_the_sizes_of_each_shipped_recipe_choose():
                 config.sizes, robokit.training.setup.build._weights(task, setup, config), 2, "cpu"
             )
             others |= {(name, algo): chosen} if chosen != usual else {}
-    walks = {(name, "ppo"): (True, 2) for name in ("go1_walk", "go2_walk") if name in here}
+    walks = {(name, "ppo"): (True, 2) for name in here if name.endswith("_walk") or name.startswith("arm_")}
     assert others == {("recall", "ppo"): (False, 1), **walks}
