@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from robokit.tasks._robots import EDGE, PANDA
 
+from robokit.errors import TaskError
 from robokit.sim.kinematics import reach
 from robokit.task import Ctrl, Limit, Scale, Sense, Task, uniform
 
@@ -21,6 +22,7 @@ TOUCHING = 0.3  # N of a finger
 HEAVY = 20.0  # N on the table, above which it costs
 LEAN = math.radians(20)  # tilt of what is carried, above which it costs
 FULL = 0.99  # share of a joint's largest torque, above which it costs
+TRIES = 50  # draws for each reset state
 SINK, SHRINK = 0.005, 0.1  # m that the table may be lower, share that a cube may be smaller
 TRACKER = {"rate": (10.0, 30.0), "delay": (0.0, 0.1), "dropout": 0.05, "source": "camera"}  # Hz, s
 
@@ -30,6 +32,7 @@ class Arm(Task):
 
     robot = PANDA
     cubes: tuple[str, ...] = ("cube",)  # bodies; the first one is moved
+    upright = slice(6, 9)  # of its axes' heights, in xmat: those that may point up
 
     control_dt = 0.05  # s
     time_limit = 4.0  # s
@@ -179,7 +182,7 @@ class Arm(Task):
         """
         model, rows, at = sim.model, list[np.ndarray](), place_of(sim, self.cubes[0])
         data, (low, high) = mujoco.MjData(model), heights
-        while len(rows) < sim.num_envs:
+        for _ in range(TRIES):
             starts = (begin or self.begin)(sim, rng)
             tips = starts[:, at : at + 3].clone()
             tips[:, :2] += self.beside(sim, rng, beside)
@@ -193,7 +196,10 @@ class Arm(Task):
             for qpos in found[(skew < self.robot.skew) & (left < 2e-3)]:
                 if self.stays(data, qpos, at, closed):
                     rows.append(data.qpos.copy())
-        return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
+            if len(rows) >= sim.num_envs:
+                return {"qpos": torch.from_numpy(np.stack(rows[: sim.num_envs])).to(sim.qpos)}
+        rule = f"of {TRIES * sim.num_envs} places of hand and {self.cubes[0]} only {len(rows)} can be reached"
+        raise TaskError(f"{rule} and stay, at tip heights {low:g} to {high:g} m")
 
     def beside(self, sim, rng, largest):
         """(n, 2) m from the cube to the tip, up to `largest` along x and y."""
@@ -286,11 +292,11 @@ class Arm(Task):
         return sim.field("qfrc_actuator")[:, :here].abs() / sim.nominal("jnt_actfrcrange")[:here, 1]
 
     def tilt(self, sim):
-        """Angle of what is carried from upright, 0 while nothing is, (N,) rad."""
+        """Angle of what is carried from upright, for a cube on any side, 0 while nothing is, (N,) rad."""
         if not self.cubes:
             return torch.zeros_like(sim.qpos[:, 0])
-        x, y = sim.sensor(f"{self.cubes[0]}_quat")[:, 1:3].unbind(-1)
-        angle = torch.acos((1 - 2 * (x.square() + y.square())).clamp(-1, 1))
+        sides = sim.body(self.cubes[0]).xmat[:, self.upright]
+        angle = torch.acos(sides.abs().amax(-1).clamp(max=1))
         high = sim.sensor(f"{self.cubes[0]}_pos")[:, 2] > self.rests_at(0) + self.robot.edge / 4
         return angle * ((gap(sim, self.cubes[0]) < self.robot.edge) & high)
 

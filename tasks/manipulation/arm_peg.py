@@ -6,7 +6,7 @@ import torch
 from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share, turned
 from robokit.tasks._robots import EDGE, PANDA
 
-from robokit.task import States, uniform
+from robokit.task import Scale, States, uniform
 
 THICK, LONG = 0.02, 0.08  # m, the peg
 HOLE, TALL, WALL = 0.022, 0.05, 0.016  # m: width of the hole, height of its block, thickness of its walls
@@ -19,6 +19,7 @@ class ArmPeg(Arm):
 
     cubes = ("peg", "block")
     robot = replace(PANDA, closing=60)  # a peg is thin
+    upright = slice(8, 9)
     time_limit = 6.0  # s
     headline = "success"
     sensing = {
@@ -26,7 +27,7 @@ class ArmPeg(Arm):
         **dict.fromkeys(("peg", "block"), Arm.sensing["cube"]),
         **{f"{name}_yaw": Arm.sensing["cube_yaw"] for name in ("peg", "block")},
     }
-    randomize = {k: v for k, v in Arm.randomize.items() if k not in ("size", "mass")}
+    randomize = {k: v for k, v in Arm.randomize.items() if k != "size"} | {"mass": Scale(0.5, 2.0, at="peg")}
     starts = ("above", "around", "held", "lifted", "over", "inside")
     above = States("states/peg_above.npz", 0.26, "states_above")
     around = States("states/peg_around.npz", 0.22, "states_around")
@@ -63,7 +64,7 @@ class ArmPeg(Arm):
             size = [WALL / 2, HOLE / 2 + WALL, TALL / 2] if x else [HOLE / 2, WALL / 2, TALL / 2]
             at = [half * x, half * y, middle[0]]
             body.add_geom(
-                type=SHAPE.mjGEOM_BOX, pos=at, size=size, rgba=[0.3, 0.35, 0.45, 1], **SOLID | {"mass": 1.0}
+                type=SHAPE.mjGEOM_BOX, pos=at, size=size, rgba=[0.3, 0.35, 0.45, 1], **SOLID | {"mass": 0.3}
             )
 
     def begin(self, sim, rng):

@@ -4,7 +4,7 @@ import torch
 from robokit.tasks._arm import Arm, Exact, gap, grasped, place_of, share, touch, turned
 from robokit.tasks._robots import EDGE, PANDA
 
-from robokit.task import States, uniform
+from robokit.task import Scale, States, uniform
 
 AWAY = 0.06  # m from the tip to the cube: the hand is away
 FREE = 0.1  # N of each finger, below which it has let go
@@ -18,6 +18,7 @@ class ArmStack(Arm):
     headline = "success"
     memory = {"began": 2}  # m, where the other cube stood
     sensing = {**Arm.sensing, "base": Arm.sensing["cube"], "base_yaw": Arm.sensing["cube_yaw"]}
+    randomize = {**Arm.randomize, "mass": Scale(0.5, 2.0, at=("cube", "base"))}
     starts = ("above", "around", "held", "lifted", "over", "placed", "released")
     above = States("states/stack_above.npz", 0.28, "states_above")
     around = States("states/stack_around.npz", 0.24, "states_around")
