@@ -128,7 +128,7 @@ class Rough(Go2Walk):
         "ppo": {
             **Go2Walk.recipes["ppo"],
             **CAREFUL,
-            "steps": 18_000_000,
+            "steps": 15_000_000,
             "belief": "gru",
             "belief_size": 64,
             "chunk": 24,

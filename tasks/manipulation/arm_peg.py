@@ -90,9 +90,10 @@ class ArmPeg(Arm):
         return self.settled(sim, rng, (low + 0.002, low + 0.04), 0.002, closed=True, begin=self.aligned)
 
     def states_inside(self, sim, rng):
-        """The peg in the hand, .5 to 3 cm deep in the hole."""
+        """The peg in the hand, .5 to 2.5 cm deep in the hole."""
         low = TALL + LONG / 2 + GRIP
-        return self.settled(sim, rng, (low - DEEP, low - 0.005), 0.0, closed=True, begin=self.aligned)
+        shallow, deep = low - 0.005, low - DEEP + 0.005
+        return self.settled(sim, rng, (deep, shallow), 0.0, closed=True, begin=self.aligned)
 
     def privileged(self, sim):
         return {
