@@ -12,8 +12,10 @@ from robokit.console import say
 from robokit.sim.render import RenderError, has_screen
 from robokit.task.lookup.source import shipped_folder, tasks_below
 
-COMMANDS = {"go2_walk": (0.8, 0.0, 0.0), "arm_lift": ()}  # m/s forward, m/s to the left, rad/s; (): drawn
-WORDS = {"go2_walk": ", told to walk forward at 0.8 m/s,", "arm_lift": ""}
+SHOWN = {  # the variant, the command (m/s forward, m/s to the left, rad/s; (): drawn), what is said of it
+    "go2_walk": ("", (0.8, 0.0, 0.0), ", told to walk forward at 0.8 m/s,"),
+    "arm_lift": ("Clean", (), ""),
+}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Demo:
     film: bool = False  # a film, even where there is a screen
 
     def __call__(self) -> int:
-        name, output = self.robot, self.output or Path(f"{self.robot}.mp4")
-        policy, task = shipped_folder("policies") / f"{name}.onnx", tasks_below(shipped_folder())[name]
-        play = Play(str(policy), output, self.seconds, command=COMMANDS[name], task=str(task))
+        variant, command, told = SHOWN[self.robot]
+        output = self.output or Path(f"{self.robot}.mp4")
+        policy = shipped_folder("policies") / f"{'-'.join(filter(None, (self.robot, variant)))}.onnx"
+        task = ":".join(filter(None, (str(tasks_below(shipped_folder())[self.robot]), variant)))
+        play = Play(str(policy), output, self.seconds, command=command, task=task)
         if has_screen() and not self.film:
             try:
                 return replace(play, viewer=True)()
             except RenderError as error:
                 say(f"{error}; a film instead")
-        say(f"filming {policy.name}{WORDS[name]} to {output}")
+        say(f"filming {policy.name}{told} to {output}")
         return play()

@@ -15,7 +15,8 @@ from robokit.export.file import Exported
 from robokit.sim.render import RenderError
 
 Shown = list[tuple[str, Any]]
-TASKS = {"go2_walk": "Go2Walk", "a": "Go2Walk", "arm_lift": "ArmLift"}  # of films by their names
+WALK = ("Go2Walk", "Go2Walk")
+TASKS = {"go2_walk": WALK, "a": WALK, "arm_lift": ("arm_lift:Clean", "Clean")}  # file and task of a film
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
 
     def film(file: Exported, env: Env, path: Path, *_: Any) -> None:
         env.reset()
-        assert file.contract["task"] == type(env.task).__name__ == TASKS[path.stem]
+        assert (file.contract["task"], type(env.task).__name__) == TASKS[path.stem]
         if path.stem != "arm_lift":
             assert env.sim.memory["velocity"][0].tolist() == pytest.approx([0.8, 0.0, 0.0])
         seen.append(("film", path))
@@ -52,7 +53,7 @@ def test_without_a_screen_it_is_a_film(shown: Shown, capsys: pytest.CaptureFixtu
 def test_another_robot_is_named(shown: Shown, capsys: pytest.CaptureFixture[str]):
     assert main(["demo", "arm_lift"]) == 0
     assert shown == [("film", Path("arm_lift.mp4"))]
-    assert capsys.readouterr().err == "filming arm_lift.onnx to arm_lift.mp4\n"
+    assert capsys.readouterr().err == "filming arm_lift-Clean.onnx to arm_lift.mp4\n"
 
 
 def test_with_a_screen_it_is_a_window_unless_a_film_is_asked_for_or_the_window_fails(
