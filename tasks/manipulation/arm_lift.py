@@ -1,7 +1,8 @@
 """An arm grasps a cube, brings it to a commanded point above the table, and holds it there."""
 
 import torch
-from robokit.tasks._arm import Arm, Exact, gap, grasped, turned
+from robokit.tasks._arm import Arm, Exact
+from robokit.tasks._hand import gap, grasped, turned
 from robokit.tasks._robots import SO101
 
 from robokit.task import Command, Ctrl, Goal, States

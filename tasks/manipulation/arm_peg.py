@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import torch
-from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact, gap, grasped, place_of, share, turned
+from robokit.tasks._arm import SHAPE, SOLID, Arm, Exact
+from robokit.tasks._hand import gap, grasped, place_of, share, turned
 from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import Scale, States, uniform

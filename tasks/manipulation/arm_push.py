@@ -4,7 +4,9 @@ import math
 
 import mujoco
 import torch
-from robokit.tasks._arm import EDGE, HEAVY, PANDA, Arm, Exact, place_of, share
+from robokit.tasks._arm import HEAVY, Arm, Exact
+from robokit.tasks._hand import place_of, share
+from robokit.tasks._robots import EDGE, PANDA
 from torch import Tensor
 
 from robokit.task import Command, Goal, Hold, States, uniform

@@ -1,7 +1,8 @@
 """An arm puts one cube on another, lets go of it, and takes its hand away."""
 
 import torch
-from robokit.tasks._arm import Arm, Exact, gap, grasped, place_of, share, touch, turned
+from robokit.tasks._arm import Arm, Exact
+from robokit.tasks._hand import gap, grasped, place_of, share, touch, turned
 from robokit.tasks._robots import EDGE, PANDA
 
 from robokit.task import Scale, States, uniform

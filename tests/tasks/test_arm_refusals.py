@@ -1,6 +1,7 @@
 """What an arm task cannot be trained with is refused before a training, or noted by `robokit check`."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,3 +70,13 @@ def test_a_gripper_without_a_map_is_refused_by_its_name():
     task = task_of("arm_lift", action={"joint*": Delta(0.06, leash=0.15)})
     with pytest.raises(TaskError, match=r"control 'gripper' must match one pattern of .* got none"):
         Env(task)
+
+
+def test_reset_states_out_of_reach_are_told():
+    task = load_task("arm_lift")
+    task.robot = replace(task.robot, place=(1.3, 0.0))  # pyright: ignore
+    env = Env(task, 1)
+    with pytest.raises(
+        TaskError, match=r"of 50 places of hand and cube only 0 can be reached and stay, at tip"
+    ):
+        task.states_around(env.sim, env.rng)  # pyright: ignore
