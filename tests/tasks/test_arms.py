@@ -300,3 +300,14 @@ def test_only_clean_shows_the_policy_tip_and_touch(name: str):
     assert set(real.limits) == {"joint_speed", "torque", "table_force"} | carried
     assert not clean.limits
     assert not clean.sensing
+
+
+def test_the_hand_is_turned_as_the_cube_is_or_at_45_degrees():
+    env = Env(load_task("arm_lift"), 3)
+    row = torch.from_numpy(rows_of("arm_lift", "around")[:1]).repeat(3, 1)
+    yaw = 2 * torch.atan2(row[:, 15], row[:, 12]) + torch.tensor([0.0, pi / 4, pi / 2])
+    half = yaw / 2
+    row[:, 12:16] = torch.stack((half.cos(), 0 * half, 0 * half, half.sin()), -1)
+    env.sim.reset(None, {"qpos": row})
+    aligned, across, quarter = hand().turned(env.sim).tolist()
+    assert aligned > 0.9 and across < 0.1 and quarter == pytest.approx(aligned, abs=1e-6)
