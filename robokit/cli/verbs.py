@@ -38,7 +38,7 @@ VERBS = {
         "check:Check",
     ),
     "demo": Verb(
-        "Show the shipped quadruped at work: in a window where there is a screen, else as a film.",
+        "Show a shipped robot at work: in a window where there is a screen, else as a film.",
         "demo:Demo",
     ),
     "states": Verb(
