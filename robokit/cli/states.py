@@ -59,14 +59,18 @@ class MakeStates:
             rule = "number must be at least 1, and settle in (0, 100] s and not beside a policy"
             raise OptionError(f"{rule}; got {self.number}, {self.settle} and {self.policy}")
         task = load_task(self.task)
-        known = {states.path.resolve(): states for states in libraries(task).values()}
+        known = {states.path.name: states for states in libraries(task).values()}
         own = [states.path for states in known.values() if states.is_of(task)]
         outputs = [self.output] if self.output else own
         if not outputs or (self.output is None and (self.policy, self.settle) != (None, None)):
             rule = "name one file by --output: without it, each file of the States in the task's file is made"
             raise OptionError(f"{rule}, by its method; {type(task).__name__} has {len(own)}")
         for output in outputs:
-            method = known[output.resolve()].method if output.resolve() in known else "states"
+            method = known[output.name].method if output.name in known else "states"
+            if (self.policy, self.settle) == (None, None) and not callable(getattr(task, method, None)):
+                rule = f"{type(task).__name__} has no method {method}(self, sim, rng)"
+                other = f", or name one of its files, {', '.join(known)}" * bool(known)
+                raise OptionError(f"{rule}: write one, or take --policy or --settle{other}")
             self._make(task, output, method)
         return 0
 
@@ -79,11 +83,8 @@ class MakeStates:
             made, batch = f"of the policy {self.policy}", partial(_rollout, env, onnx_actor(file))
         elif self.settle is not None:
             made, batch = f"settled for {self.settle:g} s", partial(_settled, env, self.settle)
-        elif callable(getattr(task, method, None)):
-            made, batch = f"of the method {method}", partial(call, task, method, env.sim, env.rng)
         else:
-            rule = f"{type(task).__name__} has no method {method}(self, sim, rng)"
-            raise OptionError(f"{rule}: write one, or take --policy or --settle")
+            made, batch = f"of the method {method}", partial(call, task, method, env.sim, env.rng)
         rows, refused = _chosen(env, method, batch, self.number, self.policy is not None)
         write_atomically(output, pack(rows, task, made))
         print(f"{output}: {self.number} states {made}; refused: {refused}")

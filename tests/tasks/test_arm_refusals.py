@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Generator
 
+from robokit.cli.command import main
 from robokit.env.checks.notes import _region, _starts
 from robokit.env.env import Env
 from robokit.errors import TaskError
@@ -80,3 +82,13 @@ def test_reset_states_out_of_reach_are_told():
         TaskError, match=r"of 50 places of hand and cube only 0 can be reached and stay, at tip"
     ):
         task.states_around(env.sim, env.rng)  # pyright: ignore
+
+
+def test_a_file_elsewhere_is_made_by_the_method_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    made = ["states", str(FOLDER / "arm_lift.py"), "--number", "2", "-o"]
+    assert main([*made, str(tmp_path / "lift_around.npz")]) == 0
+    assert "2 states of the method states_around" in capsys.readouterr().out
+    assert main([*made, str(tmp_path / "mine.npz")]) == 2
+    assert "or name one of its files, lift_above.npz, lift_around.npz" in capsys.readouterr().err
