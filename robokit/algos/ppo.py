@@ -23,7 +23,7 @@ from robokit.compute.compile import Sizes, compiled, torch_threads
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Adam, Losses, make_update
-from robokit.learning.constrained import Constrained
+from robokit.learning.constrained import MEASURED, Constrained
 from robokit.learning.episodes import EpisodeTotals, Reach, iteration_metrics
 from robokit.learning.networks import make_actor_belief, make_critic_beliefs, make_policy
 from robokit.learning.options import Options, check_chunk, check_options, each_of, recurrent
@@ -258,7 +258,7 @@ class Learner(Saved):
         ends = self.critic(rollout.final_state.flatten(0, 1), after.flatten(0, 1), is_first)[0]
         base, ahead = (value, ends.view_as(value)) if config.baseline else (torch.zeros_like(value),) * 2
         advantages = gae(signal, base, ahead, over, over | rollout.done[..., None], config.gamma, config.lam)
-        self.constrained.update(rollout.cost, rollout.terminated, rollout.done, rollout.steps_left)
+        self.constrained.update(*(getattr(rollout, name) for name in MEASURED))
         advantage = self.constrained.advantage(advantages * scale, ~rollout.bad)
         return value, advantage, advantages + base, before
 

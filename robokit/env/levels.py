@@ -58,6 +58,11 @@ class Levels:
         """Memory that a restart keeps, of the simulations `which`: row numbers, or a mask and all rows."""
         return {n: x if which.dtype == torch.bool else x[which] for n, x in self._kept.items()}
 
+    @property
+    def own(self) -> Tensor | None:
+        """Whether each episode began from the task's own start, (N,) bool; None: they all did."""
+        return self._memory[SOURCE][:, 0] == 0 if SOURCE in self._memory else None
+
     def after(self, metrics: Tensor, done: Tensor, reached: Tensor | None = None) -> list[Tensor]:
         """After a control step with metrics (N, M): the columns (N, 1) of `labels`; moves what is `done`.
 

@@ -68,6 +68,7 @@ class Period:
             "terminated": terminated,
             "truncated": done & ~terminated,
             "done": done,
+            "own": torch.ones_like(done) if (own := self.levels.own) is None else own,
             # no cost is charged for steps that a broken simulation lost
             "steps_left": torch.where(bad, 0.0, steps_left),
             "bad": bad,

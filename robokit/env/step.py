@@ -16,6 +16,7 @@ class Step:
     terminated: Tensor  # (N,) bool: ended in a terminal state
     truncated: Tensor  # (N,) bool: ended by the time limit
     done: Tensor  # (N,) bool: ended, either way
+    own: Tensor  # (N,) bool: the episode began from the task's own start, not from one of its States
     steps_left: Tensor  # (N,) control steps left until the time limit; 0 if the simulation broke
     final_obs: Tensor  # (N, O) before any restart
     final_state: Tensor  # (N, S) before any restart

@@ -1,7 +1,8 @@
 """Checks of an exported graph before its file exists: portable, equal to the policy, safe from NaN.
 
-The graph is compared with the policy itself, run with carried terms and a belief of its own and Env's action
-map, so that the graph's wiring is tested too.
+The graph is compared with the policy itself, run with carried terms, a belief and Env's action map, so that
+the wiring is tested too. Each step begins from the policy's carried state, and gives ctrl and the next
+carried state: equal steps make an equal rollout, up to rounding that a policy's own feedback may amplify.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ ORT = "1.15"  # the oldest onnxruntime in which exported files were run, see doc
 BATCHES = (1, 64)
 STEPS = 1000  # of every replay
 RESET_EVERY = 97  # steps between added resets: at least 10 in every replay
-TOLERANCE = 1e-5  # of ctrl, relative to the span of the actuator's targets, or one float32 ulp of ctrl
+# of ctrl, relative to the span of the actuator's targets, or one float32 ulp of ctrl; of a carried number x,
+# relative to max(1, |x|)
+TOLERANCE = 1e-5
 FINEST = 1e-2  # largest float32 ulp of ctrl, relative to the span: coarser targets are no control
 Kept = dict[str, Tensor]  # the carried terms, (n, d) each
 
@@ -44,13 +47,14 @@ class Recording:
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences between onnxruntime and torch over one replay, each with a carried state of its own."""
+    """Largest differences between onnxruntime and torch over one replay, each step from an equal state."""
 
     batch: int
     steps: int
     resets: int  # fewest in any row of the batch
-    ctrl_error: float  # largest, relative to the span of the actuator's targets
-    step_error: float  # the same, each step from an equal carried state: without accumulated rounding
+    ctrl_error: float  # of ctrl, relative to the span of the actuator's targets
+    carry_error: float  # of a carried number x, relative to max(1, |x|)
+    loop_error: float  # as ctrl_error, but each with a carried state of its own: with accumulated rounding
 
 
 @torch.no_grad()
@@ -84,8 +88,8 @@ def record(policy: Actor, env: Env, steps: int = STEPS) -> Recording:
 def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) -> tuple[Parity, ...]:
     """Check that a graph is portable, equals the policy and clears NaN at a reset; a Parity per batch size.
 
-    ctrl may differ by TOLERANCE of the span, or by one float32 ulp of the largest target if that is more.
-    Raises ExportError naming the failed check, its figure and the actuator.
+    ctrl may differ by TOLERANCE of the span, or by one float32 ulp of the largest target if that is more; a
+    carried number by TOLERANCE. Raises ExportError naming the failed check, its figure and the actuator.
     """
     check_graph(model)
     spans = check_spans(env)
@@ -97,12 +101,18 @@ def gate(model: onnx.ModelProto, policy: Actor, env: Env, recording: Recording) 
     parity = []
     for batch in BATCHES:
         seen, is_first = _spread(recording, batch)
-        own, equal = differences(session, policy, env, seen, is_first)
-        over = (own / spans.allowed).nan_to_num(torch.inf, torch.inf)
+        ctrl, carry, loop = differences(session, policy, env, seen, is_first)
+        over = (ctrl / spans.allowed).nan_to_num(torch.inf, torch.inf)
         if bool((over > 1).any()):
-            message = _refusal(batch, own, equal, int(over.argmax()), spans, env)
+            message = _refusal(batch, ctrl, int(over.argmax()), spans, env)
             raise ParityError(message, float(over.max()))
-        errors = (float((x / spans.span).max()) for x in (own, equal))
+        if not carry <= TOLERANCE:
+            message = f"the ONNX graph differs from the policy at batch {batch} by {carry:.3g} in its carried"
+            raise ParityError(f"{message} state, at most {TOLERANCE:g} of max(1, |x|)", carry / TOLERANCE)
+        own = float((loop / spans.span).max())
+        errors = float((ctrl / spans.span).max()), carry, own
+        if not own < torch.inf:
+            raise ParityError(f"the ONNX graph's replay at batch {batch} is not finite", own)
         parity.append(Parity(batch, len(seen), int(is_first.sum(0).min()), *errors))
     return tuple(parity)
 
@@ -130,14 +140,14 @@ def check_spans(env: Env) -> Spans:
     return Spans(span, torch.maximum(TOLERANCE * span, ulp))
 
 
-def _refusal(batch: int, own: Tensor, equal: Tensor, i: int, spans: Spans, env: Env) -> str:
-    """The message for actuator i, with the largest differences from own and from equal carried states."""
-    difference, allowed, step = (f"{float(x[i] / spans.span[i]):.3g}" for x in (own, spans.allowed, equal))
+def _refusal(batch: int, ctrl: Tensor, i: int, spans: Spans, env: Env) -> str:
+    """The message for actuator i, with the largest difference of its ctrl."""
+    difference, allowed = (f"{float(x[i] / spans.span[i]):.3g}" for x in (ctrl, spans.allowed))
     return (
         f"the ONNX graph differs from the policy at batch {batch} by {difference} of the actuator range, "
         f"at most {allowed}, in the {_actuator(env, i)}, whose targets span {float(spans.span[i]):.3g} at a "
-        f"scale of {float(env.map.half[i]):.3g}; one step from an equal state by {step}. Where large "
-        f"numbers are rounded: --normalize-obs, observations of about 1, or a larger scale"
+        f"scale of {float(env.map.half[i]):.3g}. Where large numbers are rounded: --normalize-obs, "
+        f"observations of about 1, or a larger scale"
     )
 
 
@@ -204,33 +214,38 @@ def check_refusal(path: Path) -> None:
 @torch.no_grad()
 def differences(
     session: Any, policy: Actor, env: Env, seen: Tensor, is_first: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Largest differences in ctrl, (nu,) each, between graph and policy on equal observations and resets.
+) -> tuple[Tensor, float, Tensor]:
+    """Largest differences between graph and policy on equal observations and resets.
 
-    seen (T, batch, O), is_first (T, batch). The first: each with a carried state of its own; the second: each
-    step from the policy's carried state, so without accumulated rounding. The policy's ctrl is computed with
-    Env's action map.
+    seen (T, batch, O), is_first (T, batch). Of ctrl (nu,) and of the next carried state, relative to
+    max(1, |x|), each step from the policy's carried state; of ctrl (nu,) with carried states of their own.
+    The policy's ctrl is computed with Env's action map.
     """
     action_map = _action_map(env)
     kept, belief = _zeros(policy, env, seen.shape[1])
-    carry = torch.cat((*kept.values(), belief), -1).numpy()
-    # from own carried states, from the policy's
-    errors = torch.zeros(2, len(action_map.kinds), dtype=torch.float64)
+    state = loop = _carry(kept, belief)
+    errors, worst = torch.zeros(2, len(action_map.kinds), dtype=torch.float64), torch.zeros(())
     for obs, reset in zip(seen, is_first, strict=True):
         terms = env.split(obs)
         feed = {name: terms[name].contiguous().numpy() for name in supplied(env.columns)}
         feed["reset"] = reset.numpy()
-        own = torch.cat((*kept.values(), belief), -1).numpy()
-        equal = session.run(OUTPUTS, {**feed, "carry": own})[0]
-        ctrl, carry = session.run(OUTPUTS, {**feed, "carry": carry})
+        equal, after = session.run(OUTPUTS, {**feed, "carry": state})
+        own, loop = session.run(OUTPUTS, {**feed, "carry": loop})
         kept = _now(kept, reset, obs, env, action_map)
         action, belief = policy(_with(kept, obs, env), belief, reset)
         expected = action_map.target(action.double(), kept.get("target"), obs)
         kept = _next(kept, action, expected, env)
-        both = torch.from_numpy(np.stack((np.asarray(ctrl), np.asarray(equal))))
-        errors = torch.maximum(errors, (both - expected).abs().amax(1))
-    own_error, equal_error = errors
-    return own_error, equal_error
+        both = torch.from_numpy(np.stack((np.asarray(equal), np.asarray(own))))
+        errors = torch.maximum(errors, (both - expected).abs().amax(1))  # NaN stays
+        state = _carry(kept, belief)
+        off = np.abs(np.asarray(after) - state) / np.maximum(np.abs(state), 1.0)
+        worst = torch.maximum(worst, torch.from_numpy(off).max())
+    return errors[0], float(worst), errors[1]
+
+
+def _carry(kept: Kept, belief: Tensor) -> Any:
+    """The carried terms and the belief as the graph's `carry` (batch, C), a float32 numpy array."""
+    return torch.cat((*kept.values(), belief), -1).numpy()
 
 
 def _action_map(env: Env) -> ActionMap:

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from robokit.env.env import Env
 from robokit.env.step import Step
+from robokit.errors import TaskError
 from robokit.learning.options import Options
 from robokit.limits.charges import Charges, Maxima
 from robokit.limits.meter import Meter
 from robokit.limits.multipliers import Multipliers
+from robokit.task.states import libraries
+
+MEASURED = "cost", "terminated", "done", "steps_left", "own"  # of the control steps, for `Constrained.update`
 
 
 class Constrained:
@@ -20,6 +24,9 @@ class Constrained:
     def __init__(self, env: Env, config: Options) -> None:
         device, self.gamma = env.device, config.gamma
         self.limits = {} if config.limit_rule == "off" else dict(env.task.limits)
+        if self.limits and (all_of := [n for n, x in libraries(env.task).items() if x.share == 1]):
+            rule = "limits are measured in episodes from the task's own start"
+            raise TaskError(f"{rule}, of which {all_of[0]} = States(..., share=1) leaves none")
         self.charges = Charges(self.limits, device)
         self.largest = torch.tensor([limit.largest for limit in self.limits.values()], device=device)  # (K,)
         self.meter = Meter(self.limits, env.num_envs, env.max_age, config.gamma, device)
@@ -49,10 +56,10 @@ class Constrained:
 
     # -- once an iteration ---------------------------------------------------------------------------
 
-    def update(self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor) -> None:
+    def update(self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor, own: Tensor) -> None:
         """Update the multipliers from the costs (T, N, K) that `step` returned; the rest is (T, N)."""
         if self.limits:
-            self.multipliers.update(*self.meter.measure(cost, terminated, done, steps_left))
+            self.multipliers.update(*self.meter.measure(cost, terminated, done, steps_left, own))
 
     # -- at every update of critics and policy -------------------------------------------------------
 

@@ -23,13 +23,14 @@ class Rollout:
     cost: Tensor  # (T, N, K)
     terminated: Tensor  # (T, N) bool
     done: Tensor  # (T, N) bool
+    own: Tensor  # (T, N) bool: of an episode from the task's own start
     steps_left: Tensor  # (T, N) control steps to the time limit
     bad: Tensor  # (T, N) bool: the simulation broke; weight 0 in the losses
     final_state: Tensor  # (T, N, S) before any reset
     logged: Tensor  # (len(Env.labels),) means, without NaN
 
 
-OF_STEP = ("reward", "terminated", "done", "steps_left", "bad", "logged")  # stored fields of Step
+OF_STEP = ("reward", "terminated", "done", "own", "steps_left", "bad", "logged")  # stored fields of Step
 Batch = Mapping[str, Tensor]
 NUMBERS = ("is_first", "share", "log_prob", "advantage")  # one number per transition
 

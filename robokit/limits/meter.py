@@ -30,6 +30,7 @@ class Meter(Saved):
     A rate is the mean over the T steps of one `measure`. An episode's sum is that rate times the mean length
     of recent episodes, so that it follows the present policy. All others are means over about the last RECENT
     whole episodes. steps: control steps of the longest episode, the mean length until a whole one has ended.
+    Only episodes from the task's own start count: in those an evaluation judges the policy.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class Meter(Saved):
         self.count = torch.zeros((), **kwargs)
 
     def measure(
-        self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor
+        self, cost: Tensor, terminated: Tensor, done: Tensor, steps_left: Tensor, own: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """J_k (K,), and whether each is known (K,) bool, after T more control steps, of all processes.
 
-        cost: (T, N, K), for a `peak` limit the rise from charges.Maxima; the others: (T, N). Known: after
-        `Measure.wait` whole episodes.
+        cost: (T, N, K), for a `peak` limit the rise from charges.Maxima; the others: (T, N). own: bool, the
+        steps of episodes that count; None: all. Known: if any does, after `Measure.wait` whole episodes.
         """
         spent, span, discounted = self.charges.of(cost, terminated, steps_left.double(), self.gamma)
         one = torch.ones_like(spent[..., :1])
@@ -65,13 +66,14 @@ class Meter(Saved):
         self.running = torch.cat((carry, ended), -1)
         before = torch.cat((self.whole[None], done[:-1])).cummax(0).values
         self.whole = self.whole | done.any(0)
-        self._remember(sums.unflatten(-1, (3, len(self.charges.measures))), done & before)
-        spent, span = total(torch.stack((spent.sum((0, 1)), span.sum((0, 1)))))
+        own = torch.ones_like(done) if own is None else own
+        self._remember(sums.unflatten(-1, (3, len(self.charges.measures))), done & before & own)
+        spent, span = total((torch.stack((spent, span)) * own[..., None]).sum((1, 2)))
         episodes, spans, x, weight = self.recent.unbind(-1)
         length = torch.where(episodes > 0, spans / episodes.clamp(min=1.0), self.steps)
         columns = (spent / span, length, x / weight.clamp(min=1.0))
         each = zip(self.charges.measures, *(column.unbind() for column in columns), strict=True)
-        known = torch.stack([self.count >= measure.wait for measure in self.charges.measures])
+        known = torch.stack([self.count >= measure.wait for measure in self.charges.measures]) & (span > 0)
         return torch.stack([measure.measured(*numbers) for measure, *numbers in each]), known
 
     def _remember(self, sums: Tensor, ended: Tensor) -> None:

@@ -44,7 +44,7 @@ def test_everything_leaves_as_float32_or_bool_with_n_rows():
         "logged": 6,
     }
     expected = {f: ((3, width), torch.float32) for f, width in numbers.items()}
-    expected |= dict.fromkeys(("terminated", "truncated", "done", "bad"), ((3,), torch.bool))
+    expected |= dict.fromkeys(("terminated", "truncated", "done", "own", "bad"), ((3,), torch.bool))
     expected |= dict.fromkeys(("reward", "steps_left"), ((3,), torch.float32))
     assert shapes == expected
     assert (env.obs_dim, env.state_dim, env.act_dim) == (10, 14, 2)

@@ -264,6 +264,24 @@ def test_a_rate_is_the_mean_and_an_episode_that_times_the_length():
     assert measured(Limit(1.0, "episode"), [0.1] * 5, [0] * 5) == pytest.approx(0.1 * 100)  # none has ended
 
 
+@pytest.mark.parametrize("measure", ["rate", "episode", "discounted", "probability"])
+def test_only_steps_that_count_are_measured(measure: Any):
+    """The others, of episodes from reset states, cost in every step: as if they were not there."""
+    generator = torch.Generator().manual_seed(4)
+    cost = (torch.rand(40, 2 * RECENT, 1, generator=generator) < 0.2).float()
+    done = torch.rand(40, 2 * RECENT, generator=generator) < 0.1
+    cost[:, RECENT:], own = 1.0, torch.arange(2 * RECENT).expand(40, -1) < RECENT
+    values = []
+    for n, counted in ((RECENT, None), (2 * RECENT, own)):
+        meter = Meter({"wear": Limit(0.1, measure)}, n, 100, gamma=0.9)
+        value, known = meter.measure(cost[:, :n], done[:, :n], done[:, :n], torch.zeros(40, n), counted)
+        assert known.all()
+        values.append(value.item())
+    assert values[0] == pytest.approx(values[1]) and values[0] > 0
+    nothing = meter.measure(cost, done, done, torch.zeros(40, 2 * RECENT), torch.zeros_like(own))
+    assert not nothing[1]
+
+
 def test_dying_early_is_charged_and_a_time_out_is_not():
     cost, done, left = [0.0, 0.0, 0.0, 0.0], [0, 1, 0, 0], [0.0, 6.0, 5.0, 4.0]
     absorbing = Limit(0.1, absorb=1.0)

@@ -12,6 +12,7 @@ import torch
 from slide import write
 from torch import Tensor
 
+from robokit.algos import sac
 from robokit.algos.ppo import Config, make_actor
 from robokit.env.env import Env
 from robokit.errors import TaskError
@@ -54,6 +55,7 @@ class Slide(Task):
 """
 PLAIN = FROM.replace("self.lift.draw(sim, rng, own)", "own").replace("lift = States", "_lift = States")
 N, ROWS = 2000, 7
+OFF = sac.Config(steps=2000, num_envs=4, learning_starts=1000, batch=8, hidden=(4,), compile=False)
 SMALL = Config(steps=64, num_envs=4, horizon=16, minibatch=32, epochs=1, hidden=(4,), compile=False)
 
 
@@ -109,6 +111,31 @@ def test_a_restart_of_a_few_draws_from_the_file_too(tmp_path: Path):
     assert (env.sim.memory["age"] < env.max_age).all() and not torch.equal(before, env.sim.qpos)
     begun = env.sim.memory["seen"][:, :1]
     assert (begun >= 2).all() and torch.equal(begun, begun.round())
+
+
+LIMITED = FROM.replace("import States", "import Limit, States").replace(
+    "    lift = States",
+    """    limits = {"far": Limit(0.1)}
+
+    def costs(self, sim, action):
+        return {"far": (sim.qpos[:, 0] > 1).double()}
+
+    lift = States""",
+)
+
+
+@pytest.mark.parametrize(("algo", "config"), [("ppo", SMALL), ("sac", OFF)])
+def test_limits_are_measured_in_episodes_from_the_own_start(algo: str, config: Any, tmp_path: Path):
+    """There an evaluation judges them; half of the episodes begin far away and stay there."""
+    learner = build_learner(solved(tmp_path, LIMITED), Setup(algo, threads=1), config)
+    logged = learner.iterate()
+    assert 0.1 < logged["cost/far"] < 0.9 and logged["limit/far/measured"] == 0.0
+
+
+def test_limits_that_no_episode_from_the_own_start_measures_are_refused(tmp_path: Path):
+    task = shared(solved(tmp_path, LIMITED), 1.0)
+    with pytest.raises(TaskError, match=r"from the task's own start, of which lift = States.* leaves none"):
+        build_learner(task, Setup(threads=1), SMALL)
 
 
 def test_what_the_own_start_lacks_begins_at_the_models_default(tmp_path: Path):

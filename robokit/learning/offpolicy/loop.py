@@ -18,7 +18,7 @@ from robokit.compute.compile import compiled, torch_threads
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Losses
-from robokit.learning.constrained import Constrained
+from robokit.learning.constrained import MEASURED, Constrained
 from robokit.learning.episodes import EpisodeTotals, Reach, iteration_metrics
 from robokit.learning.offpolicy.agent import Agent
 from robokit.learning.offpolicy.options import Pace
@@ -167,8 +167,7 @@ class OffPolicy(ABC):
         """
         if not self.limits:
             return
-        names = "cost", "terminated", "done", "steps_left"
-        self.constrained.update(*(_column(rows, name) for name in names))
+        self.constrained.update(*(_column(rows, name) for name in MEASURED))
         if gradients:
             slow = min(SLOW, 1 - gradients / self.gradients)
             self.constrained.multipliers.follow(self._slopes(), slow)
