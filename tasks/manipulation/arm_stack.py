@@ -22,21 +22,21 @@ class ArmStack(Arm):
     randomize = {**Arm.randomize, "mass": Scale(0.5, 2.0, at=("cube", "base"))}
     starts = ("above", "around", "held", "lifted", "over", "placed", "released")
     above = States("states/stack_above.npz", 0.28, "states_above")
-    around = States("states/stack_around.npz", 0.24, "states_around")
-    held = States("states/stack_held.npz", 0.15, "states_held")
-    lifted = States("states/stack_lifted.npz", 0.2, "states_lifted")
-    over = States("states/stack_over.npz", 0.2, "states_over")
-    placed = States("states/stack_placed.npz", 0.12, "states_placed")
-    released = States("states/stack_released.npz", 0.1, "states_released")
+    around = States("states/stack_around.npz", 0.22, "states_around")
+    held = States("states/stack_held.npz", 0.16, "states_held")
+    lifted = States("states/stack_lifted.npz", 0.15, "states_lifted")
+    over = States("states/stack_over.npz", 0.1, "states_over")
+    placed = States("states/stack_placed.npz", 0.06, "states_placed")
+    released = States("states/stack_released.npz", 0.05, "states_released")
     weights = {
         "reach": 0.5,
         "turn": 0.5,
         "grasp": 0.5,
         "lift": 1.0,
         "place": 2.0,
-        "on": 1.0,
-        "open": 1.0,
-        "away": 3.0,
+        "on": 0.5,
+        "open": 0.5,
+        "away": 1.0,
         "moved": -2.0,
         "rate": -0.01,
         "table": -0.5,
