@@ -74,6 +74,7 @@ class So101(ArmLift):
     action = {"gripper": Ctrl(SO101.closed, 0.6), "[!g]*": SO101.steps}
     sensing = {name: sense for name, sense in ArmLift.sensing.items() if name != "joint_vel"}
     randomize = {**ArmLift.randomize, **SO101.errors}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 3_000_000}}
     above = States("states/so101_above.npz", 0.36, "states_above")
     around = States("states/so101_around.npz", 0.25, "states_around")
     held = States("states/so101_held.npz", 0.175, "states_held")

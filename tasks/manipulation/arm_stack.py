@@ -34,6 +34,7 @@ class ArmStack(Arm):
         "grasp": 0.5,
         "lift": 1.0,
         "place": 2.0,
+        "there": 1.0,
         "on": 0.5,
         "open": 0.5,
         "away": 1.0,
@@ -41,6 +42,17 @@ class ArmStack(Arm):
         "rate": -0.01,
         "table": -0.5,
         "posture": -1.0,
+    }
+
+    recipes = {
+        "ppo": {
+            **Arm.recipes["ppo"],
+            "steps": 8_000_000,
+            "horizon": 32,
+            "minibatch": 1024,
+            "lr": (7e-4, 0.0),
+            "entropy_coef": (0.002, 0.0),
+        }
     }
 
     def begin(self, sim, rng):
@@ -89,7 +101,8 @@ class ArmStack(Arm):
             "turn": turned(sim),
             "grasp": grasped(sim).to(near.dtype),
             "lift": ((cube[:, 2] - EDGE / 2) / 0.05).clamp(0, 1) * (near < EDGE),
-            "place": (1 - torch.tanh(8 * off)) * up * (near < 0.05),
+            "place": (1 - torch.tanh(5 * off)) * up * (near < 0.05),
+            "there": torch.exp(-((off / 0.02) ** 2)) * up,
         }
         return {
             **super().rewards(sim, action),
@@ -130,5 +143,3 @@ class ArmStack(Arm):
 
 class Clean(Exact, ArmStack):
     """ArmStack without errors and limits."""
-
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 8_000_000}}
