@@ -41,7 +41,7 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 5_000_000, "gamma": 0.97}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 5_000_000, "gamma": 0.97, "entropy_coef": (0.002, 0.0)}}
 
     @property
     def model(self):
@@ -116,4 +116,6 @@ class ArmPush(Arm):
 class Clean(Exact, ArmPush):
     """ArmPush without errors and limits."""
 
-    recipes = {"ppo": {**ArmPush.recipes["ppo"], "steps": 2_500_000, "hidden": (128, 128)}}
+    recipes = {
+        "ppo": {**ArmPush.recipes["ppo"], "steps": 2_500_000, "hidden": (128, 128), "entropy_coef": 0.002}
+    }
