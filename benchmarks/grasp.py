@@ -58,10 +58,12 @@ def main() -> None:
     states = {name: np.load(STATES / f"lift_{name}.npz")["qpos"][:number] for name in ("held", "lifted")}
     steps = rng.uniform(-options.step, options.step, (number, round(SECONDS / CONTROL), 7))
     cones = ("pyramidal", 1.0), ("elliptic", 10.0)
-    settings = [*itertools.product((0.005, 0.01, 0.002), (30, 10), cones, (True,))]
-    settings += itertools.product((0.005,), (30, 10, 4), cones[:1], (True, False))
-    for timestep, iterations, (cone, impratio), warm in dict.fromkeys(settings):
+    own = model.opt.ls_iterations
+    settings = [*itertools.product((0.005, 0.01, 0.002), (30, 10), (own, 50), cones, (True,))]
+    settings += itertools.product((0.005,), (30, 10, 4), (own,), cones[:1], (True, False))
+    for timestep, iterations, searches, (cone, impratio), warm in dict.fromkeys(settings):
         model.opt.timestep, model.opt.iterations, model.opt.impratio = timestep, iterations, impratio
+        model.opt.ls_iterations = searches
         model.opt.cone = getattr(mujoco.mjtCone, f"mjCONE_{cone.upper()}")
         model.opt.disableflags = 0 if warm else mujoco.mjtDisableBit.mjDSBL_WARMSTART
         data, began = mujoco.MjData(model), time.process_time()
@@ -69,7 +71,7 @@ def main() -> None:
         speed = 2 * steps[..., 0].size / (time.process_time() - began)
         shares = ", ".join(f"{name} {np.mean(each):.0%}" for name, each in held.items())
         print(
-            f"{1000 * timestep:.0f} ms, {iterations} iterations{'' if warm else ', no warm start'}, {cone}, "
+            f"{1000 * timestep:.0f} ms, {iterations} iterations of {searches}{'' if warm else ', no warm start'}, {cone}, "
             f"impratio {impratio:.0f}: {shares}; {speed:,.0f} control steps/s",
             flush=True,
         )

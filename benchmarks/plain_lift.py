@@ -1,7 +1,8 @@
 """An exported lift in a plain mujoco loop, as docs/deploy.md has it: numpy, onnxruntime and mujoco alone.
 
     python benchmarks/plain_lift.py arm_lift.onnx scene.xml
-    python benchmarks/plain_lift.py arm_lift.onnx scene.xml --cone elliptic --impratio 10 --timestep 0.002
+    python benchmarks/plain_lift.py arm_lift.onnx scene.xml --cone elliptic --impratio 10 --timestep 0.002 \
+        --ls-iterations 50
 
 prints one line of JSON. The scene has the bodies, joints and sensors of the task's model, which
 `python benchmarks/manipulation.py --row plain` writes. Nothing is randomised, and no sensor errs: the figure
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--cone", choices=("pyramidal", "elliptic"))
     parser.add_argument("--impratio", type=float)
     parser.add_argument("--timestep", type=float, help="s")
+    parser.add_argument("--ls-iterations", type=int, help="largest number in a line search of the solver")
     options = parser.parse_args()
     threads = ort.SessionOptions()
     threads.intra_op_num_threads = 1
@@ -86,6 +88,7 @@ def main() -> None:
     model = mujoco.MjModel.from_xml_path(options.scene)
     model.opt.timestep = options.timestep or model.opt.timestep
     model.opt.impratio = options.impratio or model.opt.impratio
+    model.opt.ls_iterations = options.ls_iterations or model.opt.ls_iterations
     if options.cone:
         model.opt.cone = getattr(mujoco.mjtCone, f"mjCONE_{options.cone.upper()}")
     data, rng = mujoco.MjData(model), np.random.default_rng(options.seed)
