@@ -16,11 +16,11 @@ from robokit.env.checks.laws import Finding, random_steps
 from robokit.env.checks.stand_in import NotedMemory, StandIn
 from robokit.env.env import Env
 from robokit.errors import Error, TaskError
+from robokit.sim.facts.carried import apart
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
 from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
-from robokit.sim.kinematics import place_of, reachable
 from robokit.sim.quantities.write import OFFSET
 from robokit.task.action import Ctrl, Delta, groups
 from robokit.task.checks.guarded import call
@@ -270,18 +270,18 @@ def _observations(env: Env) -> Iterator[Note]:
 
 
 def _region(env: Env, seed: int) -> Iterator[Note]:
-    """A note on a goal's region of which the robot cannot reach enough, where `achieved` is a known place."""
-    goal, pair = env.task.goal, goal_pair(env.task, env.sim)
-    if goal is None or env.task.commands[goal.command].frame not in (None, "world"):
-        return
-    if (name := place_of(env.sim, pair[0])) is None:
+    """A note on a goal's region of which the robot cannot reach enough, where what it moves is known."""
+    if (goal := env.task.goal) is None or env.task.commands[goal.command].frame not in (None, "world"):
         return
     points = list[Tensor]()
     while sum(map(len, points)) < POINTS:
         env.reset()
         points.append(env.sim.memory[goal.command].clone())
     points = torch.cat(points)[:POINTS].cpu().numpy()
-    far = reachable(env.sim.model, name, points, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if (found := apart(env.sim, goal_pair(env.task, env.sim)[0], points, rng)) is None:
+        return
+    name, far = found
     if (near := int((far <= NEAR).sum())) < REACHED * POINTS:
         text = f"{name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
         worst = ", ".join(f"{x:.3g}" for x in points[far.argmax()])
