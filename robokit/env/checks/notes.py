@@ -26,6 +26,7 @@ from robokit.task.action import Ctrl, Delta, groups
 from robokit.task.checks.guarded import call
 from robokit.task.counts import goal_pair
 from robokit.task.sense import Sense
+from robokit.task.states import libraries
 from robokit.task.task import Task
 
 NUM_ENVS, RESETS = 32, 4  # simulations, and how often all of them start and take one control step
@@ -55,7 +56,8 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     env = Env(task, NUM_ENVS, seed=seed, threads=1)
     yield from _tried("range", _ranges(env))
     yield from _tried("starts", _starts(env, seed))
-    yield from _tried("rollout", _rollout(env, seed))
+    in_training = Env(task, NUM_ENVS, seed=seed, threads=1, training=True) if libraries(task) else env
+    yield from _tried("rollout", _rollout(in_training, seed))  # where states lead behind a reward's gate
     yield from _tried("action", _actions(env))
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
