@@ -47,7 +47,8 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
         if path is None:
             raise RunError(_unknown(what, title, own))
         if run or not only_run:
-            tell(f"{what}: {_kind(path)} {path}")
+            other = _policy(title, own) if run else None
+            tell(f"{what}: {_kind(path)} {path}" + (f", before {_kind(other)} {other}" if other else ""))
     if only_run and path.suffix == ".onnx":
         raise RunError(f"this takes a run, and {path} is an exported file")
     return path

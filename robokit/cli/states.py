@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from robokit.calls.resolve import located, policy_of
 from robokit.cli.words import OUTPUT, Trust
-from robokit.disk.write import write_atomically
+from robokit.disk.write import make_folder, write_atomically
 from robokit.env.env import Env
 from robokit.errors import OptionError, TaskError
 from robokit.evaluation.episodes import Act, onnx_actor
@@ -54,10 +54,12 @@ class MakeStates:
     trust: Trust = False
 
     def __call__(self) -> int:
-        both = self.policy is not None and self.settle is not None
-        if self.number < 1 or not 0 < (1.0 if self.settle is None else self.settle) <= 100 or both:
-            rule = "number must be at least 1, and settle in (0, 100] s and not beside a policy"
-            raise OptionError(f"{rule}; got {self.number}, {self.settle} and {self.policy}")
+        if self.number < 1:
+            raise OptionError(f"--number must be at least 1, got {self.number}")
+        if self.settle is not None and not 0 < self.settle <= 100:
+            raise OptionError(f"--settle must be in (0, 100] s, got {self.settle:g}")
+        if self.settle is not None and self.policy is not None:
+            raise OptionError(f"--settle or --policy, not both: got {self.settle:g} s and {self.policy}")
         task = load_task(self.task)
         known = {states.path.name: states for states in libraries(task).values()}
         own = [states.path for states in known.values() if states.is_of(task)]
@@ -76,6 +78,7 @@ class MakeStates:
 
     def _make(self, task: Task, output: Path, method: str) -> None:
         """Write one file, by this method of the task where no policy and no time is given."""
+        make_folder(output.parent)
         env = Env(task, min(self.number, BATCH), seed=seed_of("states", self.seed))
         if self.policy is not None:
             file, _, _, own = policy_of(located(self.policy), self.task, self.trust)

@@ -61,6 +61,8 @@ class Sensors(Saved):
         places = zip(senses, sizes, accumulate(sizes, initial=0), strict=False)
         columns = [(s, torch.arange(a, a + d, device=device)) for s, d, a in places if s.offset or s.rotation]
         self.rigid = columns  # of the terms that are moved
+        alike = [(s.source or k, s.offset, s.rotation, s.frame) for k, (s, _) in enumerate(columns)]
+        self.first = [alike.index(one) for one in alike]  # one source has one motion: its first term's
         self.by = torch.zeros(num_envs, len(columns), 7, device=device)  # see `moved`
         self.noise, self.bias, self.last = torch.zeros(3, num_envs, len(self.group), device=device)
         self.lost = torch.zeros(num_envs, len(sizes), dtype=torch.bool, device=device)
@@ -93,7 +95,8 @@ class Sensors(Saved):
             put(self.rate, which, torch.lerp(self.slowest, self.fastest, rate.double()))
             put(self.phase, which, phase.double())
         for k, (sense, _) in enumerate(self.rigid):
-            put(self.by[:, k], which, rigid(sense, len(which), rng, self.by.device))
+            if self.first[k] == k:
+                put(self.by[:, k], which, rigid(sense, len(which), rng, self.by.device))
 
     def advance(self, rng: Generator) -> None:
         """Begin a new control step: shift the delay line, draw noise and missing readings."""
@@ -136,7 +139,7 @@ class Sensors(Saved):
             newest = seen.index_select(1, self.late)
             self.delay.fill(self.fresh, newest)
             seen = seen.index_copy(1, self.late, self.delay.read(newest))
-        for k, (_, columns) in enumerate(self.rigid):
+        for k, (_, columns) in zip(self.first, self.rigid, strict=True):
             seen = seen.index_copy(1, columns, moved(seen.index_select(1, columns), self.by[:, k]))
         if self.biased:
             seen = seen + self.bias

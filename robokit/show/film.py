@@ -36,9 +36,16 @@ SECONDS = 20.0  # longest film without a given length
 
 
 def control_steps(controller: Controller, env: Env) -> Iterator[Step]:
-    """Run an exported file in `env`'s one simulation, over endless episodes; yields what env.step returns."""
+    """Begin an episode in `env`'s one simulation; then each item is what an env.step returns, for ever.
+
+    The actions are an exported file's.
+    """
     env.reset()
     controller.reset()
+    return _steps(controller, env)
+
+
+def _steps(controller: Controller, env: Env) -> Iterator[Step]:
     while True:
         terms = {name: term[0].cpu().numpy() for name, term in env.terms().items()}
         ctrl = torch.from_numpy(controller.step({name: terms[name] for name in controller.inputs}))
@@ -82,10 +89,11 @@ def write_film(
     total, count = 0.0, max(1, round(seconds / env.task.control_dt))
     frame_seconds = every * env.task.control_dt
     with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
-        for n, step in zip(range(count), control_steps(controller, env), strict=False):
-            total += float(step.reward)
-            if n % every == 0:
+        steps = control_steps(controller, env)
+        for n in range(count):
+            if n % every == 0:  # before the step, whose end may be the next episode's start
                 write(camera.frame(goal_mark(env)))
+            total += float(next(steps).reward)
     say_clipped(controller, env)
     return total
 

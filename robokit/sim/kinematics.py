@@ -41,7 +41,7 @@ def reach(
     goals = np.asarray(points, float).reshape(-1, 3)
     begin = np.asarray(model.qpos0 if start is None else start, float)
     qpos = np.broadcast_to(begin, (len(goals), model.nq)).copy()
-    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), _find(model, site)
+    distance, data, at = np.empty(len(goals)), mujoco.MjData(model), find(model, site)
     joints = chain(model, site)
     turned = None if axes is None else np.broadcast_to(np.asarray(axes, float), (len(goals), 3, 3))
     for row, goal in enumerate(goals):
@@ -54,22 +54,22 @@ def reach(
 
 def chain(model: mujoco.MjModel, site: str) -> list[int]:
     """Indices of the hinges and slides that move a site. Raises ModelError if there is no such site."""
-    return [j for j in _joints(model, *_find(model, site)) if int(model.jnt_type[j]) in JOINTS]
+    return [j for j in _joints(model, *find(model, site)) if int(model.jnt_type[j]) in JOINTS]
 
 
-def place_of(sim: Sim, places: Tensor) -> str | None:
-    """Name of a site or body that is at `places` (N, 3), float32, and that hinges and slides alone move."""
+def place_of(sim: Sim, places: Tensor, kinds: tuple[int, ...] = JOINTS) -> str | None:
+    """Name of a site or body that is at `places` (N, 3), float32, and that joints of `kinds` alone move."""
     for kind in PLACES if places.shape[1] == 3 else ():
         same = (sim.field(PLACES[kind]).float() == places[:, None]).all(-1).all(0)
         for at in same.nonzero()[:, 0].tolist():
             joints, name = _joints(sim.model, kind, at), names(sim.model, kind)[at]
-            alone = joints and all(int(sim.model.jnt_type[j]) in JOINTS for j in joints)
-            if name and alone and _find(sim.model, name) == (kind, at):
+            alone = joints and all(int(sim.model.jnt_type[j]) in kinds for j in joints)
+            if name and alone and find(sim.model, name) == (kind, at):
                 return name
     return None
 
 
-def _find(model: mujoco.MjModel, name: str) -> tuple[str, int]:
+def find(model: mujoco.MjModel, name: str) -> tuple[str, int]:
     """Kind and index of the site of this name, else of the body. Raises ModelError if there is neither."""
     kind = "body" if name in names(model, "body") and name not in names(model, "site") else "site"
     return kind, index(model, kind, name)
@@ -100,7 +100,7 @@ def reachable(
     """Distances (K,), m, that stay between the site and points (K, 3), each from the nearest of `tries`."""
     goals = np.asarray(points, float).reshape(-1, 3)
     starts = random_joints(model, chain(model, site), tries, rng)
-    data, (kind, at), places = mujoco.MjData(model), _find(model, site), np.empty((tries, 3))
+    data, (kind, at), places = mujoco.MjData(model), find(model, site), np.empty((tries, 3))
     for row, qpos in enumerate(starts):
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)

@@ -33,7 +33,7 @@ WINDOW = (  # MuJoCo's viewer would wait for ever for a window that its thread c
 )
 PROBE_SECONDS = 60.0
 ARROW = 0.02  # m, its width
-MARK = np.array([0.1, 0.8, 0.3, 0.4], np.float32)  # RGBA of a goal
+MARK = np.array([0.9, 0.1, 0.6, 0.45], np.float32)  # RGBA of a goal, magenta: no robot or object is so
 
 
 @dataclass(frozen=True)

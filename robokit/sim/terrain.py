@@ -144,7 +144,7 @@ class Terrain:
         if floor is not None and old is None:
             known = [geom.name for geom in spec.geoms]
             raise ModelError(f"no geom {floor!r} to put the terrain in place of; there are {known}")
-        # where a foot sinks by its radius, MuJoCo's native collisions push it aside or down: docs
+        # where a foot sinks by its radius, MuJoCo's native collisions push it aside or down: decision 038
         spec.option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD)
         low, high = float(self.heights.min()), float(self.heights.max())
         tall = max(high - low, 1e-3)

@@ -29,7 +29,8 @@ class Sense:
     unit: str | None = None  # for the contract; None: the model's
     frame: str | None = None  # the same
     max_age: float | None = None  # s, for the contract: the controller refuses older readings
-    source: str | None = None  # for the contract: what measures it, where no sensor of the model does
+    # for the contract: what measures it, where no sensor of the model does; one source has one rigid motion
+    source: str | None = None
 
     def __post_init__(self) -> None:
         for name, (rule, limit) in _RULES.items():

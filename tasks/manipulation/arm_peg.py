@@ -1,5 +1,6 @@
 """An arm puts a peg of 20 mm into a hole of 22 mm, 3 cm deep."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ THICK, LONG = 0.02, 0.08  # m, the peg
 HOLE, TALL, WALL = 0.022, 0.05, 0.016  # m: width of the hole, height of its block, thickness of its walls
 GRIP = 0.015  # m from the peg's centre up to where the hand takes it: the origin of its body
 DEEP = 0.03  # m in the hole
+UPRIGHT = math.cos(math.radians(5))  # of peg and block: so deep, the hole leaves the peg 4 degrees to lean
 
 
 class ArmPeg(Arm):
@@ -126,11 +128,15 @@ class ArmPeg(Arm):
         inside = self.away(sim) < 0.004
         return {
             **super().metrics(sim),
-            "success": inside & (self.depth(sim) >= DEEP),
+            "success": inside & (self.depth(sim) >= DEEP) & self.upright_both(sim),
             "grasped": grasped(sim, "peg"),
             "lifted": sim.sensor("peg_pos")[:, 2] > self.rests_at(0) + 0.03,
             "distance": self.away(sim),  # m
         }
+
+    def upright_both(self, sim):
+        """Whether neither the peg nor its block leans, (N,)."""
+        return torch.stack([sim.body(name).xmat[:, 8] > UPRIGHT for name in self.cubes]).all(0)
 
     def end(self, sim):
         """The peg's lower end, (N, 3) m."""

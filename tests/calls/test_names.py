@@ -47,7 +47,11 @@ def test_a_name_is_the_newest_run_then_a_policy_here_then_the_shipped_one(
     assert said(capsys) == "hopper: the policy policies/hopper.onnx\n"
     run = begin("runs/hopper/2026-11-01_08-00-00", "01T08:00")
     assert locate("hopper") == locate(Path("hopper")) == run
-    assert said(capsys).startswith("hopper: the run runs/hopper/2026-11-01_08-00-00\n")
+    before = ", before the policy policies/hopper.onnx"
+    assert said(capsys).startswith(f"hopper: the run runs/hopper/2026-11-01_08-00-00{before}\n")
+    own.unlink()
+    locate("hopper")
+    assert said(capsys).endswith(f"_08-00-00, before the shipped policy {shipped}\n")
 
 
 def test_the_newest_run_is_the_one_of_latest_else_the_one_that_started_last():
@@ -82,7 +86,7 @@ def test_a_run_that_has_not_learned_is_skipped_and_named(capsys: pytest.CaptureF
     after = unlearned("runs/hopper/c", "01T10:00")
     skipped = f"skipped {after}: it has no checkpoint after its start\n"
     assert locate("hopper") == learned
-    assert said(capsys) == f"{skipped}hopper: the run {learned}\n"
+    assert said(capsys).startswith(f"{skipped}hopper: the run {learned}, before ")
     Path("runs/hopper/latest").symlink_to("c")
     assert locate("hopper") == learned
     assert said(capsys).count(skipped) == 1

@@ -8,6 +8,7 @@ import pytest
 
 from robokit.algos.ppo import Config, make_actor
 from robokit.cli.command import main
+from robokit.env.checks.notes import find_notes
 from robokit.env.env import Env
 from robokit.errors import TaskError
 from robokit.export.write import export
@@ -83,8 +84,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def states(file: Path, *more: str, output: str = "near.npz") -> dict[str, np.ndarray]:
-    assert main(["states", str(file), "-o", str(file.with_name(output)), "--number", "40", *more]) == 0
-    return dict(np.load(file.with_name(output)))
+    assert main(["states", str(file), "-o", str(file.parent / output), "--number", "40", *more]) == 0
+    return dict(np.load(file.parent / output))
 
 
 def test_settled_states_hold_what_was_drawn_and_lie_still(file: Path, capsys: pytest.CaptureFixture[str]):
@@ -133,6 +134,37 @@ def test_states_inside_other_bodies_are_refused_and_too_few_write_nothing(
     assert {path.name for path in file.parent.iterdir()} == {"arm.py", "arm.xml", "near.npz"}
 
 
+def test_a_folder_that_is_not_there_is_made(file: Path):
+    file.write_text(TASK + SCRIPT.replace("HEIGHT", "0.1"))
+    assert len(states(file, output="new/folder/near.npz")["qpos"]) == 40
+
+
+def test_a_reward_behind_a_gate_that_reset_states_open_is_not_noted(file: Path):
+    """The cube's height pays once it is off the table, where random actions never bring it."""
+    gated = (
+        TASK.replace('{"up": 1.0}', '{"up": 1.0, "lift": 1.0, "none": 1.0}')
+        .replace(
+            '"up": sim.site("tip").xpos[:, 2]',
+            '"up": sim.site("tip").xpos[:, 2], "none": 0 * sim.qpos[:, 0], '
+            '"lift": (sim.qpos[:, 4] - 0.04).clamp(min=0)',
+        )
+        .replace(
+            "return self.near.draw(sim, rng, {})", 'return self.near.draw(sim, rng, {"qpos": self.low(sim)})'
+        )
+    )
+    low = """
+    def low(self, sim):
+        return sim.nominal("qpos0") - sim.constant(*[0.0] * 4, 0.02, *[0.0] * 4) + torch.zeros_like(sim.qpos)
+"""
+    file.write_text(gated + low + SCRIPT.replace("HEIGHT", "0.1"))
+    states(file)
+    noted = [note.detail for note in find_notes(load_task(file)) if note.name == "reward"]
+    assert [text.split()[0] for text in noted] == ["'none'"]
+    file.write_text(file.read_text().replace('near = States("near.npz")', 'near = States("near.npz", 0.0)'))
+    noted = [note.detail for note in find_notes(load_task(file)) if note.name == "reward"]
+    assert [text.split()[0] for text in noted] == ["'lift'", "'none'"]
+
+
 def test_moving_states_of_a_script_are_refused(file: Path, capsys: pytest.CaptureFixture[str]):
     script = SCRIPT.replace("HEIGHT", "0.1").replace(
         '{"qpos": torch.from_numpy(found)}',
@@ -160,9 +192,9 @@ def test_states_of_a_policy_are_from_random_times_of_its_episodes(file: Path):
     ("options", "said"),
     [
         (["--number", "0"], "number must be at least 1"),
-        (["--settle", "0"], r"settle in (0, 100] s"),
-        (["--settle", "nan"], r"settle in (0, 100] s"),
-        (["--settle", "1", "--policy", "x.onnx"], "and not beside a policy"),
+        (["--settle", "0"], r"--settle must be in (0, 100] s, got 0"),
+        (["--settle", "nan"], r"--settle must be in (0, 100] s, got nan"),
+        (["--settle", "1", "--policy", "x.onnx"], "--settle or --policy, not both: got 1 s and x.onnx"),
         (["--policy", "x.onnx"], "x.onnx"),
         ([], "Arm has no method states(self, sim, rng): write one, or take --policy or --settle"),
     ],

@@ -1,6 +1,7 @@
 """Sensors with frames of their own, and rigid offsets."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,19 @@ def test_terms_without_an_offset_stay_and_others_have_their_own():
     assert torch.allclose(seen[..., 5:9], truth[..., 5:9])  # no rotation
     shifts = (seen - truth)[0]
     assert (shifts[:, 2:5].norm(dim=-1) > 0).all() and (shifts[:, 9:] - shifts[:, 2:5]).abs().min() > 0
+
+
+def test_terms_of_one_source_have_one_offset_and_the_first_is_as_it_was_alone():
+    """A camera 3 mm off is so for all that it sees; another source, frame or size is another offset."""
+    see = Sense(offset=0.1, source="camera")
+    others = Sense(offset=0.1, source="lidar"), Sense(offset=0.2, source="camera"), replace(see, frame="hand")
+    begins, (c, d, e) = hits(4, 50, {2: slice(0, 25)}), others
+    seen = play(dict.fromkeys("abcde", 3), torch.zeros(4, 50, 15), begins, a=see, b=see, c=c, d=d, e=e)
+    a, b, *rest = seen[[0, 2, 3]].split(3, -1)  # the last truths before a new episode are NaN
+    assert torch.equal(a, b) and not (a[1, :25] == a[0, :25]).any()
+    assert not any((a == other).any() for other in rest)
+    alone = play({"a": 3}, torch.zeros(4, 50, 3), begins, a=replace(see, source=None))
+    assert torch.equal(alone[0], a[0])
 
 
 def test_a_motion_of_zero_moves_nothing():

@@ -391,11 +391,16 @@ NO_HAND = (
 )
 
 
-def test_nothing_is_said_of_a_place_that_no_joint_moves_alone_or_in_another_frame():
+def test_a_cube_s_place_is_noted_unless_another_frame_or_what_may_carry_it_leaves_it_open():
     far = Command((9.0, 9.0, 9.0), (9.0, 9.0, 9.0))
 
     def observe(self: Handed, sim: Sim) -> Terms:
         return Bench.observe(self, sim) | {"hand": sim.body("cube").xpos, "place": sim.memory["place"]}
 
-    assert goal_notes(commands={"place": far}, observe=observe) == []  # a cube can be carried
+    [note] = goal_notes(commands={"place": far}, observe=observe)
+    assert note.startswith("'middle' comes within 0.02 m of 0 of 100 points of 'place'; it stays 1")
+    thrust = model(("</actuator>", '<motor site="middle" gear="0 0 1 0 0 0" ctrlrange="0 1"/></actuator>'))
+    weld = model(("</worldbody>", '</worldbody><equality><weld body1="cube" body2="lid"/></equality>'))
+    for other in (thrust, weld):
+        assert goal_notes(commands={"place": far}, observe=observe, model=other) == []
     assert goal_notes(commands={"place": replace(far, frame="body cube")}) == []

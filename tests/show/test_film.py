@@ -27,7 +27,8 @@ from robokit.show.film import control_steps, goal_mark, periods_per_frame, write
 from robokit.show.window import watch
 from robokit.sim import render
 from robokit.sim.engines import make_sim
-from robokit.sim.render import Camera, RenderError, choose_backend, window
+from robokit.sim.model import load as load_model
+from robokit.sim.render import MARK, Camera, Mark, RenderError, choose_backend, window
 from robokit.task.command import Command
 from robokit.task.goal import Goal
 from robokit.task.lookup.find import load_task
@@ -108,6 +109,33 @@ def test_a_film_has_a_frame_for_every_control_period_that_a_screen_can_show(
     assert len(pictures) == frames
     assert (pictures[0] != pictures[-1]).any()
     assert [p.name for p in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
+@draws
+def test_a_film_of_an_episode_begins_at_its_start_and_does_not_show_the_next_one(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    task, ages, frame = load_task(TASK), list[float](), Camera.frame
+    task.time_limit = 0.24  # s, six control periods
+    env = Env(task, 1, seed=1, threads=1)
+    env.step(torch.zeros(1, env.act_dim))
+
+    def noted(camera: Camera, mark: Mark | None = None) -> Any:
+        ages.append(float(env.sim.memory["age"]))
+        return frame(camera, mark)
+
+    monkeypatch.setattr(Camera, "frame", noted)
+    write_film(policy, env, tmp_path / "a.mp4", width=64, height=48)
+    assert ages == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "name", ["arm_lift", "arm_push", "arm_reach", "arm_stack", "arm_lift:So101", "go2_walk"]
+)
+def test_a_goal_s_colour_is_that_of_no_robot_or_object(name: str):
+    spec = load_model(load_task(name).model)
+    colours = [geom.rgba[:3] for geom in spec.geoms]
+    assert min(np.linalg.norm(MARK[:3] - colour) for colour in colours) > 0.5
 
 
 def test_a_fast_task_is_thinned_to_what_a_screen_can_show():

@@ -1,5 +1,6 @@
 """Stack and peg: success is the deed, starts are far from it, and files are what they are called."""
 
+import math
 from typing import Any
 
 import pytest
@@ -67,6 +68,25 @@ def test_a_peg_is_in_if_its_lower_end_is_3_cm_deep():
     assert found["success"].tolist() == [True, True, False, False, False, False]
     task: Any = env.task
     assert task.depth(env.sim).tolist() == pytest.approx([0.05, 0.031, 0.029, 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("angle", "counts"), [(4.0, True), (6.0, False)])
+@pytest.mark.parametrize("body", ["peg", "block"])
+def test_a_peg_is_not_in_if_it_or_the_block_leans(body: str, angle: float, counts: bool):
+    """By more than the 4 degrees that a hole of 22 mm leaves a peg of 20 mm that is 3 cm deep."""
+    env = Env(load_task("arm_peg"), 2, threads=1, nominal=True)
+    qpos, low = at_home(env), PEG / 2 + GRIP
+    half = math.radians(angle) / 2
+    tilted = torch.tensor([math.cos(half), math.sin(half), 0.0, 0.0])
+    turn, lean = (slice(12, 16), low) if body == "peg" else (slice(19, 23), 0.0)
+    qpos[1, turn] = tilted
+    qpos[:, 9:11] = qpos[:, 16:18]
+    qpos[:, 11] = TALL - 0.035 + low
+    qpos[1, 10] -= lean * math.sin(2 * half)  # the lower end stays on the axis
+    found = put(env, qpos)
+    task: Any = env.task
+    assert (task.away(env.sim) < 0.001).all() and (task.depth(env.sim) >= 0.03).all()
+    assert found["success"].tolist() == [True, counts]
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("arm_stack", 0.1, 0.16), ("arm_peg", 0.13, 0.2)])

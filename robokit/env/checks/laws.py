@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from robokit.env.checks.stand_in import NotedMemory, StandIn
+from robokit.env.checks.start import check_start
 from robokit.env.env import Env
 from robokit.env.levels import LEVEL
 from robokit.env.step import Step
@@ -105,6 +106,7 @@ def _rollout(env: Env, steps: int, seed: int) -> str:
 
     The summary counts ended episodes and lists the observations that never moved.
     """
+    check_start(env.task, seed)
     low, high, ends = env.reset(), env.obs, 0
     for t, step in enumerate(random_steps(env, steps, seed)):
         _check_step(env, step, t)

@@ -16,16 +16,17 @@ from robokit.env.checks.laws import Finding, random_steps
 from robokit.env.checks.stand_in import NotedMemory, StandIn
 from robokit.env.env import Env
 from robokit.errors import Error, TaskError
+from robokit.sim.facts.carried import apart
 from robokit.sim.facts.controls import controls, gear_of, is_disabled, range_keys
 from robokit.sim.facts.readings import actuators
 from robokit.sim.facts.starts import BEYOND, Fault, beyond_act, beyond_ranges, penetrations
 from robokit.sim.facts.unmeasured import Unmeasured, find_unmeasured
-from robokit.sim.kinematics import place_of, reachable
 from robokit.sim.quantities.write import OFFSET
 from robokit.task.action import Ctrl, Delta, groups
 from robokit.task.checks.guarded import call
 from robokit.task.counts import goal_pair
 from robokit.task.sense import Sense
+from robokit.task.states import libraries
 from robokit.task.task import Task
 
 NUM_ENVS, RESETS = 32, 4  # simulations, and how often all of them start and take one control step
@@ -55,7 +56,8 @@ def _all(task: Task, seed: int) -> Iterator[Note]:
     env = Env(task, NUM_ENVS, seed=seed, threads=1)
     yield from _tried("range", _ranges(env))
     yield from _tried("starts", _starts(env, seed))
-    yield from _tried("rollout", _rollout(env, seed))
+    in_training = Env(task, NUM_ENVS, seed=seed, threads=1, training=True) if libraries(task) else env
+    yield from _tried("rollout", _rollout(in_training, seed))  # where states lead behind a reward's gate
     yield from _tried("action", _actions(env))
     yield from _tried("action", _pose(env))
     yield from _tried("observation", _observations(env))
@@ -270,18 +272,18 @@ def _observations(env: Env) -> Iterator[Note]:
 
 
 def _region(env: Env, seed: int) -> Iterator[Note]:
-    """A note on a goal's region of which the robot cannot reach enough, where `achieved` is a known place."""
-    goal, pair = env.task.goal, goal_pair(env.task, env.sim)
-    if goal is None or env.task.commands[goal.command].frame not in (None, "world"):
-        return
-    if (name := place_of(env.sim, pair[0])) is None:
+    """A note on a goal's region of which the robot cannot reach enough, where what it moves is known."""
+    if (goal := env.task.goal) is None or env.task.commands[goal.command].frame not in (None, "world"):
         return
     points = list[Tensor]()
     while sum(map(len, points)) < POINTS:
         env.reset()
         points.append(env.sim.memory[goal.command].clone())
     points = torch.cat(points)[:POINTS].cpu().numpy()
-    far = reachable(env.sim.model, name, points, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    if (found := apart(env.sim, goal_pair(env.task, env.sim)[0], points, rng)) is None:
+        return
+    name, far = found
     if (near := int((far <= NEAR).sum())) < REACHED * POINTS:
         text = f"{name!r} comes within {NEAR:g} m of {near} of {POINTS} points of {goal.command!r}"
         worst = ", ".join(f"{x:.3g}" for x in points[far.argmax()])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import mujoco
+import numpy as np
 import torch
 
 from robokit.sim.base import Sim
@@ -48,21 +49,27 @@ def beyond_act(sim: Sim) -> list[Fault | None]:
     return [(size, f"{name!r} by {size:.3g}") if size > 0 else None for size, name in named]
 
 
-def penetrations(sim: Sim) -> list[Fault | None]:
-    """For each simulation its deepest contact (m), if deeper than DEEP, in the nominal model's geometry."""
+def penetrations(sim: Sim, objects: bool = False) -> list[Fault | None]:
+    """For each simulation its deepest contact (m), if deeper than DEEP, in the nominal model's geometry.
+
+    objects: only contacts of rigid free bodies, which have no other joints, with what cannot move.
+    """
     data, found = mujoco.MjData(sim.model), []
     fields = {name: sim.field(name).cpu().numpy() for name in ("qpos", "mocap_pos", "mocap_quat")}
     for row in range(sim.num_envs):
         for name, values in fields.items():
             getattr(data, name)[:] = values[row]
         mujoco.mj_fwdPosition(sim.model, data)
-        found.append(max(_deep(sim.model, data), default=None))
+        found.append(max(_deep(sim.model, data, objects), default=None))
     return found
 
 
-def _deep(model: mujoco.MjModel, data: mujoco.MjData) -> Iterator[Fault]:
+def _deep(model: mujoco.MjModel, data: mujoco.MjData, objects: bool) -> Iterator[Fault]:
+    first = model.jnt_type[model.dof_jntid[model.tree_dofadr]]
+    rigid = np.flatnonzero((first == int(mujoco.mjtJoint.mjJNT_FREE)) & (model.tree_dofnum == 6))
     for contact in data.contact:
-        if -contact.dist > DEEP:
+        trees = sorted(model.body_treeid[model.geom_bodyid[contact.geom]])  # -1 of what cannot move
+        if -contact.dist > DEEP and (not objects or (trees[0] == -1 and trees[1] in rigid)):
             one, other = (_geom(model, int(geom)) for geom in contact.geom)
             yield -contact.dist, f"{one} and {other} by {-1000 * contact.dist:.3g} mm"
 

@@ -20,6 +20,7 @@ from robokit.compute.compile import choose, lacks
 from robokit.compute.devices import cores, find_device, has_bf16
 from robokit.console import say
 from robokit.env.checks.laws import check_costs, check_training
+from robokit.env.checks.start import check_start
 from robokit.env.env import Env
 from robokit.errors import OptionError, did_you_mean
 from robokit.learning.constrained import Constrained
@@ -93,7 +94,7 @@ def check_owners(given: Mapping[str, str], algo: str) -> None:
 def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:
     """A Learner before its first iteration, on a new Env with this process's share of the simulations.
 
-    begun: the run exists, so the task's costs have been checked; otherwise `laws.check_costs` checks them.
+    begun: the run exists, so the task's start and costs have been checked; otherwise they are here.
     `config.compile` None and `setup.torch_threads` 0 are replaced by the choice of `computing`. Sets torch to
     one thread. Raises OptionError for an invalid option.
     """
@@ -105,6 +106,8 @@ def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) ->
     torch.set_num_threads(1)  # outside of gradient steps, to leave the cores to the physics
     if config.penalty and not task.limits:
         raise OptionError(f"penalty ({config.penalty}) is a multiplier of limits; the task has none")
+    if not begun:
+        check_start(task, setup.seed)
     if task.limits and not begun:
         check_costs(task, setup.seed)
     if task.level and not begun:
