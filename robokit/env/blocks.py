@@ -49,8 +49,7 @@ class Blocks:
 
 def check_copy(to: Any, of: Any, rows: Tensor) -> None:
     """Raise OptionError unless `to.copy(of, rows)`, of one Env from another, can be done."""
-    known = [(type(x.task).__name__, x.sim.engine, x.nominal) for x in (to, of)]
-    kinds = [(*names, "nominal" if nominal else "not nominal") for *names, nominal in known]
+    kinds = [(type(x.task).__name__, x.sim.engine, f"nominal={x.nominal}") for x in (to, of)]
     sizes = [{name: x.shape[1:] for name, x in env.sim.memory.items()} for env in (to, of)]
     if kinds[0] != kinds[1] or sizes[0] != sizes[1] or to.names != of.names:
         rule = f"copy takes an Env of the same task, engine and `nominal`: this one is of {kinds[0]}"

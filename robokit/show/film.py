@@ -71,23 +71,39 @@ def write_film(
     written.
     """
     path, controller = Path(path), one_controller(policy, env, own)
+    check_film(path, seconds, width, height)
+    seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
+    total, count = 0.0, max(1, round(seconds / env.task.control_dt))
+    with filming(env, path, width, height) as shoot:
+        for n, step in zip(range(count), control_steps(controller, env), strict=False):
+            total += float(step.reward)
+            shoot(n)
+    say_clipped(controller, env)
+    return total
+
+
+def check_film(path: Path, seconds: float | None, width: int, height: int) -> None:
+    """Raise OptionError for an impossible path, length or size of a film."""
     if path.suffix not in ENCODING:
         raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
-    seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
-    if not seconds > 0:
+    if seconds is not None and not seconds > 0:
         raise OptionError(f"seconds must be > 0, got {seconds}")
     if min(width, height) < 2 or width % 2 or height % 2:
         raise OptionError(f"width and height must be even numbers of pixels, got {width} x {height}")
+
+
+@contextlib.contextmanager
+def filming(env: Env, path: Path, width: int, height: int) -> Iterator[Callable[[int], None]]:
+    """A function to call after control step n, from 0 on; at the end there is a film of simulation 0."""
     every = periods_per_frame(env.task.control_dt, path.suffix)
-    total, count = 0.0, max(1, round(seconds / env.task.control_dt))
     frame_seconds = every * env.task.control_dt
     with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
-        for n, step in zip(range(count), control_steps(controller, env), strict=False):
-            total += float(step.reward)
+
+        def shoot(n: int) -> None:
             if n % every == 0:
                 write(camera.frame(goal_mark(env)))
-    say_clipped(controller, env)
-    return total
+
+        yield shoot
 
 
 def goal_mark(env: Env) -> Mark | None:
