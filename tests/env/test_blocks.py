@@ -43,6 +43,7 @@ def test_a_copy_goes_on_as_the_original_to_the_last_bit(task: str, scale: float)
     other.copy(env, rows)
     other.rng.set_state(env.rng.get_state())
     assert torch.equal(other.obs, env.obs[rows])
+    assert torch.equal(other.period.look()[1], env.period.look()[1][rows])
     ends = 0
     for action in scale * actions(STEPS, env, seed=1):
         step = env.step(action)
