@@ -71,8 +71,8 @@ def main() -> None:
         speed = 2 * steps[..., 0].size / (time.process_time() - began)
         shares = ", ".join(f"{name} {np.mean(each):.0%}" for name, each in held.items())
         print(
-            f"{1000 * timestep:.0f} ms, {iterations} iterations of {searches}{'' if warm else ', no warm start'}, {cone}, "
-            f"impratio {impratio:.0f}: {shares}; {speed:,.0f} control steps/s",
+            f"{1000 * timestep:.0f} ms, {iterations} iterations of {searches}"
+            f"{'' if warm else ', no warm start'}, {cone}, impratio {impratio:.0f}: {shares}; {speed:,.0f} control steps/s",
             flush=True,
         )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from robokit.faces import face
 
 if TYPE_CHECKING:
+    from robokit.calls.planning import plan as plan
     from robokit.calls.policies import evaluate as evaluate, export_policy as export_policy, play as play
     from robokit.calls.training import train as train
     from robokit.controller import Controller as Controller

@@ -9,9 +9,10 @@ from typing import Literal
 
 from robokit.errors import OptionError
 
-Purpose = Literal["training", "evaluation", "validation", "states"]
+Purpose = Literal["training", "evaluation", "validation", "states", "planning"]
 BLOCK = 1_000_000  # seeds in a block
-FIRST: dict[Purpose, int] = {"training": 0, "evaluation": 1, "validation": 1000, "states": 1001}  # block
+FIRST: dict[Purpose, int] = {"training": 0, "evaluation": 1, "validation": 1000}  # block
+FIRST |= {"states": 1001, "planning": 1002}
 MOST_PROCESSES = 999  # per training; one block each: the 1000 before validation's, without evaluation's
 
 

@@ -195,3 +195,10 @@ def test_the_first_block_of_the_python_page_runs_with_fewer_steps(
     exec(block.replace("20_000", "2_048").replace("episodes=50", "episodes=4"), names)
     assert names["run"].steps == 2048
     assert names["report"].returns.mean > 0
+
+
+def test_the_block_of_the_planning_page_runs():
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/planning.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(block.replace("seconds=2.0", "seconds=0.2, threads=1"), found)
+    assert found["planned"].steps == 4

@@ -108,7 +108,7 @@ def report_on(
     subject: Subject, episodes: int, command: Command = (), gamma: float | None = None, **options: Any
 ) -> Report:
     """The report of `evaluate`; options: seed, nominal, threads."""
-    options |= {"commands": _held(subject.task, command), "policy": subject.policy}
+    options |= {"commands": held(subject.task, command), "policy": subject.policy}
     options["gamma"] = resolve.gamma_of(resolve.run_of(file_of(subject.place))) if gamma is None else gamma
     say(f"measuring {episodes} episodes of {subject.place}")
     filtered = {"filter": subject.filter, "own": subject.own}
@@ -139,7 +139,7 @@ def play(
     place = resolve.located(what)
     file, chosen, _, own = resolve.policy_of(place, None if task is None else fspath(task), trust)
     env = Env(chosen, seed=drawing, threads=1, nominal=nominal)
-    env.hold(_held(chosen, command))
+    env.hold(held(chosen, command))
     if viewer:
         watch(file, env, seconds, own)
         return None
@@ -199,5 +199,6 @@ def export_policy(
     return written
 
 
-def _held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:
+def held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:
+    """A command as Env.hold takes it; errors as `held_commands`."""
     return command if isinstance(command, Mapping) else resolve.held_commands(task, tuple(command))

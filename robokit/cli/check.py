@@ -9,6 +9,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from robokit.calls.names import locate, path_of
+from robokit.calls.planning import planner_of
 from robokit.cli.contract import check_file, verified
 from robokit.disk.checkpoint import damaged
 from robokit.disk.folder import BEST, CHECKPOINTS, POLICY
@@ -16,6 +17,7 @@ from robokit.env.checks.laws import Finding, check_task
 from robokit.env.checks.notes import find_notes
 from robokit.errors import ExportError, OptionError, TaskError
 from robokit.export.rehearse import rehearse
+from robokit.planning.planner import steps_of
 from robokit.sim.model import compiled_once
 from robokit.task.lookup.find import find_task, load_task
 from robokit.task.task import Task
@@ -56,7 +58,7 @@ class Check:
     @compiled_once()
     def _findings(self, task: Task) -> list[Finding]:
         laws = check_task(task)
-        recipes = [*map(partial(_recipe, task), task.recipes)]
+        recipes = [*map(partial(_recipe, task), task.recipes), *_planner(task)]
         exports = [_exports(task, self.algo)] if all(f.ok for f in (*laws, *recipes)) else []
         doubts = find_notes(task) if all(law.ok for law in laws) else []
         return [*laws, *recipes, *exports, *doubts]
@@ -97,6 +99,16 @@ def _recipe(task: Task, algo: str) -> Finding:
     except OptionError as error:
         return Finding(f"recipe {algo}", False, str(error))
     return Finding(f"recipe {algo}", True, ", ".join(f"{k}={v}" for k, v in task.recipes[algo].items()))
+
+
+def _planner(task: Task) -> list[Finding]:
+    """Finding "planner" of a task that has options for it: as `_recipe`."""
+    try:
+        steps_of(planner_of(task), task.control_dt)
+    except OptionError as error:
+        return [Finding("planner", False, str(error))]
+    options = ", ".join(f"{k}={v}" for k, v in task.planner.items())
+    return [Finding("planner", True, options)] if options else []
 
 
 def _exports(task: Task, algo: str | None) -> Finding:

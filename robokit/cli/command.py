@@ -148,6 +148,10 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
     if name == "train":
         return _parse_train(arguments)
+    if name == "plan":
+        from robokit.cli.plan import parse_plan
+
+        return parse_plan(arguments)
     return parsed(VERBS[name].load(), args=arguments, prog=f"robokit {name}")
 
 

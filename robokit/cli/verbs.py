@@ -41,6 +41,10 @@ VERBS = {
         "Show a shipped robot at work: in a window where there is a screen, else as a film.",
         "demo:Demo",
     ),
+    "plan": Verb(
+        "Plan in the simulator itself, without any training: what a task's reward asks for, on film.",
+        "plan:Plan",
+    ),
     "states": Verb(
         "Write a file of states that episodes of a training begin from, for `States` of a task.",
         "states:MakeStates",

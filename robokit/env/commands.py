@@ -1,6 +1,6 @@
 """Commands of N simulations: drawn at a restart, redrawn when due, or held at given values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -31,10 +31,18 @@ class Commands:
     """Draws commands of N simulations; `redraw` writes them to sim.memory, Env does at a restart.
 
     rng: the Env's generator, which every draw advances. training: whether a command with every="success" is
-    redrawn where the goal has held; elsewhere it stays until the episode ends.
+    redrawn where the goal has held; elsewhere it stays until the episode ends. each: see Blocks.
     """
 
-    def __init__(self, task: Task, sim: Sim, rng: Generator, training: bool = False) -> None:
+    def __init__(
+        self,
+        task: Task,
+        sim: Sim,
+        rng: Generator,
+        training: bool = False,
+        each: Callable[[Tensor], Iterable[Tensor]] = lambda which: (which,),
+    ) -> None:
+        self.each = each
         self.task, self.commands, self.sim, self.rng = task, task.commands, sim, rng
         kept = () if training else (SUCCESS,)
         self.timed = [name for name, c in self.commands.items() if c.every not in (None, *kept)]
@@ -89,11 +97,15 @@ class Commands:
     def redraw(self, due: Tensor) -> None:
         """Write new commands and their countdowns where due (C, N) bool, in the order of `countdown`."""
         for name, mask in zip(self.timed, due, strict=True):
-            which = self.sim.chosen(mask)
-            rows = Rows(self.sim, which) if which.dtype != torch.bool else self.sim
-            for key, value in (self._draw(name, rows) | self.held(rows.num_envs)).items():
-                if key in (name, left(name)):
-                    put(self.sim.memory[key], which, value)
+            for which in self.each(self.sim.chosen(mask)):
+                rows = Rows(self.sim, which) if which.dtype != torch.bool else self.sim
+                for key, value in (self._draw(name, rows) | self.held(rows.num_envs)).items():
+                    if key in (name, left(name)):
+                        put(self.sim.memory[key], which, value)
+
+    def copy(self, other: "Commands") -> None:
+        """Hold what another's `hold` keeps; the commands themselves are in memory."""
+        self._held = other._held
 
     def _draw(self, name: str, rows: Sim) -> Values:
         command, count = self.commands[name], rows.num_envs

@@ -62,6 +62,12 @@ class Delay(Saved):
         near, far = (x.index_select(0, self.place) for x in (line, line[newest.numel() :]))
         return torch.lerp(near, far, self.weight).view_as(newest)
 
+    def copy(self, other: "Delay", rows: Tensor) -> None:
+        """Take on the lines and delays of `rows` (N,) of another Delay with the same ranges."""
+        self.line.copy_(other.line[:, rows])
+        self.steps.copy_(other.steps[rows])
+        self._aim()
+
     def _parts(self) -> dict[str, Tensor]:
         return {"line": self.line, "steps": self.steps}
 
@@ -97,6 +103,11 @@ class TargetDelay:
     def fill(self, done: Tensor | None, first: Tensor) -> None:
         """Let `first` (N, nu) act till the delay has passed, where done (N,) bool, None for all."""
         self.line.copy_(first if done is None else torch.where(done[:, None], first, self.line))
+
+    def copy(self, other: "TargetDelay", rows: Tensor) -> None:
+        """Take on the lines and delays of `rows` (N,) of another TargetDelay with the same range."""
+        self.line.copy_(other.line[:, rows])
+        self.substeps.copy_(other.substeps[rows])
 
     def read(self, newest: Tensor) -> Tensor:
         """What acts in each substep of the period (nstep, N, nu) for which `newest` (N, nu) is decided.

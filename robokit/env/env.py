@@ -20,17 +20,18 @@ from torch import Tensor
 from robokit.compute.compile import Unguarded
 from robokit.compute.transfer import Transfer
 from robokit.console import say
+from robokit.env.blocks import Blocks, check_copy
 from robokit.env.broken import Broken
-from robokit.env.carried import Carried, carried_terms
-from robokit.env.commands import Commands, left
+from robokit.env.carried import carried_terms
+from robokit.env.commands import Commands
 from robokit.env.delay import TargetDelay
 from robokit.env.joints import joint_columns
-from robokit.env.levels import Levels, level_memory
+from robokit.env.levels import Levels
+from robokit.env.memory import memory_of
 from robokit.env.period import Period
 from robokit.env.sensing import Sensors
-from robokit.env.step import Step
+from robokit.env.step import Outcome, Step
 from robokit.errors import CheckpointError, OptionError, TaskError
-from robokit.sim.base import is_field
 from robokit.sim.engines import make_sim
 from robokit.sim.model import compile_model, compiled_once, load
 from robokit.sim.rows import Rows
@@ -44,8 +45,6 @@ from robokit.task.randomized import resolve
 from robokit.task.states import load_libraries
 from robokit.task.task import Task, Terms
 
-OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
-
 
 class Env(Saved):
     """N simulations of one task. Raises TaskError if the task breaks its contract, before anything runs.
@@ -57,6 +56,9 @@ class Env(Saved):
     nominal: no `randomize`, pushes, delays or sensor errors; hidden terms, resets and commands as ever.
     training: reset states are drawn, levels move, commands are redrawn at success. Else episodes begin as the
     task's own, at the top level, and keep their goals.
+    blocks: K equal parts of N/K simulations, one after the other, that get the same random numbers: with the
+    same actions they stay equal to the last bit, and equal to an Env of N/K with this seed. Where others
+    restart in one part than in another, the numbers differ from there on.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Env(Saved):
         compile: bool = False,
         nominal: bool = False,
         training: bool = False,
+        blocks: int = 1,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
@@ -87,7 +90,7 @@ class Env(Saved):
             self.carried = carried_terms(task, model)
             self.act_dim = self.carried[0].size
             resolve(task, model)
-            self.sim = make_sim(sim, spec, num_envs, _memory(task, self.carried), **options)
+            self.sim = make_sim(sim, spec, num_envs, memory_of(task, self.carried), **options)
         self.sim.highest = task.level.highest if task.level else None
         self.sim.libraries = load_libraries(task, self.sim) if training else None
         if not self.act_dim:
@@ -99,7 +102,8 @@ class Env(Saved):
         self.broken = Broken(self.sim)
         self.nstep = _substeps(task.control_dt, self.sim.timestep)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
-        self.commands = Commands(task, self.sim, self.rng, training)
+        self.blocks = Blocks(blocks, self.sim, self.rng)
+        self.commands = Commands(task, self.sim, self.rng, training, self.blocks.each)
         self.names = read_names(task, self.sim, seed, nominal)
         self.levels = Levels(task, self.sim, self.names, training)
         kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
@@ -110,7 +114,8 @@ class Env(Saved):
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
         here = num_envs, self.sim.device
-        self.sensors = Sensors(task.sensing, self.names.truth, task.control_dt, *here, exact=nominal)
+        size = task.control_dt, *here
+        self.sensors = Sensors(task.sensing, self.names.truth, *size, exact=nominal, blocks=blocks)
         if self._moves:
             self.map = map_of(task.action, self.sim, joint_columns(task, self.sim, self.sensors))
         self._sent: Tensor | None = None  # see `send`
@@ -156,20 +161,7 @@ class Env(Saved):
         Raises OptionError if `action` is no tensor of this shape.
         """
         sim = self.sim
-        if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
-            got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
-            shape = self.num_envs, self.act_dim
-            raise OptionError(f"action must be a tensor of shape {shape}, got {got}")
-        # float32 and contiguous: a graph is not told of another dtype or layout
-        action = action.detach().to(sim.device, torch.float32).contiguous()
-        sent, self._sent = self._sent, None
-        target = self.targets(action) if sent is None else sent  # what a Delta moves on from
-        ctrl = self._action_delay.read(target) if self._action_delay.depth else target
-        if self._pushes:
-            pushes = self.task.disturb(sim, self.rng)
-            for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
-                sim.written(name).copy_(value)
-        sim.step(ctrl, self.nstep)
+        action, target = self._act(action)
         self.sensors.advance(self.rng)
         fields, due, found = self._after(action, target)
         broken, over, moved = self._read(found)
@@ -192,13 +184,47 @@ class Env(Saved):
         self.obs, self.state = step.obs, step.state
         return step
 
+    def advance(self, action: Tensor, look: bool = False) -> Outcome:
+        """The first half of `step`: physics, rewards, costs, metrics and memory; tensors of the simulation.
+
+        Nothing is sensed, redrawn or restarted: simulations go on after their end, and `obs` stays. look: it
+        moves on, through the sensors, as `step`'s final_obs; so it does in any case where a Delta reads it.
+        Never compiled. Raises OptionError as `step`.
+        """
+        action, target = self._act(action)
+        if look := look or self._moves:
+            self.sensors.advance(self.rng)
+        fields = self.period.judge(action, target, look)
+        if look:
+            self.obs, self.state = (fields.pop(f"final_{name}").to(self.device) for name in ("obs", "state"))
+        return Outcome(**fields)
+
+    def _act(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(action, targets that were sent) after a control period of physics."""
+        sim = self.sim
+        if not isinstance(action, Tensor) or action.shape != (self.num_envs, self.act_dim):
+            got = tuple(action.shape) if isinstance(action, Tensor) else type(action).__name__
+            shape = self.num_envs, self.act_dim
+            raise OptionError(f"action must be a tensor of shape {shape}, got {got}")
+        # float32 and contiguous: a graph is not told of another dtype or layout
+        action = action.detach().to(sim.device, torch.float32).contiguous()
+        sent, self._sent = self._sent, None
+        target = self.targets(action) if sent is None else sent  # what a Delta moves on from
+        ctrl = self._action_delay.read(target) if self._action_delay.depth else target
+        if self._pushes:
+            pushes = self.blocks.disturb(self.task)
+            for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
+                sim.written(name).copy_(value)
+        sim.step(ctrl, self.nstep)
+        return action, target
+
     def reset(self, stagger: bool = False) -> Tensor:
         """Restart all simulations; obs (N, O). stagger: step counts start at random, to spread time-outs."""
-        age = torch.rand(self.num_envs, 1, generator=self.rng, device=self.sim.device) * self.max_age
+        age = torch.rand(self.blocks.size, 1, generator=self.rng, device=self.sim.device) * self.max_age
         self._restart(None)
         self._sent = None
         if stagger:
-            self.sim.memory["age"].copy_(age.floor())
+            self.sim.memory["age"].copy_(age.floor().repeat(self.blocks.number, 1))
         self.sensors.draw(self.rng)
         self._begin(None)
         self.obs, self.state = (x.to(self.device) for x in self._look())
@@ -227,10 +253,14 @@ class Env(Saved):
 
     def _restart(self, done: Tensor | None) -> None:
         """Begin new episodes where done (N,) bool, None for all; draws are made for those that restart."""
-        sim, task = self.sim, self.task
-        which = self._all if done is None else sim.chosen(done)  # see state.put
-        some = len(which) < self.num_envs and which.dtype != torch.bool
         self.levels.begin()
+        for which in self.blocks.each(self._all if done is None else self.sim.chosen(done)):
+            self._restart_rows(which)
+
+    def _restart_rows(self, which: Tensor) -> None:
+        """Begin new episodes of `which`: see state.put."""
+        sim, task = self.sim, self.task
+        some = len(which) < self.num_envs and which.dtype != torch.bool
         rows = Rows(sim, which) if some else sim
         values = {**self.commands.draw(rows), **task.reset(rows, self.rng)}
         if not self.nominal:
@@ -245,7 +275,7 @@ class Env(Saved):
             if term.name in self._starts:  # a restart zeroes memory
                 values[term.name] = term.now(self._starts[term.name].expand(len(which), -1), commands)
         # rows are copies already
-        sim.reset(None if done is None else which, values if some else _copied(values))
+        sim.reset(None if which is self._all else which, values if some else _copied(values))
         self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
             first = self.map.center.clamp(self.map.lowest, self.map.highest)  # of action 0
@@ -264,7 +294,23 @@ class Env(Saved):
         self.commands.redraw(due)
         self.period.carry({t.name: self.sim.memory[t.name] for t in self.carried if t.follows_commands})
 
-    # -- save and continue -----------------------------------------------------------------------
+    # -- copy, save and continue -----------------------------------------------------------------
+
+    def copy(self, other: "Env", rows: Tensor) -> None:
+        """Simulation i goes on as `rows[i]` of `other` does; rows (N,): numbers, each also several times.
+
+        All that is kept is copied: the simulation with its written model fields, memory and commands, values
+        of `hold`, levels, delay lines, sensors, observations. Random numbers are not: with `blocks` such that
+        N/K is other's N, `self.rng.set_state(other.rng.get_state())` makes the draws to come equal too.
+        Raises OptionError for rows that `other` lacks, and for an Env of another task, engine or `nominal`.
+        """
+        check_copy(self, other, rows)
+        self.sim.copy(other.sim, rows)
+        self.sensors.copy(other.sensors, rows)
+        self._action_delay.copy(other._action_delay, rows)
+        self.commands.copy(other.commands)
+        self._sent = None if other._sent is None else other._sent[rows]
+        self.obs, self.state = other.obs[rows], other.state[rows]
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict()` of an Env of the same task, num_envs and engine.
@@ -285,23 +331,6 @@ class Env(Saved):
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
     """An Env of a task given by name ("hopper"), path ("file.py:Class"), class or object; options: of Env."""
     return Env(load_task(task), num_envs, **options)
-
-
-def _memory(task: Task, carried: Sequence[Carried]) -> dict[str, int]:
-    """Name -> width of all memory: carried terms, age, commands and their countdowns, and the task's own."""
-    widths = {**{term.name: term.size for term in carried}, "age": 1}
-    own = *OWN_MEMORY, *widths, *level_memory(task)
-    for name, command in task.commands.items():
-        widths[name] = len(command.low)
-        if command.every is not None:
-            widths[left(name)] = 1
-    widths |= getattr(task.randomize, "memory", {}) | level_memory(task)
-    taken = [name for name in task.memory if name in widths] + [n for n in task.commands if n in own]
-    if taken := taken + [name for name in (*task.memory, *task.commands) if is_field(name)]:
-        more = ", 'target' for those of a Delta" if "target" in taken else ""
-        rule = f"memory and commands may not be called {taken}: these names are taken{more}"
-        raise TaskError(f"{rule}; use others")
-    return {**widths, **task.memory}
 
 
 def _substeps(control_dt: float, timestep: float) -> int:

@@ -36,13 +36,11 @@ class Period:
             name = task.goal.achieved
             self.achieved = [*names.state].index(name if name in names.truth else f"privileged {name}")
 
-    def after(self, action: Tensor, ctrl: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """After `action` (N, A), clipped here: (fields of Step, `due` (C, N), `found` (3,) bool).
+    def judge(self, action: Tensor, ctrl: Tensor, look: bool = True) -> dict[str, Tensor]:
+        """After `action` (N, A), clipped here: what follows from the physics, as in Step. Writes memory.
 
-        ctrl: targets (N, nu) that were sent.
-        The fields are those before any restart; `final_obs` of a broken simulation is what it broke with.
-        due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
-        due. Writes memory.
+        ctrl: targets (N, nu) that were sent. look: also `final_obs` and `final_state`, those before any
+        restart; `final_obs` of a broken simulation is what it broke with.
         """
         task, sim, names = self.task, self.sim, self.names
         action, bad = action.clamp(-1.0, 1.0), sim.bad()
@@ -52,42 +50,50 @@ class Period:
         terminated = task.terminated(sim)
         self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
-        terminated = terminated | bad
-        done = terminated | (steps_left == 0)
-        final_obs, final_state = self.look()
-        more: list[Tensor] = []
+        fields = dict(zip(("final_obs", "final_state"), self.look(), strict=True)) if look else {}
         if task.goal is not None:
-            reached, success, more = self._goal(task.goal, final_state, bad)
+            reached, success = self._goal(task.goal, fields.get("final_state"), bad)
             terms, metrics = torch.cat((terms, reached), -1), torch.cat((metrics, success), -1)
         terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
-        metrics = torch.where(bad[:, None], self.uncounted, metrics)
-        due = self.commands.countdown()
-        counted = self.levels.after(metrics, done, *more)  # after `look`: final_obs has the old level
-        fields = {
+        return {
+            **fields,
             "reward": terms.sum(-1),
-            "terminated": terminated,
-            "truncated": done & ~terminated,
-            "done": done,
-            "own": torch.ones_like(done) if (own := self.levels.own) is None else own,
+            "terminated": terminated | bad,
             # no cost is charged for steps that a broken simulation lost
             "steps_left": torch.where(bad, 0.0, steps_left),
             "bad": bad,
-            "final_obs": final_obs,
-            "final_state": final_state,
             "terms": terms,
             "cost": cost,
-            "metrics": metrics,
-            "logged": torch.cat((terms, cost, metrics, *counted, bad[:, None], *more), -1),
+            "metrics": torch.where(bad[:, None], self.uncounted, metrics),
         }
+
+    def after(self, action: Tensor, ctrl: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """As `judge`: (fields of Step, `due` (C, N), `found` (3,) bool).
+
+        due: commands whose time is up. found: whether any simulation broke, any episode ended, any command is
+        due.
+        """
+        fields = self.judge(action, ctrl)
+        terminated, bad, metrics = fields["terminated"], fields["bad"], fields["metrics"]
+        done = terminated | (fields["steps_left"] == 0)
+        more = [self.commands.reach(metrics[:, -1] == 1)] if self.commands.by_success else []
+        due = self.commands.countdown()
+        counted = self.levels.after(metrics, done, *more)  # after `look`: final_obs has the old level
+        logged = fields["terms"], fields["cost"], metrics, *counted, bad[:, None], *more
+        own = torch.ones_like(done) if (own := self.levels.own) is None else own
+        fields |= {"truncated": done & ~terminated, "done": done, "own": own, "logged": torch.cat(logged, -1)}
         return fields, due, torch.stack((bad.any(), done.any(), due.any()))
 
-    def _goal(self, goal: Goal, state: Tensor, bad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(terms of `reached`, success (N, 1), [where the goal is due (N, 1)] if success redraws it)."""
-        achieved = state.split([*self.names.state.values()], -1)[self.achieved]
+    def _goal(self, goal: Goal, state: Tensor | None, bad: Tensor) -> tuple[Tensor, Tensor]:
+        """(terms of `reached`, success (N, 1)); state: None where it was not looked at."""
+        if state is not None:
+            achieved = state.split([*self.names.state.values()], -1)[self.achieved]
+        else:
+            values = self.task.observe if goal.achieved in self.names.truth else self.task.privileged
+            achieved = values(self.sim)[goal.achieved].float()
         pair = achieved, self.sim.memory[goal.command].float()
         reached = _columns(self.task.reached(*pair), self.names.reached, self.sim, "reached")
-        success = goal.holds(*pair) & ~bad
-        return reached, success[:, None], [self.commands.reach(success)] if self.commands.by_success else []
+        return reached, (goal.holds(*pair) & ~bad)[:, None]
 
     def look(self) -> tuple[Tensor, Tensor]:
         """obs (N, O) through the sensors, state (N, S): exact values of all terms and the privileged ones."""

@@ -21,8 +21,8 @@ class Sensors(Saved):
     """The sensors of N simulations: true values (N, E) of all terms -> obs (N, O) without the hidden terms.
 
     widths: {term: width} of all terms, in order; a term that `sensing` lacks has no errors. exact: hide
-    terms, add no errors. Env calls `restart` where episodes begin, `advance` once per control step, and
-    `read` for every observation.
+    terms, add no errors. blocks: see Env. Env calls `restart` where episodes begin, `advance` once per
+    control step, and `read` for every observation.
     """
 
     def __init__(
@@ -33,7 +33,9 @@ class Sensors(Saved):
         num_envs: int,
         device: torch.device,
         exact: bool = False,
+        blocks: int = 1,
     ) -> None:
+        self.blocks = blocks
         every = {name: sensing.get(name, Sense()) for name in widths}
         columns = torch.tensor([not every[name].hidden for name in widths for _ in range(widths[name])])
         self.columns = None if columns.all() else columns.nonzero()[:, 0].to(device)
@@ -111,18 +113,19 @@ class Sensors(Saved):
         """Draw the noise of this control step's readings, and nothing else."""
         if not self.noisy:
             return
-        noise = torch.empty_like(self.noise).normal_(generator=rng)
+        noise = torch.empty_like(self._block(self.noise)).normal_(generator=rng)
         if self.uniform is not None:
             noise = torch.where(self.uniform, 2 * uniform_like(noise, rng) - 1, noise)
-        self.noise = noise * self.noise_size
+        self.noise = self._repeated(noise) * self.noise_size
 
     def _fail(self, rng: Generator) -> None:
         """Draw which terms fail until the episode's end (`loss`) or miss this reading (`dropout`, no frame).
 
         An episode's first reading is never missing, because `restart` comes after this.
         """
-        self.lost |= uniform_like(self.lost, rng) < self.loss
-        missing = self.lost | (uniform_like(self.lost, rng) < self.dropout)
+        one = self._block(self.lost)
+        self.lost |= self._repeated(uniform_like(one, rng)) < self.loss
+        missing = self.lost | (self._repeated(uniform_like(one, rng)) < self.dropout)
         if self.framed:
             due = (self.phase + self.rate + EPSILON).floor()  # at most 1: `rate` is
             self.phase += self.rate - due
@@ -149,6 +152,18 @@ class Sensors(Saved):
             seen = torch.where(self.missing, self.last, seen)
             self.last.copy_(seen)
         return seen
+
+    def copy(self, other: "Sensors", rows: Tensor) -> None:
+        """Take on what `rows` (N,) of the equal Sensors of another Env keep, and their present readings."""
+        for name in ("noise", "bias", "last", "lost", "missing", "rate", "phase", "by", "fresh"):
+            getattr(self, name).copy_(getattr(other, name)[rows])
+        self.delay.copy(other.delay, rows)
+
+    def _block(self, like: Tensor) -> Tensor:
+        return like[: len(like) // self.blocks]
+
+    def _repeated(self, drawn: Tensor) -> Tensor:
+        return drawn if self.blocks == 1 else drawn.repeat(self.blocks, 1)
 
     def _each(self, figures: Tensor) -> Tensor:
         """Repeat one number for each term (..., terms) over the term's columns (..., O)."""

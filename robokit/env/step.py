@@ -24,3 +24,16 @@ class Step:
     terms: Tensor  # (N, R) weight * term each; the reward is their sum
     metrics: Tensor  # (N, M) NaN: not counted; NaN if the simulation broke, boolean ones 0
     logged: Tensor  # (N, L): terms, cost, metrics, levels, bad side by side, named by `Env.labels`
+
+
+@dataclass
+class Outcome:
+    """What a control period led to in N simulations, without sensing and restarts: as in Step."""
+
+    reward: Tensor  # (N,)
+    cost: Tensor  # (N, K)
+    terminated: Tensor  # (N,) bool, also where it broke
+    steps_left: Tensor  # (N,)
+    bad: Tensor  # (N,) bool
+    terms: Tensor  # (N, R)
+    metrics: Tensor  # (N, M)

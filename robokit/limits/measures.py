@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 Name = Literal["rate", "episode", "discounted", "probability", "peak", "cvar"]
@@ -28,6 +29,17 @@ class EpisodeCosts(NamedTuple, Generic[Array]):
     discounted: Array  # sum of gamma^t c_t
     violated: Array  # 1 if c_t was ever above 0, else 0
     peak: Array  # largest c_t
+
+
+class Rest(NamedTuple):
+    """What a limit leaves for the next control steps of M running episodes."""
+
+    value: float  # of the limit
+    rest: Tensor  # (M,) value minus `Measure.spent` of the control steps until now, summed
+    age: Tensor  # (M,) control steps until now
+    ahead: Tensor  # (M,) control steps of the plan, at most `left`
+    left: Tensor  # (M,) control steps of the episode
+    gamma: float
 
 
 class Measure(ABC):
@@ -64,6 +76,18 @@ class Measure(ABC):
         """The critics' cost for `cost` (...), and where their return ends with it: (...) bool, or None."""
         return cost, None
 
+    def spent(self, cost: Tensor, age: Tensor, gamma: float) -> Tensor:
+        """What a cost (...) in control step `age` of an episode adds to what its limit bounds."""
+        return cost
+
+    def planned(self, cost: Tensor, age: Tensor, gamma: float) -> Tensor:
+        """What the costs (H, ..., M) of the next H control steps come to, (..., M); age (M,) of the first."""
+        return torch.stack([self.spent(c, age + t, gamma) for t, c in enumerate(cost)]).sum(0)
+
+    def allowed(self, now: Rest) -> Tensor:
+        """What `planned` may be (M,); by default what is left of a sum over the episode, evenly spread."""
+        return now.rest * now.ahead / now.left
+
     def measured(self, rate: Tensor, length: Tensor, mean: Tensor) -> Tensor:
         """J in training, a scalar like its arguments; `mean` by default.
 
@@ -86,6 +110,9 @@ class Rate(Measure):
 
     def per_episode(self, costs: EpisodeCosts[Array]) -> tuple[Array, Array | None]:
         return costs.total, costs.span
+
+    def allowed(self, now: Rest) -> Tensor:
+        return now.rest + now.value * (now.age + now.ahead - 1)
 
     def measured(self, rate: Tensor, length: Tensor, mean: Tensor) -> Tensor:
         return rate
@@ -117,6 +144,14 @@ class Discounted(Measure):
     def per_episode(self, costs: EpisodeCosts[Array]) -> tuple[Array, Array | None]:
         return costs.discounted, None
 
+    def spent(self, cost: Tensor, age: Tensor, gamma: float) -> Tensor:
+        return gamma**age * cost
+
+    def allowed(self, now: Rest) -> Tensor:
+        if now.gamma == 1:
+            return super().allowed(now)
+        return now.rest * (1 - now.gamma**now.ahead) / (1 - now.gamma**now.left)
+
 
 class Probability(Measure):
     """Probability that the cost is ever above 0 in an episode. Critics learn a 1 that ends their return."""
@@ -135,6 +170,9 @@ class Probability(Measure):
         hit = cost > 0
         return hit.to(cost.dtype), hit
 
+    def allowed(self, now: Rest) -> Tensor:
+        return 0 * now.rest
+
 
 class Peak(Measure):
     """Largest cost of an episode. Critics learn the rise of the running maximum m, max(c_t - m, 0)."""
@@ -147,6 +185,12 @@ class Peak(Measure):
 
     def per_episode(self, costs: EpisodeCosts[Array]) -> tuple[Array, Array | None]:
         return costs.peak, None
+
+    def planned(self, cost: Tensor, age: Tensor, gamma: float) -> Tensor:
+        return cost.amax(0)
+
+    def allowed(self, now: Rest) -> Tensor:
+        return now.value + 0 * now.rest
 
 
 class Cvar(Episode):

@@ -78,24 +78,40 @@ def write_film(
     written.
     """
     path, controller = Path(path), one_controller(policy, env, own)
-    if path.suffix not in ENCODING:
-        raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
+    check_film(path, seconds, width, height)
     seconds = min(env.task.time_limit, SECONDS) if seconds is None else seconds
-    if not seconds > 0:
-        raise OptionError(f"seconds must be > 0, got {seconds}")
-    if min(width, height) < 2 or width % 2 or height % 2:
-        raise OptionError(f"width and height must be even numbers of pixels, got {width} x {height}")
-    every = periods_per_frame(env.task.control_dt, path.suffix)
     total, count = 0.0, max(1, round(seconds / env.task.control_dt))
-    frame_seconds = every * env.task.control_dt
-    with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
+    with filming(env, path, width, height) as shoot:
         steps = control_steps(controller, env)
         for n in range(count):
-            if n % every == 0:  # before the step, whose end may be the next episode's start
-                write(camera.frame(goal_mark(env)))
+            shoot(n)  # before the step, whose end may be the next episode's start
             total += float(next(steps).reward)
     say_clipped(controller, env)
     return total
+
+
+def check_film(path: Path, seconds: float | None, width: int, height: int) -> None:
+    """Raise OptionError for an impossible path, length or size of a film."""
+    if path.suffix not in ENCODING:
+        raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
+    if seconds is not None and not seconds > 0:
+        raise OptionError(f"seconds must be > 0, got {seconds}")
+    if min(width, height) < 2 or width % 2 or height % 2:
+        raise OptionError(f"width and height must be even numbers of pixels, got {width} x {height}")
+
+
+@contextlib.contextmanager
+def filming(env: Env, path: Path, width: int, height: int) -> Iterator[Callable[[int], None]]:
+    """A function to call before control step n, from 0 on; at the end there is a film of simulation 0."""
+    every = periods_per_frame(env.task.control_dt, path.suffix)
+    frame_seconds = every * env.task.control_dt
+    with Camera(env.sim, width, height) as camera, _encoder(path, frame_seconds, width, height) as write:
+
+        def shoot(n: int) -> None:
+            if n % every == 0:
+                write(camera.frame(goal_mark(env)))
+
+        yield shoot
 
 
 def goal_mark(env: Env) -> Mark | None:

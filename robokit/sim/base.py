@@ -241,6 +241,16 @@ class Sim(ABC):
         """
 
     @abstractmethod
+    def copy(self, other: "Sim", rows: Tensor) -> None:
+        """Simulation i goes on as `rows[i]` of `other` does, bit for bit; rows (N,): numbers, also repeated.
+
+        other: of the same engine and model, with the same memory; not checked. All is copied that a step
+        depends on: MuJoCo's integration state (time, actuators, mocap bodies, warm start), memory, faults and
+        model fields that differ between simulations. On Warp faults are cleared, and the accelerations are
+        computed anew. Raises ModelError for a model with state that the engine neither gives nor takes.
+        """
+
+    @abstractmethod
     def faults(self) -> Tensor:
         """(N, number of causes) bool: by which of `causes` a simulation broke since its last reset."""
 

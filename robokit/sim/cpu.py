@@ -129,6 +129,29 @@ class MujocoSim(Sim):
                 raise ModelError(message) from error
         return self._fields[name]
 
+    def copy(self, other: Sim, rows: Tensor) -> None:
+        assert isinstance(other, MujocoSim)
+        self.check_saved()
+        ids = rows.numpy()
+        changed = list[str]()
+        for name in self._fields.keys() | other._fields.keys():
+            own, theirs = self._field_of_model(name), other._fields.get(name)
+            value = self.nominal(name).expand_as(own) if theirs is None else theirs[rows]
+            if not torch.equal(own, value):
+                own.copy_(value)
+                changed.append(name)
+        if _needs_set_const(tuple(changed)):
+            self._batch.set_const()
+        self._batch.state[:] = other._batch.state[ids]
+        if changed:  # a persistent batch would go on from stages of the old fields
+            self._batch.forward()
+            self._batch.state[:] = other._batch.state[ids]
+        self._bound["memory"].copy_(other.field("memory")[rows])
+        self._batch.warning[:] = other._batch.warning[ids]
+        self._raised.copy_(other._raised[rows])
+        for name, value in self._derived().items():
+            value.copy_(other.field(name)[rows])
+
     def state_dict(self) -> dict[str, Tensor]:
         self.check_saved()
         fields = {f"field.{name}": value.clone() for name, value in self._fields.items()}

@@ -41,4 +41,4 @@ class Rows(Sim):
         raise TypeError("some rows of a simulation are copies to read: write to the simulation itself")
 
     step = reset = bad = faults = state_dict = _refuse  # pyright: ignore[reportAssignmentType]
-    written = load_state_dict = _refuse  # pyright: ignore[reportAssignmentType]
+    written = load_state_dict = copy = _refuse  # pyright: ignore[reportAssignmentType]

@@ -67,6 +67,7 @@ class Task:
     headline: str = cast(str, _Headline())  # the metric by which policies are compared, larger is better
     failure: tuple[str, ...] = (TERMINATED,)  # boolean metrics: an episode with any of them true has failed
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # {"ppo": {option: value}}
+    planner: ClassVar[Mapping[str, Any]] = {}  # {option: value} of `robokit plan`
     level: Level | None = None  # how hard it is for each simulation in training: sim.memory["level"]
     lag: bool = False  # True: derived fields are one timestep old, as after mj_step
 

@@ -16,6 +16,16 @@ class InvertedDoublePendulum(Task):
     time_limit = 50.0  # s
     lag = True  # gymnasium reads the tip's position and the rail's force as mj_step leaves them
     weights = {"upright": 10.0, "distance": -1.0, "velocity": -1.0}
+    planner = {
+        "rule": "elites",
+        "horizon": 0.4,
+        "iterations": 3,
+        "sigma": 0.2,
+        "colour": 0.0,
+        "elites": 10,
+        "carried": 1.5,
+        "least": 0.005,
+    }
 
     def reset(self, sim, rng):
         qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)

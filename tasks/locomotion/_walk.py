@@ -100,6 +100,7 @@ class Walk(Task):
         "torque": -2e-4,
         "speed": -5.0,
     }
+    planner = {"horizon": 0.32, "sigma": 0.4, "knots": 4}
     recipes = {
         "ppo": {
             "steps": 6_000_000,

@@ -50,6 +50,7 @@ class Arm(Task):
         "table_force": Limit(0.01),
         "tilt": Limit(0.01),
     }
+    planner = {"horizon": 0.6, "knots": 4, "colour": 1.0}
     recipes = {
         "ppo": {
             "steps": 4_000_000,

@@ -19,6 +19,7 @@ class ArmReach(Arm):
     limits = {name: Arm.limits[name] for name in ("joint_speed", "torque", "table_force")}
     randomize = {name: Arm.randomize[name] for name in ("gain", "joint_offset", "table")}
     weights = {"reach": 1.0, "close": 1.0, "there": 1.0, "rate": -0.005, "table": -0.5, "posture": -1.0}
+    planner = {**Arm.planner, "horizon": 0.4, "iterations": 2, "sigma": 0.3}
     recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 2_000_000, "gamma": 0.95}}
 
     def privileged(self, sim):

@@ -295,3 +295,24 @@ def test_a_saved_simulation_continues_bit_for_bit(integrator: str, lag: bool):
             one.memory["b"].add_(ctrl)
         assert torch.equal(sim.state_dict()["state"], other.state_dict()["state"])
         assert torch.equal(sim.field("sensordata"), other.field("sensordata"))
+
+
+@pytest.mark.parametrize("lag", [False, True])
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_a_copied_simulation_continues_bit_for_bit(integrator: str, lag: bool):
+    sim, other = (sim_of(integrator, lag=lag) for _ in range(2))
+    mass = sim.nominal("body_mass") * torch.tensor([[1.0], [1.1], [0.8]])
+    sim.reset(ALL, starts(sim) | {"body_mass": mass})
+    for ctrl in controls(15):
+        sim.step(ctrl, NSTEP)
+        sim.memory["b"].add_(ctrl)
+    rows = torch.tensor([2, 0, 2])
+    other.copy(sim, rows)
+    for ctrl in controls(15):
+        assert torch.equal(sim.state_dict()["state"][rows], other.state_dict()["state"])
+        assert torch.equal(sim.memory["b"][rows], other.memory["b"])
+        assert torch.equal(sim.field("sensordata")[rows], other.field("sensordata"))
+        sim.step(ctrl, NSTEP)
+        other.step(ctrl[rows], NSTEP)
+        sim.memory["b"].add_(ctrl)
+        other.memory["b"].add_(ctrl[rows])

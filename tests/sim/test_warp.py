@@ -337,6 +337,21 @@ def test_a_saved_rollout_continues_bit_for_bit_on_the_cpu_device(task: type[Task
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", [Rover, Slippery])
+def test_a_copied_rollout_continues_bit_for_bit_on_the_cpu_device(task: type[Task]):
+    one, other = on_warp(task, 2, seed=3), on_warp(task, 3, seed=4)
+    rows = torch.tensor([1, 0, 1])
+    actions = torch.rand(20, 2, one.act_dim, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for action in actions[:10]:
+        one.step(action)
+    other.copy(one, rows)
+    for action in actions[10:]:
+        a, b = one.advance(action), other.advance(action[rows])
+        assert torch.equal(a.reward[rows], b.reward)
+        assert torch.equal(one.sim.qpos[rows], other.sim.qpos)
+
+
+@pytest.mark.slow
 def test_too_few_constraint_rows_end_a_simulation_and_name_the_option():
     sim = warp_sim(BLOCK.replace("<worldbody>", '<size njmax="2"/><worldbody>', 1), 2)
     sim.reset(None, {"qpos": torch.tensor([[0.0, -0.001], [0.0, 1.0]])})

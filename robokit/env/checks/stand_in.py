@@ -25,7 +25,7 @@ class NotedMemory(dict[str, Tensor]):
 class StandIn(Sim):
     """A Sim over copies of another's tensors: `make` copies each when it is first read, into `copies`.
 
-    A write reaches only the copy. step, reset, bad and the state dicts raise TaskError.
+    A write reaches only the copy. step, reset, bad, copy and the state dicts raise TaskError.
     """
 
     def __init__(self, sim: Sim, device: torch.device, make: Callable[[Tensor], Tensor]) -> None:
@@ -42,4 +42,4 @@ class StandIn(Sim):
     def step(self, *_: Any, **__: Any) -> Never:
         raise TaskError("a task only reads sim: Env steps and resets it, and writes what the task returns")
 
-    reset = bad = faults = state_dict = load_state_dict = step
+    reset = bad = faults = copy = state_dict = load_state_dict = step

@@ -236,6 +236,11 @@ class WarpSim(Sim):
         for lost in (what for what, bit in CUT.items() if new & bit):
             warnings.warn(f"mujoco_warp has no room for some of the {lost}: they are left out", stacklevel=3)
 
+    def copy(self, other: Sim, rows: Tensor) -> None:
+        state = {name: value[rows] for name, value in other.state_dict().items()}
+        own = {f"field.{n}": self.nominal(n).expand_as(x) for n, x in self._fields.items()}
+        self.load_state_dict(own | state)
+
     def state_dict(self) -> dict[str, Tensor]:
         self.check_saved()
         with self._graphs.scope():

@@ -33,6 +33,7 @@ MAPPINGS = {
     "sensing": "{observation: Sense}",
     "mirror": "{observation: Mirror}",
     "recipes": "{algorithm: {option: value}}",
+    "planner": "{option: value}",
 }
 
 

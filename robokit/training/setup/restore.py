@@ -127,7 +127,9 @@ def check_sizes(run: Run, config: Any) -> None:
         raise RunError(f"{run.path}/{CONFIG}: {rule}, which has {most:,}")
 
 
-def restore_policy(run: Run, last: bool = False, task: str | None = None, trust: bool = False) -> Restored:
+def restore_policy(
+    run: Run, last: bool = False, task: str | Task | None = None, trust: bool = False
+) -> Restored:
     """A run's policy on the CPU: the best of those within the limits in validation, else the last.
 
     last: take the last in any case. task, trust: as `task_of`. Raises RunError without a checkpoint after the
