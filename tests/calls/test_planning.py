@@ -13,12 +13,15 @@ import robokit
 from robokit.calls.planning import critic_of, planner_of
 from robokit.cli.command import main, parse
 from robokit.errors import Error, OptionError, TaskError
+from robokit.planning.planner import steps_of
 from robokit.task.lookup.find import load_task
+from robokit.task.lookup.source import shipped_folder, tasks_below, variants
 from robokit.training.setup.restore import rebuild, restore_policy
 
 PLANNED = OWN.replace(
     "    recipes =", '    planner = {"samples": 16, "elites": 4, "horizon": 0.2}\n    recipes ='
 )
+SHIPPED = tasks_below(shipped_folder())
 SMALL: dict[str, Any] = {"samples": 16, "elites": 4, "threads": 1}
 
 
@@ -55,6 +58,12 @@ def test_costs_stand_beside_their_limits(capsys: pytest.CaptureFixture[str]):
     out = capsys.readouterr().out
     assert "of 0.25, per control step" in out
     assert "plans a second" in out
+
+
+def test_every_shipped_task_s_options_are_a_planner_s():
+    for name in (*SHIPPED, *(name for file in SHIPPED.values() for name in variants(file))):
+        task = load_task(name)
+        assert steps_of(planner_of(task), task.control_dt) > 1, name
 
 
 @draws
