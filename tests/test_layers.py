@@ -19,7 +19,7 @@ FLOORS = (
     "console limits networks sim sim.facts sim.quantities sim.warp",
     "task task.checks task.lookup",
     "env env.checks",
-    "learning learning.offpolicy",
+    "learning learning.offpolicy dynamics",
     "algos controller filter",
     "export",
     "evaluation evaluation.reports",
@@ -40,6 +40,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "evaluation.reports": {"evaluation"},
     "training.setup": {"training"},
     "learning.offpolicy": {"learning"},
+    "dynamics": {"learning"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

@@ -15,6 +15,7 @@ class HalfCheetah(Task):
     lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -0.1}
+    recipes = {"svg": {"steps": 100_000}}
 
     def reset(self, sim, rng):
         qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
@@ -56,7 +57,10 @@ class SpeedLimit(HalfCheetah):
     """
 
     limits = {"speed": Limit(25.0, "episode")}
-    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
+    recipes = {
+        "ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000},
+        "svg": {"steps": 100_000, "caution": 1.0},
+    }
 
     def costs(self, sim, action):
         return {"speed": (self._speed(sim) > FAST).double()}
