@@ -40,7 +40,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "evaluation.reports": {"evaluation"},
     "training.setup": {"training"},
     "learning.offpolicy": {"learning"},
-    "dynamics": {"learning"},
+    "dynamics": {"learning", "learning.offpolicy"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

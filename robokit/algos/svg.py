@@ -12,7 +12,7 @@ exported as any SAC policy; the model is robokit.dynamics.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,15 +23,17 @@ from robokit.compute.compile import Sizes, Unguarded, compiled
 from robokit.dynamics.ensemble import deal
 from robokit.dynamics.fit import Fit, Upkeep
 from robokit.dynamics.imagine import After, Model
-from robokit.dynamics.rollouts import ROWS, Rollouts, State
+from robokit.dynamics.rollouts import ROWS, Imagined, Rollouts, State
 from robokit.env.env import Env
 from robokit.errors import OptionError
 from robokit.learning.adam import Bound, Losses
 from robokit.learning.constrained import Constrained
 from robokit.learning.offpolicy.agent import Sums
+from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.learning.options import check_not_negative, check_positive, check_unit, recurrent
 from robokit.learning.returns import n_step, shares
 from robokit.learning.rollout import Batch
+from robokit.networks.policy import Policy
 
 REFRESH = 20  # gradient steps between two imagined rollouts
 START = 1500  # gradient steps of the model before the policy's first
@@ -58,7 +60,7 @@ class Config(sac.Config):
     model_every: float | None = None
     # a rollout ends where the members' disagreement exceeds so many times its running 95 % quantile at real
     # frames (Frauenknecht et al. 2024, arXiv:2405.19014); 0: only where an episode ends
-    trust: float = 0.0
+    doubt: float = 0.0
     caution: float = 0.0  # imagined costs are raised by so many deviations over the members
     ends: Literal["task", "learned"] = "task"  # of imagined episodes: by the task's `ended`, if it has one
 
@@ -72,16 +74,11 @@ class Config(sac.Config):
         return max(2.0, self.simulations / 8) if self.model_every is None else self.model_every
 
 
-class Imagined(NamedTuple):
-    """What happened in one imagined control step."""
-
-    action: Tensor  # (M, A)
-    log_prob: Tensor  # (M,)
-    signal: Tensor  # (M, 1 + K) reward, and costs as critics are charged, / Limit.largest
-    over: Tensor  # (M, 1 + K) bool: the return of this column ends
-    cost: Tensor  # (M, K) as the environment would give it
-    dead: Tensor  # (M,) bool
-    doubt: Tensor  # (M,) disagreement, 0 unless it is used
+def make_model(env: Env, config: Config, policy: Policy) -> Model:
+    """A model of the Env's task and a policy's beliefs, with random weights from torch's global generator."""
+    costs = 0 if config.limit_rule == "off" else len(env.task.limits)
+    sizes = policy.belief_size, costs, config.members, config.model_hidden
+    return Model(env, *sizes, learned=config.ends == "learned")
 
 
 class SVG(SAC):
@@ -95,8 +92,7 @@ class SVG(SAC):
             rule = "what the model predicts, the policy's input: give critic 'obs', and no limit of a peak"
             raise OptionError(f"svg's critics must see {rule}; here they see {[*constrained.widths]}")
         self.window, self.burn_in = 1, 0
-        sizes = self.policy.belief_size, len(self.limits), config.members, config.model_hidden
-        self.model = Model(env, *sizes, config.ends == "learned")
+        self.model = make_model(env, config, self.policy)
         if hidden := self.model.frames.hidden:
             self.widths["target"] = hidden
         self.fit = Fit(self.model.net, config.model_lr, graph)
@@ -110,11 +106,9 @@ class SVG(SAC):
     def data(self, rows: Tensor, belief: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Inputs (M, I), outputs (M, D), next observations, ends, and whether rows (1, M, C) are sound."""
         batch = self.batch(rows, belief)
-        frame = self._frame(batch)
+        frame, cost, final = self._frame(batch), batch["cost"][0], batch["final_obs"][0]
         after = self.actor.bound(self.graph).encode(batch["obs"][0], batch["belief"], batch["is_first"][0])[1]
-        cost = batch["cost"][0]
         cost = torch.where(self.counted, (cost > 0).float(), cost)
-        final = batch["final_obs"][0]
         x = self.model.inputs(frame, after, batch["action"][0])
         y = self.model.outputs(frame, final, batch["reward"][0], cost)
         return x, y, final, batch["terminated"][0], ~batch["bad"][0]
@@ -164,7 +158,7 @@ class SVG(SAC):
     def roll(self, state: State, noise: Tensor, wide: Tensor, deal: Tensor) -> tuple[State, Tensor, Tensor]:
         """A control step of a rollout: the next state, its rows (M, C) of a replay, the disagreement (M,)."""
         policy = self.actor.bound(self.graph)
-        after, step = self.imagine(policy, state, noise, wide, deal, spread=self.config.trust > 0)
+        after, step = self.imagine(policy, state, noise, wide, deal, spread=self.config.doubt > 0)
         obs, target = state.frame.tensor_split([self.model.frames.obs_dim], -1)
         columns = {"obs": obs, "target": target, "final_obs": after.frame[:, : obs.shape[-1]]}
         columns |= {"action": step.action, "cost": step.cost, "reward": step.signal[:, 0]}
@@ -219,16 +213,13 @@ class SVG(SAC):
         return self.lagrangian(ahead[0, :, 0] + entropy[0][:, 0], ahead, *prices), target.detach()
 
     def settle(
-        self,
-        lr: Tensor,
-        rows: Tensor,
-        belief: Tensor,
-        action: Tensor,
-        target: Tensor,
-        log_prob: Tensor,
-        grads: list[Tensor],
+        self, lr: Tensor, rows: Tensor, belief: Tensor, first: tuple[Tensor, ...], grads: list[Tensor]
     ) -> Losses:
-        """Steps of the critics to targets (E, M, 1 + K) of actions (M, A), of policy (`grads`) and alpha."""
+        """Steps of the critics, of the policy by `grads`, of alpha and the target networks.
+
+        first: actions (M, A) at the rows (1, M, C), the critics' targets for them (E, M, 1 + K), log pi (M,).
+        """
+        action, target, log_prob = first
         batch = {**self.batch(rows, belief), "action": action[None]}
         parts = self.fit_critics(lr, batch, target[:, None], shares(torch.ones_like(log_prob[None]) > 0))
         parts |= {"grad_norm": self.actor.apply(grads, lr), "log_prob": log_prob.mean()}
@@ -241,25 +232,26 @@ class SVG(SAC):
         return super().parts() | {"model": self.model.net, "model_adam": self.fit.adam}
 
 
-class Learner(sac.Learner):
+class Learner(OffPolicy):
     """SAC through a model, on one Env; `policy` is exported."""
 
     kind = SVG
     agent: SVG
-    config: Config
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
         config = config.on(env.num_envs)
         check(config)
         super().__init__(env, config, seed)
-        agent, device = self.agent, env.device
-        graph, on_cpu = bool(config.compile), device.type == "cpu"
-        once = partial(compiled, device=device, cpp_wrapper=True) if graph else (lambda f: f)
-        with_grad = partial(Unguarded, cpp_wrapper=on_cpu) if graph else (lambda f: f)
+        if config.temperature is not None:
+            self.agent.fixed = self.schedules.values["temperature"]
+        agent, device, once, with_grad = self.agent, env.device, lambda f: f, lambda f: f
+        if config.compile:
+            once = partial(compiled, device=device, cpp_wrapper=True)
+            with_grad = partial(Unguarded, cpp_wrapper=device.type == "cpu")
         self.ahead, self.finish = with_grad(agent.ahead), with_grad(agent.finish)
         self.settle = once(agent.settle)
         sizes = agent.widths, self.replay.beliefs.shape[-1], agent.start, once(agent.roll)
-        self.rollouts = Rollouts(*sizes, config.members, config.trust, device)
+        self.rollouts = Rollouts(*sizes, config.members, config.doubt, device)
         self.upkeep = Upkeep(agent.model.net, agent.data, once(agent.update_model))
         self.deals = [deal(self.windows, config.members, turn, device) for turn in range(config.members)]
 
@@ -282,8 +274,7 @@ class Learner(sac.Learner):
         config, due = self.config, START + int((self._transitions - self.pace.starts) / self.config.each)
         parts = self.upkeep.catch_up(due, self.replay, self.rng)
         if config.imagined and self.gradients % REFRESH == 0:
-            noise, wide = self._noise(config.imagined, ROWS), self._wide(config.imagined, ROWS)
-            parts["stopped"] = self.rollouts.go(self.replay, noise, wide, self.rng)
+            parts["stopped"] = self.rollouts.go(self.replay, *self._noise(config.imagined, ROWS), self.rng)
         rows, belief = self._batch()
         self.gradients += 1
         parts |= self._look_ahead(rows, belief) if config.lookahead else self._plain(rows, belief)
@@ -292,14 +283,11 @@ class Learner(sac.Learner):
             self._price()
         return parts
 
-    def _noise(self, *shape: int) -> Tensor:
-        """Standard normal noise (..., A) of actions."""
-        return torch.randn(*shape, self.env.act_dim, generator=self.rng, device=self.env.device)
-
-    def _wide(self, *shape: int) -> Tensor:
-        """Standard normal noise (..., P) of the model's changes."""
-        size = self.agent.model.frames.predicted
-        return torch.randn(*shape, size, generator=self.rng, device=self.env.device)
+    def _noise(self, steps: int, rows: int, more: int = 0) -> tuple[Tensor, Tensor]:
+        """Standard normal noise of actions (T + more, M, A), and of the model's changes (T, M, P)."""
+        sizes = (steps + more, rows, self.env.act_dim), (steps, rows, self.agent.model.frames.predicted)
+        noise, wide = (torch.randn(n, generator=self.rng, device=self.env.device) for n in sizes)
+        return noise, wide
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Rows (1, M, C) and beliefs (M, B): the share `real` from the replay, the others imagined."""
@@ -310,13 +298,13 @@ class Learner(sac.Learner):
         return torch.cat(rows, 1), torch.cat(beliefs)
 
     def _plain(self, rows: Tensor, belief: Tensor) -> Losses:
-        noise = self._noise(2, 1, self.windows)
+        noise = self._noise(2, self.windows)[0][:, None]
         return self.update[True](self.schedules.values["lr"], rows, belief, noise, self.price, self.weight)
 
     def _look_ahead(self, rows: Tensor, belief: Tensor) -> Losses:
         """A gradient step through `lookahead` imagined steps from rows (1, M, C)."""
         agent, h = self.agent, self.config.lookahead
-        noise, wide = self._noise(h + 1, self.windows), self._wide(h, self.windows)
+        noise, wide = self._noise(h, self.windows, more=1)
         alpha = agent.temperature().detach().exp() if agent.fixed is None else agent.fixed
         flat = agent.actor.flat.detach().requires_grad_() if agent.graph else None
         leaves = [*self.policy.parameters()] if flat is None else [flat]
@@ -330,7 +318,7 @@ class Learner(sac.Learner):
             loss = -gain.mean()
             grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
         first = steps[0].action.detach(), target, steps[0].log_prob.detach()
-        parts = self.settle(self.schedules.values["lr"], rows, belief, *first, [*grads])
+        parts = self.settle(self.schedules.values["lr"], rows, belief, first, [*grads])
         return {**parts, "policy": loss.detach(), "alpha": alpha.clone()}
 
     def _parts(self) -> dict[str, Any]:
@@ -341,11 +329,11 @@ def check(config: Config) -> None:
     """Raise OptionError for an invalid option or combination of options."""
     sac.check(config)
     check_positive(config, "members", "model_hidden", "model_lr", "model_every")
-    check_not_negative(config, "lookahead", "imagined", "trust", "caution")
+    check_not_negative(config, "lookahead", "imagined", "doubt", "caution")
     check_unit(config, "real")
     if not config.lookahead and not config.imagined:
         raise OptionError("lookahead 0 and imagined 0 leave nothing to imagine: that is --algo sac")
-    for name in ("trust", "caution"):
+    for name in ("doubt", "caution"):
         if getattr(config, name) and config.members < 2:
             rule = "is measured by the members' disagreement, so it needs at least 2"
             raise OptionError(f"{name} ({getattr(config, name)}) {rule}; members is {config.members}")

@@ -10,7 +10,7 @@ from robokit.dynamics.ensemble import deal
 from robokit.learning.offpolicy.replay import Replay
 
 ROWS, KEPT = 256, 200  # episodes side by side; their last control steps that are kept
-TRUSTED, MOVING = 0.95, 0.1  # quantile of the disagreement at real frames; weight of a new one
+USUAL, MOVING = 0.95, 0.1  # quantile of the disagreement at real frames; weight of a new one
 
 
 class State(NamedTuple):
@@ -21,6 +21,18 @@ class State(NamedTuple):
     critic_belief: Tensor  # (M, B) of the critics, before the frame
     is_first: Tensor  # (M,) bool: the frame begins an episode
     steps_left: Tensor  # (M,) control steps left after the action
+
+
+class Imagined(NamedTuple):
+    """What happened in one imagined control step."""
+
+    action: Tensor  # (M, A)
+    log_prob: Tensor  # (M,)
+    signal: Tensor  # (M, 1 + K) reward, and costs as critics are charged, / Limit.largest
+    over: Tensor  # (M, 1 + K) bool: the return of this column ends
+    cost: Tensor  # (M, K) as the environment would give it
+    dead: Tensor  # (M,) bool
+    doubt: Tensor  # (M,) disagreement, 0 unless it is used
 
 
 class Ring(Replay):
@@ -51,7 +63,7 @@ class Rollouts:
 
     widths, belief_size: of the replay that they start from. start: rows (1, M, C) and beliefs (M, B) of it ->
     State. roll: (State, noise (M, A), wide (M, P), deal) -> (State, rows (M, C), disagreement (M,)).
-    trust: an episode ends where the disagreement exceeds so many times its running quantile; 0: nowhere.
+    most: an episode ends where the disagreement exceeds so many times its running quantile; 0: nowhere.
     """
 
     def __init__(
@@ -61,12 +73,12 @@ class Rollouts:
         start: Callable[[Tensor, Tensor], State],
         roll: Callable[..., tuple[State, Tensor, Tensor]],
         members: int,
-        trust: float,
+        most: float,
         device: torch.device,
     ) -> None:
         self.ring = Ring(widths, belief_size, ROWS, ROWS * KEPT, device)
-        self.start, self.roll, self.trust = start, roll, trust
-        self.trusted = torch.zeros((), device=device)
+        self.start, self.roll, self.most = start, roll, most
+        self.usual = torch.zeros((), device=device)
         self.deals = [deal(ROWS, members, turn, device) for turn in range(members)]
         columns = zip(widths, torch.tensor([0, *widths.values()]).cumsum(0).tolist(), strict=False)
         self.dead = dict(columns)["terminated"]
@@ -83,19 +95,19 @@ class Rollouts:
             after, rows, doubt = self.roll(state, *given, self.deals[t % len(self.deals)])
             self.ring.put(rows, beliefs)
             stop = rows[:, self.dead] > 0
-            if self.trust:
+            if self.most:
                 if t == 0:
-                    now, before = torch.quantile(doubt, TRUSTED), self.trusted
+                    now, before = torch.quantile(doubt, USUAL), self.usual
                     before.copy_(torch.where(before > 0, before.lerp(now, MOVING), now))
-                stop = stop | (doubt > self.trust * self.trusted)
+                stop = stop | (doubt > self.most * self.usual)
             pairs = zip(self.start(*replay.sample(ROWS, 1, rng)), after, strict=True)
             state = State(*(torch.where(stop if a.dim() == 1 else stop[:, None], a, b) for a, b in pairs))
             stopped.append(stop.float().mean())
         return torch.stack(stopped).mean()
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {**self.ring.state_dict(), "trusted": self.trusted}
+        return {**self.ring.state_dict(), "usual": self.usual}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.ring.load_state_dict(state)
-        self.trusted.copy_(state["trusted"])
+        self.usual.copy_(state["usual"])

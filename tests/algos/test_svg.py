@@ -18,13 +18,14 @@ from robokit.algos import svg
 from robokit.algos.svg import SVG, Config, Learner, check
 from robokit.dynamics import ensemble, fit, rollouts
 from robokit.dynamics.imagine import After, Imagined as Simulator, Model
-from robokit.dynamics.rollouts import State
+from robokit.dynamics.rollouts import Imagined, State
 from robokit.env.env import Env
-from robokit.errors import OptionError, TaskError
+from robokit.errors import OptionError, RunError, TaskError
 from robokit.learning.constrained import Constrained
 from robokit.learning.offpolicy.agent import upper
 from robokit.limits.limit import Limit
 from robokit.task.task import Task
+from robokit.training.setup.restore import rebuild, restore_model
 
 SMALL: dict[str, Any] = TINY | {
     "model_hidden": (8,), "members": 3, "imagined": 2, "compile": False, "critics": 2, "window": 16,
@@ -41,16 +42,20 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, name, sizes[name])
 
 
+def options(**changes: Any) -> Config:
+    return Config(**SMALL | changes)
+
+
 def agent_of(task: type[Task] = Plain, **changes: Any) -> SVG:
-    config, env = Config(**SMALL | changes), Env(task(), 2, threads=1)
+    config, env = options(**changes), Env(task(), 2, threads=1)
     check(config)
     torch.manual_seed(0)
     return SVG(env, config, Constrained(env, config), False)
 
 
 def learner_of(task: type[Task] = Plain, seed: int = 0, **changes: Any) -> Learner:
-    config = Config(**SMALL | changes)
-    learner = Learner(Env(task(), config.num_envs, seed=seed, threads=1), config, seed)
+    config = options(**changes)
+    learner = Learner(Env(task(), config.simulations, seed=seed, threads=1), config, seed)
     learner.horizon = 11
     learner.steps_per_iteration = learner.horizon * learner.env.num_envs
     return learner
@@ -167,7 +172,7 @@ def test_imagination_of_a_recording_has_the_real_loops_beliefs_bit_for_bit(
     learner.env.task.history = 3
     steps = 8
     for _ in range(steps):
-        learner._collect(learner._noise(2))
+        learner._collect(learner._noise(1, 2)[0][0])
     rows, beliefs, agent = learner.replay.rows[:steps], learner.replay.beliefs[:steps], learner.agent
     batch = agent.batch(rows, beliefs[0])
     assert not batch["done"].any()
@@ -216,7 +221,7 @@ def test_the_policy_pays_for_imagined_costs_as_in_sac():
     agent = agent_of(Limited, lookahead=1)
     q, price, weight = torch.rand(2, 5, 3), torch.tensor([0.5, 2.0]), torch.tensor([1.0, 0.5])
     zero, none = torch.zeros(5), torch.zeros(5, 3)
-    step = svg.Imagined(zero, zero, none, none > 0, none[:, 1:], zero > 0, zero)
+    step = Imagined(zero, zero, none, none > 0, none[:, 1:], zero > 0, zero)
     gain, _ = agent.objective([step], (q, q, torch.zeros(5)), torch.tensor(0.0), price, weight)
     cost = upper(0.99 * q[..., 1:], agent.config.pessimism)
     expected = (0.99 * q[..., 0].mean(0) - cost @ (price * agent.largest)) / (1 + weight.sum())
@@ -224,7 +229,7 @@ def test_the_policy_pays_for_imagined_costs_as_in_sac():
 
 
 CASES = {
-    "plain": (Plain, {"trust": 1.0}),
+    "plain": (Plain, {"doubt": 1.0}),
     "mbpo": (Plain, {"lookahead": 0, "imagined": 1, "real": 0.25, "utd": 0.5}),
     "limits": (Limited, {"caution": 1.0, "belief": "stack", "critic_belief": "stack"}),
     "gru": (Plain, {"belief": "gru", "critic_belief": "gru", "imagined": 0}),
@@ -265,16 +270,16 @@ def test_a_batch_has_the_share_of_real_transitions_that_is_asked_for():
     assert (rows[0] == -7.0).all(-1).sum() == 12
 
 
-def test_a_rollout_that_ends_goes_on_from_the_replay_and_trust_ends_it_too():
+def test_a_rollout_that_ends_goes_on_from_the_replay_and_doubt_ends_it_too():
     learner = learner_of(imagined=3)
     learner.iterate()
     learner.iterate()
-    own, (noise, wide) = learner.rollouts, (learner._noise(3, ROWS), learner._wide(3, ROWS))
+    own, (noise, wide) = learner.rollouts, learner._noise(3, ROWS)
     with torch.no_grad():
-        for trust, stopped in ((0.0, 0.0), (1e9, 0.0), (1e-9, 1.0)):
-            learner.agent.config = Config(**SMALL | {"trust": trust})
-            own.trust = trust
-            own.trusted.zero_()
+        for most, stopped in ((0.0, 0.0), (1e9, 0.0), (1e-9, 1.0)):
+            learner.agent.config = options(doubt=most)
+            own.most = most
+            own.usual.zero_()
             learner.agent.model.known = lambda seen: torch.zeros(len(seen)) > 0
             share = own.go(learner.replay, noise, wide, learner.rng)
             assert share.item() == stopped
@@ -329,9 +334,9 @@ def test_a_model_is_stepped_as_a_planners_simulator():
         ({"imagined": -1}, "imagined must be finite and at least 0, got -1"),
         ({"lookahead": 0, "imagined": 0}, "leave nothing to imagine"),
         ({"members": 0}, "members must be > 0, got 0"),
-        ({"members": 1, "trust": 1.0}, r"trust \(1.0\) is measured by .* at least 2; members is 1"),
+        ({"members": 1, "doubt": 1.0}, r"doubt \(1.0\) is measured by .* at least 2; members is 1"),
         ({"members": 1, "caution": 0.5}, r"caution \(0.5\) is measured by .* at least 2; members is 1"),
-        ({"trust": -1.0}, "trust must be finite and at least 0, got -1.0"),
+        ({"doubt": -1.0}, "doubt must be finite and at least 0, got -1.0"),
         ({"real": 1.5}, r"real must be in \[0, 1\], got 1.5"),
         ({"model_every": 0.0}, "model_every must be > 0, got 0.0"),
         ({"model_hidden": (8, 0)}, r"model_hidden must be > 0, got \(8, 0\)"),
@@ -356,15 +361,27 @@ def test_a_limit_of_a_peak_and_a_hidden_command_are_refused():
 
 @pytest.mark.medium
 def test_a_run_is_trained_exported_and_measured_as_any_sac_policy(tmp_path: Path):
-    options = {k: v for k, v in SMALL.items() if k not in ("steps", "num_envs")} | {"ends": "learned"}
-    run = robokit.train("inverted_pendulum", "svg", steps=40, num_envs=2, runs=tmp_path, **options)
+    own: dict[str, Any] = SMALL | {"ends": "learned", "steps": 40, "num_envs": 2}
+    run = robokit.train("inverted_pendulum", "svg", runs=tmp_path, **own)
     assert robokit.evaluate(run, episodes=5).episodes == 5
+    model, restored = restore_model(run)
+    learner = rebuild(run)
+    run.resume(learner)
+    trained: Any = learner
+    ours, theirs = model.net.state_dict(), trained.agent.model.net.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], x) for name, x in theirs.items())
+    frame = restored.env.obs
+    said = model.predict(frame, frame[:, :0], torch.zeros(len(frame), 1))
+    assert said.frame.shape == frame.shape and ((said.end >= 0) & (said.end <= 1)).all()
+    other = robokit.train("inverted_pendulum", "sac", runs=tmp_path, steps=40, learning_starts=20, batch=8)
+    with pytest.raises(RunError, match="is a run of sac, which learns no model"):
+        restore_model(other)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [Plain, Limited])
 def test_the_compiled_gradient_step_is_the_eager_one(task: type[Task]):
-    changes = {"utd": 1e-3, "steps": 10_000, "trust": 2.0, "caution": 1.0, "hidden": (8, 8)}
+    changes = {"utd": 1e-3, "steps": 10_000, "doubt": 2.0, "caution": 1.0, "hidden": (8, 8)}
     eager, compiled = (learner_of(task, compile=c, **changes) for c in (False, True))
     eager.horizon = 40
     eager.iterate()

@@ -9,7 +9,8 @@ from cart import Cart, but
 from torch import Tensor
 
 from robokit.dynamics.frame import Frames
-from robokit.env.env import Env
+from robokit.env.checks.laws import check_task
+from robokit.env.env import Env, make
 from robokit.errors import TaskError
 from robokit.sim.base import Sim
 from robokit.task.sense import Sense
@@ -59,6 +60,25 @@ def test_a_hidden_command_and_a_frame_with_nothing_to_predict_are_refused():
         Frames(Env(but(observe=lacks), 1, threads=1))
     with pytest.raises(TaskError, match=r"nothing that a model could predict, only \['goal', 'turn', 'act"):
         Frames(Env(but(observe=given), 1, threads=1))
+
+
+@pytest.mark.parametrize("name", ["inverted_pendulum", "hopper", "walker2d", "hopper:Velocities"])
+def test_what_a_shipped_task_tells_of_its_end_is_what_ends_it(name: str):
+    env, rng, seen = make(name, 16, threads=1), torch.Generator().manual_seed(0), set[bool]()
+    for _ in range(80):
+        step = env.step(torch.rand(16, env.act_dim, generator=rng) * 2 - 1)
+        told = env.task.ended(env.split(step.final_obs))
+        assert (told is None) == (name == "hopper:Velocities")
+        if told is not None:
+            assert torch.equal(told, step.terminated)
+            seen |= {*told.tolist()}
+    assert len(seen) in (0, 2) and bool(seen) == (name != "hopper:Velocities")
+
+
+def test_check_tells_an_end_that_is_not_the_tasks():
+    wrong = ends(lambda terms: terms["slide"][:, 0] > 0.0)
+    [law] = [law for law in check_task(wrong, steps=20) if not law.ok]
+    assert law.name == "rollout" and "ended says" in law.detail and "terminated says" in law.detail
 
 
 def ends(told: Any, **more: Any) -> Task:
