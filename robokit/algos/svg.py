@@ -91,7 +91,7 @@ class SVG(SAC):
         if self.sees != "obs":
             rule = "what the model predicts, the policy's input: give critic 'obs', and no limit of a peak"
             raise OptionError(f"svg's critics must see {rule}; here they see {[*constrained.widths]}")
-        self.window, self.burn_in = 1, 0
+        self.window, self.burn_in, self.cautious = 1, 0, config.caution > 0 and bool(self.limits)
         self.model = make_model(env, config, self.policy)
         if hidden := self.model.frames.hidden:
             self.widths["target"] = hidden
@@ -158,7 +158,8 @@ class SVG(SAC):
     def roll(self, state: State, noise: Tensor, wide: Tensor, deal: Tensor) -> tuple[State, Tensor, Tensor]:
         """A control step of a rollout: the next state, its rows (M, C) of a replay, the disagreement (M,)."""
         policy = self.actor.bound(self.graph)
-        after, step = self.imagine(policy, state, noise, wide, deal, spread=self.config.doubt > 0)
+        spread = self.config.doubt > 0 or (self.cautious and not self.config.lookahead)
+        after, step = self.imagine(policy, state, noise, wide, deal, spread)
         obs, target = state.frame.tensor_split([self.model.frames.obs_dim], -1)
         columns = {"obs": obs, "target": target, "final_obs": after.frame[:, : obs.shape[-1]]}
         columns |= {"action": step.action, "cost": step.cost, "reward": step.signal[:, 0]}
@@ -173,8 +174,7 @@ class SVG(SAC):
         self, flat: Tensor | None, state: State, noise: Tensor, wide: Tensor, deal: Tensor
     ) -> tuple[State, Imagined]:
         """`imagine` with a gradient to the policy; flat: its parameters in a graph; None: the module's."""
-        caution = self.config.caution > 0 and bool(self.limits)
-        return self.imagine(self._policy(flat), state, noise, wide, deal, caution)
+        return self.imagine(self._policy(flat), state, noise, wide, deal, self.cautious)
 
     def finish(self, flat: Tensor | None, state: State, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q and the target critics' Q (E, M, 1 + K) after the last imagined step, and log pi (M,)."""

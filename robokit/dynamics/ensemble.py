@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from robokit.compute.processes import total, world
+from robokit.compute.processes import total
 from robokit.errors import TaskError
 from robokit.learning.returns import average, shares
 from robokit.networks.mlp import Ensemble
@@ -45,7 +45,7 @@ class Scale(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Take mean and deviation of the rows x (M, D) of all processes."""
-        rows = len(x) * world()
+        rows = total(x.new_tensor(len(x), dtype=torch.float64))
         mean = total(x.double().sum(0)) / rows
         std = (total((x - mean).square().sum(0)) / rows).sqrt()
         self.mean.copy_(mean)
