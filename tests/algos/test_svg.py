@@ -276,11 +276,11 @@ def test_a_rollout_that_ends_goes_on_from_the_replay_and_doubt_ends_it_too():
     learner.iterate()
     own, (noise, wide) = learner.rollouts, learner._noise(3, ROWS)
     with torch.no_grad():
-        for most, stopped in ((0.0, 0.0), (1e9, 0.0), (1e-9, 1.0)):
+        for over, most, stopped in ((0, 0.0, 0.0), (0, 1e9, 0.0), (0, 1e-9, 1.0), (1, 0.0, 1.0)):
             learner.agent.config = options(doubt=most)
             own.most = most
             own.usual.zero_()
-            learner.agent.model.known = lambda seen: torch.zeros(len(seen)) > 0
+            learner.agent.model.known = lambda seen, over=over: torch.full((len(seen),), over) > 0
             share = own.go(learner.replay, noise, wide, learner.rng)
             assert share.item() == stopped
             last = (own.ring.position - 1) % own.ring.steps
