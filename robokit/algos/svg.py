@@ -36,6 +36,7 @@ from robokit.learning.rollout import Batch
 from robokit.networks.policy import Policy
 
 REFRESH = 20  # gradient steps between two imagined rollouts
+ITERATION = 250  # transitions: a gradient step takes as long as several of SAC's
 START = 1500  # gradient steps of the model before the policy's first
 
 
@@ -244,6 +245,8 @@ class Learner(OffPolicy):
         super().__init__(env, config, seed)
         if config.temperature is not None:
             self.agent.fixed = self.schedules.values["temperature"]
+        self.horizon = max(1, round(self.pace.iteration(ITERATION) / self._all))
+        self.steps_per_iteration = self._all * self.horizon
         agent, device, once, with_grad = self.agent, env.device, lambda f: f, lambda f: f
         if config.compile:
             once = partial(compiled, device=device, cpp_wrapper=True)
@@ -261,8 +264,7 @@ class Learner(OffPolicy):
             super()._normalize([row])
         return row
 
-    def _normalize(self, rows: list[dict[str, Tensor]]) -> None:
-        """Done in every control step."""
+    def _normalize(self, rows: list[dict[str, Tensor]]) -> None: ...  # done in every control step
 
     def _before(self) -> dict[str, Tensor]:
         frames = self.agent.model.frames
@@ -307,8 +309,7 @@ class Learner(OffPolicy):
         noise, wide = self._noise(h, self.windows, more=1)
         alpha = agent.temperature().detach().exp() if agent.fixed is None else agent.fixed
         flat = agent.actor.flat.detach().requires_grad_() if agent.graph else None
-        leaves = [*self.policy.parameters()] if flat is None else [flat]
-        state, steps = agent.start(rows, belief), list[Any]()
+        state, steps = agent.start(rows, belief), list[Imagined]()
         with torch.enable_grad():
             for t in range(h):
                 state, step = self.ahead(flat, state, noise[t], wide[t], self.deals[t % len(self.deals)])
@@ -316,6 +317,7 @@ class Learner(OffPolicy):
             ends = self.finish(flat, state, noise[h])
             gain, target = agent.objective(steps, ends, alpha, self.price, self.weight)
             loss = -gain.mean()
+            leaves = [*self.policy.parameters()] if flat is None else [flat]
             grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
         first = steps[0].action.detach(), target, steps[0].log_prob.detach()
         parts = self.settle(self.schedules.values["lr"], rows, belief, first, [*grads])
@@ -340,8 +342,7 @@ def check(config: Config) -> None:
     if config.n_step != 1:
         raise OptionError(f"n_step must be 1: svg looks ahead by its model; got {config.n_step}")
     if config.burn_in:
-        rule = "must be 0: beliefs are trained through imagined steps, not through windows"
-        raise OptionError(f"burn_in {rule}; got {config.burn_in}")
+        raise OptionError(f"burn_in must be 0: svg has no windows of the replay; got {config.burn_in}")
     if not config.lookahead and recurrent(config):
         rule = "trains no recurrent belief, which needs imagined steps"
         raise OptionError(

@@ -18,7 +18,8 @@ class InvertedPendulum(Task):
     weights = {"upright": 1.0}
     recipes = {
         "svg": {
-            "steps": 3000, "learning_starts": 1000, "lr": 1e-3, "hidden": (64, 64), "model_hidden": (128, 128)
+            "steps": 3000, "learning_starts": 1000, "lr": 1e-3, "hidden": (64, 64),
+            "model_hidden": (128, 128), "model_every": 1.0,
         }
     }  # fmt: skip
 
