@@ -58,7 +58,8 @@ TRAININGS: dict[str, tuple[str, int, str, dict[str, Any], int]] = {
         f"inverted_pendulum-sac-{s}": (
             "inverted_pendulum", s, "sac",
             {"steps": 3000, "learning_starts": 1000, "lr": 1e-3, "hidden": (64, 64), "init_temperature": 0.1,
-             "critics": 5, "reduce": "mean", "layer_norm": True, "activation": "silu", "normalize_obs": True},
+             "critics": 5, "reduce": "mean", "layer_norm": True, "activation": "silu", "normalize_obs": True,
+             "tau": 0.02},
             250,
         )
         for s in range(3)
