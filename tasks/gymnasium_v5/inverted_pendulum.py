@@ -19,7 +19,8 @@ class InvertedPendulum(Task):
     recipes = {
         "svg": {
             "steps": 3000, "learning_starts": 1000, "lr": 1e-3, "hidden": (64, 64),
-            "model_hidden": (128, 128), "model_every": 1.0, "tau": 0.02,  # a value of 100 steps in 2000 updates
+            "model_hidden": (128, 128), "model_every": 1.0,
+            "tau": 0.02,  # with .005 a value of 100 steps takes more updates than there are
         }
     }  # fmt: skip
 
