@@ -70,9 +70,10 @@ def main() -> None:
         held = {n: [holds(data, *x) for x in zip(rows, steps, strict=True)] for n, rows in states.items()}
         speed = 2 * steps[..., 0].size / (time.process_time() - began)
         shares = ", ".join(f"{name} {np.mean(each):.0%}" for name, each in held.items())
+        search = f"{iterations} iterations of {searches}{'' if warm else ', no warm start'}"
         print(
-            f"{1000 * timestep:.0f} ms, {iterations} iterations of {searches}"
-            f"{'' if warm else ', no warm start'}, {cone}, impratio {impratio:.0f}: {shares}; {speed:,.0f} control steps/s",
+            f"{1000 * timestep:.0f} ms, {search}, {cone}, impratio {impratio:.0f}: {shares}; "
+            f"{speed:,.0f} control steps/s",
             flush=True,
         )
 

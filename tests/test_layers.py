@@ -19,7 +19,7 @@ FLOORS = (
     "console limits networks sim sim.facts sim.quantities sim.warp",
     "task task.checks task.lookup",
     "env env.checks",
-    "learning learning.offpolicy planning",
+    "learning learning.offpolicy dynamics planning",
     "algos controller filter",
     "export",
     "evaluation evaluation.reports",
@@ -41,6 +41,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "training.setup": {"training"},
     "learning.offpolicy": {"learning"},
     "planning": {"learning"},
+    "dynamics": {"learning", "learning.offpolicy"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

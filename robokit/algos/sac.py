@@ -150,7 +150,7 @@ def check(config: Config) -> None:
     check_off_policy(config)
     check_not_negative(config, "temperature")
     check_positive(config, "init_temperature")
-    if config.temperature is not None and config.init_temperature != Config.init_temperature:
+    if config.temperature is not None and config.init_temperature != type(config).init_temperature:
         got = f"temperature {config.temperature} and init_temperature {config.init_temperature}"
         raise OptionError(f"init_temperature is for a learned temperature, not for a fixed one; got {got}")
     if config.target_entropy is not None and not abs(config.target_entropy) < torch.inf:

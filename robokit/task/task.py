@@ -125,6 +125,13 @@ class Task:
         """(N,) bool: the episode ends in a terminal state. Env applies the time limit itself."""
         return torch.zeros(sim.num_envs, dtype=torch.bool, device=sim.device)
 
+    def ended(self, terms: Terms) -> Tensor | None:
+        """(N,) bool: `terminated`, told by observed terms {name: (N, d)} alone; None: they do not tell.
+
+        A learned model ends its imagined episodes by it; without it, it learns when they end.
+        """
+        return None
+
     def remember(self, sim: Sim, action: Tensor) -> Terms:
         """New memory {name: (N, d)}, written after rewards, costs and metrics, before the next `observe`."""
         return {}

@@ -190,11 +190,14 @@ class Run:
             raise RunError(f"{which} {rule}")
         prune(self.checkpoints, done.steps)
 
-    def load_policy(self, policy: nn.Module) -> Done:
-        """Like `resume`, but for the policy alone, and from a checkpoint whose replay may be damaged."""
+    def load_policy(self, policy: nn.Module, prefix: str = PREFIX) -> Done:
+        """Like `resume`, but for the policy alone, and from a checkpoint whose replay may be damaged.
+
+        prefix: of another module in the learner's state.
+        """
 
         def load(checkpoint: Checkpoint) -> None:
-            own = {k.removeprefix(PREFIX): v for k, v in checkpoint.tensors.items() if k.startswith(PREFIX)}
+            own = {k.removeprefix(prefix): v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
             load_weights(policy, own)
 
         return self._load(load, shared=False)

@@ -16,6 +16,7 @@ class HalfCheetah(Task):
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -0.1}
     planner = {"samples": 32, "horizon": 1.0, "iterations": 2, "sigma": 0.7, "colour": 1.0}
+    recipes = {"svg": {"steps": 100_000}}
 
     def reset(self, sim, rng):
         qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
@@ -57,7 +58,10 @@ class SpeedLimit(HalfCheetah):
     """
 
     limits = {"speed": Limit(25.0, "episode")}
-    recipes = {"ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000}}
+    recipes = {
+        "ppo": {"num_envs": 64, "minibatch": 256, "lr_schedule": "adaptive", "steps": 1_000_000},
+        "svg": {"steps": 100_000, "caution": 1.0},
+    }
 
     def costs(self, sim, action):
         return {"speed": (self._speed(sim) > FAST).double()}

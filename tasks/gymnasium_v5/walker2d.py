@@ -20,6 +20,7 @@ class Walker2d(Task):
     lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "healthy": 1.0, "ctrl": -1e-3}
+    recipes = {"svg": {"steps": 100_000}}
 
     def reset(self, sim, rng):
         qpos = sim.nominal("qpos0") + uniform(sim, rng, sim.model.nq, RESET_NOISE)
@@ -34,6 +35,12 @@ class Walker2d(Task):
 
     def terminated(self, sim):
         return ~self._healthy(sim)
+
+    def ended(self, terms):
+        if "position" not in terms:
+            return None
+        height, angle = terms["position"][:, 0], terms["position"][:, 1]
+        return ~((height > HEIGHT[0]) & (height < HEIGHT[1]) & (angle.abs() < MAX_ANGLE))
 
     def remember(self, sim, action):
         return {"x": sim.qpos[:, :1]}

@@ -137,7 +137,7 @@ def test_a_model_that_cannot_be_saved_is_refused_before_there_is_a_run(unrehears
         ({"steps": 1e5}, "steps, set to 100000.0, must be of the type int"),
         ({"leraning_rate": 1}, "no option 'leraning_rate'"),
         ({"epoch": 3}, "no option 'epoch'; did you mean 'epochs'"),
-        ({"batch": 64}, "batch is an option of sac and td3, not of ppo"),
+        ({"batch": 64}, "batch is an option of sac, svg and td3, not of ppo"),
         ({"algo": "pppo"}, "no algorithm 'pppo'; did you mean 'ppo'"),
         ({"sim": "mujocoo"}, "sim, set to 'mujocoo', must be one of"),
         ({"limits": {"speed": 1.0}}, "the task has no limit 'speed'"),

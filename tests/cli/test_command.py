@@ -111,7 +111,7 @@ def test_every_option_is_explained_with_its_default(
         (["train", "hopper", "--steps=-5"], "steps must be > 0, got -5"),
         (["train", "hopper", "--num-envs", "0"], "num_envs must be > 0, got 0"),
         (["train", "hopper", "--save-every", "-1"], "save_every must be at least 0 s, got -1"),
-        (["train", "hopper", "--tau", ".1"], "--tau is an option of sac and td3, not of ppo"),
+        (["train", "hopper", "--tau", ".1"], "--tau is an option of sac, svg and td3, not of ppo"),
         (["train", "hopper", "--algo=sac", "--delay=2"], "--delay=2 is an option of td3, not of sac"),
         (["train", "--resume", "runs/x", "--save-every", "nan"], "save_every must be at least 0 s, got nan"),
         (["train", "hopper", "--lr", "nan"], "lr must be > 0, got nan"),

@@ -150,6 +150,10 @@ def _check_step(env: Env, step: Step, t: int) -> None:
         if not torch.isfinite(values).all():
             raise TaskError(f"{function} {known[_first(~values.isfinite())]!r} is not finite at step {t}")
     _check_cost(env, step.cost, t)
+    ended = None if env.task.sensing else env.task.ended(env.split(step.final_obs))
+    if ended is not None and (wrong := ended != step.terminated).any():
+        rule = f"ended says {bool(ended[wrong][0])} where terminated says {not bool(ended[wrong][0])}"
+        raise TaskError(f"{rule}, at step {t}; it must tell the same, or return None")
 
 
 def check_costs(task: Task, seed: int = 0) -> None:

@@ -109,7 +109,7 @@ class OffPolicy(ABC):
         """Take a control step, add it to the replay, return its columns; the first actions: `random`."""
         env, constrained = self.env, self.constrained
         state = constrained.state(getattr(env, constrained.sees))
-        row = {"obs": env.obs, "state": state, "is_first": self.is_first}
+        row = {"obs": env.obs, "state": state, "is_first": self.is_first, **self._before()}
         before = torch.cat((self.belief, self.critic_belief), -1)
         beliefs = self.belief, self.critic_belief
         action, self.belief, self.critic_belief = self.act(env.obs, state, *beliefs, self.is_first, noise)
@@ -122,6 +122,10 @@ class OffPolicy(ABC):
         row |= {name: getattr(step, name) for name in OF_STEP}
         self.replay.add({name: row[name] for name in self.replay.widths}, before)
         return row
+
+    def _before(self) -> dict[str, Tensor]:
+        """Further columns of the replay that an algorithm stores, as they are before the action."""
+        return {}
 
     @property
     def _all(self) -> int:

@@ -77,12 +77,16 @@ class Pace(NamedTuple):
 
     @property
     def transitions(self) -> float:
-        """Transitions per iteration; multipliers are updated and metrics logged once per iteration.
+        """Transitions per iteration; multipliers are updated and metrics logged once per iteration."""
+        return self.iteration(ITERATION)
 
-        ITERATION transitions, or ITERATION gradient steps if utd > 1. With a small utd as many as LEAST
-        gradient steps take, but at most MOST transitions: the policy must be able to follow the multipliers.
+    def iteration(self, usual: float) -> float:
+        """`usual` transitions, or `usual` gradient steps if utd > 1.
+
+        With a small utd as many as LEAST gradient steps take, but at most MOST transitions: the policy must
+        be able to follow the multipliers.
         """
-        return max(ITERATION / max(1.0, self.utd), min(LEAST / self.utd, MOST))
+        return max(usual / max(1.0, self.utd), min(LEAST / self.utd, MOST))
 
 
 def check_off_policy(config: OffPolicyOptions) -> None:

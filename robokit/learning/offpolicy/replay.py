@@ -83,17 +83,29 @@ class Replay:
         Uniform, with replacement, over the windows of L kept steps of one simulation. Windows may contain
         ends of episodes. Raises ValueError unless 1 <= L <= len(self).
         """
+        return self.take(self.pick(windows, length, rng), length)
+
+    def pick(self, windows: int, length: int, rng: torch.Generator) -> Tensor:
+        """The first steps (M,) of windows as `sample` draws them: t N + n of step t of simulation n.
+
+        t counts as `position` does. Raises ValueError as `sample`.
+        """
         starts = len(self) - length + 1
         if not 1 <= starts <= len(self):
             raise ValueError(f"a window must have from 1 to the {len(self)} control steps kept, got {length}")
-        steps, num_envs, columns = self.rows.shape
-        # step t of simulation n has index t N + n: one draw picks both, and the next step is N further
-        first, device = self.oldest * num_envs, self.rows.device
+        num_envs = self.rows.shape[1]
+        # one draw picks both step and simulation
+        first = self.oldest * num_envs
         bounds = first, first + starts * num_envs
-        picked = torch.randint(*bounds, (windows,), generator=rng, device=device)
-        ahead = torch.arange(0, length * num_envs, num_envs, device=device)
+        return torch.randint(*bounds, (windows,), generator=rng, device=self.rows.device)
+
+    def take(self, picked: Tensor, length: int = 1) -> tuple[Tensor, Tensor]:
+        """The windows that begin at `picked` (M,), see `pick`: rows (L, M, C), belief (M, B) before each."""
+        steps, num_envs, columns = self.rows.shape
+        # the next step of a simulation is N further
+        ahead = torch.arange(0, length * num_envs, num_envs, device=picked.device)
         index = (picked + ahead[:, None]).remainder_(steps * num_envs)  # (L, M)
-        rows = self.rows.view(-1, columns).index_select(0, index.view(-1)).view(length, windows, columns)
+        rows = self.rows.view(-1, columns).index_select(0, index.view(-1)).view(length, len(picked), columns)
         return rows, self.beliefs.flatten(0, 1).index_select(0, index[0])
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -126,10 +126,14 @@ def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Na
             check_shape(task, kind, name, value, (n, "d") if kind in ("observe", "privileged") else (n,))
     if not seen["observe"]:
         raise TaskError(f"{type(task).__name__}.observe returns no term: a policy needs something to see")
-    terminated = call(task, "terminated", sim)
-    check_shape(task, "terminated", "terminated", terminated, (n,))
-    if terminated.dtype != torch.bool:
-        raise TaskError(f"{type(task).__name__}.terminated must be bool, got {terminated.dtype}")
+    hidden = {k for k, sense in task.sensing.items() if getattr(sense, "hidden", False)}
+    shown = {k: v.float() for k, v in seen["observe"].items() if k not in hidden}
+    ended = guarded(task, "ended", lambda: task.ended(shown))
+    for name, flag in (("terminated", call(task, "terminated", sim)), ("ended", ended)):
+        if name == "terminated" or flag is not None:
+            check_shape(task, name, name, flag, (n,))
+            if flag.dtype != torch.bool:
+                raise TaskError(f"{type(task).__name__}.{name} must be bool, got {flag.dtype}")
     remembered = call(task, "remember", sim, action)
     writes = f"{type(task).__name__}.remember writes {{}}, which is not in memory"
     _check_all(writes, remembered, task.memory)

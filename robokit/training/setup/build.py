@@ -88,7 +88,8 @@ def check_owners(given: Mapping[str, str], algo: str) -> None:
     for option, written in given.items():
         owners = [name for name, names in known.items() if option in names]
         if owners and algo not in owners:
-            raise OptionError(f"{written} is an option of {' and '.join(owners)}, not of {algo}")
+            first = [", ".join(owners[:-1])] if owners[1:] else []
+            raise OptionError(f"{written} is an option of {' and '.join(first + owners[-1:])}, not of {algo}")
 
 
 def build_learner(task: Task, setup: Setup, config: Any, begun: bool = False) -> Built:

@@ -15,6 +15,7 @@ from robokit.compute import processes
 from robokit.compute.devices import cores
 from robokit.console import say
 from robokit.disk.folder import POLICY
+from robokit.dynamics.imagine import Model
 from robokit.env.env import Env
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.export.card import steps_of, write_card
@@ -34,6 +35,7 @@ from robokit.training.setup.init_from import init_learner, parent_of
 from robokit.training.setup.provenance import changed
 
 REQUIRED, ABOUT = ("task", "limits", "options", "hashes"), ("versions", "commit")  # of a run's config, about
+MODEL = "model."  # prefix of a model's tensors in a learner's state
 EXPORT_ENVS = 64  # simulations of the export's gate
 ENGINES = {"cpu": "mujoco", "gpu": "warp"}  # names in runs of robokit 0.1 -> names now
 
@@ -146,6 +148,21 @@ def restore_policy(
     if not steps:
         raise RunError(f"{run.path} {UNSAVED}")
     return Restored(policy, steps if last else take_best(run, policy, config.limit_rule, steps), env)
+
+
+def restore_model(run: Run, task: str | None = None, trust: bool = False) -> tuple[Model, Restored]:
+    """The learned model of a run's last checkpoint, and the policy whose beliefs are inputs of the model.
+
+    task, trust: as `task_of`. Raises RunError for a run of an algorithm without a model, and as
+    `restore_policy`.
+    """
+    setup, config = options_of(run)
+    if (make := getattr(algorithm(setup.algo), "make_model", None)) is None:
+        raise RunError(f"{run.path} is a run of {setup.algo}, which learns no model: train with --algo svg")
+    restored = restore_policy(run, True, task, trust)
+    model = make(restored.env, config, restored.policy)
+    run.load_policy(model.net, MODEL)
+    return model, restored
 
 
 def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:
