@@ -425,8 +425,15 @@ def test_commit_names_the_commit_of_a_tracked_file_only(tmp_path: Path):
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert commit(tracked) == head.strip()
     assert commit(untracked) is None
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/other.py").write_text("1")
+    subprocess.run([*git, "add", "sub"], check=True)
+    assert commit(tracked) == f"{head.strip()}-dirty"  # of its folder, below it too
+    subprocess.run([*git, "commit", "-q", "-m", "two"], check=True)
     tracked.write_text("2")
-    assert commit(tracked) == f"{head.strip()}-dirty"
+    assert str(commit(tracked)).endswith("-dirty") and not str(commit(tmp_path / "sub/other.py")).endswith(
+        "y"
+    )
 
 
 def test_what_the_sizes_of_each_shipped_recipe_choose():

@@ -50,7 +50,7 @@ def create(root: Path, learner: Built, setup: Setup, parent: Parent | None = Non
         "launch": processes.launch(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
-        "commit": {"robokit": commit(Path(__file__)), "task": commit(file)},
+        "commit": {"robokit": commit(Path(__file__).parents[2] / "__init__.py"), "task": commit(file)},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         **({} if parent is None else {"parent": str(parent.path)}),
     }
@@ -96,17 +96,19 @@ def changed(run: Run, task: Task) -> list[str]:
 
 
 def commit(file: Path) -> str | None:
-    """The git commit of a tracked `file`, with "-dirty" if the work tree has changes; else None."""
-    git = ["git", "-c", "core.fsmonitor=false", "-C", str(file.parent)]
+    """The git commit of a tracked `file`, "-dirty" if its folder has changes to tracked files; else None."""
+    git, found = ["git", "-c", "core.fsmonitor=false", "-C", str(file.parent)], list[str]()
     try:
         for command in (
             ["ls-files", "--error-unmatch", "--", file.name],
-            ["describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            ["rev-parse", "HEAD"],
+            ["status", "--porcelain", "--untracked-files=no", "--", "."],
         ):
-            found = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10)
+            ran = subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10)
+            found.append(ran.stdout.strip())
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return found[1] + "-dirty" * bool(found[2])
 
 
 def task_file(task: Task) -> Path:
