@@ -359,7 +359,7 @@ def test_a_limit_of_a_peak_and_a_hidden_command_are_refused():
         learner_of(type("Blind", (Cart,), {"observe": lambda self, sim: {"slide": sim.sensor("slide")}}))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_is_trained_exported_and_measured_as_any_sac_policy(tmp_path: Path):
     own: dict[str, Any] = SMALL | {"ends": "learned", "steps": 40, "num_envs": 2}
     run = robokit.train("inverted_pendulum", "svg", runs=tmp_path, **own)

@@ -148,7 +148,7 @@ def test_a_scale_is_of_mean_and_deviation_and_leaves_constants_alone():
     assert scale(x).tolist() == [[-1.0, 0.0], [1.0, 0.0]] and torch.equal(scale.back(scale(x)), x)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_linear_gaussian_system_is_known_with_its_noise_and_its_intervals(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ensemble, "END_HIDDEN", (4,))  # it has no end
     rng = torch.Generator().manual_seed(0)
@@ -161,7 +161,7 @@ def test_a_linear_gaussian_system_is_known_with_its_noise_and_its_intervals(monk
         means = torch.cat((x @ a.T + u @ b.T - x, 3 * (x[:, :1] - u)), -1)  # the change, the reward
         return torch.cat((x, u), -1), means + noise * torch.randn(rows, 4, generator=rng)
 
-    (x, y), (held, truth) = system(6000), system(4000)
+    (x, y), (held, truth) = system(12_000), system(4000)
     torch.manual_seed(0)
     net, everyone = Dynamics(4, 3, 3, 0, members=5, hidden=(64, 64)), torch.ones(5, 256, dtype=torch.bool)
     net.fit_scales(x, y, x[:, :3])
@@ -180,7 +180,8 @@ def test_a_linear_gaussian_system_is_known_with_its_noise_and_its_intervals(monk
     with torch.no_grad():
         mean, log_std = net(held)
         mean, own = net.out.back(mean), (log_std.exp() * net.out.std).square().mean(0)
-        assert (own.sqrt().mean(0) / noise - 1).abs().max() <= 0.03
+        # the median: far out in the Gaussian's tails the noise that is learned is that of few rows
+        assert (own.sqrt().median(0).values / noise - 1).abs().max() <= 0.03
         z = (truth - mean.mean(0)).abs() / (own + mean.var(0, correction=0)).sqrt()
         for quantile, share in ((0.6745, 0.5), (1.6449, 0.9)):
             assert ((z < quantile).float().mean(0) - share).abs().max() <= 0.02
