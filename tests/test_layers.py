@@ -24,7 +24,7 @@ FLOORS = (
     "export",
     "evaluation evaluation.reports",
     "training training.setup",
-    "show",
+    "show interop",
     "calls cli __main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -40,6 +40,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "evaluation.reports": {"evaluation"},
     "training.setup": {"training"},
     "learning.offpolicy": {"learning"},
+    "interop": {"show"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }
