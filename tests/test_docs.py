@@ -195,3 +195,19 @@ def test_the_first_block_of_the_python_page_runs_with_fewer_steps(
     exec(block.replace("20_000", "2_048").replace("episodes=50", "episodes=4"), names)
     assert names["run"].steps == 2048
     assert names["report"].returns.mean > 0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("page", ["from-gymnasium", "from-sb3"])
+def test_the_blocks_of_the_pages_on_others_loops_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In an empty folder; a training of fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        short = block.replace("300_000", "500").replace("n_steps=128", "n_steps=8")
+        exec(compile(short, f"docs/{page}.md", "exec"), names)
+    made = {"from-gymnasium": "info", "from-sb3": "written"}
+    assert made[page] in names

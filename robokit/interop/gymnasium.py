@@ -21,46 +21,30 @@ from gymnasium.vector.utils import batch_space
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, did_you_mean
-from robokit.interop.observed import (
-    Form,
-    Obs,
-    Observed,
-    array,
-    check_seed,
-    chosen,
-    infos_of,
-    named,
-    row,
-)
+from robokit.interop.observed import Form, Obs, Observed, array, chosen, infos_of, named, row
 from robokit.show.film import goal_mark
 from robokit.sim.render import Camera, window
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 
 What = str | Path | type[Task] | Task  # a name, file.py:Class, class or object
-MODES = ("rgb_array", "human")
+MODES, MODES_OF_RESET = ("rgb_array", "human"), ("NextStep", "SameStep")
 
 
 class TaskEnv(gym.Env[Obs, np.ndarray]):
     """One simulation of a task.
 
-    observations: "flat", "dict" or "goal", as `Observed`. width, height: of frames, pixels. options: of Env.
-    Without a seed the first episode is drawn from the system's entropy, as gymnasium's. Raises TaskError for
-    the task, OptionError for an option.
+    observations: "flat", "dict" or "goal", as `Observed`; only with "goal" there is `compute_reward`, which
+    is Observed.reward. width, height: of frames, pixels. options: of Env. Without a seed the first episode is
+    drawn from the system's entropy, as gymnasium's. Raises TaskError for the task, OptionError for an option.
     """
 
     metadata: dict[str, Any] = {"render_modes": [*MODES], "render_fps": 50}
 
     def __init__(
-        self,
-        task: What,
-        render_mode: str | None = None,
-        observations: Form = "flat",
-        width: int = 480,
-        height: int = 480,
-        seed: int | None = None,
-        **options: Any,
-    ) -> None:
+        self, task: What, render_mode: str | None = None, observations: Form = "flat",
+        width: int = 480, height: int = 480, seed: int | None = None, **options: Any
+    ) -> None:  # fmt: skip
         if render_mode not in (None, *MODES):
             raise OptionError(f"render_mode is None or one of {MODES}, got {render_mode!r}")
         self.inner = Env(load_task(task), seed=seed or 0, autoreset=False, **{"threads": 1, **options})
@@ -68,8 +52,9 @@ class TaskEnv(gym.Env[Obs, np.ndarray]):
         self.render_mode, self._size, self._seed = render_mode, (width, height), seed
         self._seen = Observed(self.inner, observations)
         self.observation_space, self.action_space = self._seen.space, self._seen.actions
-        self._open, self._begun = ExitStack(), seed is not None
-        self._show: Any = None
+        if observations == "goal":  # what has this method is taken for an environment of goals
+            self.compute_reward = self._seen.reward
+        self._open, self._begun, self._show = ExitStack(), seed is not None, None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict]:
         super().reset(seed=seed)
@@ -90,16 +75,10 @@ class TaskEnv(gym.Env[Obs, np.ndarray]):
         obs = row(ended if any(over) else now, 0)
         return obs, float(step.reward), *over, infos_of(self.inner, step)[0]
 
-    def compute_reward(self, achieved: np.ndarray, desired: np.ndarray, info: Any = ()) -> np.ndarray:
-        """Rewards for other goals: see `Observed.reward`."""
-        return self._seen.reward(achieved, desired, info)
-
     def render(self) -> Any:
         if self.render_mode is not None and self._show is None:
-            shown = (
-                window(self.inner.sim) if self.render_mode == "human" else Camera(self.inner.sim, *self._size)
-            )
-            opened = self._open.enter_context(shown)
+            sim, human = self.inner.sim, self.render_mode == "human"
+            opened = self._open.enter_context(window(sim) if human else Camera(sim, *self._size))
             self._show = opened.frame if isinstance(opened, Camera) else opened
         frame = None if self._show is None else self._show(goal_mark(self.inner))
         return frame if self.render_mode == "rgb_array" else None
@@ -113,26 +92,19 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
     """N simulations of a task in one batch, without processes.
 
     autoreset: "NextStep", gymnasium's default, in which the step after an episode's end only restarts it and
-    ignores its action; "SameStep", with `final_obs` and `final_info` in the infos; or "Disabled", where
-    `reset(options={"reset_mask": mask})` restarts. observations, seed, options: as TaskEnv.
+    ignores its action; or "SameStep", with `final_obs` and `final_info` in the infos. observations, seed,
+    options: as TaskEnv.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(
-        self,
-        task: What,
-        num_envs: int = 1,
-        autoreset: str | AutoresetMode = "NextStep",
-        observations: Form = "flat",
-        seed: int | None = None,
-        render_mode: None = None,
-        **options: Any,
-    ) -> None:
-        modes = [mode.value for mode in AutoresetMode]
-        if autoreset not in (*modes, *AutoresetMode):
-            hint = did_you_mean(str(autoreset), modes)
-            raise OptionError(f"autoreset is one of {modes}{hint}, got {autoreset!r}")
+        self, task: What, num_envs: int = 1, autoreset: str | AutoresetMode = "NextStep",
+        observations: Form = "flat", seed: int | None = None, render_mode: None = None, **options: Any
+    ) -> None:  # fmt: skip
+        if autoreset not in (*MODES_OF_RESET, *map(AutoresetMode, MODES_OF_RESET)):
+            known = f"{MODES_OF_RESET}{did_you_mean(str(autoreset), MODES_OF_RESET)}"
+            raise OptionError(f"autoreset is one of {known}, got {autoreset!r}")
         if render_mode is not None:
             raise OptionError(f"a batch is not rendered: gymnasium.make is, got render_mode={render_mode!r}")
         self.autoreset_mode = mode = AutoresetMode(autoreset)  # where TorchRL looks for it
@@ -150,16 +122,14 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
         self._over = np.zeros(num_envs, bool)  # ended by the last step, and not restarted
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict]:
-        seed = None if seed is None else check_seed(seed)
+        if not isinstance(seed, int | None):
+            raise OptionError(f"a batch has one generator: a seed is one number, for all; got {seed!r}")
         super().reset(seed=seed)
-        mask = (options or {}).get("reset_mask")
-        if mask is not None and seed is not None:
-            raise OptionError("a batch has one generator: give a seed or a reset_mask, not both")
         if seed is None and not self._begun:
             seed = int(self.np_random.integers(2**31))
         self._begun = True
-        _restart(self.inner, seed, None if mask is None else torch.as_tensor(mask))
-        self._over &= False if mask is None else ~np.asarray(mask)
+        _restart(self.inner, seed)
+        self._over[:] = False
         return self._seen.now(), {}
 
     def step(self, actions: Any) -> tuple[Obs, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -172,7 +142,7 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
             if done.any():
                 infos |= {"final_info": self._infos(step, done), "_final_info": done}
             return self._seen.now(), reward, terminated, truncated, {**self._infos(step, ~done), **infos}
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP and late.any():
+        if late.any():
             self.inner.restart(torch.from_numpy(late))
             done, terminated, truncated = (x & ~late for x in (done, terminated, truncated))
             reward = np.where(late, 0.0, reward)
@@ -198,10 +168,10 @@ def _each(obs: Obs, mask: np.ndarray) -> np.ndarray:
     return found
 
 
-def _restart(env: Env, seed: int | None, mask: torch.Tensor | None = None) -> None:
-    """Begin episodes: with a seed all of them, as `Env(seed=seed)`; else where mask, and draws go on."""
+def _restart(env: Env, seed: int | None) -> None:
+    """Begin all episodes: with a seed as `Env(seed=seed)` begins, else with draws that go on."""
     if seed is None:
-        env.restart(torch.ones(env.num_envs, dtype=torch.bool) if mask is None else mask)
+        env.restart(torch.ones(env.num_envs, dtype=torch.bool))
     else:
         env.rng.manual_seed(seed)
         env.reset()

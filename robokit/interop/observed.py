@@ -1,6 +1,6 @@
 """What a loop of others sees of an Env: spaces, observations and infos as numpy, rewards of other goals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
@@ -58,15 +58,15 @@ class Observed:
 
         info: that of the step, or one for each row: their other terms are added, if they are there.
         """
-        env, names = self.env, self.env.names
+        env, infos = self.env, [info] if isinstance(info, Mapping) else info
         pair = (torch.as_tensor(np.atleast_2d(x), dtype=torch.float32) for x in (achieved, desired))
         reached = env.task.reached(*(x.to(env.sim.device) for x in pair))
-        own = [float(env.task.weights[name]) * reached[name].float() for name in names.reached]
-        total = torch.stack(own, -1).sum(-1).cpu().numpy()
-        others = [f"reward/{name}" for name in names.rewards if name not in reached]
-        infos: Sequence[Mapping[str, float]] = [info] if isinstance(info, Mapping) else info
-        if len(infos):
-            total = total + np.array([sum(row.get(name, 0.0) for name in others) for row in infos])
+        (count,) = reached[env.names.reached[0]].shape
+        columns = []  # as Period adds them up
+        for name, weight in zip(env.names.rewards, env.period.weights, strict=True):
+            other = torch.tensor([row.get(f"reward/{name}", 0.0) for row in infos] or [0.0]).expand(count)
+            columns.append(reached[name].float() * weight if name in reached else other.to(weight.device))
+        total = array(torch.stack(columns, -1).sum(-1))
         return total[0] if np.ndim(achieved) == 1 else total
 
     def _command(self) -> Tensor | None:
@@ -115,10 +115,3 @@ def infos_of(env: Env, step: Step) -> list[dict[str, float]]:
     if not np.isnan(columns).any():
         return [dict(zip(names, numbers, strict=True)) for numbers in rows]
     return [{n: x for n, x in zip(names, numbers, strict=True) if x == x} for numbers in rows]
-
-
-def check_seed(seed: Any) -> int:
-    """The seed of a batch. Raises OptionError for what is no number."""
-    if not isinstance(seed, int | np.integer):
-        raise OptionError(f"a batch has one generator, and one whole number as its seed, got {seed!r}")
-    return int(seed)
