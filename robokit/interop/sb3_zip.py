@@ -208,21 +208,23 @@ def _last(told: Mapping[str, Any], obs_dim: int, name: str) -> Tensor | None:
 
 
 def _check_plain(model: Model, env: Env, name: str) -> None:
-    """Raise ExportError if the last observations of a training are not the task's, but normalized.
+    """Raise ExportError if a training's last observations are not the task's, but normalized.
 
-    That is told by where most of them lie: beyond what the task shows in PERIODS control periods of this
-    policy, without and with noise, by more than that range's own width.
+    That is: likelier as draws around 0 of deviation 1 than as those that the task shows in PERIODS control
+    periods of this policy, without and with noise; both taken for Cauchy distributions.
     """
     policy = model.policy
     if model.last is None or model.last.shape[1] != env.obs_dim or policy.act_dim != env.act_dim:
         return
+    if (gain := _likelier(model.last, policy, env)) > 0:
+        rule = f"{name}: the last observations of its training are those of a VecNormalize ({gain:.2f} nats)"
+        raise ExportError(f"{rule}: give its file with --normalize, or --normalize none if it had none")
+
+
+def _likelier(last: Tensor, policy: Adapted, env: Env) -> float:
+    """By how much `last` (n, O) is likelier as normalized, in nats a number."""
     shown = [record(actor, env, PERIODS).obs.flatten(0, 1) for actor in (policy, Exploring(policy))]
-    low, high = torch.cat(shown).aminmax(dim=0)
-    wide = high - low
-    beyond = ((model.last < low - wide) | (model.last > high + wide)) & (wide > 0)
-    if float(beyond.any(-1).float().mean()) > 0.5:
-        column = int(beyond.float().mean(0).argmax())
-        there, span = float(model.last[:, column].mean()), (float(low[column]), float(high[column]))
-        rule = f"{name}: its training ended at {there:.3g} in number {column} of obs, which is in"
-        what = f"{rule} {span[0]:.3g} to {span[1]:.3g} here: it had a VecNormalize"
-        raise ExportError(f"{what}; give its file with --normalize, or --normalize none if it had none")
+    std, mean = torch.std_mean(torch.cat(shown), 0)
+    moving = std > 0
+    z = (last - mean)[:, moving] / std[moving]
+    return float((std[moving].log() + z.square().log1p() - last[:, moving].square().log1p()).mean())
