@@ -4,8 +4,8 @@
     python benchmarks/sb3.py --rounds 3 --seconds 0.5
 
 TaskVecEnv and Env with 64 simulations, DummyVecEnv with 8 of gymnasium's Hopper-v5. A round gives each of
-them one short block. A figure is the median of its blocks, a ratio the median of the rounds' ratios of wall time.
-Leave the machine alone while it runs.
+them one short block. A figure is the median of its blocks, a ratio the median of the rounds' ratios of wall
+time. Leave the machine alone while it runs.
 
 Trainings, each to be run by itself (returns of 20 episodes of the deterministic policy):
 

@@ -51,7 +51,7 @@ class Adapted(Foreign):
             obs = ((obs - self.mean) / self.std).clamp(-self.clip, self.clip)
         seen = self.features(obs)
         if self.lstm is not None:
-            rows, layers = len(obs), self.lstm.num_layers
+            rows, layers = obs.shape[0], self.lstm.num_layers  # len() would fix the batch
             held = torch.where(is_first[:, None], 0.0, belief).view(rows, 2, layers, -1)
             h, c = held.permute(1, 2, 0, 3).contiguous()
             out, after = self.lstm(seen[None], (h, c))
