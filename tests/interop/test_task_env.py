@@ -13,6 +13,7 @@ from cart import PERIODS, Cart, Still, but
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, NormalizeReward, RecordEpisodeStatistics
+from stable_baselines3.common.env_checker import check_env as sb3_checks
 from test_film import draws
 from test_tasks import SHIPPED, VARIANTS
 
@@ -33,11 +34,12 @@ def ours(made: Any) -> Any:
 
 
 def checked(env: gymnasium.Env[Any, Any]) -> None:
-    """gymnasium's check_env with its warnings as errors, but for the infinite boxes."""
+    """gymnasium's check_env and SB3's with warnings as errors, but for the infinite boxes."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", INFINITE)
         check_env(env, skip_render_check=True)
+        sb3_checks(env, skip_render_check=True)
 
 
 def every_class() -> list[Any]:
@@ -46,7 +48,7 @@ def every_class() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", every_class())
-def test_gymnasium_s_check_env_passes_flat_and_by_term(name: str):
+def test_gymnasium_s_and_sb3_s_check_env_pass_flat_and_by_term(name: str):
     try:
         _ = load_task(name).model
     except ModelError as error:
