@@ -202,3 +202,19 @@ def test_the_block_of_the_planning_page_runs():
     found: dict[str, Any] = {}
     exec(block.replace("seconds=2.0", "seconds=0.2, threads=1"), found)
     assert found["planned"].steps == 4
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("page", ["from-gymnasium", "from-sb3"])
+def test_the_blocks_of_the_pages_on_others_loops_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In an empty folder; a training of fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        short = block.replace("300_000", "500").replace("n_steps=128", "n_steps=8")
+        exec(compile(short, f"docs/{page}.md", "exec"), names)
+    made = {"from-gymnasium": "info", "from-sb3": "written"}
+    assert made[page] in names

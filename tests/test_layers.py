@@ -24,7 +24,7 @@ FLOORS = (
     "export",
     "evaluation evaluation.reports",
     "training training.setup",
-    "show",
+    "show interop",
     "calls cli __main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -42,6 +42,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "learning.offpolicy": {"learning"},
     "planning": {"learning"},
     "dynamics": {"learning", "learning.offpolicy"},
+    "interop": {"show"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

@@ -32,6 +32,7 @@ from robokit.learning.protocols import Actor
 from robokit.seeds import seed as seed_of
 from robokit.show.film import write_film
 from robokit.show.window import watch
+from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 from robokit.training.run import Run
 from robokit.training.setup.restore import export_policy as write_policy, restore_policy
@@ -163,9 +164,13 @@ def export_policy(
     episodes: int = 300,
     last: bool = False,
     task: str | PathLike[str] | None = None,
+    normalize: str | PathLike[str] | None = None,
     trust: bool = False,
 ) -> Written:
     """Write a run's policy to `folder`: <task>.onnx, <task>.onnx.sha256 and the card <task>.json.
+
+    Or that of a model.zip of Stable-Baselines3 (docs/from-sb3.md) for a task; normalize: its VecNormalize's
+    file, or "none".
 
     It is the best that held its limits in validation, else the last. episodes: to measure the card's return
     and costs; 0: none. last: the last in any case. task: where the run's own task is now. trust: see
@@ -177,26 +182,54 @@ def export_policy(
         raise OptionError(f"the output must be a folder, for <task>.onnx, got {folder}")
     if episodes < 0 or episodes == 1:
         raise OptionError(f"episodes must be at least 2, or 0 for none, got {episodes}")
+    given = None if task is None else fspath(task)
+    normal = None if normalize is None else fspath(normalize)
+    if not isinstance(what, Run) and Path(what).suffix == ".zip":
+        return _export_zip(Path(what), folder, given, normal, episodes, trust)
+    if normal is not None:
+        raise OptionError(f"--normalize is of a model.zip of Stable-Baselines3, got {normal!r} for {what}")
     run = resolve.named_run(what)
-    restored = restore_policy(run, last, None if task is None else fspath(task), trust)
+    restored = restore_policy(run, last, given, trust)
     path = folder / f"{file_name(run.config['task'])}.onnx"
     if path.exists():
         say(f"note: replacing {path}")
     say(f"exporting the policy of step {restored.steps} to {path}")
     written = write_policy(run, restored, path)
+    card = {"run": run.path.name, "steps": restored.steps}
+    options: dict[str, Any] = {"policy": restored.policy, "gamma": resolve.gamma_of(run)}
+    _write_card(path, restored.env.task, episodes, card, options)
+    return written
+
+
+def _export_zip(
+    model: Path, folder: Path, task: str | None, normalize: str | None, episodes: int, trust: bool
+) -> Written:
+    from robokit.interop.sb3_zip import export_zip  # gymnasium is not loaded by other commands
+
+    if task is None:
+        raise OptionError(f"{model} does not name its task: give it, --task TASK")
+    chosen = load_task(task)
+    path = folder / f"{file_name(title(chosen))}.onnx"
+    say(f"exporting the policy of {model} to {path}")
+    written = export_zip(model, chosen, path, normalize, trust)
+    _write_card(path, chosen, episodes, {"model": model.name}, {})
+    return written
+
+
+def _write_card(
+    path: Path, task: Task, episodes: int, card: dict[str, Any], options: Mapping[str, Any]
+) -> None:
+    """The card of an exported file; with episodes its measured return and costs."""
     file = Exported.open(path)
-    card: dict[str, Any] = {"run": run.path.name, "steps": restored.steps}
     if episodes:
         say(f"measuring {episodes} episodes of {path}")
-        options: dict[str, Any] = {"policy": restored.policy, "gamma": resolve.gamma_of(run)}
-        measured = measure(file, restored.env.task, episodes, **options)
+        measured = measure(file, task, episodes, **options)
         card |= {
             "return": measured.returns.mean,
             "costs": {name: summary.mean for name, summary in measured.costs.items()},
             "evaluation": {**measured.facts(), "file": path.name},
         }
     write_card(file, card)
-    return written
 
 
 def held(task: Task, command: Command) -> Mapping[str, Sequence[float]]:

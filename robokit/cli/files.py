@@ -15,20 +15,26 @@ from robokit.export.file import exported_at
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's policy, the best that held its limits or the last, as one checked ONNX file."""
+    """Write a run's policy, the best that held its limits or the last, as one checked ONNX file.
 
-    run: Positional[Annotated[str, arg(metavar="NAME|RUN")]]  # a run folder, or a name: its newest run
+    Or that of a model.zip of Stable-Baselines3, read without running any code of it: docs/from-sb3.md.
+    """
+
+    # a run folder, or a name: its newest run; or a model.zip
+    run: Positional[Annotated[str, arg(metavar="NAME|RUN|MODEL.zip")]]
     # folder for <task>.onnx, <task>.onnx.sha256 and the card <task>.json
     output: Annotated[Path, OUTPUT] = Path("policies")
     episodes: int = 300  # to measure the card's return and costs; 0: none
     last: bool = False  # the last policy, even if an earlier one was the best that held the limits
-    task: str | None = None  # where the run's own task is now: a name, or file.py:Class
+    # where the run's own task is now: a name, or file.py:Class; of a model.zip: the task it is for
+    task: str | None = None
+    normalize: str | None = None  # of a model.zip: the file of its VecNormalize, or "none"
     trust: Trust = False
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
         options = {"episodes": self.episodes, "last": self.last, "task": self.task, "trust": self.trust}
-        written = export_policy(self.run, self.output, **options)
+        written = export_policy(self.run, self.output, normalize=self.normalize, **options)
         error = max(p.ctrl_error for p in written.parity)
         summary = f"{written.path}: equal within {error:.1e} of the actuators' range"
         print(written.path.with_suffix(".json").read_text() if self.json else summary)

@@ -59,6 +59,7 @@ class Env(Saved):
     blocks: K equal parts of N/K simulations, one after the other, that get the same random numbers: with the
     same actions they stay equal to the last bit, and equal to an Env of N/K with this seed. Where others
     restart in one part than in another, the numbers differ from there on.
+    autoreset: `step` restarts the episodes that end; without it they wait for `restart`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Env(Saved):
         nominal: bool = False,
         training: bool = False,
         blocks: int = 1,
+        autoreset: bool = True,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise OptionError(f"num_envs must be a whole number from 1 on, got {num_envs!r}")
@@ -81,7 +83,7 @@ class Env(Saved):
             raise OptionError(f"seed must be at least 0, got {seed}")
         check_constants(task)
         self.task, self.num_envs, self.nominal, self.training = task, num_envs, nominal, training
-        self.device, self.seed = torch.device(device), seed
+        self.device, self.seed, self.autoreset = torch.device(device), seed, autoreset
         options: dict[str, Any] = {"lag": task.lag, "threads": threads}
         options["device"] = str(device) if sim == "warp" else "cpu"
         with compiled_once():
@@ -170,6 +172,7 @@ class Env(Saved):
             self.broken.add(sim.faults() if sim.device.type == "cpu" else fields["bad"][:, None])
         if moved:
             self._redraw_commands(due)
+        over = over and self.autoreset
         if over:
             self._restart(fields["done"])
             self._begin(fields["done"])
@@ -226,9 +229,20 @@ class Env(Saved):
         if stagger:
             self.sim.memory["age"].copy_(age.floor().repeat(self.blocks.number, 1))
         self.sensors.draw(self.rng)
-        self._begin(None)
-        self.obs, self.state = (x.to(self.device) for x in self._look())
-        return self.obs
+        return self._begun(None)
+
+    def restart(self, mask: Tensor) -> Tensor:
+        """Begin new episodes where mask (N,) bool, with the draws of a `step` that ends them; obs (N, O).
+
+        Raises OptionError for another mask.
+        """
+        if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
+            got = f"{mask.dtype} {tuple(mask.shape)}"
+            raise OptionError(f"a mask of restarts must be bool and of shape ({self.num_envs},), got {got}")
+        mask = mask.to(self.sim.device)
+        if self._read(mask.any()[None])[0]:
+            self._restart(mask)
+        return self._begun(mask)
 
     def terms(self) -> dict[str, Tensor]:
         """{name: (N, d)} of the last returned obs, with its sensor errors and without hidden terms."""
@@ -280,6 +294,12 @@ class Env(Saved):
         if self._action_delay.depth:
             first = self.map.center.clamp(self.map.lowest, self.map.highest)  # of action 0
             self._action_delay.draw(which, first[None], self.rng)
+
+    def _begun(self, done: Tensor | None) -> Tensor:
+        """After `_restart(done)`: start targets, observe; obs (N, O)."""
+        self._begin(done)
+        self.obs, self.state = (x.to(self.device) for x in self._look())
+        return self.obs
 
     def _begin(self, done: Tensor | None) -> None:
         """Start a Delta's targets at the first readings where done (N,) bool, None for all."""

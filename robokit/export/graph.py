@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robokit.controller import OUTPUTS
 from robokit.env.env import Env
 from robokit.export.gate import IR, OPSET
+from robokit.learning.protocols import Foreign
 from robokit.networks.policy import Policy
 from robokit.task.columns import supplied
 
@@ -24,7 +25,7 @@ class Graph(nn.Module):
     terms: a tuple, those that the robot supplies, in the order of obs. carry: [carried terms | belief].
     """
 
-    def __init__(self, policy: Policy, env: Env) -> None:
+    def __init__(self, policy: Policy | Foreign, env: Env) -> None:
         super().__init__()
         self.policy, self.columns, self.carried = policy, env.columns, env.carried
         self.sizes = [*(term.size for term in env.carried), policy.belief_size]

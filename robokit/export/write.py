@@ -30,6 +30,7 @@ from robokit.export.gate import Parity, Recording, check_refusal, gate, record
 from robokit.export.graph import Graph, trace
 from robokit.export.weights import weights_bytes, weights_path
 from robokit.learning.layouts import policy_layout
+from robokit.learning.protocols import Foreign
 from robokit.networks.policy import Policy
 
 
@@ -45,7 +46,7 @@ class Written:
 
 @torch_threads(1)  # a step has too little work to share, and the physics uses the cores
 def export(
-    policy: Policy,
+    policy: Policy | Foreign,
     env: Env,
     path: str | Path,
     *,
@@ -53,12 +54,14 @@ def export(
     evaluation: Mapping[str, Any] | None = None,
     recording: Recording | None = None,
     parent: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write `path`, `<path>.sha256` and its weights after all checks. `env`, of its task, is reset, stepped.
 
-    commit, evaluation, parent (what the training started from): for the contract only. recording: for the
-    gate's replays; None: a new one of STEPS. Raises ExportError naming the failed check and its figure, or
-    the disk's error. In that case no new file remains, and an older export at `path` still loads.
+    commit, evaluation, parent (what the training started from), origin (where a Foreign policy comes from; it
+    has no weights file): for the contract only. recording: for the gate's replays; None: a new one of STEPS.
+    Raises ExportError naming the failed check and its figure, or the disk's error. In that case no new file
+    remains, and an older export at `path` still loads.
     """
     policy = copy.deepcopy(policy).cpu().eval()
     if broken := [name for name, value in policy.state_dict().items() if not value.isfinite().all()]:
@@ -68,9 +71,11 @@ def export(
     parity = gate(model, policy, env, recording)
     facts = {"evaluation": evaluation, "parity": [asdict(p) for p in parity]}
     facts |= {} if parent is None else {"parent": dict(parent)}
-    weights = weights_bytes(policy.state_dict(), policy_layout(policy, env))
-    contract = write_contract(policy, env, recording, commit) | facts
-    contract["hashes"]["weights"] = hashlib.sha256(weights).hexdigest()
+    facts |= {} if origin is None else {"origin": dict(origin)}
+    contract, weights = write_contract(policy, env, recording, commit) | facts, None
+    if isinstance(policy, Policy):
+        weights = weights_bytes(policy.state_dict(), policy_layout(policy, env))
+        contract["hashes"]["weights"] = hashlib.sha256(weights).hexdigest()
     try:
         check_contract(contract, "the file")
     except ContractError as error:

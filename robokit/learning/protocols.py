@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robokit.disk.checkpoint import Segmented
 from robokit.env.env import Env
@@ -32,10 +32,21 @@ class Actor(Protocol):
         ...
 
 
+class Foreign(nn.Module):
+    """An Actor that was trained elsewhere, of which the deterministic action is known."""
+
+    act_dim: int
+    belief_size: int
+
+    def sample(self, obs: Tensor, belief: Tensor, is_first: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        action, belief = self(obs, belief, is_first)
+        return action + noise, belief
+
+
 class Exploring:
     """A policy that samples its actions, as an actor: what it observes is like what a training does."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy | Foreign) -> None:
         self.policy, self.act_dim, self.belief_size = policy, policy.act_dim, policy.belief_size
         self.rng = torch.Generator().manual_seed(0)
 

@@ -1,0 +1,16 @@
+"""Other people's loops on robokit's tasks, their models in robokit's files. May import `show` and below.
+
+Its import registers the known tasks with gymnasium: `gymnasium.make("robokit.interop:robokit/hopper-v0")`.
+"""
+
+from typing import TYPE_CHECKING
+
+from robokit.faces import face
+from robokit.interop.ids import register
+
+if TYPE_CHECKING:
+    from robokit.interop.gymnasium import TaskEnv as TaskEnv, TaskVectorEnv as TaskVectorEnv
+    from robokit.interop.sb3 import TaskVecEnv as TaskVecEnv, export_model as export_model
+
+__getattr__, __dir__ = face(__name__, __file__)
+register()
