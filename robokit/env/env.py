@@ -27,8 +27,8 @@ from robokit.env.commands import Commands
 from robokit.env.delay import TargetDelay
 from robokit.env.joints import joint_columns
 from robokit.env.levels import Levels
-from robokit.env.memory import memory_of
-from robokit.env.period import Period
+from robokit.env.memory import copied, memory_of
+from robokit.env.period import Period, substeps
 from robokit.env.sensing import Sensors
 from robokit.env.step import Outcome, Step
 from robokit.errors import CheckpointError, OptionError, TaskError
@@ -43,7 +43,7 @@ from robokit.task.columns import columns_of
 from robokit.task.lookup.find import load_task
 from robokit.task.randomized import resolve
 from robokit.task.states import load_libraries
-from robokit.task.task import Task, Terms
+from robokit.task.task import Task
 
 
 class Env(Saved):
@@ -102,21 +102,16 @@ class Env(Saved):
         if not self._moves:
             self.map = map_of(task.action, self.sim, [None] * int(model.nu))
         self.broken = Broken(self.sim)
-        self.nstep = _substeps(task.control_dt, self.sim.timestep)
+        self.nstep = substeps(task.control_dt, self.sim.timestep)
         self.rng = torch.Generator(self.sim.device).manual_seed(seed)
         self.blocks = Blocks(blocks, self.sim, self.rng)
         self.commands = Commands(task, self.sim, self.rng, training, self.blocks.each)
         self.names = read_names(task, self.sim, seed, nominal)
         self.levels = Levels(task, self.sim, self.names, training)
-        kinds = {"reward": self.names.rewards, "cost": self.names.costs, "metric": self.names.metrics}
-        named = [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
-        self.labels = [*named, *self.levels.labels, "episode/bad"]
-        self.labels += ["goal/reached"] * bool(self.commands.by_success)
         self.columns = columns_of(self.names.obs, task.commands, [term.name for term in self.carried])
         self.obs_dim = sum(self.names.obs.values())
         self.state_dim = sum(self.names.state.values())
-        here = num_envs, self.sim.device
-        size = task.control_dt, *here
+        size = task.control_dt, num_envs, self.sim.device
         self.sensors = Sensors(task.sensing, self.names.truth, *size, exact=nominal, blocks=blocks)
         if self._moves:
             self.map = map_of(task.action, self.sim, joint_columns(task, self.sim, self.sensors))
@@ -126,7 +121,7 @@ class Env(Saved):
         parts = self.sensors, self.commands, self.carried, self.levels
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
-        self.max_age = period.max_age
+        self.max_age, self.labels = period.max_age, period.labels
         self._after, self._look = period.after, period.look
         if compile:
             self._after = Unguarded(period.after, on_cpu, self._not_compiled)
@@ -216,7 +211,7 @@ class Env(Saved):
         ctrl = self._action_delay.read(target) if self._action_delay.depth else target
         if self._pushes:
             pushes = self.blocks.disturb(self.task)
-            for name, value in (_copied(pushes) if len(pushes) > 1 else pushes).items():
+            for name, value in (copied(pushes) if len(pushes) > 1 else pushes).items():
                 sim.written(name).copy_(value)
         sim.step(ctrl, self.nstep)
         return action, target
@@ -289,7 +284,7 @@ class Env(Saved):
             if term.name in self._starts:  # a restart zeroes memory
                 values[term.name] = term.now(self._starts[term.name].expand(len(which), -1), commands)
         # rows are copies already
-        sim.reset(None if which is self._all else which, values if some else _copied(values))
+        sim.reset(None if which is self._all else which, values if some else copied(values))
         self.sensors.restart(which, self.rng)
         if self._action_delay.depth:
             first = self.map.center.clamp(self.map.lowest, self.map.highest)  # of action 0
@@ -351,15 +346,3 @@ class Env(Saved):
 def make(task: str | Path | type[Task] | Task, num_envs: int = 1, **options: Any) -> Env:
     """An Env of a task given by name ("hopper"), path ("file.py:Class"), class or object; options: of Env."""
     return Env(load_task(task), num_envs, **options)
-
-
-def _substeps(control_dt: float, timestep: float) -> int:
-    nstep = round(control_dt / timestep)
-    if nstep < 1 or abs(nstep * timestep - control_dt) > 1e-6 * control_dt:
-        raise TaskError(f"control_dt ({control_dt} s) must be a multiple of the timestep ({timestep} s)")
-    return nstep
-
-
-def _copied(values: Terms) -> Terms:
-    """Copies of a task's values, which may be live views of sim: later writes would change them."""
-    return {name: value.clone() for name, value in values.items()}

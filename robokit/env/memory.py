@@ -7,7 +7,7 @@ from robokit.env.commands import left
 from robokit.env.levels import level_memory
 from robokit.errors import TaskError
 from robokit.sim.base import is_field
-from robokit.task.task import Task
+from robokit.task.task import Task, Terms
 
 OWN_MEMORY = ("action", "clock", "age")  # of Env itself, beside the task's and the commands'
 
@@ -27,3 +27,8 @@ def memory_of(task: Task, carried: Sequence[Carried]) -> dict[str, int]:
         rule = f"memory and commands may not be called {taken}: these names are taken{more}"
         raise TaskError(f"{rule}; use others")
     return {**widths, **task.memory}
+
+
+def copied(values: Terms) -> Terms:
+    """Copies of a task's values, which may be live views of sim: later writes would change them."""
+    return {name: value.clone() for name, value in values.items()}

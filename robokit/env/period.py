@@ -26,6 +26,10 @@ class Period:
         self.task, self.sim, self.names = task, sim, names
         self.sensors, self.commands, self.carried, self.levels = parts
         self.max_age = periods(task)
+        kinds = {"reward": names.rewards, "cost": names.costs, "metric": names.metrics}
+        named = [f"{kind}/{name}" for kind, each in kinds.items() for name in each]
+        self.labels = [*named, *self.levels.labels, "episode/bad"]  # of `logged`
+        self.labels += ["goal/reached"] * bool(self.commands.by_success)
         self.weights = torch.tensor([float(task.weights[k]) for k in names.rewards], device=sim.device)
         uncounted = [0.0 if name in names.booleans else torch.nan for name in names.metrics]
         self.uncounted = torch.tensor(uncounted, device=sim.device)  # metrics of a broken simulation
@@ -128,6 +132,14 @@ def periods(task: Task) -> int:
     if not task.time_limit >= task.control_dt:
         raise TaskError(f"time_limit ({task.time_limit} s) must be at least control_dt ({task.control_dt} s)")
     return round(task.time_limit / task.control_dt)
+
+
+def substeps(control_dt: float, timestep: float) -> int:
+    """Timesteps in a control period. Raises TaskError where these are no whole number."""
+    nstep = round(control_dt / timestep)
+    if nstep < 1 or abs(nstep * timestep - control_dt) > 1e-6 * control_dt:
+        raise TaskError(f"control_dt ({control_dt} s) must be a multiple of the timestep ({timestep} s)")
+    return nstep
 
 
 def _columns(values: Terms, names: tuple[str, ...], sim: Any, kind: str) -> Tensor:
