@@ -31,7 +31,7 @@ class ArmLift(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 6_000_000, "entropy_coef": (0.002, 0.0)}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 6_000_000}}
 
     def privileged(self, sim):
         return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
@@ -74,7 +74,7 @@ class So101(ArmLift):
     action = {"gripper": Ctrl(SO101.closed, 0.6), "[!g]*": SO101.steps}
     sensing = {name: sense for name, sense in ArmLift.sensing.items() if name != "joint_vel"}
     randomize = {**ArmLift.randomize, **SO101.errors}
-    recipes = {"ppo": {**ArmLift.recipes["ppo"], "steps": 3_000_000}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 3_000_000, "entropy_coef": (0.002, 0.0)}}
     above = States("states/so101_above.npz", 0.36, "states_above")
     around = States("states/so101_around.npz", 0.25, "states_around")
     held = States("states/so101_held.npz", 0.175, "states_held")
