@@ -1,11 +1,13 @@
 """The commands `robokit export` and `robokit filter`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from robokit.calls.dynamics import export_model
 from robokit.calls.names import is_shipped, locate, path_of
 from robokit.calls.policies import export_policy, file_of
 from robokit.cli.words import OUTPUT, Trust, What
@@ -22,11 +24,19 @@ class Export:
     output: Annotated[Path, OUTPUT] = Path("policies")
     episodes: int = 300  # to measure the card's return and costs; 0: none
     last: bool = False  # the last policy, even if an earlier one was the best that held the limits
+    # of the run: its policy, or the model that --algo svg learned, as <task>.dynamics.onnx without a card
+    part: Literal["policy", "dynamics"] = "policy"
     task: str | None = None  # where the run's own task is now: a name, or file.py:Class
     trust: Trust = False
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
+        if self.part == "dynamics":
+            model = export_model(self.run, self.output, task=self.task, trust=self.trust)
+            facts = {"file": str(model.path), "sha256": model.sha256, "parity_error": model.error}
+            line = f"{model.path}: equal within {model.error:.1e} of each column's largest value"
+            print(json.dumps(facts, indent=1) if self.json else line)
+            return 0
         options = {"episodes": self.episodes, "last": self.last, "task": self.task, "trust": self.trust}
         written = export_policy(self.run, self.output, **options)
         error = max(p.ctrl_error for p in written.parity)
