@@ -16,7 +16,7 @@ from robokit.learning.adam import Adam, Losses, make_update
 from robokit.networks.mlp import mlp
 
 HIDDEN, PARTS, INTERVALS = (128, 128), 8, 8  # units; of the embedding
-STEPS, BATCH, LR, PRICE_LR = 1000, 256, 1e-3, 0.03
+STEPS, BATCH, LR, PRICE_LR = 2000, 256, 1e-3, 0.03
 SLACK = 0.05  # allowed mean excess over the recorded time, as a share of it
 OFFSET, SHARPNESS = 15.0, 0.1  # of the push, in pieces; the paper's, in steps
 

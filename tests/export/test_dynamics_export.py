@@ -12,7 +12,7 @@ import reach
 import torch
 from agents import Limited
 from cart import Cart
-from test_calibration import Slides
+from torch import Tensor
 
 from robokit.algos import sac
 from robokit.controller import METADATA_KEY, ContractError, Controller, open_session
@@ -24,6 +24,13 @@ from robokit.networks.policy import Policy
 from robokit.task.task import Task
 
 pytestmark = pytest.mark.medium
+
+
+class Slides(Cart):
+    """Ends where the slide is beyond .9, and tells so."""
+
+    def ended(self, terms: dict[str, Tensor]) -> Tensor:
+        return terms["slide"][:, 0].abs() > 0.9
 
 
 class Made(NamedTuple):
@@ -48,7 +55,7 @@ def model_of(task: type[Task], costs: int = 0, **options: Any) -> tuple[Model, P
 
 @pytest.fixture(scope="module", params=[Slides, Limited, reach.Reach])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """With commands and an end that the task tells; with costs; with a Delta's targets that are not observed."""
+    """With commands and an end that the task tells; with costs; with a Delta's unobserved targets."""
     parts = model_of(request.param, costs=2 if request.param is Limited else 0)
     path = tmp_path_factory.mktemp("made") / "toy.dynamics.onnx"
     written = export_dynamics(*parts, path, commit="abc", steps=7)
