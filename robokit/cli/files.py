@@ -32,9 +32,9 @@ class Export:
 
     def __call__(self) -> int:
         if self.part == "dynamics":
-            model = export_model(self.run, self.output, task=self.task, trust=self.trust)
-            facts = {"file": str(model.path), "sha256": model.sha256, "parity_error": model.error}
-            line = f"{model.path}: equal within {model.error:.1e} of each column's largest value"
+            path, sha256, error = export_model(self.run, self.output, task=self.task, trust=self.trust)
+            facts = {"file": str(path), "sha256": sha256, "parity_error": error}
+            line = f"{path}: equal within {error:.1e} of each column's largest value"
             print(json.dumps(facts, indent=1) if self.json else line)
             return 0
         options = {"episodes": self.episodes, "last": self.last, "task": self.task, "trust": self.trust}

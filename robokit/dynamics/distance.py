@@ -18,6 +18,7 @@ from robokit.networks.mlp import mlp
 HIDDEN, PARTS, INTERVALS = (128, 128), 8, 8  # units; of the embedding
 STEPS, BATCH, LR, PRICE_LR = 2000, 256, 1e-3, 0.03
 SLACK = 0.05  # allowed mean excess over the recorded time, as a share of it
+NEAREST = 64  # states at a goal, at most
 OFFSET, SHARPNESS = 15.0, 0.1  # of the push, in pieces; the paper's, in steps
 
 
@@ -82,16 +83,15 @@ def fit_distance(states: Tensor, valid: Tensor, rng: torch.Generator) -> Distanc
 @torch.no_grad()
 def goals_by_distance(
     distance: Distance, starts: Tensor, states: Tensor, achieved: Tensor, goals: Tensor, within: float
-) -> tuple[list[float], int]:
-    """(steps by goal, how many are NaN: no recorded state is at them) of goals (G, d).
+) -> list[float | None]:
+    """Steps to each of the goals (G, d); None: no recorded state is at it.
 
     The mean over starts (S, P) of the distance to the nearest of the states (M, P) whose achieved (M, d) is
     `within` of the goal.
     """
-    steps = list[float]()
+    steps = list[float | None]()
     for goal in goals:
-        there = states[(achieved - goal).norm(dim=-1) <= within][:64]
-        pairs = starts[:, None].expand(-1, len(there), -1), there.expand(len(starts), -1, -1)
-        found = distance(*(x.flatten(0, 1) for x in pairs)).view(len(starts), -1)
-        steps.append(float(found.amin(1).mean()) if len(there) else float("nan"))
-    return steps, sum(x != x for x in steps)
+        there = states[(achieved - goal).norm(dim=-1) <= within][:NEAREST]
+        found = [distance(start.expand_as(there), there).min() for start in starts if len(there)]
+        steps.append(float(torch.stack(found).mean()) if found else None)
+    return steps

@@ -81,7 +81,7 @@ def export(
 
 
 def install(
-    data: bytes, path: Path, weights: bytes | None = None, check: Callable[[Path], None] = check_refusal
+    data: bytes, path: Path, weights: bytes | None = None, check: Callable[[Path], object] = check_refusal
 ) -> str:
     """Write an exported file, `<path>.sha256` and its weights, or none; return the sha256 (hex).
 

@@ -10,40 +10,28 @@ from robokit.dynamics.calibration import INTERVALS, Quality
 from robokit.show.plots import BLACK, BLUE, DPI, ROW, VERMILLION, WIDTH
 
 ACROSS = 3  # panels in a row
-STYLES = {"model": (BLUE, "-", "the model"), "still": (BLACK, ":", "stands still")}
-STYLES |= {"velocity": (VERMILLION, "--", "constant velocity")}
+STYLES = (("model", BLUE, "-"), ("still", BLACK, ":"), ("velocity", VERMILLION, "--"))
 
 
 def draw_quality(quality: Quality, path: Path) -> None:
     """Write the picture as PNG."""
     from matplotlib.figure import Figure  # without pyplot: the Agg canvas, no window
 
-    steps = [
-        h for h in quality.open_loop if any(x["model"] is not None for x in quality.open_loop[h].values())
-    ]
-    terms = [*quality.open_loop[steps[0]]] if steps else []
+    loop, names = quality.open_loop, [*quality.outputs]
+    terms = [name for name in names if loop and name in next(iter(loop.values()))]
     rows = -(-(len(terms) + 2) // ACROSS)
     figure = Figure(figsize=(1.5 * WIDTH, ROW * rows + 0.4), layout="constrained")
     grid = figure.subplots(rows, ACROSS, squeeze=False).flatten()
-    for axis in grid:
+    for axis in grid[: len(terms) + 2]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#dddddd", linewidth=0.6)
-        axis.set_axisbelow(True)
     for axis, term in zip(grid, terms, strict=False):
-        for kind, (color, style, label) in STYLES.items():
-            errors = [quality.open_loop[h][term][kind] for h in steps]
-            axis.plot(steps, errors, style, color=color, marker="o", markersize=3, label=label)
-        axis.set(
-            xscale="log",
-            yscale="log",
-            title=term,
-            xlabel="imagined control steps",
-            ylabel="error / deviation",
-        )
-    if terms:
-        grid[0].legend(fontsize="small")
+        for kind, color, style in STYLES:
+            pairs = [(h, found[term][kind]) for h, found in loop.items() if found[term][kind] is not None]
+            axis.plot(*zip(*pairs, strict=True), style, color=color, marker="o", markersize=3, label=kind)
+        axis.set(xscale="log", yscale="log", title=term, xlabel="imagined steps", ylabel="error / deviation")
+    grid[0].legend(fontsize="small")
     inside, late, *spare = grid[len(terms) :]
-    names = [*quality.outputs]
     for percent, color in zip(INTERVALS, (BLUE, VERMILLION), strict=True):
         shares = [quality.outputs[name][f"within_{percent}"] for name in names]
         inside.plot(shares, range(len(names)), "o", color=color, label=f"{percent} %")
@@ -51,9 +39,7 @@ def draw_quality(quality: Quality, path: Path) -> None:
     inside.set(xlim=(0, 1), title="inside the intervals", yticks=range(len(names)), yticklabels=names)
     inside.legend(fontsize="small")
     late.bar(range(len(quality.delays)), quality.delays, color=BLUE)
-    late.set(
-        title="trace of the action", xlabel="assumed delay, control steps", ylabel="R² of the inverse model"
-    )
+    late.set(title="trace of the action", xlabel="assumed delay, control steps", ylabel="R² of inverse model")
     for axis in spare:
         axis.set_axis_off()
     figure.savefig(path, dpi=DPI)

@@ -14,13 +14,19 @@ import robokit
 from robokit.calls.dynamics import _goals
 from robokit.cli.command import main
 from robokit.dynamics import distance, inverse
-from robokit.dynamics.calibration import windows_of
+from robokit.dynamics.calibration import pieces
 from robokit.dynamics.imagine import Model
 from robokit.env.env import Env
 from robokit.training.run import Run
 
 pytestmark = pytest.mark.medium
-OPTIONS: dict[str, Any] = SMALL | {"ends": "learned", "num_envs": 2, "learning_starts": 300, "replay": 1000}
+OPTIONS: dict[str, Any] = SMALL | {
+    "ends": "learned",
+    "num_envs": 2,
+    "learning_starts": 300,
+    "replay": 1000,
+    "steps": 600,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +37,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return robokit.train("inverted_pendulum", "svg", runs=tmp_path, **OPTIONS | {"steps": 600})
+    return robokit.train("inverted_pendulum", "svg", runs=tmp_path, **OPTIONS)
 
 
 def test_a_run_is_judged_as_text_json_and_picture_and_its_model_exported(
@@ -71,7 +77,7 @@ def test_goals_of_a_task_are_listed_near_to_far():
     learner, rng = learner_of(Point), torch.Generator().manual_seed(0)  # type: ignore[arg-type]
     for _ in range(25):
         learner.iterate()
-    windows = windows_of(learner.agent, learner.replay, 100, 20, rng)
+    windows = pieces(learner.agent, learner.replay, 100, 20, rng)
     goals = _goals(learner.env, learner.agent.model, windows, rng)
     assert goals is not None
     steps = [row["steps"] for part in ("near", "far") for row in goals[part]]
@@ -91,7 +97,7 @@ def test_goals_of_a_task_are_listed_near_to_far():
 def test_runs_without_a_model_and_impossible_places_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    own = {"steps": 40, "learning_starts": 20, "batch": 8}
+    own: dict[str, Any] = {"steps": 40, "learning_starts": 20, "batch": 8}
     run = robokit.train("inverted_pendulum", "sac", runs=tmp_path, **own)
     for words in (["dynamics"], ["export", "--part", "dynamics"]):
         assert main([words[0], str(run.path), *words[1:]]) == 2

@@ -12,16 +12,15 @@ from test_svg import _short as _short, learner_of
 from torch import Tensor
 
 from robokit.algos import sac
-from robokit.dynamics import calibration
 from robokit.dynamics.calibration import (
-    Windows,
     ends,
     ends_found,
     one_step,
     open_loop,
+    pieces,
     recorded,
     spearman,
-    windows_of,
+    windows,
 )
 from robokit.dynamics.ensemble import Dynamics, fold
 from robokit.dynamics.imagine import Model
@@ -109,8 +108,7 @@ def test_ends_are_found_in_the_frame_that_the_own_member_predicts():
         model.net.end.biases[-1][-1] = 5.0
         model.net.end.biases[-1][:-1] = -5.0
     zeros = torch.zeros(200, 0)
-    data = calibration.Recorded(model.inputs(frame, zeros, action), zeros, zeros, ended, own, frame, action)
-    found = ends(model, data)
+    found = ends(model, model.inputs(frame, zeros, action), frame, action, own, ended)
     assert found["task"] == {"precision": 1.0, "recall": 1.0, "ends": ended.sum(), "found": ended.sum()}
     last = own == E - 1
     assert found["learned"]["found"] == last.sum()
@@ -146,8 +144,9 @@ def test_the_open_loop_of_a_true_model_has_no_error_though_commands_and_members_
     truth = torch.stack(final_rows)
     truth[3:, :20] = 1e9
     first = torch.zeros(t, m, dtype=torch.bool)
-    windows = Windows(torch.stack(frame_rows), action, truth, valid, torch.zeros(m, 0), first, own)
-    found = open_loop(SimpleNamespace(model=model, policy=policy), windows)  # type: ignore[arg-type]
+    given = {"frame": torch.stack(frame_rows), "final": truth, "action": action, "valid": valid, "own": own}
+    given |= {"obs": given["frame"], "belief": torch.zeros(m, 0), "is_first": first}
+    found = open_loop(SimpleNamespace(model=model, policy=policy), given)
     assert found["rows"] == {1: 80, 5: 60}
     unit = frames.split(model.net.seen.std)
     for h, kept in ((1, slice(0, None)), (5, slice(20, None))):
@@ -170,23 +169,23 @@ def test_pieces_and_steps_of_a_replay_know_their_member_and_where_an_episode_end
     learner.iterate()
     replay, agent = learner.replay, learner.agent
     picked = replay.pick(50, 6, torch.Generator().manual_seed(5))
-    w = windows_of(agent, replay, 50, 6, torch.Generator().manual_seed(5))
+    w = windows(agent, replay, picked, 6)
     for i, place in enumerate(picked.tolist()):
         step, simulation = divmod(place, 3)
         going = True
         for t in range(6):
             row = agent.batch(*replay.take(torch.tensor([place + 3 * t])))
-            assert torch.equal(w.frame[t, i], row["obs"][0, 0]) and torch.equal(
-                w.final[t, i], row["final_obs"][0, 0]
+            assert torch.equal(w["frame"][t, i], row["obs"][0, 0]) and torch.equal(
+                w["final"][t, i], row["final_obs"][0, 0]
             )
-            assert w.own[t, i] == fold(torch.tensor(step + t), torch.tensor(simulation), 3)
-            assert w.valid[t, i] == going
+            assert w["own"][t, i] == fold(torch.tensor(step + t), torch.tensor(simulation), 3)
+            assert w["valid"][t, i] == going
             going = going and not row["done"][0, 0]
-    assert 0.2 < w.valid[-1].float().mean() < 1.0
+    assert 0.2 < w["valid"][-1].float().mean() < 1.0
     data = recorded(agent, replay, rng)
-    assert len(data.x) == len(replay) * 3 and len({*data.own.tolist()}) == 3
+    assert len(data["x"]) == len(replay) * 3 and len({*data["own"].tolist()}) == 3
     with pytest.raises(RunError, match=r"must keep at least 99 control steps of each simulation.*got 22"):
-        windows_of(agent, replay, 5, 99, rng)
+        pieces(agent, replay, 5, 99, rng)
     replay.rows[3, 1, 2] = torch.nan
     with pytest.raises(TaskError, match=r"inputs must be finite in the replay; columns \[2\] are not"):
         recorded(agent, replay, rng)
@@ -202,6 +201,6 @@ def test_a_broken_simulation_is_in_no_figure():
     replay.rows[7, 1, at] = 1.0
     replay.rows[7, 1, 0] = torch.nan
     data = recorded(agent, replay, rng)
-    assert len(data.x) == len(replay) * 3 - 1
-    w = windows_of(agent, replay, 400, 6, rng)
-    assert w.frame[w.valid].isfinite().all() and not w.frame.isfinite().all()
+    assert len(data["x"]) == len(replay) * 3 - 1
+    w = pieces(agent, replay, 400, 6, rng)
+    assert w["frame"][w["valid"]].isfinite().all() and not w["frame"].isfinite().all()
