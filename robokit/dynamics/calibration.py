@@ -68,7 +68,8 @@ class Quality:
             lines.append(f"{name:<24}" + "".join(f"{cell:>22}" for cell in cells))
         lines.append(f"\ndelay of the action: R^2 of an inverse model by steps: {_listed(self.delays)}")
         late = "no trace" if self.delay is None else f"{self.delay} steps, {self.delay * self.control_dt:g} s"
-        lines.append(f"found: {late}; the task says {self.told[0]:g} to {self.told[1]:g} s")
+        drawn = " to ".join(f"{seconds:g}" for seconds in dict.fromkeys(self.told))
+        lines.append(f"found: {late}; the task says {drawn} s")
         if (goals := self.goals) is not None:
             for part in ("near", "far"):
                 rows = [f"{row['steps']:>8.1f} steps  {_listed(row['goal'])}" for row in goals[part]]

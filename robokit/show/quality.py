@@ -25,6 +25,7 @@ def draw_quality(quality: Quality, path: Path) -> None:
     for axis in grid[: len(terms) + 2]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
     for axis, term in zip(grid, terms, strict=False):
         for kind, color, style in STYLES:
             pairs = [(h, found[term][kind]) for h, found in loop.items() if found[term][kind] is not None]

@@ -50,7 +50,7 @@ def test_a_run_is_judged_as_text_json_and_picture_and_its_model_exported(
     for line in ("likelihood: ", "disagreement and error: ", "ends, by the classifier: ", "found: "):
         assert f"\n{line}" in text
     assert "as the task tells them" not in text  # --ends learned
-    assert found["steps"] == found["transitions"] == 1000 and found["goals"] is None
+    assert found["steps"] == found["transitions"] >= 600 and found["goals"] is None
     assert [*found["outputs"]] == ["position", "velocity", "reward"]
     assert found["rows"]["1"] > 300 and 0 <= found["stopped"] <= 1 and len(found["delays"]) == 5
     assert 0 < found["ends"]["learned"]["ends"] < 300
