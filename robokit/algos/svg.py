@@ -335,10 +335,9 @@ def check(config: Config) -> None:
     check_unit(config, "real")
     if not config.lookahead and not config.imagined:
         raise OptionError("lookahead 0 and imagined 0 leave nothing to imagine: that is --algo sac")
-    for name in ("doubt", "caution"):
-        if getattr(config, name) and config.members < 2:
-            rule = "is measured by the members' disagreement, so it needs at least 2"
-            raise OptionError(f"{name} ({getattr(config, name)}) {rule}; members is {config.members}")
+    if config.members < 2:
+        rule = "each leaves out a part of the replay to judge it by, and caution is how they differ"
+        raise OptionError(f"members must be at least 2: {rule}; got {config.members}")
     if config.n_step != 1:
         raise OptionError(f"n_step must be 1: svg looks ahead by its model; got {config.n_step}")
     if config.burn_in:

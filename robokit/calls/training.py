@@ -21,7 +21,6 @@ from robokit.disk.folder import POLICY, file_name
 from robokit.disk.place import check_place
 from robokit.errors import ExportError, OptionError, RunError
 from robokit.export.fields import versions
-from robokit.export.rehearse import rehearse
 from robokit.export.write import Written
 from robokit.learning.options import fits, plain, with_options
 from robokit.limits.limit import with_values
@@ -37,6 +36,7 @@ from robokit.training.setup import restore
 from robokit.training.setup.build import Built, Setup, build_learner, check_owners, options
 from robokit.training.setup.init_from import init_learner, open_parent
 from robokit.training.setup.provenance import changed, create, unfinished
+from robokit.training.setup.rehearse import rehearse
 
 BEGIN_FROM = "a new training starts from its policy with --init-from {}"  # where a resume is refused
 Named = str | PathLike[str] | type[Task] | Task  # a task: its name, file.py, file.py:Class, class or object

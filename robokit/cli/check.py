@@ -16,7 +16,6 @@ from robokit.disk.folder import BEST, CHECKPOINTS, POLICY
 from robokit.env.checks.laws import Finding, check_task
 from robokit.env.checks.notes import find_notes
 from robokit.errors import ExportError, OptionError, TaskError
-from robokit.export.rehearse import rehearse
 from robokit.planning.planner import steps_of
 from robokit.sim.model import compiled_once
 from robokit.task.lookup.find import find_task, load_task
@@ -24,6 +23,7 @@ from robokit.task.task import Task
 from robokit.training.run import Run
 from robokit.training.setup.build import Setup, algorithm, options
 from robokit.training.setup.init_from import Parent, open_parent, preview
+from robokit.training.setup.rehearse import rehearse
 from robokit.training.setup.restore import export_env
 
 

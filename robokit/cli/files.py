@@ -1,11 +1,13 @@
 """The commands `robokit export` and `robokit filter`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from robokit.calls.dynamics import export_model
 from robokit.calls.names import is_shipped, locate, path_of
 from robokit.calls.policies import export_policy, file_of
 from robokit.cli.words import OUTPUT, Trust, What
@@ -29,10 +31,18 @@ class Export:
     # where the run's own task is now: a name, or file.py:Class; of a model.zip: the task it is for
     task: str | None = None
     normalize: str | None = None  # of a model.zip: the file of its VecNormalize, or "none"
+    # of the run: its policy, or the model that --algo svg learned, as <task>.dynamics.onnx without a card
+    part: Literal["policy", "dynamics"] = "policy"
     trust: Trust = False
     json: bool = False  # print JSON
 
     def __call__(self) -> int:
+        if self.part == "dynamics":
+            path, sha256, error = export_model(self.run, self.output, task=self.task, trust=self.trust)
+            facts = {"file": str(path), "sha256": sha256, "parity_error": error}
+            line = f"{path}: equal within {error:.1e} of each column's largest value"
+            print(json.dumps(facts, indent=1) if self.json else line)
+            return 0
         options = {"episodes": self.episodes, "last": self.last, "task": self.task, "trust": self.trust}
         written = export_policy(self.run, self.output, normalize=self.normalize, **options)
         error = max(p.ctrl_error for p in written.parity)

@@ -49,6 +49,10 @@ VERBS = {
         "Write a file of states that episodes of a training begin from, for `States` of a task.",
         "states:MakeStates",
     ),
+    "dynamics": Verb(
+        "Judge a run's learned model by control steps that it never trained on: text, JSON and a picture.",
+        "dynamics:Dynamics",
+    ),
     "filter": Verb(
         "Resolve a person's filter numbers for an exported file into the table for its robot.",
         "files:MakeFilter",

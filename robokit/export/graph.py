@@ -56,18 +56,27 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
     widths = supplied(env.columns)
     carry = torch.zeros(2, sum(graph.sizes))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
+    shapes = (terms, carry, torch.ones(2, dtype=torch.bool))
+    return traced(graph, shapes, [*widths, "carry", "reset"], OUTPUTS)
+
+
+def traced(
+    module: nn.Module, inputs: tuple[Any, ...], names: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """A module, on the CPU, as ONNX; inputs: tensors (2, d), the first a tuple of them; names of them all."""
     batch = {0: torch.export.Dim("batch", min=1)}
+    terms, *others = inputs
     with _quiet():
         program = torch.onnx.export(
-            graph.eval(),
-            (terms, carry, torch.ones(2, dtype=torch.bool)),
+            module.eval(),
+            inputs,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={"terms": tuple(batch for _ in terms), "carry": batch, "reset": batch},
+            dynamic_shapes=(tuple(batch for _ in terms), *(batch for _ in others)),
             verbose=False,
         )
     assert program is not None
-    _rename(program.model.graph, [*widths, "carry", "reset"], OUTPUTS)
+    _rename(program.model.graph, names, outputs)
     return _stripped(program.model_proto)
 
 

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,14 @@ def export(
     return Written(Path(path), digest, parity, gaps(contract))
 
 
-def install(data: bytes, path: Path, weights: bytes | None = None) -> str:
+def install(
+    data: bytes, path: Path, weights: bytes | None = None, check: Callable[[Path], object] = check_refusal
+) -> str:
     """Write an exported file, `<path>.sha256` and its weights, or none; return the sha256 (hex).
 
-    Written to a temporary folder, read back by a Controller, then renamed: a kill leaves the old export or
-    the new; between two renames the old one without its weights, which `--init-from` refuses. Raises
-    ExportError if the disk is full or not writable.
+    Written to a temporary folder, read back by `check` (a Controller), then renamed: a kill leaves the old
+    export or the new; between two renames the old one without its weights, which `--init-from` refuses.
+    Raises ExportError if the disk is full or not writable.
     """
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -101,7 +103,7 @@ def install(data: bytes, path: Path, weights: bytes | None = None) -> str:
             write_synced(Path(f"{staged}.sha256"), f"{digest}  {path.name}\n".encode())
             if weights is not None:
                 write_synced(weights_path(staged), weights)
-            check_refusal(staged)
+            check(staged)
             _swap(staged, path)
     except OSError as error:
         raise ExportError(f"cannot write {path}: {reason(error, path)}") from error

@@ -28,7 +28,7 @@ from robokit.task.lookup.find import load_task, title
 from robokit.task.lookup.source import is_called
 from robokit.task.lookup.trusted import trusted
 from robokit.task.task import RETURN, Task
-from robokit.training.run import CONFIG, UNSAVED, Run
+from robokit.training.run import CONFIG, UNSAVED, Done, Run
 from robokit.training.selection import headline_of, load_best, validations
 from robokit.training.setup.build import Built, Setup, algorithm, build_learner, check_setup
 from robokit.training.setup.init_from import init_learner, parent_of
@@ -73,8 +73,10 @@ def going_on(run: Run) -> str:
     return f"{launcher}robokit train --resume {run.path}"
 
 
-def rebuild(run: Run, task: Task | None = None) -> Built:
+def rebuild(run: Run, task: Task | None = None, eager: bool = False) -> Built:
     """A learner with a run's options, before its first iteration: no checkpoint is loaded.
+
+    eager: nothing is compiled, even if the run was.
 
     A run that was killed before its first checkpoint starts from its parent again, if it has one. Raises
     RunError for a run of another version of robokit or of another number of processes; as `parent_of`.
@@ -85,6 +87,7 @@ def rebuild(run: Run, task: Task | None = None) -> Built:
         rule = f"{run.path} was begun by {shared} process{'es' * (shared > 1)}, each with its own simulations"
         raise RunError(f"{rule}, and cannot be shared by {processes.world()}; go on with: {going_on(run)}")
     check_sizes(run, config)
+    config = replace(config, compile=False) if eager else config
     learner = build_learner(task, setup, config, begun=True)
     if run.config.get("parent"):
         if run.newest(shared=False)[0] is None:
@@ -156,13 +159,32 @@ def restore_model(run: Run, task: str | None = None, trust: bool = False) -> tup
     task, trust: as `task_of`. Raises RunError for a run of an algorithm without a model, and as
     `restore_policy`.
     """
-    setup, config = options_of(run)
-    if (make := getattr(algorithm(setup.algo), "make_model", None)) is None:
-        raise RunError(f"{run.path} is a run of {setup.algo}, which learns no model: train with --algo svg")
+    make, config = _model_maker(run)
     restored = restore_policy(run, True, task, trust)
     model = make(restored.env, config, restored.policy)
     run.load_policy(model.net, MODEL)
     return model, restored
+
+
+def restore_learner(run: Run, task: str | None = None, trust: bool = False) -> tuple[Any, Done]:
+    """The learner of a run that learns a model, with its replay, and the run's progress; errors as above."""
+    _model_maker(run)
+    own = task_of(run, task, trust)
+    if differ := changed(run, own):
+        say(f"note: changed since {run.path} was trained: {', '.join(differ)}")
+    learner = rebuild(run, own, eager=True)
+    done = run.resume(learner)
+    if not done.steps:
+        raise RunError(f"{run.path} {UNSAVED}")
+    return learner, done
+
+
+def _model_maker(run: Run) -> tuple[Any, Any]:
+    """(`make_model`, Config) of a run's algorithm. Raises RunError for an algorithm without a model."""
+    setup, config = options_of(run)
+    if (make := getattr(algorithm(setup.algo), "make_model", None)) is None:
+        raise RunError(f"{run.path} is a run of {setup.algo}, which learns no model: train with --algo svg")
+    return make, config
 
 
 def take_best(run: Run, policy: Policy, rule: str, steps: int) -> int:

@@ -10,12 +10,11 @@ import torch
 from shipped import cases
 from torch import Tensor
 
-import robokit.export.rehearse
+import robokit.training.setup.rehearse
 from robokit.algos.ppo import Config, make_actor
 from robokit.errors import ExportError, ParityError
 from robokit.evaluation.measure import evaluate
 from robokit.export.file import Exported
-from robokit.export.rehearse import rehearse
 from robokit.export.weights import read_weights
 from robokit.export.write import export
 from robokit.task.action import Around
@@ -23,6 +22,7 @@ from robokit.task.lookup.find import load_task
 from robokit.task.lookup.source import known_tasks, shipped_folder
 from robokit.task.task import Task
 from robokit.training.setup.build import Setup, algorithm, build_learner, options
+from robokit.training.setup.rehearse import rehearse
 from robokit.training.setup.restore import export_env
 
 MODEL = """
@@ -108,7 +108,7 @@ def test_a_difference_near_the_tolerance_is_noted_and_a_larger_one_refused(
         def differs(*_: Any, excess: float = excess, **__: Any) -> None:
             raise ParityError("off", excess)
 
-        monkeypatch.setattr("robokit.export.rehearse.export", differs)
+        monkeypatch.setattr("robokit.training.setup.rehearse.export", differs)
         assert refusal(lambda: rehearse(policy, env)) == refused
         assert ("note: an export may be refused" in capsys.readouterr().err) == (not refused)
 
@@ -179,9 +179,9 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def test_a_rehearsal_writes_into_memory_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robokit.export.rehearse, "MEMORY", str(tmp_path))
-    assert robokit.export.rehearse._memory() == str(tmp_path)
-    monkeypatch.setattr(robokit.export.rehearse, "ROOM", 1 << 80)
-    assert robokit.export.rehearse._memory() is None
-    monkeypatch.setattr(robokit.export.rehearse, "MEMORY", str(tmp_path / "none"))
-    assert robokit.export.rehearse._memory() is None
+    monkeypatch.setattr(robokit.training.setup.rehearse, "MEMORY", str(tmp_path))
+    assert robokit.training.setup.rehearse._memory() == str(tmp_path)
+    monkeypatch.setattr(robokit.training.setup.rehearse, "ROOM", 1 << 80)
+    assert robokit.training.setup.rehearse._memory() is None
+    monkeypatch.setattr(robokit.training.setup.rehearse, "MEMORY", str(tmp_path / "none"))
+    assert robokit.training.setup.rehearse._memory() is None
