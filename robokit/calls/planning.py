@@ -52,7 +52,7 @@ class Planned:
     returns: float  # sum of rewards
     steps: int  # control steps
     terminated: bool
-    metrics: dict[str, dict[str, float]]  # name -> kind -> value, as in Tally
+    metrics: dict[str, dict[str, float]]  # name -> kind -> value, as in Tally; what was counted
     costs: dict[str, tuple[float, float, str]]  # name -> measured until now, limit, in words
     plans_per_second: float
     real_time: float  # simulated seconds per second, planning included
@@ -152,7 +152,10 @@ def _play(env: Env, planner: Planner, count: int, shoot: Callable[[int], None] |
     costs = ledger.costs()
     words = {k: MEASURES[x.measure].words for k, x in task.limits.items()}
     limits = {k: (measured(x.measure, costs[k]), x.value, words[k]) for k, x in task.limits.items()}
-    found = {k: {kind: float(x[0]) for kind, x in of.items()} for k, of in tally.kinds().items()}
+    counted = {k: {kind: float(x[0]) for kind, x in of.items()} for k, of in tally.kinds().items()}
+    found = {
+        k: known for k, of in counted.items() if (known := {n: x for n, x in of.items() if math.isfinite(x)})
+    }
     rates = n / planning, n * task.control_dt / playing
     return Planned(title(task), returns, n, terminated, found, limits, *rates)
 

@@ -11,6 +11,7 @@ from robokit.calls.dynamics import export_model
 from robokit.calls.names import is_shipped, locate, path_of
 from robokit.calls.policies import export_policy, file_of
 from robokit.cli.words import OUTPUT, Trust, What
+from robokit.errors import OptionError
 from robokit.export.bounds import filter_for, write_filter
 from robokit.export.file import exported_at
 
@@ -38,6 +39,10 @@ class Export:
 
     def __call__(self) -> int:
         if self.part == "dynamics":
+            if self.normalize is not None:
+                raise OptionError(
+                    f"--normalize is of a model.zip's policy, got {self.normalize!r} for a model"
+                )
             path, sha256, error = export_model(self.run, self.output, task=self.task, trust=self.trust)
             facts = {"file": str(path), "sha256": sha256, "parity_error": error}
             line = f"{path}: equal within {error:.1e} of each column's largest value"

@@ -172,7 +172,7 @@ def deal(rows: int, members: int, turn: int, device: torch.device | str = "cpu")
     place = (torch.arange(rows) + turn * part) % (part * members)
     order = torch.arange(part * members)
     order = (order - turn * part) % (part * members)
-    return torch.cat((torch.where(order < rows, order, order - rows), place)).to(device)
+    return torch.cat((order % rows, place)).to(device)
 
 
 def fold(step: Tensor, simulation: Tensor, members: int) -> Tensor:

@@ -55,7 +55,8 @@ def check(config: Config) -> None:
     check_positive(config, "samples", "horizon", "iterations", "sigma", "elites", "temperature", "least")
     check_not_negative(config, "knots", "colour", "kept", "carried")
     check_unit(config, "gamma", "margin")
-    for low, high in (("elites", "samples"), ("kept", "elites"), ("least", "sigma")):
+    weighed = (("elites", "samples"), ("kept", "elites")) if config.rule == "elites" else ()
+    for low, high in (*weighed, ("least", "sigma")):
         if (a := getattr(config, low)) > (b := getattr(config, high)):
             raise OptionError(f"{low} must be at most {high} ({b}), got {a}")
 

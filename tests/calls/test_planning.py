@@ -114,7 +114,7 @@ def refused(error: type[Error], words: str, *task: Any, **options: Any) -> None:
 def test_bad_input_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, here: Path):
     monkeypatch.setattr("robokit.calls.planning.Env", lambda *_, **__: pytest.fail("worked"))
     before = sorted(here.iterdir())
-    refused(OptionError, "elites must be at most samples (16), got 17", "slide", elites=17)
+    refused(OptionError, "elites must be at most samples (16), got 17", "slide", rule="elites", elites=17)
     refused(
         OptionError, "horizon must be at least a control step (0.02 s), got 0.01 s", "slide", horizon=0.01
     )

@@ -39,17 +39,18 @@ def one_member(net: Dynamics, e: int, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def test_the_batched_ensemble_is_a_loop_over_members_and_each_row_is_of_one():
+@pytest.mark.parametrize("rows", [1, 2, M])
+def test_the_batched_ensemble_is_a_loop_over_members_and_each_row_is_of_one(rows: int):
     net = net_of()
-    x, noise = torch.randn(M, 5), torch.randn(M, 3)
+    x, noise = torch.randn(rows, 5), torch.randn(rows, 3)
     loop = [one_member(net, e, x) for e in range(E)]
     mean, log_std = net(x)
     torch.testing.assert_close(mean, torch.stack([m for m, _ in loop]), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(log_std, torch.stack([s for _, s in loop]), atol=1e-6, rtol=1e-6)
-    part, seen = -(-M // E), set()
+    part, seen = -(-rows // E), set()
     for turn in range(E):
-        dealt = deal(M, E, turn)
-        own = [(i // part + turn) % E for i in range(M)]
+        dealt = deal(rows, E, turn)
+        own = [(i // part + turn) % E for i in range(rows)]
         seen.add(tuple(own))
         y = torch.stack([loop[e][0][i] for i, e in enumerate(own)])
         y[:, :3] += torch.stack([loop[e][1][i] for i, e in enumerate(own)])[:, :3].exp() * noise

@@ -272,8 +272,8 @@ def test_a_new_episode_begins_with_a_new_plan():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"elites": 65}, "elites must be at most samples (64), got 65"),
-        ({"kept": 9}, "kept must be at most elites (8), got 9"),
+        ({"rule": "elites", "elites": 65}, "elites must be at most samples (64), got 65"),
+        ({"rule": "elites", "kept": 9}, "kept must be at most elites (8), got 9"),
         ({"sigma": 0.0}, "sigma must be > 0, got 0.0"),
         ({"sigma": -0.1}, "sigma must be > 0, got -0.1"),
         ({"samples": 0}, "samples must be > 0, got 0"),
