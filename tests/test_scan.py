@@ -314,7 +314,9 @@ def spun(folder: Path, nodes: list[Any], last: str, constants: dict[str, Any]) -
 @pytest.mark.parametrize("case", BOMBS)
 def test_a_small_graph_that_allocates_gigabytes_is_refused(case: str, tmp_path: Path) -> None:
     nodes, constants = BOMBS[case]
-    with pytest.raises(ContractError, match=r"cannot run on zeros: .*(memory|Available|bad_alloc)"):
+    with pytest.raises(
+        ContractError, match=r"cannot run on zeros(: .*(memory|Available|bad_alloc)| within 3.0 s)"
+    ):
         load(spun(tmp_path, nodes, "z", constants))
 
 

@@ -29,7 +29,6 @@ from robokit.errors import OptionError
 from robokit.learning.adam import Bound, Losses
 from robokit.learning.constrained import Constrained
 from robokit.learning.offpolicy.agent import Sums
-from robokit.learning.offpolicy.loop import OffPolicy
 from robokit.learning.options import check_not_negative, check_positive, check_unit, recurrent
 from robokit.learning.returns import n_step, shares
 from robokit.learning.rollout import Batch
@@ -233,18 +232,16 @@ class SVG(SAC):
         return super().parts() | {"model": self.model.net, "model_adam": self.fit.adam}
 
 
-class Learner(OffPolicy):
+class Learner(sac.Learner):
     """SAC through a model, on one Env; `policy` is exported."""
 
     kind = SVG
-    agent: SVG
+    agent: SVG  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, env: Env, config: Config, seed: int = 0) -> None:
-        config = config.on(env.num_envs)
-        check(config)
+        check(config.on(env.num_envs))
         super().__init__(env, config, seed)
-        if config.temperature is not None:
-            self.agent.fixed = self.schedules.values["temperature"]
+        config = self.config
         self.horizon = max(1, round(self.pace.iteration(ITERATION) / self._all))
         self.steps_per_iteration = self._all * self.horizon
         agent, device, once, with_grad = self.agent, env.device, lambda f: f, lambda f: f
