@@ -2,7 +2,7 @@
 
 quality = judge("runs/hopper/latest")
 print(quality.text())
-written = export_model("hopper", "policies")
+written = export_dynamics("hopper", "policies")
 """
 
 from os import PathLike, fspath
@@ -101,7 +101,7 @@ def _goals(env: Env, model: Model, w: Batch, rng: torch.Generator) -> dict[str, 
     return parts | {"unseen": len(steps) - len(rows), "number": len(steps)}
 
 
-def export_model(
+def export_dynamics(
     what: What,
     folder: str | PathLike[str] = "policies",
     *,

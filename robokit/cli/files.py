@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from robokit.calls.dynamics import export_model
+from robokit.calls.dynamics import export_dynamics
 from robokit.calls.names import is_shipped, locate, path_of
 from robokit.calls.policies import export_policy, file_of
 from robokit.cli.words import OUTPUT, Trust, What
@@ -43,7 +43,7 @@ class Export:
                 raise OptionError(
                     f"--normalize is of a model.zip's policy, got {self.normalize!r} for a model"
                 )
-            path, sha256, error = export_model(self.run, self.output, task=self.task, trust=self.trust)
+            path, sha256, error = export_dynamics(self.run, self.output, task=self.task, trust=self.trust)
             facts = {"file": str(path), "sha256": sha256, "parity_error": error}
             line = f"{path}: equal within {error:.1e} of each column's largest value"
             print(json.dumps(facts, indent=1) if self.json else line)
