@@ -21,7 +21,7 @@ from robokit.dynamics.imagine import Model
 from robokit.dynamics.inverse import LONGEST, delay_of, delay_scores
 from robokit.env.env import Env
 from robokit.errors import OptionError
-from robokit.export.dynamics import export_dynamics
+from robokit.export.dynamics import write_dynamics
 from robokit.learning.rollout import Batch
 from robokit.seeds import seed as seed_of
 from robokit.task.lookup.find import title
@@ -123,4 +123,4 @@ def export_dynamics(
     path = folder / f"{file_name(run.config['task'])}.dynamics.onnx"
     say(f"exporting the model of step {restored.steps} to {path}")
     commit = run.about["commit"].get("robokit")
-    return path, *export_dynamics(model, restored.policy, restored.env, path, commit, restored.steps)
+    return path, *write_dynamics(model, restored.policy, restored.env, path, commit, restored.steps)

@@ -50,7 +50,7 @@ class Graph(nn.Module):
 
 
 @torch_threads(1)
-def export_dynamics(
+def write_dynamics(
     model: Model, policy: Policy, env: Env, path: Path, commit: str | None = None, steps: int = 0
 ) -> tuple[str, float]:
     """Write `path` and `<path>.sha256` after all checks; return the sha256 (hex), and `_error` to torch.

@@ -19,7 +19,7 @@ from robokit.controller import METADATA_KEY, ContractError, Controller, open_ses
 from robokit.dynamics.imagine import Model
 from robokit.env.env import Env
 from robokit.errors import ExportError
-from robokit.export.dynamics import Graph, export_dynamics, gate
+from robokit.export.dynamics import Graph, gate, write_dynamics
 from robokit.networks.policy import Policy
 from robokit.task.task import Task
 
@@ -60,7 +60,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """With commands and an end that the task tells; with costs; with a Delta's unobserved targets."""
     parts = model_of(request.param, costs=2 if request.param is Limited else 0)
     path = tmp_path_factory.mktemp("made") / "toy.dynamics.onnx"
-    written = export_dynamics(*parts, path, commit="abc", steps=7)
+    written = write_dynamics(*parts, path, commit="abc", steps=7)
     contract = json.loads({p.key: p.value for p in onnx.load(path).metadata_props}[METADATA_KEY])
     return Made(*parts, path, *written, contract)
 
@@ -132,10 +132,10 @@ def test_a_model_of_beliefs_or_with_a_number_that_is_not_finite_is_refused(
     with pytest.raises(
         ExportError, match=r"exported only for a policy without memory: Cart's takes a belief of"
     ):
-        export_dynamics(model, policy, env, path)
+        write_dynamics(model, policy, env, path)
     model, policy, env = model_of(Cart)
     with torch.no_grad():
         model.net.net.biases[0][0, 0, 1] = torch.nan
     with pytest.raises(ExportError, match=r"the model's net.biases.0 is not finite"):
-        export_dynamics(model, policy, env, path)
+        write_dynamics(model, policy, env, path)
     assert not [*tmp_path.iterdir()]
