@@ -33,6 +33,11 @@ def grasped(sim, cube="cube", edge=EDGE):
     return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * edge)
 
 
+def firmly(sim, cube="cube", edge=EDGE):
+    """1 for a cube held at its centre, less towards its edge, where it slips out; else 0, (N,)."""
+    return grasped(sim, cube, edge) * (1 - gap(sim, cube) / edge)
+
+
 def yaw(quat):
     """Cosine and sine of four times the yaw of quaternions (N, 4): the same after a quarter turn, (N, 2)."""
     w, x, y, z = quat.unbind(-1)

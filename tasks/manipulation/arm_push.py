@@ -41,7 +41,7 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 5_000_000, "gamma": 0.97, "entropy_coef": (0.002, 0.0)}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 7_000_000, "gamma": 0.97, "entropy_coef": (0.002, 0.0)}}
 
     @property
     def model(self):
@@ -105,7 +105,7 @@ class ArmPush(Arm):
             "behind": 1 - torch.tanh(8 * far),
             "place": 1 - torch.tanh(8 * off),
             "press": ((sim.sensor("table_force")[:, 0] - SOFT) / HEAVY).clamp(0, 1),
-            "there": torch.exp(-((off / 0.025) ** 2)),
+            "there": torch.exp(-((off / 0.015) ** 2)),
         }
 
     def metrics(self, sim):
