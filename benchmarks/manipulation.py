@@ -14,6 +14,7 @@ with at least the row's target: steps, and minutes of training, compiling counte
     plain, plain-menagerie            the file of lift-real-0 in benchmarks/plain_lift.py
     lift-WITHOUT-SEED                 the real lift without one of its pieces, 3.3 M steps; "recipe": with all
     TASK-sac-SEED                     the clean task by SAC
+    TASK-again-SEED                   the real set-up from another row's policy, which is trained first
 
 `filtered` is the same evaluation through a filter of the makers' joint speeds and torques (docs/filter.md).
 """
@@ -68,12 +69,17 @@ WITHOUT = {  # the class, the options
     "fading": ("arm_lift", ("--entropy-coef", "0.004,0")),
     "gru": ("arm_lift", ("--belief", "gru")),
 }
+AGAIN = {  # the row that it starts from, the options
+    "lift": ("lift-real", ("--steps", "3000000", "--lr", "4e-4,0", "--entropy-coef", "0")),
+    "push": ("push-real", ("--steps", "3000000", "--lr", "4e-4,0", "--entropy-coef", "0")),
+    "stack": ("stack-clean", ("--steps", "5000000")),
+}
 SAC = ("--algo", "sac", "--num-envs", "64", "--gamma", "0.98", "--hidden", "256", "256", "--steps", "1000000")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training and evaluation; plain: of another row's file, without a training."""
+    """One training and evaluation. parent: the row that it starts from; plain: a file without a training."""
 
     name: str
     task: str
@@ -81,6 +87,7 @@ class Row:
     target: float | None = None
     minutes: float | None = None
     plain: bool = False
+    parent: str | None = None
 
     @property
     def command(self) -> str:
@@ -102,6 +109,10 @@ def rows() -> list[Row]:
         more = (*SHORT, "--seed", str(seed))
         return [Row(f"lift-{name}-{seed}", task, (*more, *own)) for name, (task, own) in WITHOUT.items()]
 
+    again = [
+        Row(f"{t}-again-0", place(t, "real"), (*own, "--seed", "0"), *TARGETS[t][1], parent=f"{parent}-0")
+        for t, (parent, own) in AGAIN.items()
+    ]
     off = ("--limit-rule", "off", "--seed", "0")
     free = [Row(f"{t}-free-0", place(t, "real"), off) for t in TARGETS if t not in ("peg", "so101_reach")]
     plain = [Row(name, "arm_lift", plain=True) for name in ("plain", "plain-menagerie")]
@@ -109,7 +120,7 @@ def rows() -> list[Row]:
         Row(f"{t}-sac-0", place(t, "clean"), (*SAC, "--seed", "0"), TARGETS[t][0][0])
         for t in ("reach", "push", "lift")
     ]
-    first = [*cells(0, False), *plain, *free, *cells(0, True), *pieces(0), *sac]
+    first = [*cells(0, False), *again, *plain, *free, *cells(0, True), *pieces(0), *sac]
     return [*first, *cells(1, False), *pieces(1), *cells(2, False), *cells(1, True), *cells(2, True)]
 
 
@@ -147,6 +158,13 @@ def train(row: Row, options: argparse.Namespace, left: float | None) -> Path:
     begun = sorted(folder.glob("*/latest"))
     where = ["--runs", str(folder), "--validations", str(VALIDATIONS), *row.options]
     where += ["--threads", str(options.threads), "--torch-threads", str(options.threads), *options.set]
+    if row.parent is not None:
+        parents = sorted((options.runs / row.parent).glob("*/latest"))
+        if not parents:
+            raise SystemExit(
+                f"{row.name} starts from the run of {row.parent}, which is not in {options.runs}"
+            )
+        where += ["--init-from", str(parents[0].resolve())]
     command = ["train", row.task, *where]
     if begun:
         command = ["train", "--resume", str(begun[0]), "--task", row.task]

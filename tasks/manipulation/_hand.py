@@ -33,8 +33,8 @@ def grasped(sim, cube="cube", edge=EDGE):
     return (touch(sim) > TOUCHING).all(-1) & (gap(sim, cube) < 0.75 * edge)
 
 
-def firmly(sim, cube="cube", edge=EDGE):
-    """1 for a cube held at its centre, less towards its edge, where it slips out; else 0, (N,)."""
+def centred(sim, cube="cube", edge=EDGE):
+    """1 for a cube that is grasped at its centre, less towards its edge, where it slips out; else 0, (N,)."""
     return grasped(sim, cube, edge) * (1 - gap(sim, cube) / edge)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from robokit.tasks._arm import Arm, Exact
-from robokit.tasks._hand import firmly, gap, grasped, turned
+from robokit.tasks._hand import centred, gap, grasped, turned
 from robokit.tasks._robots import SO101
 
 from robokit.task import Command, Ctrl, Goal, States
@@ -23,7 +23,8 @@ class ArmLift(Arm):
     weights = {
         "reach": 0.5,
         "turn": 0.5,
-        "grasp": 1.0,
+        "grasp": 0.5,
+        "centred": 0.5,
         "lift": 1.0,
         "place": 2.0,
         "there": 2.0,
@@ -31,7 +32,7 @@ class ArmLift(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 8_000_000}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 6_000_000}}
 
     def privileged(self, sim):
         return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
@@ -43,7 +44,8 @@ class ArmLift(Arm):
             **super().rewards(sim, action),
             "reach": 1 - torch.tanh(5 * near),
             "turn": turned(sim),
-            "grasp": firmly(sim, edge=edge),
+            "grasp": grasped(sim, edge=edge).to(near.dtype),
+            "centred": centred(sim, edge=edge),
             "lift": ((cube[:, 2] - edge / 2) / HIGH).clamp(0, 1) * (near < edge),
             "place": (1 - torch.tanh(5 * off)) * up * (near < 0.05),
             "there": torch.exp(-((off / 0.02) ** 2)) * up,

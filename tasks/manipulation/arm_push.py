@@ -41,7 +41,7 @@ class ArmPush(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 7_000_000, "gamma": 0.97, "entropy_coef": (0.002, 0.0)}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 5_000_000, "gamma": 0.97, "entropy_coef": (0.002, 0.0)}}
 
     @property
     def model(self):
