@@ -14,7 +14,7 @@ from robokit.networks.layout import OPTIONS, SIZES, Axes, Layout, axes, missing,
 from robokit.state import State
 
 Layouts = Mapping[str, Layout]  # "policy", "critic"
-ANEW = "anew: optimiser, multipliers of limits, random numbers"
+ANEW = "anew: optimiser, random numbers, multipliers of other limits"
 KEEPING_LR = 3e-4  # see docs/init-from.md for what a larger one does
 
 
@@ -175,6 +175,14 @@ def _output(name: str, learned: str, theirs: Mapping[str, str]) -> str:
 
 def _terms(names: list[tuple[Any, ...]]) -> list[str]:
     return list(dict.fromkeys(str(name[0]) for name in names))
+
+
+def same_limits(
+    own: Layouts, limits: Mapping[str, float], parent: Layouts, theirs: Mapping[str, float]
+) -> list[str]:
+    """Limits {name: value} that the parent had too, of the same value, measure, `largest` and `absorb`."""
+    now, then = ({n for names in x["critic"].learned() for n in names} for x in (own, parent))
+    return [limit for limit, _ in sorted(now & then) if limits.get(limit, -1) == theirs.get(limit)]
 
 
 def check_weights(name: str, ours: State, theirs: State) -> None:

@@ -9,7 +9,7 @@ Maximise J(pi) subject to J_k(pi) <= d_k (Altman 1999): the policy ascends J - s
 lambda_k follows its own violation. J_k is measured from the costs themselves, in their own unit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -114,6 +114,15 @@ class Multipliers(Saved):
         strength = (kp * smooth + integral + kd * rise).clamp(0.0, HIGHEST)
         for name, value in (("smooth", smooth), ("integral", integral), ("strength", strength)):
             setattr(self, name, torch.where(known, value, getattr(self, name)))
+
+    def take_over(self, state: Mapping[str, Tensor], names: Sequence[str], same: Sequence[str]) -> None:
+        """Go on with the multipliers of the `same` limits from a state_dict of those of limits `names`."""
+        here, there = ([known.index(name) for name in same] for known in (self.names, names))
+        for key, part in self._parts().items():
+            if key == "spread":
+                part[[0, *(i + 1 for i in here)]] = state[key][[0, *(i + 1 for i in there)]].to(part)
+            else:
+                part[here] = state[key][there].to(part)
 
     def advantage(self, advantage: Tensor, valid: Tensor) -> Tensor:
         """The policy's advantage (T, N) from those of reward and costs (T, N, 1 + K) in their own units.

@@ -80,7 +80,7 @@ def test_check_lists_what_would_carry_over_and_trains_nothing(
         f"from slide/{trained.name}, step 32: the first policy is the parent's",
         "  new observation 'speed' (1): weight zero at first",
         "  critics go on; inputs new, with weight zero: speed",
-        "  anew: optimiser, multipliers of limits, random numbers",
+        "  anew: optimiser, random numbers, multipliers of other limits",
     ]
     assert main(["check", "slide", "--init-from", str(trained / "policy.onnx"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

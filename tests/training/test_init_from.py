@@ -162,6 +162,28 @@ def test_nothing_else_comes_from_the_parent(algo: str):
     new.iterate()
 
 
+@ALGOS
+def test_multipliers_of_the_same_limits_go_on(algo: str):
+    """A policy within its limits leaves them at once where their multipliers begin at 0."""
+    parent = parent_of(learner_of(algo, Old))
+    parent.tensors["multipliers.strength"] = torch.tensor([3.0, 4.0], dtype=torch.float64)  # of away, hit
+    parent.tensors["multipliers.begun"] = torch.ones(2, dtype=torch.bool)
+    limits = {name: limit.value for name, limit in Old.limits.items()}
+    known = replace(parent, limits=limits, rule="pid")
+    again, other = (learner_of(algo, Old, seed=1) for _ in range(2))
+    takeover = init_learner(again, known)
+    assert takeover.lines[-1] == "multipliers of the same limits go on: away, hit"
+    ours = again.constrained.multipliers.state_dict()
+    assert all(torch.equal(x, parent.tensors[f"multipliers.{key}"]) for key, x in ours.items())
+    again.iterate()
+    tighter = but(limits={**Old.limits, "hit": replace(Old.limits["hit"], value=0.05)})
+    new = learner_of(algo, tighter, seed=1)
+    assert init_learner(new, known).lines[-1] == "multipliers of the same limits go on: away"
+    assert new.constrained.multipliers.strength.tolist() == [3.0, 0.0]
+    init_learner(other, replace(known, rule="dual"))
+    assert other.constrained.multipliers.strength.tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
 @pytest.mark.parametrize("belief", ["memoryless", "gru"])
 def test_critics_go_on_by_the_names_of_terms_actuators_and_limits(algo: str, belief: str):
@@ -452,4 +474,4 @@ def test_what_differs_is_printed(capsys: pytest.CaptureFixture[str]):
     assert said[0] == "from old/1, step 48: the first policy is the parent's"
     assert "  observations are in another order: moved by name" in said
     assert "  actuators are in another order: moved by name" in said
-    assert said[-1] == "  anew: optimiser, multipliers of limits, random numbers"
+    assert said[-1] == "  anew: optimiser, random numbers, multipliers of other limits"

@@ -4,13 +4,14 @@
     init_learner(learner, parent)                    # before the first iteration; prints what differs
 
 Policy, normaliser and critics move by the names of observations and actuators. What is new has weight zero,
-so that the first policy is the parent's. Optimiser, multipliers and random numbers are the new run's.
+so that the first policy is the parent's. Multipliers of equal limits go on; optimiser and random numbers are
+the new run's.
 """
 
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from robokit.learning.takeover import (
     check_weights,
     compare,
     network_options,
+    same_limits,
     under,
     weights,
 )
@@ -42,6 +44,7 @@ from robokit.task.task import Task
 from robokit.training.run import UNSAVED, Run
 from robokit.training.setup.build import Built, algorithm, options
 
+FOLLOWING = ("pid", "dual")  # rules whose multipliers follow the costs
 POLICY, TEMPERATURE = "policy", "temperature"  # see `Built.networks`
 
 
@@ -54,6 +57,8 @@ class Parent:
     steps: int | None  # of its training; None: unknown
     tensors: State
     layouts: Layouts
+    limits: Mapping[str, float] = field(default_factory=dict[str, float])  # of a run, as its multipliers
+    rule: str | None = None  # of these; None: unknown
 
     @property
     def policy(self) -> State:
@@ -93,7 +98,8 @@ def open_parent(what: str | Path) -> Parent:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{run.path} has a config.json whose layouts are damaged: {error!r}") from error
     name = f"{run.path.parent.name}/{run.path.name}"
-    return Parent(run.path, name, (best or last).steps, tensors, named)
+    limits, rule = run.config.get("limits", {}), run.config["options"].get("limit_rule")
+    return Parent(run.path, name, (best or last).steps, tensors, named, limits, rule)
 
 
 def parent_of(run: Run) -> Parent:
@@ -119,6 +125,7 @@ def init_learner(learner: Built, parent: Parent) -> Takeover:
     own, networks = layouts_of(learner), learner.networks
     takeover = compare(parent.name, own, parent.layouts).at(first(learner.config.lr))
     check_weights(parent.name, learner.policy.state_dict(), parent.policy)
+    same, takeover = _limits(takeover, own, learner.constrained, learner.config, parent)
     given = _given_temperature(learner) if takeover.critics and TEMPERATURE in networks else None
     if given is not None:
         takeover = takeover.adding(f"the temperature is the given {given:g}, not the parent's")
@@ -127,10 +134,25 @@ def init_learner(learner: Built, parent: Parent) -> Takeover:
     chosen = {name: net for name, net in networks.items() if name in kept}
     for name, state in weights(chosen, own, parent.tensors, parent.layouts).items():
         networks[name].load_state_dict(state)
+    if same:
+        state = under("multipliers", parent.tensors)
+        learner.constrained.multipliers.take_over(state, [*parent.limits], same)
     learner.keep_weights()
     for line in takeover.report(parent.name, parent.steps):
         say(line)
     return takeover
+
+
+def _limits(
+    takeover: Takeover, own: Layouts, constrained: Constrained, config: Any, parent: Parent
+) -> tuple[list[str], Takeover]:
+    """Limits whose multipliers go on: those that are the same, under the same rule."""
+    values = {name: limit.value for name, limit in constrained.limits.items()}
+    going = takeover.critics and config.limit_rule == parent.rule and parent.rule in FOLLOWING
+    same = same_limits(own, values, parent.layouts, parent.limits) if going else []
+    return same, takeover.adding(
+        f"multipliers of the same limits go on: {', '.join(same)}"
+    ) if same else takeover
 
 
 def _given_temperature(learner: Built) -> float | None:
@@ -152,9 +174,11 @@ def preview(task: Task, algo: str, parent: Parent) -> Takeover:
     config = replace(config, **needed)
     with torch.random.fork_rng(devices=[]):
         policy = algorithm(algo).make_actor(env, config)
-    critic = critic_layout(env, config, Constrained(env, config))
+    constrained = Constrained(env, config)
+    critic = critic_layout(env, config, constrained)
     own = {"policy": policy_layout(policy, env), "critic": critic}
     takeover = compare(parent.name, own, parent.layouts).at(first(config.lr))
+    _, takeover = _limits(takeover, own, constrained, config, parent)
     check_weights(parent.name, policy.state_dict(), parent.policy)
     words = f"train needs the parent's network: {as_arguments(needed)}"
     return takeover.adding(words) if needed else takeover
