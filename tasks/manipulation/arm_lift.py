@@ -32,7 +32,7 @@ class ArmLift(Arm):
         "table": -0.5,
         "posture": -1.0,
     }
-    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 6_000_000}}
+    recipes = {"ppo": {**Arm.recipes["ppo"], "steps": 8_000_000}}
 
     def privileged(self, sim):
         return {**super().privileged(sim), "off": sim.memory["goal"] - sim.sensor("cube_pos")}
