@@ -24,7 +24,9 @@ from robokit.task.task import Task
 BEYOND = 1.2  # actions are drawn up to here: what lies beyond 1 is clipped
 REWARD = 1e-6  # relative: a reward is float32 here, and float64 there
 SMALLEST = 1e-30  # of a reward: float32 has no smaller ones
-Array = npt.NDArray[np.float64]
+Rows = dict[
+    str, npt.NDArray[np.float64]
+]  # name -> (T, N, w) of each step; what begins with _ is not compared
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,14 @@ class Difference:
     name: str
     step: int  # control step of the comparison, from 1
     simulation: int
-    column: int | None  # None: one number
+    column: int
     ours: float
     theirs: float
     steps: int  # in so many control steps of simulations it differs
 
     def __str__(self) -> str:
-        name = self.name if self.column is None else f"{self.name}[{self.column}]"
-        values = f"{self.ours:.9g} in robokit, {self.theirs:.9g} in gymnasium"
-        return (
-            f"{name} first in step {self.step} of simulation {self.simulation}: {values}; {self.steps} in all"
-        )
+        where = f"{self.name}[{self.column}] first in step {self.step} of simulation {self.simulation}"
+        return f"{where}: {self.ours:.9g} in robokit, {self.theirs:.9g} in gymnasium; {self.steps} in all"
 
 
 @dataclass(frozen=True)
@@ -62,32 +61,25 @@ class Parity:
     broken: int  # steps in which a simulation broke here, not compared
     names: dict[str, str]  # "reward/TERM" -> the key of gymnasium's info it was compared with
     unpaired: tuple[str, ...]  # reward terms with no such key: only their sum was compared
-    differences: tuple[Difference, ...]  # the earliest first
+    differences: tuple[Difference, ...]  # the earliest first; in one step causes before what follows
 
     @property
     def equal(self) -> bool:
         return not self.differences
 
     def __str__(self) -> str:
-        size = f"{self.steps} steps of {self.simulations} simulations, {self.ended} ends"
-        alone = [f"  not compared by themselves: {', '.join(self.unpaired)}"] if self.unpaired else []
-        broke = [f"  {self.broken} steps broke the simulation, not compared"] if self.broken else []
         verdict = "equal" if self.equal else "different"
-        lines = [f"{self.task} and {self.env}: {verdict} in {size}", *map("  {}".format, self.differences)]
-        return "\n".join([*lines, *alone, *broke])
+        size = f"{self.steps} steps of {self.simulations} simulations, {self.ended} ends"
+        rest = f"in the sum alone: {', '.join(self.unpaired) or 'none'}; broke here: {self.broken}"
+        lines = f"{self.task} and {self.env}: {verdict} in {size}", *map(str, self.differences), rest
+        return "\n  ".join(lines)
 
 
 def parity(
-    task: str | Path | type[Task] | Task,
-    env: str | Peer,
-    steps: int = 300,
-    *,
-    simulations: int = 4,
-    seed: int = 0,
-    names: Mapping[str, str] | None = None,
-    ignore: Collection[str] = (),
-    tolerance: float = 0.0,
-) -> Parity:
+    task: str | Path | type[Task] | Task, env: str | Peer, steps: int = 300, *, simulations: int = 4,
+    seed: int = 0, names: Mapping[str, str] | None = None, ignore: Collection[str] = (),
+    tolerance: float = 0.0
+) -> Parity:  # fmt: skip
     """Run a task and an environment of gymnasium from the same states with the same ctrl, and compare.
 
     Episodes begin where the task's begin; the environment is put there: qpos, qvel, no warm start. Actions
@@ -110,136 +102,103 @@ def parity(
     terms = layout(ours, peer)
     _check_state(ours, peer)
     pairs = _pairs(ours, peer, dict(names or {}))
-    if unknown := set(ignore) - {*ours.names.truth, *ours.names.rewards}:
-        known = [*ours.names.truth, *ours.names.rewards]
-        raise OptionError(f"ignore names terms, got {min(unknown)!r}{did_you_mean(min(unknown), known)}")
-    run = _Run(ours, terms, pairs, ignore)
-    here = run.ours(steps, seed)
-    there = run.theirs(peer, here)
-    alone = [name for name in ours.names.rewards if f"reward/{name}" not in pairs]
-    found = [*run.differences(here, there, tolerance), *_limits(ours, peer)]
-    found.sort(key=lambda x: (x.step, x.simulation))
-    ended, broken = int((here.done & ~here.bad).sum()), int(here.bad.sum())
-    made = title(ours.task), name_of(peer), steps, simulations, ended, broken
-    return Parity(*made, pairs, tuple(alone), tuple(found))
+    _check_known("ignore", ignore, [*ours.names.truth, *ours.names.rewards])
+    here = _ours(ours, terms, pairs, steps, seed)
+    there = _theirs(peer, here, terms, pairs)
+    found = [*_differences(here, there, ignore, tolerance)]
+    limit = (peer.spec and peer.spec.max_episode_steps) or ours.max_age
+    if limit != ours.max_age:
+        found.append(Difference("time limit", min(limit, ours.max_age), 0, 0, ours.max_age, limit, 0))
+    bad = here["_bad"] == 1
+    ended = int((here["terminated"] + here["truncated"])[~bad].sum())
+    made = title(ours.task), name_of(peer), steps, simulations, ended, int(bad.sum()), pairs
+    alone = tuple(name for name in ours.names.rewards if f"reward/{name}" not in pairs)
+    return Parity(*made, alone, tuple(sorted(found, key=lambda x: x.step)))
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    """T steps of N simulations."""
+def _ours(env: Env, terms: Mapping[str, int], pairs: Mapping[str, str], steps: int, seed: int) -> Rows:
+    sim, rng, begun = env.sim, torch.Generator().manual_seed(seed), torch.ones(env.num_envs, dtype=torch.bool)
+    truth, frames = env.names.truth, list[dict[str, np.ndarray]]()
 
-    rows: Array  # (T, N, W) what is compared; NaN: not in this step
-    starts: Array  # (T, N, nq + nv) before the step
-    ctrl: Array  # (T, N, nu)
-    scale: Array  # (T, N, 1) sum of the magnitudes of the reward's terms
-    begun: npt.NDArray[np.bool_]  # (T, N) an episode begins with the step
-    done: npt.NDArray[np.bool_]  # (T, N)
-    bad: npt.NDArray[np.bool_]  # (T, N) the simulation broke
+    def exact(kind: str, state: Tensor) -> dict[str, Tensor]:
+        parts = state[:, : sum(truth.values())].double().split([*truth.values()], -1)
+        return {f"{kind}/{name}": x for name, x in zip(truth, parts, strict=True) if name in terms}
 
-
-class _Run:
-    """The columns of a comparison: names and their widths."""
-
-    def __init__(
-        self, env: Env, terms: Mapping[str, int], pairs: Mapping[str, str], ignore: Collection[str]
-    ) -> None:
-        self.env, self.terms, self.pairs, self.ignore = env, terms, pairs, ignore
-        self.size = env.sim.qpos.shape[1], env.sim.qvel.shape[1]
-        self.widths = {f"start/{name}": width for name, width in terms.items()}
-        self.widths |= {"qpos": self.size[0], "qvel": self.size[1]}
-        self.widths |= {f"obs/{name}": width for name, width in terms.items()}
-        self.widths |= dict.fromkeys((*pairs, "reward", "terminated", "truncated"), 1)
-
-    def seen(self, state: Tensor) -> Tensor:
-        """The compared columns of a state (N, S), whose first ones are what the task observes, exact."""
-        truth = self.env.names.truth
-        parts = dict(zip(truth, state[:, : sum(truth.values())].split([*truth.values()], -1), strict=True))
-        return torch.cat([parts[name] for name in self.terms], -1)
-
-    def ours(self, steps: int, seed: int) -> _Recorded:
-        env, sim, rng = self.env, self.env.sim, torch.Generator().manual_seed(seed)
-        columns = [env.labels.index(name) for name in self.pairs]
-        begun, recorded = torch.ones(env.num_envs, dtype=torch.bool), list[list[Any]]()
-        for _ in range(steps):
-            seen = self.seen(env.state).double().where(begun[:, None], torch.nan)
-            start = torch.cat((sim.qpos, sim.qvel), -1)
-            action = BEYOND * (2 * torch.rand(env.num_envs, env.act_dim, generator=rng) - 1)
-            step = env.step(action)
-            one = step.reward, step.terminated, step.truncated
-            parts = seen, sim.qpos, sim.qvel, self.seen(step.final_state), step.logged[:, columns]
-            row = torch.cat((*parts, *(x[:, None] for x in one)), -1)
-            scale = step.terms.double().abs().sum(-1, keepdim=True)
-            recorded.append([*map(array, (row, start, sim.ctrl, scale, begun, step.done, step.bad))])
-            begun = step.done
-            env.restart(begun)
-        return _Recorded(*map(np.stack, zip(*recorded, strict=True)))
-
-    def theirs(self, peer: Peer, here: _Recorded) -> Array:
-        """Rows (T, N, W) of the peer, one simulation after the other."""
-        inner: Any = peer.unwrapped
-        rows = here.rows.copy()
-        for i in range(rows.shape[1]):
-            for t in np.flatnonzero(~here.bad[:, i]).tolist():
-                seen = np.full(sum(self.terms.values()), np.nan)
-                if here.begun[t, i]:
-                    seen = _put(peer, *np.split(here.starts[t, i], self.size[:1]))
-                obs, *one, info = peer.step(here.ctrl[t, i])
-                state, terms = (inner.data.qpos, inner.data.qvel), [info[key] for key in self.pairs.values()]
-                seen, obs = (np.asarray(x, np.float32) for x in (seen, obs))
-                parts: list[Any] = [seen, *state, obs, terms, one]
-                rows[t, i] = np.concatenate(parts)
-        return rows
-
-    def differences(self, here: _Recorded, there: Array, tolerance: float) -> Iterator[Difference]:
-        split = np.cumsum([*self.widths.values()])[:-1]
-        mine, other = (
-            dict(zip(self.widths, np.split(x, split, -1), strict=True)) for x in (here.rows, there)
-        )
-        compared = [name for name in self.widths if name.partition("/")[2] not in self.ignore]
-        for name in {name for name in self.pairs if name.startswith("reward/")} - {*compared}:
-            other["reward"] = other["reward"] + mine[name] - other[name]
-        fine = np.isfinite(here.scale)  # a sum of float32 terms that are more than that holds is no number
-        other["reward"] = np.where(fine, other["reward"], mine["reward"])
-        scale = np.where(fine, here.scale, 0.0)
-        for name in compared:  # causes first: of one step, the first named is the earliest
-            a, b, relative, absolute = mine[name], other[name], tolerance, np.zeros(1)
-            if name in (*self.pairs, "reward"):
-                with np.errstate(over="ignore"):
-                    b = b.astype(np.float32).astype(np.float64)
-                relative, absolute = (0.0, REWARD * scale) if name == "reward" else (REWARD, SMALLEST)
-            apart = ~np.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True)
-            if apart.any():
-                t, i, column = (int(x) for x in np.argwhere(apart)[0])
-                values = float(a[t, i, column]), float(b[t, i, column])
-                at = t + 1, i, column if self.widths[name] > 1 else None
-                yield Difference(name, *at, *values, int(apart.any(-1).sum()))
+    for _ in range(steps):
+        start = {name: x.where(begun[:, None], torch.nan) for name, x in exact("start", env.state).items()}
+        frame = {"_begun": begun, "_qpos": sim.qpos.clone(), "_qvel": sim.qvel.clone(), **start}
+        step = env.step(BEYOND * (2 * torch.rand(env.num_envs, env.act_dim, generator=rng) - 1))
+        frame |= {"qpos": sim.qpos, "qvel": sim.qvel, **exact("obs", step.final_state)}
+        frame |= {name: step.logged[:, env.labels.index(name)] for name in pairs}
+        frame |= {name: getattr(step, name) for name in ("reward", "terminated", "truncated")}
+        frame |= {"_ctrl": sim.ctrl, "_bad": step.bad, "_scale": step.terms.double().abs().sum(-1)}
+        frames.append({name: array(x).astype(np.float64) for name, x in frame.items()})
+        begun = step.done
+        env.restart(begun)
+    rows = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
+    return {name: x.reshape(*x.shape[:2], -1) for name, x in rows.items()}
 
 
-def _limits(env: Env, peer: Peer) -> Iterator[Difference]:
-    limit = peer.spec.max_episode_steps if peer.spec else None
-    if limit is not None and limit != env.max_age:
-        yield Difference("time limit", min(limit, env.max_age), 0, None, env.max_age, limit, 0)
-
-
-def _put(peer: Peer, qpos: Array, qvel: Array) -> Array:
-    """Begin an episode in a state, without a warm start; the observation."""
+def _theirs(peer: Peer, here: Rows, terms: Mapping[str, int], pairs: Mapping[str, str]) -> Rows:
+    """The same of the peer, one simulation after the other; where ours broke, ours."""
     inner: Any = peer.unwrapped
-    peer.reset()
-    inner.data.qacc_warmstart[:] = 0.0
-    inner.set_state(qpos, qvel)
-    return inner._get_obs()
+    there, stops = {name: x.copy() for name, x in here.items()}, np.cumsum([*terms.values()])[:-1]
+
+    def named(kind: str, obs: np.ndarray) -> dict[str, Any]:
+        parts = np.split(np.asarray(obs, np.float32), stops)
+        return {f"{kind}/{name}": part for name, part in zip(terms, parts, strict=True)}
+
+    for i, t in np.argwhere(here["_bad"][..., 0].T == 0).tolist():
+        row: dict[str, Any] = {}
+        if here["_begun"][t, i]:
+            peer.reset()
+            inner.data.qacc_warmstart[:] = 0.0
+            inner.set_state(here["_qpos"][t, i], here["_qvel"][t, i])
+            row = named("start", inner._get_obs())
+        obs, reward, terminated, truncated, info = peer.step(here["_ctrl"][t, i])
+        row |= {"qpos": inner.data.qpos, "qvel": inner.data.qvel, **named("obs", obs)}
+        row |= {name: info[key] for name, key in pairs.items()}
+        row |= {"reward": reward, "terminated": terminated, "truncated": truncated}
+        for name, value in row.items():
+            there[name][t, i] = value
+    return there
+
+
+def _differences(here: Rows, there: Rows, ignore: Collection[str], tolerance: float) -> Iterator[Difference]:
+    skipped = {name for name in here if name[0] == "_" or name.partition("/")[2] in ignore}
+    sums = sum((here[name] - there[name] for name in skipped if name.startswith("reward/")), there["reward"])
+    fine = np.isfinite(here["_scale"])  # a sum of float32 terms that are more than that holds is no number
+    theirs = there | {"reward": np.where(fine, sums, here["reward"])}
+    for name, a in here.items():
+        if name in skipped:
+            continue
+        b, relative, absolute = theirs[name], tolerance, np.zeros(1)
+        if name.startswith(("reward", "cost", "metric")):
+            with np.errstate(over="ignore"):
+                b, relative, absolute = b.astype(np.float32).astype(np.float64), REWARD, absolute + SMALLEST
+        if name == "reward":
+            relative, absolute = 0.0, REWARD * np.where(fine, here["_scale"], 0.0)
+        apart = ~np.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True)
+        if apart.any():
+            t, i, j = (int(x) for x in np.argwhere(apart)[0])
+            values = float(a[t, i, j]), float(b[t, i, j]), int(apart.any(-1).sum())
+            yield Difference(name, t + 1, i, j, *values)
 
 
 def _check_state(env: Env, peer: Peer) -> None:
     """Raise OptionError unless a peer can be put into a state of the task's."""
     inner: Any = peer.unwrapped
     if not all(hasattr(inner, name) for name in ("data", "set_state", "_get_obs")):
-        rule = "is no MuJoCo environment of gymnasium (MujocoEnv): there is no state to put it into"
-        raise OptionError(f"{name_of(peer)} {rule}")
+        raise OptionError(f"{name_of(peer)} has no state to put it into: it is no MujocoEnv of gymnasium")
     ours, theirs = ([x.qpos.shape[-1], x.qvel.shape[-1]] for x in (env.sim, inner.data))
     if ours != theirs:
-        names = title(env.task), name_of(peer)
-        raise OptionError(f"{names[0]} has {ours} qpos and qvel, {names[1]} has {theirs}: not one model")
+        rule = f"{title(env.task)} has {ours} qpos and qvel"
+        raise OptionError(f"{rule}, {name_of(peer)} has {theirs}: not one model")
+
+
+def _check_known(option: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in sorted({*names} - {*known}):
+        raise OptionError(f"{option}: no {name!r}{did_you_mean(name, known)}; there are {sorted(known)}")
 
 
 def _pairs(env: Env, peer: Peer, names: dict[str, str]) -> dict[str, str]:
@@ -248,19 +207,12 @@ def _pairs(env: Env, peer: Peer, names: dict[str, str]) -> dict[str, str]:
     A last term without one has the last key of a reward that is left.
     """
     peer.reset()
-    center = env.map.center.clamp(env.map.low, env.map.high).cpu().numpy()
-    info = peer.step(center)[-1]
-    for label, key in names.items():
-        for what, one, known in (("a label", label, env.labels), ("in its info", key, info)):
-            if one not in known:
-                rule = f"names pair a label with a key of the info; {one!r} is not {what}"
-                raise OptionError(f"{rule}{did_you_mean(one, known)}; there are {sorted(known)}")
-    terms = [name for name in env.names.rewards if f"reward/{name}" not in names]
-    free = [key for key in reward_keys(info) if key not in names.values()]
-    for term in terms:
-        if len(like := [key for key in free if term in key]) == 1:
-            names[f"reward/{term}"] = like[0]
-    terms = [name for name in terms if f"reward/{name}" not in names]
-    if len(terms) == len(free := [key for key in free if key not in names.values()]) == 1:
-        names[f"reward/{terms[0]}"] = free[0]
+    info = peer.step(env.map.center.clamp(env.map.low, env.map.high).cpu().numpy())[-1]
+    _check_known("names", names, env.labels)
+    _check_known("names' keys of the info", names.values(), info)
+    for last in (False, True):
+        terms = [term for term in env.names.rewards if f"reward/{term}" not in names]
+        keys = [key for key in reward_keys(info) if key not in names.values()]
+        like = {term: [key for key in keys if term in key or (last and len(terms) == 1)] for term in terms}
+        names |= {f"reward/{term}": fit[0] for term, fit in like.items() if len(fit) == 1}
     return names

@@ -48,8 +48,7 @@ def evaluate_in_gymnasium(
     returns, lengths, ended = np.array([one[:3] for one in ran], np.float64).T
     names = sorted({name for *_, sums in ran for name in sums})
     failure = [TERMINATED] if TERMINATED in task.failure else []
-    failed = ended * bool(failure)
-    lists = {"return": returns, "length": lengths, "failed": failed}
+    lists = {"return": returns, "length": lengths, "failed": ended * len(failure)}
     return Report(
         task=file.contract["task"],
         file=str(file.path),
@@ -58,20 +57,12 @@ def evaluate_in_gymnasium(
         seed=seed,
         nominal=True,
         headline=Headline(RETURN, "sum", summarize(returns)),
-        failure=Failure(failure, share(failed == 1)),
+        failure=Failure(failure, share(lists["failed"] == 1)),
         returns=summarize(returns),
         length=summarize(lengths),
         terms={name: summarize(np.array([sums[name] for *_, sums in ran], np.float64)) for name in names},
-        costs={},
-        metrics={},
         terminated=int(ended.sum()),
-        bad=0,
         gamma=GAMMA,
-        limits={},
-        verdict=None,
-        stochastic=None,
-        versus_torch=None,
-        commands={},
         notes=[*_notes(env, peer)],
         per_episode={name: numbers.tolist() for name, numbers in lists.items()},
         variant=f"{name_of(peer)} of gymnasium {gym.__version__}, exported for {file.contract['task']}",
@@ -95,12 +86,8 @@ def _episode(
 
 def _notes(env: Env, peer: Peer) -> Iterator[str]:
     """What of the task is not measured there, or otherwise."""
-    task, limit = env.task, peer.spec.max_episode_steps if peer.spec else None
-    unseen = [
-        *task.limits,
-        *(name for name in (task.headline, *task.failure) if name not in (RETURN, TERMINATED)),
-    ]
-    if unseen:
-        yield f"not measured: {', '.join(unseen)}, which gymnasium does not give"
-    if limit is not None and limit < env.max_age:
+    task, limit = env.task, (peer.spec and peer.spec.max_episode_steps) or env.max_age
+    if unseen := sorted({*task.limits, task.headline, *task.failure} - {RETURN, TERMINATED}):
+        yield f"not measured, for gymnasium does not give it: {', '.join(unseen)}"
+    if limit < env.max_age:
         yield f"episodes last at most {limit} control steps there, and {env.max_age} in the task"
