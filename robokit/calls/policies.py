@@ -108,13 +108,9 @@ def subject_of(
 
 
 def report_on(
-    subject: Subject,
-    episodes: int,
-    command: Command = (),
-    gamma: float | None = None,
-    gymnasium: str | None = None,
-    **options: Any,
-) -> Report:
+    subject: Subject, episodes: int, command: Command = (), gamma: float | None = None,
+    gymnasium: str | None = None, **options: Any
+) -> Report:  # fmt: skip
     """The report of `evaluate`; options: seed, nominal, threads."""
     if gymnasium is not None:
         return _second_opinion(subject, episodes, gymnasium, options["seed"], command, gamma)

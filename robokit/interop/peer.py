@@ -48,16 +48,20 @@ def layout(env: Env, peer: Peer) -> dict[str, int]:
     shape = peer.observation_space.shape if isinstance(peer.observation_space, Box) else None
     found = next((terms for terms in (truth, sensed) if shape == (sum(terms.values()),)), None)
     low, high = (x.cpu().numpy().astype(np.float32) for x in (env.map.low, env.map.high))
-    box, dt = peer.action_space, getattr(peer.unwrapped, "dt", env.task.control_dt)
+    box, period = peer.action_space, env.task.control_dt
+    dt = getattr(peer.unwrapped, "dt", period)
     ours, theirs = title(env.task), name_of(peer)
-    differ: list[str] = []
-    if found is None:
-        seen = f"{sum(truth.values())} numbers of {ours}, {truth}"
-        differ.append(f"observations: {seen}, and {_words(peer.observation_space)} of {theirs}")
-    if not isinstance(box, Box) or not all(map(np.array_equal, (box.low, box.high), (low, high))):
-        differ.append(f"actions: {_words(Box(low, high))} of {ours}, as ctrl, and {_words(box)} of {theirs}")
-    if not np.isclose(dt, env.task.control_dt, rtol=1e-6):
-        differ.append(f"control period: {env.task.control_dt:g} s of {ours}, and {dt:g} s of {theirs}")
+    fits = isinstance(box, Box) and all(map(np.array_equal, (box.low, box.high), (low, high)))
+    seen = f"{sum(truth.values())} numbers of {ours}, {truth}"
+    facts = (
+        (found is not None, f"observations: {seen}, and {_words(peer.observation_space)} of {theirs}"),
+        (fits, f"actions: {_words(Box(low, high))} of {ours}, as ctrl, and {_words(box)} of {theirs}"),
+        (
+            np.isclose(dt, period, rtol=1e-6),
+            f"control period: {period:g} s of {ours}, and {dt:g} s of {theirs}",
+        ),
+    )
+    differ = [words for fine, words in facts if not fine]
     if found is None or differ:
         raise OptionError(f"{theirs} does not fit {ours}; {'; '.join(differ)}")
     return found
