@@ -205,7 +205,7 @@ def test_the_block_of_the_planning_page_runs():
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("page", ["from-gymnasium", "from-sb3"])
+@pytest.mark.parametrize("page", ["from-gymnasium", "from-sb3", "from-mjlab"])
 def test_the_blocks_of_the_pages_on_others_loops_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -216,5 +216,5 @@ def test_the_blocks_of_the_pages_on_others_loops_run(
     for block in blocks:
         short = block.replace("300_000", "500").replace("n_steps=128", "n_steps=8")
         exec(compile(short, f"docs/{page}.md", "exec"), names)
-    made = {"from-gymnasium": "info", "from-sb3": "written"}
+    made = {"from-gymnasium": "found", "from-sb3": "written", "from-mjlab": "step"}
     assert made[page] in names

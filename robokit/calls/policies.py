@@ -52,6 +52,7 @@ def evaluate(
     filter: str | PathLike[str] | None = None,
     torch: bool = False,
     threads: int = 0,
+    gymnasium: str | None = None,
     trust: bool = False,
 ) -> Report:
     """Measure an exported file in fresh episodes: statistics with intervals, and a verdict on each limit.
@@ -61,13 +62,14 @@ def evaluate(
     seed: of the episodes. nominal: without randomisation, pushes and sensor noise. command: constant commands
     instead of random ones. gamma: of discounted limits; None: the run's, or .99. filter: the same episodes
     also through a filter, a JSON file. torch: the torch policy of a run, without a file. threads: of the
-    physics; 0: one for each core.
+    physics; 0: one for each core. gymnasium: the id of an environment of gymnasium in place of the task's.
 
     Raises RunError, ContractError, TaskError, FilterError or OptionError for what is not there or not fit.
     """
     subject = subject_of(resolve.located(what), task, filter, torch, trust)
     episodes, seed, gamma, threads = (plain(x) for x in (episodes, seed, gamma, threads))
-    return report_on(subject, episodes, command, gamma, seed=seed, nominal=nominal, threads=threads)
+    options: dict[str, Any] = {"seed": seed, "nominal": nominal, "threads": threads}
+    return report_on(subject, episodes, command, gamma, gymnasium, **options)
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,31 @@ def subject_of(
 
 
 def report_on(
-    subject: Subject, episodes: int, command: Command = (), gamma: float | None = None, **options: Any
-) -> Report:
+    subject: Subject, episodes: int, command: Command = (), gamma: float | None = None,
+    gymnasium: str | None = None, **options: Any
+) -> Report:  # fmt: skip
     """The report of `evaluate`; options: seed, nominal, threads."""
+    if gymnasium is not None:
+        return _second_opinion(subject, episodes, gymnasium, options["seed"], command, gamma)
     options |= {"commands": held(subject.task, command), "policy": subject.policy}
     options["gamma"] = resolve.gamma_of(resolve.run_of(file_of(subject.place))) if gamma is None else gamma
     say(f"measuring {episodes} episodes of {subject.place}")
     filtered = {"filter": subject.filter, "own": subject.own}
     return measure(subject.file, subject.task, episodes, **options, **filtered)
+
+
+def _second_opinion(
+    subject: Subject, episodes: int, id: str, seed: int, command: Command, gamma: float | None
+) -> Report:
+    """Raises OptionError for what there is in our episodes only: a filter, commands, gamma, no file."""
+    from robokit.interop.second_opinion import evaluate_in_gymnasium  # gymnasium loads for this alone
+
+    of_ours = {"filter": subject.filter is not None, "command": bool(command), "gamma": gamma is not None}
+    given = [name for name, is_given in {"torch": subject.file is None, **of_ours}.items() if is_given]
+    if subject.file is None or given:
+        raise OptionError(f"gymnasium's {id} runs the exported file alone, without --{given[0]}")
+    say(f"measuring {episodes} episodes of {subject.place} in gymnasium's {id}")
+    return evaluate_in_gymnasium(subject.file, subject.task, id, episodes, seed=seed, own=subject.own)
 
 
 def play(

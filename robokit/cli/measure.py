@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from os.path import realpath
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -43,6 +43,8 @@ class Evaluate:
     # measured on this task instead: a name, or file.py:Class, with the same inputs, actuators and rate; or
     # where a run's own task is now
     task: str | None = None
+    # a second opinion: in this environment of gymnasium instead, as Hopper-v5, docs/from-gymnasium.md
+    gymnasium: str | None = None
     trust: Trust = False
     torch: bool = False  # the torch policy of a run, without an exported file, as after a refused export
     json: bool = False  # print JSON
@@ -53,7 +55,8 @@ class Evaluate:
         subjects = [subject_of(place, self.task, self.filter, self.torch, self.trust) for place in places]
         _one_task(dict(zip(self.what, subjects, strict=True)))
         reports: dict[str, Report] = {}
-        options = {"seed": self.seed, "nominal": self.nominal, "threads": self.threads}
+        options: dict[str, Any] = {"seed": self.seed, "nominal": self.nominal, "threads": self.threads}
+        options["gymnasium"] = self.gymnasium
         for what, subject in zip(self.what, subjects, strict=True):
             report = reports[what] = report_on(subject, self.episodes, self.command, self.gamma, **options)
             if not self.json:

@@ -21,10 +21,10 @@ from gymnasium.vector.utils import batch_space
 from robokit.env.env import Env
 from robokit.env.step import Step
 from robokit.errors import OptionError, did_you_mean
-from robokit.interop.observed import Form, Obs, Observed, array, chosen, infos_of, named, row
+from robokit.interop.observed import Form, Obs, Observed, array, chosen, env_of, infos_of, named, row
 from robokit.show.film import goal_mark
 from robokit.sim.render import Camera, window
-from robokit.task.lookup.find import load_task, title
+from robokit.task.lookup.find import title
 from robokit.task.task import Task
 
 What = str | Path | type[Task] | Task  # a name, file.py:Class, class or object
@@ -42,12 +42,13 @@ class TaskEnv(gym.Env[Obs, np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": [*MODES], "render_fps": 50}
 
     def __init__(
-        self, task: What, render_mode: str | None = None, observations: Form = "flat",
+        self, task: What | None = None, render_mode: str | None = None, observations: Form = "flat",
         width: int = 480, height: int = 480, seed: int | None = None, **options: Any
     ) -> None:  # fmt: skip
         if render_mode not in (None, *MODES):
             raise OptionError(f"render_mode is None or one of {MODES}, got {render_mode!r}")
-        self.inner = Env(load_task(task), seed=seed or 0, autoreset=False, **{"threads": 1, **options})
+        options = {"threads": 1, **options}
+        self.inner = env_of(TaskEnv, task, options, seed=seed or 0, autoreset=False)
         self.metadata = {**self.metadata, "render_fps": round(1 / self.inner.task.control_dt)}
         self.render_mode, self._size, self._seed = render_mode, (width, height), seed
         self._seen = Observed(self.inner, observations)
@@ -99,7 +100,7 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(
-        self, task: What, num_envs: int = 1, autoreset: str | AutoresetMode = "NextStep",
+        self, task: What | None = None, num_envs: int = 1, autoreset: str | AutoresetMode = "NextStep",
         observations: Form = "flat", seed: int | None = None, render_mode: None = None, **options: Any
     ) -> None:  # fmt: skip
         if autoreset not in (*MODES_OF_RESET, *map(AutoresetMode, MODES_OF_RESET)):
@@ -110,7 +111,7 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
         self.autoreset_mode = mode = AutoresetMode(autoreset)  # where TorchRL looks for it
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         same = mode == AutoresetMode.SAME_STEP
-        self.inner = Env(load_task(task), num_envs, seed=seed or 0, autoreset=same, **options)
+        self.inner = env_of(TaskVectorEnv, task, options, num_envs, seed=seed or 0, autoreset=same)
         if self.inner.training and self.inner.task.level and not same:
             rule = "its levels move where an episode ends, once"
             raise OptionError(f"{title(self.inner.task)}: {rule}: training=True needs autoreset='SameStep'")

@@ -1,6 +1,7 @@
 """What a loop of others sees of an Env: spaces, observations and infos as numpy, rewards of other goals."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
@@ -11,12 +12,29 @@ from torch import Tensor
 
 from robokit.env.env import Env
 from robokit.env.step import Step
-from robokit.errors import OptionError, did_you_mean
-from robokit.task.lookup.find import title
+from robokit.errors import OptionError, TaskError, did_you_mean
+from robokit.task.lookup.find import load_task, title
+from robokit.task.lookup.source import known_tasks
 
 Form = Literal["flat", "dict", "goal"]
 Obs = Any  # np.ndarray, or a dict of them
 OBSERVED, ACHIEVED, DESIRED = "observation", "achieved_goal", "desired_goal"
+
+
+def env_of(loop: type, task: Any, options: Mapping[str, Any], num_envs: int = 1, **fixed: Any) -> Env:
+    """Env of a task, with the options that a person gave to a loop's class and those that the loop has fixed.
+
+    Raises OptionError for an option that is fixed, or that neither Env nor loop has; TaskError for no task.
+    """
+    known = signature(Env).parameters.keys() - {"num_envs", *fixed}
+    known |= signature(loop).parameters.keys() - {"options"}
+    for name in options.keys() - known:
+        rule = f"there are {sorted(known)}"
+        raise OptionError(f"{loop.__name__} takes no {name!r}{did_you_mean(name, known)}; {rule}")
+    if task is None:
+        rule = "needs a task: task='hopper', task='my/hop.py:Hop' or a class"
+        raise TaskError(f"{loop.__name__} (robokit/Task-v0) {rule}; known are {sorted(known_tasks())}")
+    return Env(load_task(task), num_envs, **fixed, **options)
 
 
 class Observed:

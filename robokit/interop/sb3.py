@@ -17,12 +17,11 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 from torch import nn
 
-from robokit.env.env import Env
 from robokit.errors import ExportError, OptionError
 from robokit.export.write import Written
 from robokit.interop.adapted import Adapted, Model, gate_env, write
 from robokit.interop.closed import Normalize, read_normalize
-from robokit.interop.observed import Form, Obs, Observed, array, infos_of, row
+from robokit.interop.observed import Form, Obs, Observed, array, env_of, infos_of, row
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
 
@@ -42,7 +41,7 @@ class TaskVecEnv(VecEnv):
         observations: Form = "flat",
         **options: Any,
     ) -> None:
-        self.inner = Env(load_task(task), num_envs, **options)
+        self.inner = env_of(TaskVecEnv, task, options, num_envs, autoreset=True)
         self._seen = Observed(self.inner, observations)
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._action = torch.zeros(num_envs, self.inner.act_dim)

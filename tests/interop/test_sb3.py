@@ -59,6 +59,11 @@ def test_sb3_s_check_env_passes():
         check_env(TaskEnv(point.Point(), observations="goal"), skip_render_check=True)
 
 
+def test_an_option_that_a_batch_has_fixed_is_refused():
+    with pytest.raises(OptionError, match="TaskVecEnv takes no 'autoreset'"):
+        TaskVecEnv(Still(), 2, autoreset=False)
+
+
 def test_a_batch_is_env_s_bit_for_bit_with_what_sb3_reads_of_an_episode():
     falls = but(terminated=lambda task, sim: sim.qpos[:, 0].abs() > 0.15)
     env, batch = robokit.Env(falls, 3, seed=2, threads=1), TaskVecEnv(falls, 3, seed=2, threads=1)

@@ -158,12 +158,25 @@ def test_a_frame_is_rendered_in_the_size_asked_for():
         ({"render_mode": "rgb"}, "render_mode is None or one of"),
         ({"observations": "dcit"}, "did you mean 'dict'"),
         ({"observations": "goal"}, "has no Goal with reward terms"),
-        ({"num_env": 3}, "num_env"),
+        ({"nominl": True}, "TaskEnv takes no 'nominl'; did you mean 'nominal'"),
+        ({"widht": 3}, "did you mean 'width'"),
+        ({"num_envs": 3}, "TaskEnv takes no 'num_envs'"),
+        ({"autoreset": True}, "TaskEnv takes no 'autoreset'"),
     ],
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], says: str):
-    with pytest.raises((OptionError, TypeError), match=says):
+    with pytest.raises(OptionError, match=says):
         TaskEnv("hopper", **options)
+
+
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_an_id_without_a_task_or_with_a_wrong_keyword_is_refused_in_words(make: Any):
+    for options, says in (
+        ({}, "needs a task: .* known are"),
+        ({"tsk": "hopper"}, "no 'tsk'; did you mean 'task'"),
+    ):
+        with pytest.raises((OptionError, TaskError), match=says):
+            make("robokit.interop:robokit/Task-v0", **options)
 
 
 # -- batches -----------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ import torch
 from torch import Generator
 
 from robokit.env.env import Env
-from robokit.env.step import Step
+from robokit.interop.comparison import Parity, parity
 from robokit.sim.base import Sim
 from robokit.task.lookup.find import load_task
-from robokit.task.task import Terms, normal, uniform
+from robokit.task.task import Task, Terms, normal, uniform
 
 N, STEPS, LIMIT = 4, 300, 120  # simulations; control steps; control steps an episode may last here
 WILD, DRAWN = 1500, 2000  # states far off; resets
@@ -70,37 +70,24 @@ CASES = {
 }
 
 
-def make_peer(case: Case, **options: Any) -> gymnasium.Env[Any, Any]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*environment .*-v4 is out of date")  # as Safety-Gymnasium's
-        return gymnasium.make(case.id, **options)
+class Peer(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """gymnasium's environment, with Safety-Gymnasium's cost in its info, and of v4 the reward's terms."""
 
+    def __init__(self, case: Case, **options: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*environment .*-v4 is out of date")  # as Safety-Gymnasium's
+            super().__init__(gymnasium.make(case.id, **options))
+        self.case, self.inner = case, cast(Any, self.env.unwrapped)
+        self.contacts, self.charged = 0, 0.0
 
-class Peer:
-    """One gymnasium environment that is put where one of our simulations is."""
-
-    def __init__(self, case: Case, limit: int) -> None:
-        self.env = make_peer(case, max_episode_steps=limit)
-        self.id, self.inner = case.id, cast(Any, self.env.unwrapped)
-        self.data: mujoco.MjData = self.inner.data
-        self.contacts = 0
-
-    def copy(self, env: Env, i: int) -> np.ndarray:
-        return self.put(env.sim.qpos[i].numpy(), env.sim.qvel[i].numpy())
-
-    def put(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-        """Start an episode there, with no warm start; the observation."""
-        self.env.reset()
-        mujoco.mj_resetData(self.inner.model, self.data)
-        self.inner.set_state(qpos, qvel)
-        return self.inner._get_obs()
-
-    def step(self, ctrl: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
-        obs, reward, terminated, truncated, info = self.env.step(ctrl)
-        self.contacts += self.data.ncon
-        if self.id.endswith("-v4"):
-            info = {**info, **self.terms(ctrl, info["x_velocity"])}
-        return obs, float(reward), terminated, truncated, info
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.contacts += self.inner.data.ncon
+        if self.case.id.endswith("-v4"):
+            info = {**info, **self.terms(action, info["x_velocity"])}
+        info["cost"] = self.case.cost(info)
+        self.charged += info["cost"]
+        return obs, reward, terminated, truncated, info
 
     def terms(self, ctrl: np.ndarray, speed: float) -> dict[str, float]:
         """The reward's terms, which v4 tells seldom and by other names."""
@@ -110,27 +97,14 @@ class Peer:
         return {"reward_forward": weight * speed, "reward_survive": survive, "reward_ctrl": -effort}
 
 
-def compared(env: Env, case: Case, obs: np.ndarray) -> np.ndarray:
-    """The columns of an observation that must be equal, as float32."""
-    stops = np.cumsum(list(env.names.obs.values()))[:-1]
-    parts = zip(env.names.obs, np.split(obs.astype(np.float32), stops), strict=True)
-    return np.concatenate([part for name, part in parts if name not in case.exempt])
-
-
-def assert_same_reward(env: Env, case: Case, step: Step, i: int, reward: float, info: dict[str, float]):
-    """Each term to 1e-6 of itself, the sum to 1e-6 of its terms' magnitudes."""
-    ours = {k: step.terms[i, j].item() for j, k in enumerate(env.task.weights)}
-    assert ours.keys() == case.rewards.keys()
-    for name, value in ours.items():
-        if name not in case.exempt:
-            assert value == pytest.approx(info[case.rewards[name]], rel=1e-6, abs=1e-30)
-    theirs = reward - sum(info[case.rewards[name]] - ours[name] for name in case.exempt & ours.keys())
-    scale = sum(abs(value) for value in ours.values())
-    assert step.reward[i].item() == pytest.approx(theirs, rel=0, abs=1e-6 * scale)
-
-
-def assert_same_cost(env: Env, case: Case, step: Step, i: int, info: dict[str, float]):
-    assert step.cost[i].tolist() == ([case.cost(info)] if case.fast < math.inf else [])
+def compared(task: Task, case: Case, peer: Peer, steps: int, simulations: int) -> Parity:
+    """Each observation to the bit, each term to 1e-6 of itself, the sum to 1e-6 of its terms' magnitudes."""
+    names = {f"reward/{ours}": theirs for ours, theirs in case.rewards.items()}
+    names |= {"cost/speed": "cost"} if case.fast < math.inf else {}
+    found = parity(task, peer, steps, simulations=simulations, seed=1, names=names, ignore=case.exempt)
+    assert found.names == names and found.unpaired == ()
+    assert found.equal, found
+    return found
 
 
 @pytest.mark.medium
@@ -138,39 +112,17 @@ def assert_same_cost(env: Env, case: Case, step: Step, i: int, info: dict[str, f
 def test_each_step_is_gymnasiums(name: str):
     case, task = CASES[name], load_task(name)
     task.time_limit = LIMIT * task.control_dt
-    env = Env(task, N, seed=1, threads=1)
-    peers = [Peer(case, LIMIT) for _ in range(N)]
-    for i, peer in enumerate(peers):
-        assert np.array_equal(env.obs[i].numpy(), peer.copy(env, i).astype(np.float32))
-    rng, ends = torch.Generator().manual_seed(2), 0
-    for _ in range(STEPS):
-        action = 2.4 * torch.rand(N, env.act_dim, generator=rng) - 1.2  # some beyond [-1, 1]
-        step = env.step(action)
-        ctrl = env.map.center + env.map.half * action.clamp(-1, 1)
-        assert torch.equal(env.sim.ctrl[~step.done], ctrl[~step.done])
-        for i, peer in enumerate(peers):
-            obs, reward, terminated, truncated, info = peer.step(ctrl[i].numpy())
-            assert (terminated, truncated) == (step.terminated[i].item(), step.truncated[i].item())
-            final = step.final_obs[i].numpy()
-            assert np.array_equal(compared(env, case, final), compared(env, case, obs))
-            assert_same_reward(env, case, step, i, reward, info)
-            assert_same_cost(env, case, step, i, info)
-            if step.done[i]:
-                ends += 1
-                assert np.array_equal(step.obs[i].numpy(), peer.copy(env, i).astype(np.float32))
-            assert np.array_equal(env.sim.qpos[i].numpy(), peer.data.qpos)
-            assert np.array_equal(env.sim.qvel[i].numpy(), peer.data.qvel)
-    assert ends >= N  # restarts were compared, too
-    assert case.contacts == any(peer.contacts for peer in peers)
+    peer = Peer(case, max_episode_steps=LIMIT)
+    assert compared(task, case, peer, STEPS, N).ended >= N  # restarts were compared, too
+    assert case.contacts == (peer.contacts > 0)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_rates_limits_and_sizes_are_gymnasiums(name: str):
-    env, peer = Env(load_task(name), 1), make_peer(CASES[name])
-    inner: Any = peer.unwrapped
+    env, peer = Env(load_task(name), 1), Peer(CASES[name])
     assert peer.spec is not None
     assert env.max_age == peer.spec.max_episode_steps
-    assert env.task.control_dt == pytest.approx(inner.dt, rel=1e-12)
+    assert env.task.control_dt == pytest.approx(peer.inner.dt, rel=1e-12)
     assert (env.obs_dim,) == peer.observation_space.shape
     space = peer.action_space
     assert isinstance(space, gymnasium.spaces.Box)
@@ -184,23 +136,11 @@ def test_a_step_from_far_off_is_gymnasiums(name: str):
     """Limits and clipping, which episodes seldom reach: one step from each of many wild states."""
     case, task = CASES[name], load_task(name)
     task.reset = wild
-    env, peer = Env(task, WILD, threads=1, seed=4), Peer(case, LIMIT)
-    starts, ended = (env.sim.qpos.clone(), env.sim.qvel.clone()), 0
-    step = env.step(torch.zeros(WILD, env.act_dim))
-    center = env.map.center.numpy()
-    fine = ~step.bad & step.terms.isfinite().all(-1)  # a square may be more than float32 holds
-    for i in torch.nonzero(fine).flatten().tolist():
-        peer.put(*(value[i].numpy() for value in starts))
-        obs, reward, terminated, _, info = peer.step(center)
-        assert terminated == step.terminated[i].item()
-        assert np.array_equal(compared(env, case, step.final_obs[i].numpy()), compared(env, case, obs))
-        assert_same_reward(env, case, step, i, reward, info)
-        assert_same_cost(env, case, step, i, info)
-        ended += terminated
-    assert fine.sum() > 0.8 * WILD  # the water throws fast swimmers apart
-    assert ended > 0.1 * WILD or name.startswith(ENDLESS)
-    charged = step.cost[fine]
-    assert charged.numel() == 0 or 0.1 < charged.mean() < 0.99
+    peer = Peer(case)
+    found = compared(task, case, peer, 1, WILD)
+    assert found.broken < 0.2 * WILD  # the water throws fast swimmers apart
+    assert found.ended > 0.1 * WILD or name.startswith(ENDLESS)
+    assert case.fast == math.inf or 0.1 < peer.charged / WILD < 0.99
 
 
 def wild(sim: Sim, rng: Generator) -> Terms:
@@ -227,11 +167,11 @@ def begun(sim: Sim, qpos: torch.Tensor) -> Terms:
 @pytest.mark.parametrize("name", CASES)
 def test_resets_are_drawn_as_gymnasium_draws_them(name: str):
     """Means and spreads of many draws of each, within what so many can tell (5 sigma)."""
-    env, peer = Env(load_task(name), DRAWN, seed=3, threads=1), Peer(CASES[name], LIMIT)
+    env, peer = Env(load_task(name), DRAWN, seed=3, threads=1), Peer(CASES[name])
     theirs = []
     for seed in range(DRAWN):
-        peer.env.reset(seed=seed)
-        theirs.append(np.concatenate((peer.data.qpos, peer.data.qvel)))
+        peer.reset(seed=seed)
+        theirs.append(np.concatenate((peer.inner.data.qpos, peer.inner.data.qvel)))
     a = torch.cat((env.sim.qpos, env.sim.qvel), -1).numpy()
     b = np.stack(theirs)
     sigma = b.std(0)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Through:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The report of `robokit evaluate` on one file."""
 
@@ -106,16 +106,18 @@ class Report:
     returns: Summary
     length: Summary
     terms: dict[str, Summary]
-    costs: dict[str, Summary]
-    metrics: dict[str, dict[str, Summary]]
+    costs: dict[str, Summary] = field(default_factory=dict[str, Summary])
+    metrics: dict[str, dict[str, Summary]] = field(default_factory=dict[str, dict[str, Summary]])
     terminated: int
-    bad: int
+    bad: int = 0
     gamma: float  # of discounted sums
-    limits: dict[str, Verdict]
-    verdict: str | None  # on all limits together, begins with PASS, FAIL or UNDECIDED; None: no limits
-    stochastic: Sampled | None
-    versus_torch: Summary | None  # return of ONNX minus torch, paired by episode
-    commands: dict[str, list[float]]  # constant ones; the others were drawn
+    limits: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
+    # on all limits together, begins with PASS, FAIL or UNDECIDED; None: no limits
+    verdict: str | None = None
+    stochastic: Sampled | None = None
+    versus_torch: Summary | None = None  # return of ONNX minus torch, paired by episode
+    # constant ones; the others were drawn
+    commands: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     notes: list[str]  # about commands outside the trained range
     # name -> numbers of all episodes, for statistics over several runs; None: no value
     per_episode: Mapping[str, Sequence[float | None]]
