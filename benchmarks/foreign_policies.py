@@ -1,0 +1,121 @@
+"""Write the foreign policies beside this file with their makers' own exporters, in an environment of their own.
+
+    python -m venv peer && peer/bin/pip install mjlab onnx onnxscript   # mjlab 1.6.0 with rsl-rl-lib 5.4.2
+    peer/bin/python tests/interop/foreign/make_foreign.py
+
+The robot is robokit's Go2. rsl_rl's PPO learns for a few iterations in mjlab, on the CPU: weights and
+normalizers are no longer the first ones, but the policies do not walk. rsl_rl writes lstm.onnx and gru.onnx,
+each with its weights in a .data file, mjlab writes mlp.onnx with metadata of 3 decimals.
+"""
+
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import mujoco
+import torch
+from mjlab.actuator.xml_actuator import XmlActuatorCfg
+from mjlab.entity import EntityArticulationInfoCfg, EntityCfg
+from mjlab.envs import ManagerBasedRlEnv, ManagerBasedRlEnvCfg, mdp
+from mjlab.envs.mdp.actions import JointPositionActionCfg
+from mjlab.managers.observation_manager import ObservationGroupCfg, ObservationTermCfg
+from mjlab.managers.reward_manager import RewardTermCfg
+from mjlab.managers.termination_manager import TerminationTermCfg
+from mjlab.rl import RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlVecEnvWrapper
+from mjlab.rl.exporter_utils import attach_metadata_to_onnx, get_base_metadata
+from mjlab.rl.runner import MjlabOnPolicyRunner
+from mjlab.scene import SceneCfg
+from mjlab.tasks.velocity.mdp import UniformVelocityCommandCfg
+from mjlab.terrains import TerrainEntityCfg
+from rsl_rl.runners import OnPolicyRunner
+
+HERE = Path(__file__).parent
+GO2 = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[2] / "tasks/robots/go2/go2.xml"
+SCALES = {"hip": 0.12345, "thigh": 0.25, "calf": 0.31416}  # rad; the metadata rounds them
+
+
+def robot():
+    spec = mujoco.MjSpec.from_file(str(GO2))
+    for key in list(spec.keys):
+        spec.delete(key)
+    return spec
+
+
+def env_cfg():
+    sensor = {"func": mdp.builtin_sensor, "params": {"sensor_name": "robot/gyro"}}
+    terms = {
+        "base_ang_vel": ObservationTermCfg(**sensor, scale=0.25, clip=(-10.0, 10.0)),
+        "projected_gravity": ObservationTermCfg(func=mdp.projected_gravity, history_length=2),
+        "command": ObservationTermCfg(
+            func=mdp.generated_commands, params={"command_name": "twist"}, scale=(2.0, 2.0, 0.25)
+        ),
+        "joint_pos": ObservationTermCfg(func=mdp.joint_pos_rel, history_length=3),
+        "joint_vel": ObservationTermCfg(func=mdp.joint_vel_rel, scale=0.05, clip=(-4.0, 4.0)),
+        "actions": ObservationTermCfg(func=mdp.last_action),
+    }
+    pose = {".*_thigh": 0.9, ".*_calf": -1.8, "[FR]R_hip": -0.12345, "[FR]L_hip": 0.12345}
+    entity = EntityCfg(
+        spec_fn=robot,
+        articulation=EntityArticulationInfoCfg(actuators=(XmlActuatorCfg(target_names_expr=(".*",)),)),
+        init_state=EntityCfg.InitialStateCfg(pos=(0.0, 0.0, 0.3), joint_pos=pose, joint_vel={".*": 0.0}),
+    )
+    ranges = UniformVelocityCommandCfg.Ranges(lin_vel_x=(-1, 1), lin_vel_y=(-0.5, 0.5), ang_vel_z=(-1, 1))
+    return ManagerBasedRlEnvCfg(
+        scene=SceneCfg(
+            terrain=TerrainEntityCfg(terrain_type="plane"), entities={"robot": entity}, num_envs=16
+        ),
+        observations={
+            "actor": ObservationGroupCfg(terms=terms, enable_corruption=False),
+            "critic": ObservationGroupCfg(terms=terms, enable_corruption=False),
+        },
+        actions={
+            "joint_pos": JointPositionActionCfg(
+                entity_name="robot",
+                actuator_names=(".*",),
+                scale={f".*_{part}": scale for part, scale in SCALES.items()},
+            )
+        },
+        commands={
+            "twist": UniformVelocityCommandCfg(
+                entity_name="robot", resampling_time_range=(3.0, 8.0), ranges=ranges, debug_vis=False
+            )
+        },
+        rewards={"still": RewardTermCfg(func=mdp.action_rate_l2, weight=-0.1)},
+        terminations={"time_out": TerminationTermCfg(func=mdp.time_out, time_out=True)},
+        decimation=4,
+        episode_length_s=2.0,
+    )
+
+
+def learned(env, runner, folder, **actor):
+    gauss = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
+    small = {"hidden_dims": (32, 16), "activation": "elu", "obs_normalization": True}
+    cfg = RslRlOnPolicyRunnerCfg(
+        actor=RslRlModelCfg(**small, distribution_cfg=gauss, **actor),
+        critic=RslRlModelCfg(**small),
+        logger="tensorboard",
+        upload_model=False,
+    )
+    torch.manual_seed(0)
+    made = runner(env, asdict(cfg), folder, "cpu")
+    made.learn(3)
+    return made
+
+
+def main():
+    torch.set_num_threads(1)
+    env = RslRlVecEnvWrapper(ManagerBasedRlEnv(env_cfg(), device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        mlp = learned(env, MjlabOnPolicyRunner, folder)
+        mlp.export_policy_to_onnx(str(HERE), "mlp.onnx")
+        attach_metadata_to_onnx(str(HERE / "mlp.onnx"), get_base_metadata(env.unwrapped, "local"))
+        for kind in ("lstm", "gru"):
+            rnn = {"class_name": "RNNModel", "rnn_type": kind, "rnn_hidden_dim": 16}
+            for key, value in {"": OnPolicyRunner}.items():
+                made = learned(env, MjlabOnPolicyRunner, folder, **rnn)
+                OnPolicyRunner.export_policy_to_onnx(made, str(HERE), f"{kind}.onnx")
+
+
+if __name__ == "__main__":
+    main()
