@@ -1,19 +1,20 @@
-"""Write the foreign policies beside this file with their makers' own exporters, in an environment of their own.
+"""Write tests/interop/foreign/*.onnx with their makers' own exporters, in an environment of their own.
 
-    python -m venv peer && peer/bin/pip install mjlab onnx onnxscript   # mjlab 1.6.0 with rsl-rl-lib 5.4.2
-    peer/bin/python tests/interop/foreign/make_foreign.py
+    python -m venv peer && peer/bin/pip install mjlab onnx onnxscript  # 1.6.0, with rsl-rl-lib 5.4.2
+    peer/bin/python benchmarks/foreign_policies.py                     # two minutes
 
 The robot is robokit's Go2. rsl_rl's PPO learns for a few iterations in mjlab, on the CPU: weights and
-normalizers are no longer the first ones, but the policies do not walk. rsl_rl writes lstm.onnx and gru.onnx,
-each with its weights in a .data file, mjlab writes mlp.onnx with metadata of 3 decimals.
+normalizers are no longer the first ones, but the policies do not walk. mjlab writes mlp.onnx with metadata
+of 3 decimals; rsl_rl writes lstm.onnx and gru.onnx, each with its weights in a file beside. What they note of
+each node, folders of the machine among it, is left out.
 """
 
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import mujoco
+import onnx
 import torch
 from mjlab.actuator.xml_actuator import XmlActuatorCfg
 from mjlab.entity import EntityArticulationInfoCfg, EntityCfg
@@ -30,8 +31,8 @@ from mjlab.tasks.velocity.mdp import UniformVelocityCommandCfg
 from mjlab.terrains import TerrainEntityCfg
 from rsl_rl.runners import OnPolicyRunner
 
-HERE = Path(__file__).parent
-GO2 = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[2] / "tasks/robots/go2/go2.xml"
+ROOT = Path(__file__).parents[1]
+GO2, FOLDER = ROOT / "tasks/robots/go2/go2.xml", ROOT / "tests/interop/foreign"
 SCALES = {"hip": 0.12345, "thigh": 0.25, "calf": 0.31416}  # rad; the metadata rounds them
 
 
@@ -88,7 +89,7 @@ def env_cfg():
     )
 
 
-def learned(env, runner, folder, **actor):
+def learned(env, folder, **actor):
     gauss = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
     small = {"hidden_dims": (32, 16), "activation": "elu", "obs_normalization": True}
     cfg = RslRlOnPolicyRunnerCfg(
@@ -98,23 +99,31 @@ def learned(env, runner, folder, **actor):
         upload_model=False,
     )
     torch.manual_seed(0)
-    made = runner(env, asdict(cfg), folder, "cpu")
+    made = MjlabOnPolicyRunner(env, asdict(cfg), folder, "cpu")
     made.learn(3)
     return made
+
+
+def plain(path):
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def main():
     torch.set_num_threads(1)
     env = RslRlVecEnvWrapper(ManagerBasedRlEnv(env_cfg(), device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        mlp = learned(env, MjlabOnPolicyRunner, folder)
-        mlp.export_policy_to_onnx(str(HERE), "mlp.onnx")
-        attach_metadata_to_onnx(str(HERE / "mlp.onnx"), get_base_metadata(env.unwrapped, "local"))
+        made = learned(env, folder)
+        made.export_policy_to_onnx(str(FOLDER), "mlp.onnx")
+        attach_metadata_to_onnx(str(FOLDER / "mlp.onnx"), get_base_metadata(env.unwrapped, "local"))
         for kind in ("lstm", "gru"):
             rnn = {"class_name": "RNNModel", "rnn_type": kind, "rnn_hidden_dim": 16}
-            for key, value in {"": OnPolicyRunner}.items():
-                made = learned(env, MjlabOnPolicyRunner, folder, **rnn)
-                OnPolicyRunner.export_policy_to_onnx(made, str(HERE), f"{kind}.onnx")
+            OnPolicyRunner.export_policy_to_onnx(learned(env, folder, **rnn), str(FOLDER), f"{kind}.onnx")
+    for path in FOLDER.glob("*.onnx"):
+        plain(path)
 
 
 if __name__ == "__main__":

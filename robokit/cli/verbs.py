@@ -34,7 +34,7 @@ VERBS = {
         "files:Export",
     ),
     "adopt": Verb(
-        "Write a foreign policy, an ONNX file of mjlab, rsl_rl or Unitree, as a file like our own for a task.",
+        "Write a foreign policy, an ONNX file of mjlab, rsl_rl or Unitree, as a file like our own.",
         "adopt:Adopt",
     ),
     "check": Verb(

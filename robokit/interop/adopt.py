@@ -1,10 +1,10 @@
 """A foreign policy, an ONNX file of mjlab, rsl_rl or Unitree, as a file like our own.
 
-written, notes = adopt_policy("walk.onnx", "go2_walk", "walk.json", "policies/walk.onnx")
+written, notes = adopt_policy("walk.onnx", "go2_walk", "walk.template.json", "policies/walk.onnx")
 
-    seen  = (term - default) clipped, scaled, stacked, in the order of the foreign joints
-    a     = foreign graph(all that is seen)
-    ctrl  = default + scale a, as far as the task's action map reaches
+    seen = (times x - default) clipped, scaled, stacked, for each term x, joints in the foreign order
+    a    = foreign graph(seen)
+    ctrl = default + scale a, as far as the task's action map reaches
 
 What is fed back (the foreign graph's own last action, stacks, h and c) is the belief, in `carry`.
 """
@@ -25,20 +25,22 @@ from robokit.export.write import Written, export
 from robokit.interop.adapted import gate_env
 from robokit.interop.foreign import ForeignGraph, read_foreign
 from robokit.interop.template import OWN, ROUNDED, Template, Term, each, read_template
-from robokit.learning.protocols import Exploring, Foreign
-from robokit.sim.facts.readings import actuators, channels
+from robokit.learning.protocols import Foreign
+from robokit.sim.facts.readings import actuators, channels, readings
+from robokit.sim.model import names
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 
 LOOK = 8  # control periods in which the columns of terms are compared with the joints
-GAIN, POSE = 0.01, 1e-3  # kp and kd may differ by this share; rad, of a pose, beyond its rounding
+GAIN, POSE = 0.01, 1e-3  # kp and kd may differ by this share; a pose by so many rad or m, unnamed
 NAMED, REFUSED = 0.01, 0.5  # shares of control periods in which a target is beyond reach
-Sources = Mapping[str, list[str | None]]  # of each term's columns: "FL_hip", "FL_hip velocity", None
+SPEED = " velocity"  # of a joint, as `channels` names it
 
 
 class Seen(nn.Module):
     """One term as the foreign policy sees it: columns (B, d) of our observation, or its own last action."""
 
+    place: Tensor
     minus: Tensor
     times: Tensor
     scale: Tensor
@@ -48,13 +50,12 @@ class Seen(nn.Module):
         self.own, self.width, self.clip, self.history = place is None, width, term.clip, term.history
         self.register_buffer("place", torch.tensor(place or [0]))
         for name, value in (("minus", minus), ("times", term.times), ("scale", term.scale)):
-            numbers = each(value, width, f"{name} of the term {term.name!r}")
-            self.register_buffer(name, torch.tensor(numbers))
+            numbers = torch.tensor(each(value, width, f"{name} of the term {term.name!r}"))
+            self.register_buffer(name, numbers)
 
     def forward(self, obs: Tensor, raw: Tensor, kept: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """(columns (B, history d), oldest first; what to keep of them). An episode begins with copies."""
-        now = raw if self.own else obs.index_select(-1, self.get_buffer("place"))
-        now = self.times * now - self.minus
+        now = self.times * (raw if self.own else obs.index_select(-1, self.place)) - self.minus
         now = (now if self.clip is None else now.clamp(*self.clip)) * self.scale
         past = torch.where(first, now.repeat(1, self.history - 1), kept)
         stack = torch.cat((past, now), -1) if self.history > 1 else now
@@ -62,43 +63,37 @@ class Seen(nn.Module):
 
 
 class Adopted(Foreign):
-    """The actor. joints: of each of our actions, the foreign one; map: action = shift + gain * foreign."""
+    """The actor: action = shift + gain * foreign action of the joint, one for each of the task's actions."""
 
-    shift: Tensor
-    gain: Tensor
     joints: Tensor
+    gain: Tensor
+    shift: Tensor
 
     def __init__(
-        self, graph: ForeignGraph, ends: Template, terms: Sequence[Seen], acts: Mapping[str, Any]
+        self, graph: ForeignGraph, told: Template, terms: Sequence[Seen], acts: Mapping[str, Tensor]
     ) -> None:
         super().__init__()
-        self.graph, self.ends, self.terms = graph, ends, nn.ModuleList(terms)
-        (actions,) = graph.outputs[ends.action]
-        self.act_dim = len(acts["joints"])
-        self.shapes = [graph.inputs[name] for name in ends.state]
+        self.graph, self.told, self.terms = graph, told, nn.ModuleList(terms)
+        self.shapes = [graph.inputs[name] for name in told.state]
         kept = [(term.history - 1) * term.width for term in terms]
-        self.sizes = [actions, *kept, *(torch.Size(shape).numel() for shape in self.shapes)]
-        self.belief_size = sum(self.sizes)
+        self.sizes = [*graph.outputs[told.action], *kept, *(torch.Size(s).numel() for s in self.shapes)]
+        self.act_dim, self.belief_size = len(acts["joints"]), sum(self.sizes)
         for name, value in acts.items():
-            self.register_buffer(name, torch.as_tensor(value))
-        self.beyond = torch.zeros(self.act_dim)  # how often each target was beyond reach, in `periods`
-        self.periods, self.largest = 0, 0.0
+            self.register_buffer(name, value)
+        self.beyond, self.periods, self.largest = torch.zeros(self.act_dim), 0, 0.0  # of targets, so far
 
     def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        first, rows = is_first[:, None], obs.shape[0]
-        held = torch.where(first, 0.0, belief).split(self.sizes, -1)
-        raw, kept, state = held[0], held[1 : 1 + len(self.terms)], held[1 + len(self.terms) :]
-        pairs = [term(obs, raw, past, first) for term, past in zip(self.terms, kept, strict=True)]
-        seen, limit = torch.cat([columns for columns, _ in pairs], -1), self.ends.obs_clip
-        feed = {self.ends.obs: seen if limit is None else seen.clamp(-limit, limit)}
-        for name, x, shape in zip(self.ends.state, state, self.shapes, strict=True):
+        told, first, rows = self.told, is_first[:, None], obs.shape[0]
+        raw, *held = torch.where(first, 0.0, belief).split(self.sizes, -1)
+        pairs = [term(obs, raw, past, first) for term, past in zip(self.terms, held, strict=False)]
+        feed = {told.obs: _within(torch.cat([stack for stack, _ in pairs], -1), told.obs_clip)}
+        for name, x, shape in zip(told.state, held[len(pairs) :], self.shapes, strict=True):
             feed[name] = x if len(shape) == 1 else x.view(rows, *shape).transpose(0, 1)
-        raw, *state = self.graph.run([self.ends.action, *self.ends.state.values()], feed)
-        limit = self.ends.action_clip
-        raw = raw if limit is None else raw.clamp(-limit, limit)
+        raw, *state = self.graph.run([told.action, *told.state.values()], feed)
+        raw = _within(raw, told.action_clip)
         action = self.shift + self.gain * raw.index_select(-1, self.joints)
         if not torch.onnx.is_in_onnx_export():
-            self.beyond += (action.abs() > 1 + 1e-6).sum(0)
+            self.beyond += (action.abs() > 1 + GAIN).sum(0)
             self.periods, self.largest = self.periods + rows, max(self.largest, float(action.abs().max()))
         state = [x if x.dim() == 2 else x.transpose(0, 1).reshape(rows, -1) for x in state]
         return action.clamp(-1.0, 1.0), torch.cat((raw, *(past for _, past in pairs), *state), -1)
@@ -107,8 +102,12 @@ class Adopted(Foreign):
         return self.graph.placed(model)
 
 
+def _within(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else x.clamp(-limit, limit)
+
+
 class Adoption(NamedTuple):
-    """The new file, and what differs from the task or could not be checked, a line each."""
+    """The new file, and what differs from the task or was not checked, a line each."""
 
     written: Written
     notes: tuple[str, ...]
@@ -117,160 +116,154 @@ class Adoption(NamedTuple):
 def adopt_policy(
     file: str | Path, task: str | Path | Task, template: str | Path, path: str | Path
 ) -> Adoption:
-    """Write `path`, a file of this task whose policy is the foreign graph in `file`; see docs/adopt.md.
+    """Write `path`, a file for this task whose policy is the foreign graph in `file`; see docs/adopt.md.
 
-    template: the JSON file that `draft` begins. Raises DataError for a file or template that is malformed or
-    does not fit the other, OptionError for a file of robokit, ExportError where the task's model contradicts
-    them, and as `export`.
+    template: a JSON file, begun by `draft`. Raises DataError for a file or template that is malformed or does
+    not fit the other, OptionError for a file of robokit, ExportError where the task contradicts them, and as
+    `export`.
     """
-    graph, path = read_foreign(Path(file)), Path(path)
-    if path.exists() and path.samefile(graph.path):
+    graph = read_foreign(Path(file))
+    if Path(path).exists() and graph.path.samefile(path):
         raise OptionError(f"{path} is the foreign file itself: write another")
-    told, env = read_template(Path(template), graph), gate_env(load_task(task))
-    notes = list[str]()
-    policy = fitted(graph, told, env, notes)
-    recording = record(policy, env)
-    _check_reach(policy, env, notes)
-    origin = {"package": "adopted", "file": graph.path.name, "sha256": graph.sha256, "template": asdict(told)}
-    return Adoption(export(policy, env, path, recording=recording, origin=origin), tuple(notes))
+    fit = Fit(graph, read_template(Path(template), graph), gate_env(load_task(task)))
+    policy = fit.policy()
+    recording = record(policy, fit.env)
+    fit.check_reach(policy)
+    known = {key: value for key, value in asdict(fit.told).items() if value not in (None, {})}
+    known["terms"] = [{k: v for k, v in term.items() if v is not None} for term in known["terms"]]
+    origin = {"package": "adopted", "file": graph.path.name, "sha256": graph.sha256, "template": known}
+    written = export(policy, fit.env, path, recording=recording, origin=origin)
+    return Adoption(written, tuple(fit.notes))
 
 
-def fitted(graph: ForeignGraph, told: Template, env: Env, notes: list[str]) -> Adopted:
-    """The actor on the task's simulations; appends to `notes`. Raises ExportError for what does not fit."""
-    model = env.sim.model
-    known = {model.joint(i).name: i for i in range(model.njnt)}
-    plain = {name: name if name in known else name.removesuffix("_joint") for name in told.joints}
-    joints = [(plain | told.names)[name] for name in told.joints]
-    for name, joint, value in zip(
-        told.joints, joints, each(told.default, len(joints), "default"), strict=True
-    ):
-        if joint not in known or joints.count(joint) > 1:
-            hint = f"{did_you_mean(joint, known)}; `names` maps foreign names to the model's"
-            raise ExportError(f"joint {name!r} must be one of the model's, once; it has {[*known]}{hint}")
-        low, high = model.jnt_range[known[joint]]
-        if model.jnt_limited[known[joint]] and not low - ROUNDED <= value <= high + ROUNDED:
-            rule = f"the default of {joint!r}, {value:g}, is beyond its range, {low:g} to {high:g}"
-            raise ExportError(f"{rule}: are `default` and `joints` in one order?")
-    (actions,), (takes,) = graph.outputs[told.action], graph.inputs[told.obs]
-    acts, found = _actions(told, joints, env, notes, actions), _sources(env)
-    terms = [_seen(term, told, joints, env, found, notes, actions) for term in told.terms]
-    if (width := sum(term.width * term.history for term in terms)) != takes:
-        parts = ", ".join(f"{t.name} {s.width} x {s.history}" for t, s in zip(told.terms, terms, strict=True))
-        raise ExportError(f"the foreign {told.obs!r} takes {takes} numbers, the terms have {width}: {parts}")
-    return Adopted(graph, told, terms, acts).eval()
+class Fit:
+    """A foreign policy on a task's simulations, which are reset and stepped; `notes` fills with what differs.
 
+    Raises ExportError, as its methods, for what does not fit.
+    """
 
-def _actions(
-    told: Template, joints: list[str], env: Env, notes: list[str], actions: int
-) -> dict[str, Tensor]:
-    """`joints`, `gain` and `shift` of Adopted. Raises ExportError unless each moves a servo of such gains."""
-    rows, own = actuators(env.sim), env.map.to("cpu", torch.float64)
-    of = {row["joint"]: i for i, row in enumerate(rows)}
-    moved = [joint for joint in joints if joint in of]
-    if len(moved) != actions:
-        raise ExportError(f"the foreign policy has {actions} actions; of its joints the model drives {moved}")
-    acting = [i for i, kind in enumerate(own.kinds) if kind != "hold"]
-    for i in sorted({*acting, *(of[joint] for joint in moved)}):
-        row, kind = rows[i], own.kinds[i]
-        if row["joint"] not in moved or kind not in ("ctrl", "around"):
-            raise ExportError(f"{row['name']!r} needs one foreign action, and Ctrl() or Around() in the task")
-        if "kp" not in row or row["unit"] not in ("rad", "m"):
-            raise ExportError(f"{row['name']!r} is no servo of position: a foreign action is a target of one")
-    for key in ("kp", "kd"):
-        if (value := getattr(told, key)) is None:
-            notes.append(f"{key} of the foreign policy is not known: the contract has the model's")
-            continue
-        for joint, there in zip(moved, each(value, actions, key), strict=True):
-            if abs(there - (here := rows[of[joint]][key])) > GAIN * abs(here) + ROUNDED:
-                rule = (
-                    f"{key} of {joint!r} is {there:g} for the foreign policy and {here:g} in the task's model"
+    def __init__(self, graph: ForeignGraph, told: Template, env: Env) -> None:
+        self.graph, self.told, self.env, self.notes, model = graph, told, env, list[str](), env.sim.model
+        self.rows, self.known = actuators(env.sim), {n: model.joint(n) for n in names(model, "joint") if n}
+        plain = {name: name if name in self.known else name.removesuffix("_joint") for name in told.joints}
+        self.joints = [(plain | told.names)[name] for name in told.joints]  # the model's, in foreign order
+        default = each(told.default, len(self.joints), "default")
+        self.pose = dict(zip(self.joints, default, strict=True))
+        home, apart = model.key_qpos[0] if model.nkey else model.qpos0, list[str]()
+        for name, x in self.pose.items():
+            if name not in self.known or len(self.pose) < len(default):
+                hint = f"{did_you_mean(name, self.known)}; `names` maps foreign names to the model's"
+                raise ExportError(
+                    f"{self.joints} must be joints of the model, {[*self.known]}, each once{hint}"
                 )
-                raise ExportError(f"{rule}: give the model the servos that the policy was trained with")
-    order = [moved.index(rows[i]["joint"]) for i in acting]
-    scale = torch.tensor(each(told.scale, actions, "scale"), dtype=torch.float64)[order]
-    if not bool((scale != 0).all()):
-        raise ExportError(f"scale must not be 0, got {scale.tolist()}")
-    pose = dict(zip(joints, told.default, strict=True))
-    default = torch.tensor([pose[rows[i]["joint"]] for i in acting], dtype=torch.float64)
-    _name_pose(env, pose, notes)
-    half, center = own.half[acting], own.center[acting]
-    return {
-        "joints": torch.tensor(order),
-        "gain": (scale / half).float(),
-        "shift": ((default - center) / half).float(),
-    }
+            joint, (low, high) = self.known[name], self.known[name].range
+            if joint.limited[0] and not low - ROUNDED <= x <= high + ROUNDED:
+                rule = f"the default of {name!r}, {x:g}, is beyond its range, {low:g} to {high:g}"
+                raise ExportError(f"{rule}: are `default` and `joints` in one order?")
+            if abs(x - (here := float(home[int(joint.qposadr[0])]))) > POSE:
+                apart.append(f"{name} {x:g}, not {here:g}")
+        if apart:
+            self.notes.append(f"the default pose differs from the model's: {'; '.join(apart)}")
 
-
-def _name_pose(env: Env, pose: Mapping[str, float], notes: list[str]) -> None:
-    """A note where the default differs from the model's pose: its first keyframe's, else its zero."""
-    model = env.sim.model
-    home = model.key_qpos[0] if model.nkey else model.qpos0
-    here = {joint: float(home[int(model.joint(joint).qposadr[0])]) for joint in pose}
-    if apart := [f"{j} {x:g}, not {here[j]:g}" for j, x in pose.items() if abs(x - here[j]) > POSE]:
-        notes.append(f"the default pose differs from the model's: {'; '.join(apart)}")
-
-
-class _Still(Foreign):
-    belief_size = 0
-
-    def __init__(self, act_dim: int) -> None:
-        super().__init__()
-        self.act_dim = act_dim
-
-    def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        return obs.new_zeros(len(obs), self.act_dim), belief
-
-
-def _sources(env: Env) -> Sources:
-    recording, known = record(Exploring(_Still(env.act_dim)), env, LOOK), channels(env.sim)
-    begin = int(env.sim.model.nsensordata)  # joints by qpos and qvel
-    values, readings = recording.obs.flatten(0, 1), recording.readings.flatten(0, 1)[:, begin:]
-    found = {name: sources(columns, readings) for name, columns in env.split(values).items()}
-    return {n: [None if i is None else known[begin + i].source for i in of] for n, of in found.items()}
-
-
-def _seen(
-    term: Term, told: Template, joints: list[str], env: Env, found: Sources, notes: list[str], actions: int
-) -> Seen:
-    """One term of the foreign observation, its joints in the foreign order."""
-    minus, about = told.default if term.minus_default else 0.0, f"term {term.name!r}"
-    if term.term == OWN:
-        place, width, speed = None, actions, None
-    elif (widths := env.names.obs).get(term.term) is None:
-        hint = f"{did_you_mean(term.term, widths)}; it has {dict(widths)}, and {OWN!r}"
-        raise ExportError(f"{about}: {title(env.task)} has no observation {term.term!r}{hint}")
-    else:
-        of, all_ = found[term.term], {env.sim.model.joint(i).name for i in range(env.sim.model.njnt)}
-        speed = " velocity" if {*of} <= {f"{j} velocity" for j in all_} else "" if {*of} <= all_ else None
-        place = [*range(len(of))] if term.columns is None else term.columns
-        if speed is not None:
-            place = [of.index(name) if (name := joint + speed) in of else -1 for joint in joints]
-        elif len(place) == len(joints) and term.term not in env.task.commands:
-            notes.append(
-                f"{about}: the order of {term.term!r} is not checked, its columns are no joints' readings"
+    def policy(self) -> Adopted:
+        """The actor."""
+        acts, found, told = self._actions(), _sources(self.env), self.told
+        terms, (takes,) = [self._seen(term, found) for term in told.terms], self.graph.inputs[told.obs]
+        if (width := sum(term.width * term.history for term in terms)) != takes:
+            each_ = ", ".join(
+                f"{a.name} {b.width} x {b.history}" for a, b in zip(told.terms, terms, strict=True)
             )
-        if not all(0 <= k < len(of) for k in place):
             raise ExportError(
-                f"{about}: {term.term!r} has {of}, not columns {term.columns} or joints {joints}"
+                f"the foreign {told.obs!r} takes {takes} numbers, the terms have {width}: {each_}"
             )
-        begin = sum(list(widths.values())[: [*widths].index(term.term)])
-        place, width = [begin + k for k in place], len(place)
-    if (term.minus_default and speed != "") or (term.columns is not None and speed is not None):
-        rule = "`minus_default` is for joint positions, `columns` for what are no joints' readings"
-        raise ExportError(f"{about}: {rule}; {term.term!r} is {found.get(term.term, OWN)}")
-    return Seen(term, place, width, minus)
+        return Adopted(self.graph, told, terms, acts).eval()
 
-
-def _check_reach(policy: Adopted, env: Env, notes: list[str]) -> None:
-    """Note how far targets go. Raises ExportError where one is beyond reach in most control periods."""
-    share, row = policy.beyond / policy.periods, [a["name"] for a in actuators(env.sim)]
-    names = [row[i] for i, kind in enumerate(env.map.kinds) if kind != "hold"]
-    worst = int(share.argmax())
-    text = f"targets of {names[worst]!r} are beyond the reach of the task's action map"
-    if share[worst] > REFUSED:
-        raise ExportError(
-            f"{text} in {share[worst]:.0%} of control periods: a wrong scale, default or order?"
+    def check_reach(self, policy: Adopted) -> None:
+        """Note how far the targets of a recording went; most of one actuator's beyond reach are refused."""
+        share, acting = (
+            policy.beyond / policy.periods,
+            [i for i, kind in enumerate(self.env.map.kinds) if kind != "hold"],
         )
-    if share[worst] > NAMED:
-        notes.append(f"{text} in {share[worst]:.1%} of control periods, and clipped: give it a larger scale")
-    notes.append(f"actions span up to {policy.largest:.2f} of the task's reach")
+        name, worst = self.rows[acting[int(share.argmax())]]["name"], float(share.max())
+        text = f"targets of {name!r} are beyond the reach of the task's action map"
+        if worst > REFUSED:
+            raise ExportError(f"{text} in {worst:.0%} of control periods: a wrong scale, default or order?")
+        if worst > NAMED:
+            self.notes.append(
+                f"{text} in {worst:.1%} of control periods, and clipped: a larger scale reaches them"
+            )
+        self.notes.append(f"actions span up to {policy.largest:.2f} of the task's reach")
+
+    def _actions(self) -> dict[str, Tensor]:
+        """`joints`, `gain` and `shift` of Adopted, of servos with the foreign gains."""
+        told, rows, own = self.told, self.rows, self.env.map.to("cpu", torch.float64)
+        of, (actions,) = {row["joint"]: i for i, row in enumerate(rows)}, self.graph.outputs[self.told.action]
+        moved = [joint for joint in self.joints if joint in of]
+        if len(moved) != actions:
+            raise ExportError(
+                f"the foreign policy has {actions} actions; of its joints the model drives {moved}"
+            )
+        acting = [i for i, kind in enumerate(own.kinds) if kind != "hold"]
+        for i in sorted({*acting, *(of[joint] for joint in moved)}):
+            servo = "kp" in rows[i] and rows[i]["unit"] in ("rad", "m")
+            if rows[i]["joint"] not in moved or own.kinds[i] not in ("ctrl", "around") or not servo:
+                rule = "must be a servo of position that one foreign action moves, by Ctrl() or Around()"
+                raise ExportError(f"actuator {rows[i]['name']!r} {rule}, not {own.kinds[i]!r}")
+        for key in ("kp", "kd"):
+            if (value := getattr(told, key)) is None:
+                self.notes.append(f"{key} of the foreign policy is not known: the contract has the model's")
+                continue
+            for joint, there in zip(moved, each(value, actions, key), strict=True):
+                if abs(there - (here := rows[of[joint]][key])) > GAIN * abs(here) + ROUNDED:
+                    rule = f"{key} of {joint!r} is {there:g} for the foreign policy, {here:g} in the model"
+                    raise ExportError(f"{rule}: give the task's model the servos it was trained with")
+        scale = each(told.scale, actions, "scale")
+        if 0.0 in scale:
+            raise ExportError(f"scale must not be 0, got {scale}")
+        order = [moved.index(rows[i]["joint"]) for i in acting]
+        default = torch.tensor([self.pose[moved[k]] for k in order], dtype=torch.float64)
+        gain = torch.tensor([scale[k] for k in order], dtype=torch.float64) / own.half[acting]
+        shift = (default - own.center[acting]) / own.half[acting]
+        return {"joints": torch.tensor(order), "gain": gain.float(), "shift": shift.float()}
+
+    def _seen(self, term: Term, found: Mapping[str, list[str | None]]) -> Seen:
+        """One term of the foreign observation, its joints in the foreign order."""
+        about, widths = f"term {term.name!r}", self.env.names.obs
+        if term.term != OWN and term.term not in widths:
+            hint = f"{did_you_mean(term.term, widths)}; it has {dict(widths)}, and {OWN!r}"
+            raise ExportError(f"{about}: {title(self.env.task)} has no observation {term.term!r}{hint}")
+        of = found.get(term.term, [])
+        ends = [end for end in ("", SPEED) if of and {*of} <= {name + end for name in self.known}]
+        if (term.minus_default and ends != [""]) or (term.columns is not None and (ends or not of)):
+            rule = "`minus_default` is for joint positions, `columns` for what are no joints' readings"
+            raise ExportError(f"{about}: {rule}; {term.term!r} is {of or OWN}")
+        if not of:
+            return Seen(term, None, self.graph.outputs[self.told.action][0], 0.0)
+        place = [*range(len(of))] if term.columns is None else term.columns
+        wanted = [joint + end for end in ends for joint in self.joints]
+        if wanted:
+            place = [of.index(name) if name in of else -1 for name in wanted]
+        elif len(place) == len(self.joints) and term.term not in self.env.task.commands:
+            self.notes.append(f"{about}: the order of {term.term!r} is not checked: no joints' readings")
+        if not all(0 <= k < len(of) for k in place):
+            lack = f"columns {of}, not {wanted}" if wanted else f"{len(of)} columns, not {place}"
+            raise ExportError(f"{about}: {term.term!r} has {lack}")
+        begin = sum([*widths.values()][: [*widths].index(term.term)])
+        minus = self.told.default if term.minus_default else 0.0
+        return Seen(term, [begin + k for k in place], len(place), minus)
+
+
+def _sources(env: Env) -> dict[str, list[str | None]]:
+    """Of each term's columns: the joint whose position, or "joint velocity", it is bit for bit; or None."""
+    rng, rows, begin = (
+        torch.Generator().manual_seed(0),
+        list[tuple[Tensor, Tensor]](),
+        env.sim.model.nsensordata,
+    )
+    env.reset()
+    for _ in range(LOOK):
+        rows.append((env.obs.cpu(), readings(env.sim)[:, begin:].cpu()))
+        env.step(2 * torch.rand(env.num_envs, env.act_dim, generator=rng) - 1)
+    obs, joints = (torch.cat(column) for column in zip(*rows, strict=True))
+    known, terms = channels(env.sim)[begin:], env.split(obs).items()
+    return {n: [None if i is None else known[i].source for i in sources(x, joints)] for n, x in terms}

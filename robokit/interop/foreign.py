@@ -1,6 +1,6 @@
 """A foreign policy's ONNX graph: what it takes and gives, run by onnxruntime, placed in another graph.
 
-As others write them: one row at a time, with weights in a file beside, of any opset.
+Exporters write it for one row at a time, with weights in a file beside it, and of any opset.
 """
 
 import hashlib
@@ -24,11 +24,8 @@ from robokit.export.gate import OPSET
 from robokit.export.graph import stripped
 
 DOMAIN, PREFIX = "foreign", "/foreign/"
-AXIS = {2: 0, 3: 1}  # rank -> axis of the batch, as of torch's layers and their h and c
-ROWS, CLOSE = (
-    3,
-    1e-4,
-)  # rows that are tried at once, and how far they may differ from each alone, of max(1, |x|)
+AXIS = {2: 0, 3: 1}  # rank -> axis of the batch, as in torch's layers and their h and c
+ROWS, CLOSE = 3, 1e-4  # rows tried at once, and how far they may differ from each alone, of max(1, |x|)
 Shape = tuple[int, ...]  # without the batch
 
 
@@ -43,44 +40,40 @@ class ForeignGraph(NamedTuple):
     metadata: dict[str, str]
 
     def run(self, names: Sequence[str], feed: dict[str, Tensor]) -> list[Tensor]:
-        """Outputs by name for inputs of n rows, by onnxruntime alone; nodes of a graph while one is traced."""
+        """Outputs by name for inputs of n rows, by onnxruntime; while a graph is traced, a node for them."""
         if torch.onnx.is_in_onnx_export():
-            rows = next(iter(feed.values())).shape[0]
+            rows, of = next(iter(feed.values())).shape[0], [torch.float32] * len(names)
             shapes = [_with(self.outputs[name], rows) for name in names]
-            ends = {"takes": [*feed], "gives": [*names]}
-            kinds = [torch.float32] * len(names)
-            made = torch.onnx.ops.symbolic_multi_out(
-                f"{DOMAIN}::graph", tuple(feed.values()), ends, dtypes=kinds, shapes=shapes, version=1
-            )
+            ends: Any = {"takes": [*feed], "gives": [*names]}
+            node, taken = f"{DOMAIN}::graph", tuple(feed.values())
+            made = torch.onnx.ops.symbolic_multi_out(node, taken, ends, dtypes=of, shapes=shapes, version=1)
             return [*made]
         arrays = {name: x.contiguous().numpy() for name, x in feed.items()}
         return [torch.from_numpy(x) for x in _session(self.data, str(self.path)).run([*names], arrays)]
 
     def placed(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """`model`, changed: this graph's nodes in the place that `run` left for them."""
+        """`model`, changed: this graph's nodes in the place of the node that `run` left."""
         at, node = next((i, n) for i, n in enumerate(model.graph.node) if n.domain == DOMAIN)
-        ends = {a.name: [name.decode() for name in a.strings] for a in node.attribute}
+        ends = {a.name: [PREFIX + name.decode() for name in a.strings] for a in node.attribute}
         graph = compose.add_prefix(onnx.load_from_string(self.data), PREFIX).graph
-        outer = dict(zip((PREFIX + name for name in ends["takes"]), node.input, strict=True))
-        outer |= dict(zip((PREFIX + name for name in ends["gives"]), node.output, strict=True))
+        outer = dict(zip(ends["takes"] + ends["gives"], [*node.input, *node.output], strict=True))
         for inner in graph.node:
             inner.input[:] = [outer.get(name, name) for name in inner.input]
             inner.output[:] = [outer.get(name, name) for name in inner.output]
         nodes = [*model.graph.node[:at], *graph.node, *model.graph.node[at + 1 :]]
-        del model.graph.node[:], model.graph.value_info[:]
+        known = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+        del model.graph.node[:], model.graph.value_info[:], model.opset_import[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(graph.initializer)
-        known = [o for o in model.opset_import if o.domain != DOMAIN]
-        del model.opset_import[:]
         model.opset_import.extend(known)
         return model
 
 
 def read_foreign(path: Path) -> ForeignGraph:
-    """A foreign file with the weights beside it, as a graph of any number of rows.
+    """A foreign file, with the weights beside it, as a graph of any number of rows.
 
-    Raises OptionError for a file of robokit, DataError for one that cannot be read, takes or gives other than
-    rows of float32 (or states of torch's recurrent layers), or does not treat each row by itself.
+    Raises OptionError for a file of robokit; DataError for one that cannot be read, takes or gives other than
+    rows of float32 and states of torch's recurrent layers, or whose rows depend on each other.
     """
     try:
         content = read_bytes(path, MOST_BYTES["file"])
@@ -93,19 +86,16 @@ def read_foreign(path: Path) -> ForeignGraph:
         opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=OPSET)
         model = model if opset == OPSET else version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(model, full_check=True)
-    except (OSError, DecodeError, onnx.checker.ValidationError, RuntimeError, UnicodeDecodeError) as error:
-        why = " ".join(reason(error, path).split())[:300]
-        raise DataError(f"{path} cannot be read as ONNX of opset {OPSET}: {why or 'damaged'}") from error
-    held = {tensor.name for tensor in model.graph.initializer}  # older files list them as inputs too
-    inputs = [v for v in model.graph.input if v.name not in held]
-    _loosen(model)
-    shapes = [{v.name: _shape(v, path) for v in values} for values in (inputs, model.graph.output)]
-    data = stripped(model).SerializeToString()
-    made = ForeignGraph(path, hashlib.sha256(content).hexdigest(), data, *shapes, metadata)
-    try:
-        _check_rows(made)
-    except ContractError as error:
-        raise DataError(str(error)) from error
+        inputs = [v for v in model.graph.input if v.name not in {t.name for t in model.graph.initializer}]
+        takes, gives = ({v.name: _shape(v, path) for v in of} for of in (inputs, model.graph.output))
+        _loosen(model.graph)
+        data = stripped(model).SerializeToString()
+        _session(data, str(path))
+    except (OSError, DecodeError, onnx.checker.ValidationError, ContractError, RuntimeError) as error:
+        why = " ".join(reason(error, path).split())[:300] or "damaged"
+        raise DataError(f"{path} cannot be read as ONNX of opset {OPSET}: {why}") from error
+    made = ForeignGraph(path, hashlib.sha256(content).hexdigest(), data, takes, gives, metadata)
+    _check_rows(made)
     return made
 
 
@@ -121,67 +111,57 @@ def _with(shape: Shape, rows: Any) -> list[Any]:
 
 
 def _take_in(model: onnx.ModelProto, path: Path) -> None:
-    """Take in the weights that lie in files beside. Raises DataError for one elsewhere, OSError."""
-    outside = {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}
-    for name in outside:
-        if Path(name).name != name:
-            raise DataError(f"{path} keeps its weights in {name!r}: they must lie beside it")
-        read_bytes(path.with_name(name), MOST_BYTES["file"])  # a regular file of that size
+    """Take in weights from files beside. Raises DataError for a place elsewhere, OSError."""
+    for place in {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}:
+        if Path(place).name != place:
+            raise DataError(f"{path} keeps weights in {place!r}: they must lie beside it")
+        read_bytes(path.with_name(place), MOST_BYTES["file"])  # a regular file of such a size
     load_external_data_for_model(model, str(path.parent))
 
 
-def _loosen(model: onnx.ModelProto) -> None:
+def _shape(value: onnx.ValueInfoProto, path: Path) -> Shape:
+    of = value.type.tensor_type
+    dims = [d.dim_value for d in of.shape.dim]
+    axis = AXIS.get(len(dims), len(dims))
+    shape = (*dims[:axis], *dims[axis + 1 :])
+    if of.elem_type != onnx.TensorProto.FLOAT or len(dims) not in AXIS or min(shape) < 1:
+        kind = onnx.TensorProto.DataType.Name(of.elem_type)
+        rule = "must be rows of float32, (B, d), or a state, (L, B, d), of fixed d"
+        raise DataError(f"{path}: {value.name!r} {rule}; it is {kind} {dims}")
+    return shape
+
+
+def _loosen(graph: onnx.GraphProto) -> None:
     """Let a graph that was written for one row take any number: its ends, and shapes that it names."""
-    graph = model.graph
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) in AXIS:
             dims[AXIS[len(dims)]].dim_param = "batch"
-    known = {t.name: t for t in graph.initializer}
-    constants = [n for n in graph.node if n.op_type == "Constant"]
-    known |= {n.output[0]: a.t for n in constants for a in n.attribute if a.name == "value"}
+    fixed = {t.name: t for t in graph.initializer}
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    fixed |= {node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"}
     for i, node in enumerate(graph.node):
-        if node.op_type == "Reshape" and node.input[1] in known:
-            shape = numpy_helper.to_array(known[node.input[1]]).copy()
+        if node.op_type == "Reshape" and node.input[1] in fixed:
+            shape = numpy_helper.to_array(fixed[node.input[1]]).copy()
             if len(shape) in AXIS and (shape > 0).all() and shape[AXIS[len(shape)]] == 1:
                 shape[AXIS[len(shape)]] = -1
                 node.input[1] = f"{node.input[1]}/rows{i}"
                 graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
 
 
-def _shape(value: onnx.ValueInfoProto, path: Path) -> Shape:
-    kind = value.type.tensor_type
-    dims = [d.dim_value for d in kind.shape.dim]
-    if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) not in AXIS:
-        what = f"{onnx.TensorProto.DataType.Name(kind.elem_type)} of {len(dims)} dimensions"
-        raise DataError(
-            f"{path}: {value.name!r} must be rows of float32, (B, d), or a state, (L, B, d); is {what}"
-        )
-    shape = tuple(dims[: AXIS[len(dims)]] + dims[AXIS[len(dims)] + 1 :])
-    if min(shape) < 1:
-        raise DataError(f"{path}: {value.name!r} has no fixed size")
-    return shape
-
-
 def _check_rows(made: ForeignGraph) -> None:
-    """Raise DataError unless each of several rows gives what it gives alone, ContractError if it cannot run."""
+    """Raise DataError unless rows at once give what each gives alone."""
     rng, names = np.random.default_rng(0), [*made.outputs]
-    draw = {n: rng.standard_normal(_with(s, ROWS), np.float32) for n, s in made.inputs.items()}
-    feed = {name: torch.from_numpy(x) for name, x in draw.items()}
-    _session(made.data, str(made.path))
+    drawn = {n: rng.standard_normal(_with(s, ROWS), np.float32) for n, s in made.inputs.items()}
+    feed = {name: torch.from_numpy(x) for name, x in drawn.items()}
+    rule = f"{made.path} takes one row alone: write it with a dynamic batch; of {ROWS} rows"
     try:
-        rows = [
-            made.run(names, {n: x.narrow(AXIS[x.ndim], i, 1) for n, x in feed.items()}) for i in range(ROWS)
-        ]
-        together = made.run(names, feed)
+        each = [{n: x.narrow(AXIS[x.ndim], i, 1) for n, x in feed.items()} for i in range(ROWS)]
+        whole, alone = made.run(names, feed), [made.run(names, one) for one in each]
     except Exception as error:  # onnxruntime's errors share no base class
-        why = " ".join(str(error).split())[:300]
-        raise DataError(f"{made.path} runs one row alone; write it with a dynamic batch: {why}") from error
-    for name, *alone, all_ in zip(names, *rows, together, strict=True):
-        one = torch.cat(alone, AXIS[all_.ndim])
-        apart = (one - all_).abs() / one.abs().clamp(min=1.0)
-        if one.shape != all_.shape or not bool((apart < CLOSE).all()):
-            raise DataError(
-                f"{made.path}: rows of {name!r} depend on each other: write it with a dynamic batch"
-            )
+        raise DataError(f"{rule}: {' '.join(str(error).split())[:300]}") from error
+    for name, x, *rows in zip(names, whole, *alone, strict=True):
+        one = torch.cat(rows, AXIS[x.ndim])
+        if one.shape != x.shape or not bool(((one - x).abs() < CLOSE * one.abs().clamp(min=1.0)).all()):
+            raise DataError(f"{rule} {name!r} differs from each row's")
