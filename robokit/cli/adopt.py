@@ -11,8 +11,8 @@ from robokit.console import say
 from robokit.errors import OptionError
 from robokit.interop.adapted import gate_env
 from robokit.interop.adopt import adopt_policy
-from robokit.interop.foreign import read_foreign
-from robokit.interop.template import draft, write_draft
+from robokit.interop.foreign.graph import read_foreign
+from robokit.interop.foreign.template import draft, write_draft
 from robokit.task.lookup.find import load_task
 
 

@@ -23,8 +23,8 @@ from robokit.export.fields import sources
 from robokit.export.gate import record
 from robokit.export.write import Written, export
 from robokit.interop.adapted import gate_env
-from robokit.interop.foreign import ForeignGraph, read_foreign
-from robokit.interop.template import OWN, ROUNDED, Template, Term, each, read_template
+from robokit.interop.foreign.graph import ForeignGraph, read_foreign
+from robokit.interop.foreign.template import OWN, ROUNDED, Template, Term, each, read_template
 from robokit.learning.protocols import Foreign
 from robokit.sim.facts.readings import actuators, channels, readings
 from robokit.sim.model import names
@@ -32,8 +32,9 @@ from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 
 LOOK = 8  # control periods in which the columns of terms are compared with the joints
-GAIN, POSE = 0.01, 1e-3  # kp and kd may differ by this share; a pose by so many rad or m, unnamed
-NAMED, REFUSED = 0.01, 0.5  # shares of control periods in which a target is beyond reach
+GAIN, POSE = 0.01, 1e-3  # kp, kd and control_dt may differ by this share; a pose by so much, unnamed
+OVER = 1.01  # an action beyond it is beyond reach
+NAMED, REFUSED = 0.01, 0.5  # shares of control periods in which an action is
 SPEED = " velocity"  # of a joint, as `channels` names it
 
 
@@ -93,7 +94,7 @@ class Adopted(Foreign):
         raw = _within(raw, told.action_clip)
         action = self.shift + self.gain * raw.index_select(-1, self.joints)
         if not torch.onnx.is_in_onnx_export():
-            self.beyond += (action.abs() > 1 + GAIN).sum(0)
+            self.beyond += (action.abs() > OVER).sum(0)
             self.periods, self.largest = self.periods + rows, max(self.largest, float(action.abs().max()))
         state = [x if x.dim() == 2 else x.transpose(0, 1).reshape(rows, -1) for x in state]
         return action.clamp(-1.0, 1.0), torch.cat((raw, *(past for _, past in pairs), *state), -1)
@@ -145,6 +146,7 @@ class Fit:
     def __init__(self, graph: ForeignGraph, told: Template, env: Env) -> None:
         self.graph, self.told, self.env, self.notes, model = graph, told, env, list[str](), env.sim.model
         self.rows, self.known = actuators(env.sim), {n: model.joint(n) for n in names(model, "joint") if n}
+        self.acting = [i for i, kind in enumerate(env.map.kinds) if kind != "hold"]  # controls with an action
         plain = {name: name if name in self.known else name.removesuffix("_joint") for name in told.joints}
         self.joints = [(plain | told.names)[name] for name in told.joints]  # the model's, in foreign order
         default = each(told.default, len(self.joints), "default")
@@ -152,10 +154,8 @@ class Fit:
         home, apart = model.key_qpos[0] if model.nkey else model.qpos0, list[str]()
         for name, x in self.pose.items():
             if name not in self.known or len(self.pose) < len(default):
-                hint = f"{did_you_mean(name, self.known)}; `names` maps foreign names to the model's"
-                raise ExportError(
-                    f"{self.joints} must be joints of the model, {[*self.known]}, each once{hint}"
-                )
+                hint = f"each once{did_you_mean(name, self.known)}; `names` maps foreign names to them"
+                raise ExportError(f"{self.joints} must be joints of the model, {[*self.known]}, {hint}")
             joint, (low, high) = self.known[name], self.known[name].range
             if joint.limited[0] and not low - ROUNDED <= x <= high + ROUNDED:
                 rule = f"the default of {name!r}, {x:g}, is beyond its range, {low:g} to {high:g}"
@@ -164,33 +164,32 @@ class Fit:
                 apart.append(f"{name} {x:g}, not {here:g}")
         if apart:
             self.notes.append(f"the default pose differs from the model's: {'; '.join(apart)}")
+        if told.control_dt is None:
+            self.notes.append("control_dt of the foreign policy is not known")
+        elif abs(told.control_dt - env.task.control_dt) > GAIN * env.task.control_dt:
+            rule = f"control_dt is {told.control_dt:g} s for the foreign policy"
+            raise ExportError(f"{rule}, {env.task.control_dt:g} s in {title(env.task)}")
 
     def policy(self) -> Adopted:
         """The actor."""
         acts, found, told = self._actions(), _sources(self.env), self.told
         terms, (takes,) = [self._seen(term, found) for term in told.terms], self.graph.inputs[told.obs]
         if (width := sum(term.width * term.history for term in terms)) != takes:
-            each_ = ", ".join(
-                f"{a.name} {b.width} x {b.history}" for a, b in zip(told.terms, terms, strict=True)
-            )
-            raise ExportError(
-                f"the foreign {told.obs!r} takes {takes} numbers, the terms have {width}: {each_}"
-            )
+            have = [f"{a.name} {b.width} x {b.history}" for a, b in zip(told.terms, terms, strict=True)]
+            rule = f"the foreign {told.obs!r} takes {takes} numbers, the terms have {width}"
+            raise ExportError(f"{rule}: {', '.join(have)}")
         return Adopted(self.graph, told, terms, acts).eval()
 
     def check_reach(self, policy: Adopted) -> None:
         """Note how far the targets of a recording went; most of one actuator's beyond reach are refused."""
-        share, acting = (
-            policy.beyond / policy.periods,
-            [i for i, kind in enumerate(self.env.map.kinds) if kind != "hold"],
-        )
-        name, worst = self.rows[acting[int(share.argmax())]]["name"], float(share.max())
+        share = policy.beyond / policy.periods
+        name, worst = self.rows[self.acting[int(share.argmax())]]["name"], float(share.max())
         text = f"targets of {name!r} are beyond the reach of the task's action map"
         if worst > REFUSED:
             raise ExportError(f"{text} in {worst:.0%} of control periods: a wrong scale, default or order?")
         if worst > NAMED:
             self.notes.append(
-                f"{text} in {worst:.1%} of control periods, and clipped: a larger scale reaches them"
+                f"{text} in {worst:.1%} of control periods, and clipped: give it a larger scale"
             )
         self.notes.append(f"actions span up to {policy.largest:.2f} of the task's reach")
 
@@ -200,11 +199,9 @@ class Fit:
         of, (actions,) = {row["joint"]: i for i, row in enumerate(rows)}, self.graph.outputs[self.told.action]
         moved = [joint for joint in self.joints if joint in of]
         if len(moved) != actions:
-            raise ExportError(
-                f"the foreign policy has {actions} actions; of its joints the model drives {moved}"
-            )
-        acting = [i for i, kind in enumerate(own.kinds) if kind != "hold"]
-        for i in sorted({*acting, *(of[joint] for joint in moved)}):
+            rule = f"the foreign policy has {actions} actions"
+            raise ExportError(f"{rule}; of its joints the model drives {len(moved)}: {moved}")
+        for i in sorted({*self.acting, *(of[joint] for joint in moved)}):
             servo = "kp" in rows[i] and rows[i]["unit"] in ("rad", "m")
             if rows[i]["joint"] not in moved or own.kinds[i] not in ("ctrl", "around") or not servo:
                 rule = "must be a servo of position that one foreign action moves, by Ctrl() or Around()"
@@ -220,10 +217,10 @@ class Fit:
         scale = each(told.scale, actions, "scale")
         if 0.0 in scale:
             raise ExportError(f"scale must not be 0, got {scale}")
-        order = [moved.index(rows[i]["joint"]) for i in acting]
+        order = [moved.index(rows[i]["joint"]) for i in self.acting]
         default = torch.tensor([self.pose[moved[k]] for k in order], dtype=torch.float64)
-        gain = torch.tensor([scale[k] for k in order], dtype=torch.float64) / own.half[acting]
-        shift = (default - own.center[acting]) / own.half[acting]
+        gain = torch.tensor([scale[k] for k in order], dtype=torch.float64) / own.half[self.acting]
+        shift = (default - own.center[self.acting]) / own.half[self.acting]
         return {"joints": torch.tensor(order), "gain": gain.float(), "shift": shift.float()}
 
     def _seen(self, term: Term, found: Mapping[str, list[str | None]]) -> Seen:
@@ -255,11 +252,8 @@ class Fit:
 
 def _sources(env: Env) -> dict[str, list[str | None]]:
     """Of each term's columns: the joint whose position, or "joint velocity", it is bit for bit; or None."""
-    rng, rows, begin = (
-        torch.Generator().manual_seed(0),
-        list[tuple[Tensor, Tensor]](),
-        env.sim.model.nsensordata,
-    )
+    rng, rows = torch.Generator().manual_seed(0), list[tuple[Tensor, Tensor]]()
+    begin = int(env.sim.model.nsensordata)
     env.reset()
     for _ in range(LOOK):
         rows.append((env.obs.cpu(), readings(env.sim)[:, begin:].cpu()))

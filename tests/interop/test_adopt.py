@@ -25,8 +25,8 @@ from robokit.export.gate import record
 from robokit.export.write import export
 from robokit.interop import adapted
 from robokit.interop.adopt import Fit, adopt_policy
-from robokit.interop.foreign import read_foreign
-from robokit.interop.template import draft, read_template
+from robokit.interop.foreign.graph import read_foreign
+from robokit.interop.foreign.template import draft, read_template
 from robokit.task.lookup.find import load_task
 
 FILES = Path(__file__).parent / "foreign"
@@ -57,6 +57,7 @@ def told(legs: str = "ours", **changes: Any) -> dict[str, Any]:
         "joints": [f"{joint}_joint" * (legs == "theirs") or joint for joint in order],
         "default": [default_of(joint) for joint in order],
         "scale": [scale_of(joint) for joint in order],
+        "control_dt": 0.02,
         "kp": 40.0,
         "kd": [1.0] * 12,
         "terms": [
@@ -273,6 +274,7 @@ def swapped(key: str, i: int, j: int) -> dict[str, Any]:
         ({"joints": [*joints("ours")[:11], "RL_clf"]}, "did you mean 'RL_calf'?"),
         ({"joints": joints("ours")[:11], "default": [0.0] * 11}, "is beyond its range"),
         ({"default": [0.0] * 12}, "the default of 'FR_calf', 0, is beyond its range"),
+        ({"control_dt": 0.05}, "control_dt is 0.05 s for the foreign policy, 0.02 s in go2_walk"),
         ({"kp": 20.0}, "kp of 'FR_hip' is 20 for the foreign policy, 40 in the model"),
         ({"kd": [1.0] * 11 + [3.0]}, "kd of 'RL_calf' is 3 for the foreign policy, 1"),
     ],

@@ -15,7 +15,7 @@ from typing import Any
 from robokit.disk.read import EACH, check_types, read_json, short
 from robokit.env.env import Env
 from robokit.errors import DataError, did_you_mean, reason
-from robokit.interop.foreign import ForeignGraph
+from robokit.interop.foreign.graph import ForeignGraph
 
 OWN = "last_action"  # a term that is the foreign policy's own previous action
 LONGEST = 1000  # control periods of a stack
@@ -31,7 +31,7 @@ TERM = {"name": str, "term": str, "times": NUMBERS, "scale": NUMBERS, "history":
 TERM |= dict.fromkeys(("clip", "columns"), list | None)
 TYPES = {"obs": str, "action": str, "state": {EACH: str}, "names": {EACH: str}, "joints": [str]}
 TYPES |= {"default": [float], "scale": NUMBERS, "kp": FREE, "kd": FREE, "terms": [TERM]}
-TYPES |= dict.fromkeys(("action_clip", "obs_clip"), float | None)
+TYPES |= dict.fromkeys(("control_dt", "action_clip", "obs_clip"), float | None)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Template:
     default: list[float]  # rad, the pose of action 0
     scale: Numbers  # rad that an action of 1 adds
     terms: list[Term]
+    control_dt: float | None = None  # s
     kp: Numbers | None = None  # N m/rad
     kd: Numbers | None = None  # N m s/rad
     state: dict[str, str] = field(

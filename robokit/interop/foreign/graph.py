@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import compose, numpy_helper, version_converter
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 from torch import Tensor
 
-from robokit.controller import METADATA_KEY, MOST_BYTES, ContractError, open_session
+from robokit.controller import METADATA_KEY, MOST_BYTES, open_session
 from robokit.disk.read import read_bytes
 from robokit.errors import DataError, OptionError, reason
 from robokit.export.gate import OPSET
@@ -91,7 +90,9 @@ def read_foreign(path: Path) -> ForeignGraph:
         _loosen(model.graph)
         data = stripped(model).SerializeToString()
         _session(data, str(path))
-    except (OSError, DecodeError, onnx.checker.ValidationError, ContractError, RuntimeError) as error:
+    except (OptionError, DataError):
+        raise
+    except Exception as error:  # protobuf's, onnx's and onnxruntime's share no base class
         why = " ".join(reason(error, path).split())[:300] or "damaged"
         raise DataError(f"{path} cannot be read as ONNX of opset {OPSET}: {why}") from error
     made = ForeignGraph(path, hashlib.sha256(content).hexdigest(), data, takes, gives, metadata)
