@@ -6,7 +6,8 @@
 The robot is robokit's Go2. rsl_rl's PPO learns for a few iterations in mjlab, on the CPU: weights and
 normalizers are no longer the first ones, but the policies do not walk. mjlab writes mlp.onnx with metadata
 of 3 decimals; rsl_rl writes lstm.onnx and gru.onnx, each with its weights in a file beside. What they note of
-each node, folders of the machine among it, is left out.
+each node, folders of the machine among it, is left out. mlp.npz has what mjlab itself read and sent in 220
+control periods with mlp.onnx's policy.
 """
 
 import tempfile
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import mujoco
+import numpy as np
 import onnx
 import torch
 from mjlab.actuator.xml_actuator import XmlActuatorCfg
@@ -27,6 +29,7 @@ from mjlab.rl import RslRlModelCfg, RslRlOnPolicyRunnerCfg, RslRlVecEnvWrapper
 from mjlab.rl.exporter_utils import attach_metadata_to_onnx, get_base_metadata
 from mjlab.rl.runner import MjlabOnPolicyRunner
 from mjlab.scene import SceneCfg
+from mjlab.sim import MujocoCfg, SimulationCfg
 from mjlab.tasks.velocity.mdp import UniformVelocityCommandCfg
 from mjlab.terrains import TerrainEntityCfg
 from rsl_rl.runners import OnPolicyRunner
@@ -84,7 +87,9 @@ def env_cfg():
         },
         rewards={"still": RewardTermCfg(func=mdp.action_rate_l2, weight=-0.1)},
         terminations={"time_out": TerminationTermCfg(func=mdp.time_out, time_out=True)},
+        sim=SimulationCfg(mujoco=MujocoCfg(timestep=0.005)),
         decimation=4,
+        seed=0,
         episode_length_s=2.0,
     )
 
@@ -112,6 +117,29 @@ def plain(path):
     onnx.save(model, path)
 
 
+def record(env, made, steps=220):
+    """What mjlab itself reads and sends in its first simulation, and where episodes begin: mlp.npz."""
+    policy, inner, rows = made.get_inference_policy("cpu"), env.unwrapped, []
+    robot, action = inner.scene["robot"], inner.action_manager.get_term("joint_pos")
+    (obs, _), first = env.reset(), True
+    for _ in range(steps):
+        seen = {
+            "gyro": inner.scene["robot/gyro"].data,
+            "up": -robot.data.projected_gravity_b,
+            "velocity": inner.command_manager.get_command("twist"),
+            "joint_pos": robot.data.joint_pos,
+            "joint_vel": robot.data.joint_vel,
+        }
+        row = {name: x[0].clone().numpy() for name, x in seen.items()}
+        with torch.inference_mode():
+            raw = policy(obs)
+        targets = (raw * action._scale + action._offset)[0].numpy()
+        rows.append({**row, "targets": targets, "first": np.array(first)})
+        obs, _, done, _ = env.step(raw)
+        first = bool(done[0])
+    np.savez_compressed(FOLDER / "mlp.npz", **{n: np.stack([row[n] for row in rows]) for n in rows[0]})
+
+
 def main():
     torch.set_num_threads(1)
     env = RslRlVecEnvWrapper(ManagerBasedRlEnv(env_cfg(), device="cpu"))
@@ -119,6 +147,8 @@ def main():
         made = learned(env, folder)
         made.export_policy_to_onnx(str(FOLDER), "mlp.onnx")
         attach_metadata_to_onnx(str(FOLDER / "mlp.onnx"), get_base_metadata(env.unwrapped, "local"))
+        record(env, made)
+        assert abs(env.unwrapped.step_dt - 0.02) < 1e-9
         for kind in ("lstm", "gru"):
             rnn = {"class_name": "RNNModel", "rnn_type": kind, "rnn_hidden_dim": 16}
             OnPolicyRunner.export_policy_to_onnx(learned(env, folder, **rnn), str(FOLDER), f"{kind}.onnx")

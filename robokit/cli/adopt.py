@@ -24,7 +24,7 @@ class Adopt:
     """
 
     file: Positional[Annotated[Path, arg(metavar="FILE.onnx")]]
-    task: str  # the task that it is for: a name (see robokit tasks), file.py or file.py:Class
+    task: str | None = None  # the task that it is for: a name (see robokit tasks), file.py or file.py:Class
     # JSON, docs/adopt.md; written if it is not there; default: <FILE>.template.json beside the file
     template: Path | None = None
     output: Annotated[Path, OUTPUT] = Path("policies")  # folder for <FILE>.onnx and <FILE>.onnx.sha256
@@ -32,6 +32,8 @@ class Adopt:
     def __call__(self) -> int:
         if self.output.suffix == ".onnx":
             raise OptionError(f"the output must be a folder, for {self.file.name}, got {self.output}")
+        if self.task is None:
+            raise OptionError(f"{self.file} does not name its task: give it, --task TASK")
         template = self.template or self.file.with_suffix(".template.json")
         if not template.exists():
             write_draft(template, draft(read_foreign(self.file), gate_env(load_task(self.task))))

@@ -201,12 +201,23 @@ def test_a_template_is_begun_filled_in_and_the_file_is_like_our_own(
 
 
 @pytest.mark.medium
-def test_the_task_of_the_page_reaches_the_whole_ctrlrange(tmp_path: Path):
+def test_in_the_task_of_the_page_a_file_equals_the_pipeline_and_mjlab_itself(tmp_path: Path):
     [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
     exec(block, names)
     wide = Env(names["Wide"](), 4, nominal=True, threads=1)
-    check(exported("mlp", "ours", wide, tmp_path), "mlp", "ours", wide, least=0.98)
+    file = exported("mlp", "ours", wide, tmp_path)
+    check(file, "mlp", "ours", wide, least=0.98)  # the rest is beyond ctrlrange
+    with np.load(FILES / "mlp.npz") as recorded:
+        rows = {name: recorded[name] for name in recorded}
+    assert rows["first"].sum() >= 3 and len(rows["first"]) == 220
+    controller, low, high = Controller(file), wide.map.lowest.numpy(), wide.map.highest.numpy()
+    for t, first in enumerate(rows["first"]):
+        if first:
+            controller.reset()
+        obs = {name: rows[name][t] for name in controller.inputs if name != "base_lin_vel"}
+        found = controller.step({**obs, "base_lin_vel": np.zeros(3)})  # which this policy does not see
+        assert np.abs(found - rows["targets"][t].clip(low, high)).max() < 1e-5
 
 
 # -- what is refused, and what is named ----------------------------------------------------------------
@@ -336,15 +347,17 @@ def test_a_scale_in_degrees_is_refused_by_its_targets(env: Env, tmp_path: Path):
 # -- foreign files -------------------------------------------------------------------------------------
 
 
-def graph_of(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], **options: Any) -> bytes:
+def graph_of(
+    nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], opset: int = 18, weights: Any = ()
+) -> bytes:
     """A file of an ONNX graph of these nodes."""
-    ends = [
+    takes, gives = (
         [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in of.items()]
         for of in (inputs, outputs)
-    ]
-    graph = helper.make_graph(nodes, "foreign", *ends, options.pop("weights", []))
-    opset = [helper.make_opsetid("", options.pop("opset", 18))]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    )
+    graph = helper.make_graph(nodes, "foreign", takes, gives, weights)
+    of = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=of, ir_version=8).SerializeToString()
 
 
 F, ROW = TensorProto.FLOAT, (TensorProto.FLOAT, [1, 4])
