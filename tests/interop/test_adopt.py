@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from robokit.errors import DataError, ExportError, OptionError
 from robokit.export.file import Exported
 from robokit.export.gate import record
 from robokit.export.write import export
-from robokit.interop import adapted
+from robokit.interop import adapted, adopt
 from robokit.interop.adopt import Fit, adopt_policy
 from robokit.interop.foreign.graph import read_foreign
 from robokit.interop.foreign.template import draft, read_template
@@ -178,6 +179,7 @@ def test_a_template_is_begun_filled_in_and_the_file_is_like_our_own(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(adapted, "ENVS", 4)
+    monkeypatch.setattr(adopt, "record", partial(record, steps=100))
     (tmp_path / "walk.onnx").write_bytes((FILES / "mlp.onnx").read_bytes())
     command = ["adopt", "walk.onnx", "--task", "go2_walk"]
     assert main(command) == 0
