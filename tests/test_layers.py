@@ -24,7 +24,7 @@ FLOORS = (
     "export",
     "evaluation evaluation.reports",
     "training training.setup",
-    "show interop",
+    "show interop interop.foreign",
     "calls cli __main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -42,7 +42,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "learning.offpolicy": {"learning"},
     "planning": {"learning"},
     "dynamics": {"learning", "learning.offpolicy"},
-    "interop": {"show"},
+    "interop": {"show", "interop.foreign"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

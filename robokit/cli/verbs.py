@@ -33,6 +33,10 @@ VERBS = {
         "Write a run's policy, the best that held its limits or the last, as one checked ONNX file.",
         "files:Export",
     ),
+    "adopt": Verb(
+        "Write a foreign policy, an ONNX file of mjlab, rsl_rl or Unitree, as a file like our own.",
+        "adopt:Adopt",
+    ),
     "check": Verb(
         "Check a task file against the task contract, an exported file against its own, or a run's files.",
         "check:Check",

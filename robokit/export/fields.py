@@ -67,10 +67,10 @@ def _input(name: str, env: Env, recording: Recording) -> dict[str, Any]:
     `measured_by`, only where the Sense names its source: what must supply the term.
     """
     values = env.split(recording.obs)[name].flatten(0, 1)  # (T * n, d)
-    sources = _sources(values, recording.readings.flatten(0, 1))
+    places = sources(values, recording.readings.flatten(0, 1))
     known = channels(env.sim)
     facts = {
-        key: _common([None if i is None else getattr(known[i], key) for i in sources])
+        key: _common([None if i is None else getattr(known[i], key) for i in places])
         for key in ("source", "unit", "frame")
     }
     sense = env.task.sensing.get(name, Sense())
@@ -98,7 +98,7 @@ def _said(author: Sense | Command) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in named.items() if v is not None}
 
 
-def _sources(values: Tensor, readings: Tensor) -> list[int | None]:
+def sources(values: Tensor, readings: Tensor) -> list[int | None]:
     """Index of each column's reading, bit-equal in 90 % of nonzero samples; None: constant, or no match."""
     found: list[int | None] = []
     for column in values.unbind(-1):

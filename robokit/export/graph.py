@@ -57,7 +57,8 @@ def trace(graph: Graph, env: Env) -> onnx.ModelProto:
     carry = torch.zeros(2, sum(graph.sizes))  # a batch of 1 would become static
     terms = tuple(torch.zeros(2, width) for width in widths.values())
     shapes = (terms, carry, torch.ones(2, dtype=torch.bool))
-    return traced(graph, shapes, [*widths, "carry", "reset"], OUTPUTS)
+    model = traced(graph, shapes, [*widths, "carry", "reset"], OUTPUTS)
+    return graph.policy.placed(model) if isinstance(graph.policy, Foreign) else model
 
 
 def traced(
@@ -77,7 +78,7 @@ def traced(
         )
     assert program is not None
     _rename(program.model.graph, names, outputs)
-    return _stripped(program.model_proto)
+    return stripped(program.model_proto)
 
 
 def _rename(graph: Any, inputs: list[str], outputs: list[str]) -> None:
@@ -106,7 +107,7 @@ def _quiet() -> Iterator[None]:
     log.setLevel(level)
 
 
-def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model as IR, without metadata_props and doc_string, which contain folder names of this machine."""
     model.ir_version = IR
     graph = model.graph

@@ -42,6 +42,10 @@ class Foreign(nn.Module):
         action, belief = self(obs, belief, is_first)
         return action + noise, belief
 
+    def placed(self, model: Any) -> Any:
+        """The exported graph, an onnx.ModelProto, after what torch cannot trace was put in its place."""
+        return model
+
 
 class Exploring:
     """A policy that samples its actions, as an actor: what it observes is like what a training does."""
