@@ -1,12 +1,13 @@
 # `make demo` and `make test` are the two commands; whichever comes first makes the virtual environment.
 # Needs Python >= 3.11 and pip. Another interpreter: `make test PYTHON=python3.12`.
 PYTHON ?= python3
+VERSIONS ?= python3.11 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow check format bench release audit clean
+.PHONY: help demo test test-slow test-versions check format bench wheel release audit clean
 .NOTPARALLEL:
 
 help:
@@ -14,6 +15,7 @@ help:
 	@echo "make test       the default tests (five to six minutes on two quiet cores), the ten slowest last; what CI runs"
 	@echo "make check      format, lint, types, quick tests (about three minutes)"
 	@echo "make test-slow  the rest: learning, the wheel in an empty environment, the second engine"
+	@echo "make test-versions  the quick tests from the built wheel, in an empty environment of each Python in VERSIONS"
 	@echo "make bench      the measurements behind benchmarks/RESULTS.md"
 	@echo "make release    wheel, source archive and two hashed locks, in dist/ (asks the package index for hashes)"
 	@echo "make audit      known weaknesses of the locked versions (asks a public database)"
@@ -47,8 +49,19 @@ demo: $(VENV)/test.stamp
 test: $(VENV)/test.stamp
 	$(PYTEST) -n 2 --dist loadscope --durations=10
 
-test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/sb3.stamp
+test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp
 	$(PYTEST) -m slow
+
+# PYTHONSAFEPATH: robokit is what the wheel installed, not the folder of this name here.
+test-versions: wheel
+	@for python in $(VERSIONS); do \
+		home=$(VENV)/versions/$${python##*/}; rm -rf $$home; \
+		$$python -c "" 2>/dev/null || { echo "$$python: not run (no such interpreter)"; continue; }; \
+		$$python -m venv $$home && wheel=$$(ls dist/*.whl) && \
+		$$home/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$wheel[test]" && \
+		OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 $$home/bin/python -m pytest -n 2 --dist loadscope -m "not slow and not medium" \
+			&& echo "$$python: passed" || { echo "$$python: FAILED"; exit 1; }; \
+	done
 
 check: $(VENV)/test.stamp $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -64,13 +77,15 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/offpolicy.py speed
 
 # Built with the pinned setuptools; the wheel from the source archive, so that both are whole.
-release: $(VENV)/test.stamp
+wheel: $(VENV)/test.stamp
 	rm -rf dist build *.egg-info
 	$(BIN)/python -c 'from setuptools import build_meta as b; print(b.build_sdist("dist"))'
 	mkdir dist/source && tar xzf dist/*.tar.gz -C dist/source --strip-components 1
 	cd dist/source && $(CURDIR)/$(BIN)/python -c 'from setuptools import build_meta as b; print(b.build_wheel(".."))'
 	rm -rf dist/source
-	$(BIN)/python tools/lock.py dist/requirements.lock robokit
+
+release: wheel
+	$(BIN)/python tools/lock.py dist/requirements.lock 'robokit[show]'
 	$(BIN)/python tools/lock.py dist/robot.lock numpy onnxruntime
 	cd dist && sha256sum *.whl *.tar.gz *.lock > SHA256SUMS
 

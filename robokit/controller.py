@@ -56,6 +56,7 @@ import onnxruntime as ort  # noqa: E402
 
 SCHEMA = 2  # version of the contract's format; files of 1 load too
 KIND = "policy"
+LEARNED = ": a learned model of a task, now.TERM and action to next.TERM, reward, run by onnxruntime itself"
 METADATA_KEY = "robokit.contract"
 OUTPUTS = ["ctrl", "carry_next"]
 ENDS = ("carry", "reset", *OUTPUTS)  # names that no input may have
@@ -673,7 +674,8 @@ def check_contract(contract: Any, name: str) -> Contract:
     if not TYPES["whole"](schema, (1, SCHEMA)):
         raise _malformed(name, "schema", f"one that is known here, 1 to {SCHEMA}", schema)
     if (kind := contract.get("kind", KIND)) != KIND:
-        raise ContractError(f"{name} holds a {_cut(repr(kind))}, and a Controller runs a {KIND!r}")
+        other = f"{name} holds a {_cut(repr(kind))}, and a Controller runs a {KIND!r}"
+        raise ContractError(other + (LEARNED if kind == "dynamics" else ""))
     needs, known = contract.get("needs"), {field.key for field in FIELDS}
     for key in needs if isinstance(needs, list) else []:
         if not (isinstance(key, str) and key in known):
@@ -1008,8 +1010,8 @@ def _wrong_names(given: Iterable[str], expected: Iterable[str]) -> str:
     if not extra:
         return f"observation {sorted(missing)[0]!r} is missing; the policy takes {list(expected)}"
     close = get_close_matches(str(extra[0]), missing, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"the policy has no input {extra[0]!r}{hint}; it takes {list(expected)}"
+    hint = f"did you mean {close[0]!r}? It" if close else "it"
+    return f"the policy has no input {extra[0]!r}; {hint} takes {list(expected)}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable
@@ -67,6 +68,12 @@ def tell(text: str) -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def require(package: str, extra: str) -> None:
+    """Raise OptionError if `package`, of one of robokit's extras, is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise OptionError(f"{package} is not installed: pip install 'robokit[{extra}]'")
+
+
 def reason(error: Exception, path: object = None) -> str:
     """The text of an error; of "FILE: words" or "FILE words", without FILE if that is `path`."""
     if not isinstance(error, OSError) or not error.strerror:
@@ -75,7 +82,11 @@ def reason(error: Exception, path: object = None) -> str:
     return error.strerror if file is None or str(file) == str(path) else f"{file}: {error.strerror}"
 
 
-def did_you_mean(name: str, known: Iterable[str], alike: float = 0.6) -> str:
-    """`; did you mean 'x'?` for the closest known name, "" if none has a difflib ratio >= `alike` (of 1)."""
-    close = get_close_matches(name, list(known), n=1, cutoff=alike)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: str, known: Iterable[str], then: str = "", alike: float = 0.6) -> str:
+    """`; did you mean 'x'? Then` for the closest known name, or `; then` without; "" if there is neither.
+
+    then: what the message says next, as "there are ['x', 'y']". alike: least difflib ratio, of 1.
+    """
+    if close := get_close_matches(name, list(known), n=1, cutoff=alike):
+        return f"; did you mean {close[0]!r}? {then[:1].upper()}{then[1:]}".rstrip()
+    return then and f"; {then}"

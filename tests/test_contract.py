@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from test_controller import CONTRACT, write
+from test_packaging import ROOT
+from test_supply import load as load_tool
 
 from robokit.controller import FIELDS, TYPES, ContractError, Controller, check_contract, describe, load
-from robokit.export.schema import FILE, json_schema, markdown, text
 
-ROOT = Path(__file__).parent.parent
+SCHEMA = load_tool(ROOT / "tools/schema.py")
 MISSING = object()
 RICH = CONTRACT | {
     "commands": {"angle": {"low": [-0.5], "high": [0.1], "unit": "rad", "frame": ["world"]}},
@@ -60,7 +61,7 @@ def test_a_contract_with_every_kind_of_key_is_taken_and_unknown_keys_are_kept(tm
     [
         ("schema", True, "schema must be one that is known here, 1 to 2, got true"),
         ("schema", 2.0, "schema must be one that is known here"),
-        ("kind", "dynamics", "holds a 'dynamics', and a Controller runs a 'policy'"),
+        ("kind", "dynamics", "holds a 'dynamics', and a Controller runs a 'policy': a learned model"),
         ("needs", ["delta"], "needs 'delta', which this reader does not know: use a newer one"),
         ("needs", "kind", "needs must be a list of texts"),
         ("task", "two\nlines", 'task must be printable text, 1 to 1000 long, got "two'),
@@ -166,8 +167,8 @@ def test_whatever_stands_at_any_place_is_taken_or_refused_in_one_typed_line() ->
 
 
 def test_the_page_and_the_json_schema_are_made_from_the_table() -> None:
-    assert markdown() in (ROOT / "docs/contract.md").read_text()
-    assert (ROOT / "docs" / FILE).read_text() == text()
+    assert SCHEMA.markdown() in (ROOT / "docs/contract.md").read_text()
+    assert (ROOT / "docs" / SCHEMA.FILE).read_text() == SCHEMA.text()
 
 
 def fits(value: Any, rule: dict[str, Any]) -> bool:
@@ -195,7 +196,7 @@ def fits(value: Any, rule: dict[str, Any]) -> bool:
 
 
 def test_the_json_schema_takes_what_the_table_takes_and_refuses_other_types() -> None:
-    schema = json_schema()
+    schema = SCHEMA.json_schema()
     assert fits(json.loads(json.dumps(RICH)), schema)
     required = ("kind", "inputs.0.name", "carried.0.size", "commands.angle.low", "least.ir")
     for place in (*required, "actuators.0.low"):

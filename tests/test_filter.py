@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from test_controller import CONTRACT, GOOD, write
+from test_packaging import HERE
 
 import robokit
 from robokit.controller import Controller, ObservationError
@@ -849,9 +850,9 @@ def test_the_page_names_every_number_and_its_example_fits_the_shipped_policy():
 
 def test_the_filter_runs_as_a_single_copied_file(tmp_path: Path):
     copy(ROOT / "robokit/filter.py", tmp_path)
-    code = "import sys, filter; print({'robokit', 'torch', 'mujoco', 'onnxruntime'} & sys.modules.keys())"
+    code = "import filter; print({'robokit', 'torch', 'mujoco', 'onnxruntime'} & sys.modules.keys())"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", HERE + code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
 

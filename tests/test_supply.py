@@ -37,7 +37,7 @@ locks = load(ROOT / "tools/lock.py")
 def requirements() -> list[Requirement]:
     listed = PROJECT["project"]
     texts = listed["dependencies"], *listed["optional-dependencies"].values()
-    return [Requirement(text) for text in chain(*texts)]
+    return [Requirement(text) for text in chain(*texts) if not text.startswith("robokit[")]
 
 
 def pins() -> dict[str, Version]:

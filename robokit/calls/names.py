@@ -50,7 +50,7 @@ def locate(what: str | Path, only_run: bool = False) -> Path:
             other = _policy(title, own) if run else None
             tell(f"{what}: {_kind(path)} {path}" + (f", before {_kind(other)} {other}" if other else ""))
     if only_run and path.suffix == ".onnx":
-        raise RunError(f"this takes a run, and {path} is an exported file")
+        raise RunError(f"this takes a run, and {path} is an exported file, without checkpoints")
     return path
 
 
@@ -82,9 +82,11 @@ def _kind(path: Path) -> str:
 def _unknown(what: str | Path, title: str, own: bool) -> str:
     known = _titles()
     if own or title in known:
-        return f"{title!r} has no run in ./{RUNS} and no policy: robokit train {what}"
-    hint = did_you_mean(title, known)
-    return f"{what} is no run, no file, and no name of a task or policy{hint}; see robokit tasks"
+        others = sorted(name for name in known if name.startswith(f"{title}:") and _policy(name, own))
+        there = f"; there are policies of {', '.join(others)}" if others else ""
+        return f"{title!r} has no run in ./{RUNS} and no policy: robokit train {what}{there}"
+    hint = did_you_mean(title, known, "see robokit tasks")
+    return f"{what} is no run, no file, and no name of a task or policy{hint}"
 
 
 def _titles() -> set[str]:

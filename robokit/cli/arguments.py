@@ -13,7 +13,7 @@ from typing import Any, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from robokit.errors import OptionError
+from robokit.errors import OptionError, did_you_mean
 from robokit.learning.schedule import is_scheduled
 
 WHOLE = ConstructorRegistry()
@@ -111,5 +111,4 @@ def plain(box: str) -> str:
     wrong = re.sub(r"^Error parsing (\S+): .*?(must be a )", r"\1 \2", " ".join(message)).rstrip(".")
     nearest = [line.split()[0] for part in others if "meant" in part[0] for line in part if line[0] == "-"]
     where = [part[-1].partition(", ")[2] for part in others if part[-1].startswith("For full helptext")]
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return wrong[:1].lower() + wrong[1:] + hint + "".join(f"; {line}" for line in where)
+    return wrong[:1].lower() + wrong[1:] + did_you_mean("".join(nearest[:1]), nearest, "; ".join(where))

@@ -81,8 +81,8 @@ def _run(arguments: Sequence[str]) -> int:
             print(f"robokit {__version__}" if name == "--version" else USAGE.format(commands=listed))
             return 0
         if name not in VERBS:
-            known = ", ".join(VERBS)
-            raise OptionError(f"no command {name!r}{did_you_mean(name, VERBS)}; there are {known}")
+            hint = did_you_mean(name, VERBS, f"there are {', '.join(VERBS)}")
+            raise OptionError(f"no command {name!r}{hint}")
         _check_folder()
         with _joined() if name == "train" else nullcontext():
             code = parse(name, rest)()
@@ -116,6 +116,8 @@ def _joined() -> AbstractContextManager[None]:
 def _lacking(verb: str, error: Exception) -> str | None:
     """The message for what the installation lacks; None: the error has another cause."""
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "robokit":
+        if error.name in ("stable_baselines3", "sb3_contrib"):
+            return f"{verb} needs {error.name}, which is not installed: pip install 'robokit[sb3]'"
         only = "with numpy and onnxruntime alone there is `robokit check FILE.onnx`"
         return f"{verb} needs {error.name}, which is not installed: pip install robokit; {only}"
     if any(Path(frame.filename).name == "gl_context.py" for frame in extract_tb(error.__traceback__)):

@@ -52,7 +52,7 @@ class Quality:
         who = {"learned": "by the classifier", "task": "as the task tells them"}
         lines = [
             f"{self.task}: the model after {self.steps:,} control steps, out of bag on {self.transitions:,}",
-            f"likelihood: {self.nll:.2f} nats a column (1.42: knows only mean and deviation)",
+            f"likelihood: minus its logarithm (nll) {self.nll:.2f} a column; mean and deviation alone: 1.42",
             f"disagreement and error: rank correlation {self.rank:.2f}",
             f"imagined rows that stop their rollout: {self.stopped:.1%}",
             *(f"ends, {who[kind]}: {_named(found)}" for kind, found in self.ends.items()),

@@ -75,7 +75,8 @@ def resolve(numbers: Mapping[str, Any], contract: Mapping[str, Any], sha256: str
     known = (*EACH, *WHOLE)
     for key in numbers:
         if key not in known:
-            raise FilterError(f"a filter has no {key!r}{did_you_mean(str(key), known)}; it has {list(known)}")
+            hint = did_you_mean(str(key), known, f"it has {list(known)}")
+            raise FilterError(f"a filter has no {key!r}{hint}")
     facts = contract["actuators"]
     names = [fact["name"] for fact in facts]
     given = {key: _each(key, numbers[key], names) for key in EACH if numbers.get(key) is not None}
@@ -96,8 +97,8 @@ def _each(key: str, given: Any, names: list[str]) -> dict[str, Any]:
     for place in sorted(given, key=lambda place: place not in names):  # names first, then patterns in order
         matching = [place] if place in names else [n for n in names if fnmatchcase(n, str(place))]
         if not matching:
-            hint = did_you_mean(str(place), names)
-            raise FilterError(f"{key}: no actuator {place!r}{hint}; there are {names}")
+            hint = did_you_mean(str(place), names, f"there are {names}")
+            raise FilterError(f"{key}: no actuator {place!r}{hint}")
         found = {**dict.fromkeys(matching, given[place]), **found}
     return found
 
@@ -230,7 +231,8 @@ def _named(where: str, given: Any, source: str, inputs: Mapping[str, Any]) -> Co
     term, column = pair
     if term not in inputs:
         sizes = {name: i["size"] for name, i in inputs.items()}
-        raise FilterError(f"{where}: no input {term!r}{did_you_mean(term, inputs)}; the policy takes {sizes}")
+        hint = did_you_mean(term, inputs, f"the policy takes {sizes}")
+        raise FilterError(f"{where}: no input {term!r}{hint}")
     size = inputs[term]["size"]
     if column is None:
         sources = [_at(inputs[term].get("source"), i) for i in range(size)]

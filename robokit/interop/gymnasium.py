@@ -104,8 +104,8 @@ class TaskVectorEnv(gym.vector.VectorEnv[Obs, Any, np.ndarray]):
         observations: Form = "flat", seed: int | None = None, render_mode: None = None, **options: Any
     ) -> None:  # fmt: skip
         if autoreset not in (*MODES_OF_RESET, *map(AutoresetMode, MODES_OF_RESET)):
-            known = f"{MODES_OF_RESET}{did_you_mean(str(autoreset), MODES_OF_RESET)}"
-            raise OptionError(f"autoreset is one of {known}, got {autoreset!r}")
+            hint = did_you_mean(str(autoreset), MODES_OF_RESET)
+            raise OptionError(f"autoreset is one of {MODES_OF_RESET}, got {autoreset!r}{hint}")
         if render_mode is not None:
             raise OptionError(f"a batch is not rendered: gymnasium.make is, got render_mode={render_mode!r}")
         self.autoreset_mode = mode = AutoresetMode(autoreset)  # where TorchRL looks for it

@@ -46,8 +46,8 @@ class Observed:
 
     def __init__(self, env: Env, form: Form = "flat") -> None:
         if form not in get_args(Form):
-            known = f"{get_args(Form)}{did_you_mean(str(form), get_args(Form))}"
-            raise OptionError(f"observations are one of {known}, got {form!r}")
+            hint = did_you_mean(str(form), get_args(Form))
+            raise OptionError(f"observations are one of {get_args(Form)}, got {form!r}{hint}")
         self.env, self.form, self._goal = env, form, env.task.goal
         widths = dict(env.names.obs) if form == "dict" else {OBSERVED: env.obs_dim}
         if form == "goal":

@@ -116,7 +116,7 @@ def with_options(config: C, given: Mapping[str, Any], who: str = "") -> C:
     for name, value in given.items():
         if name not in known:
             lack = f"{who} sets an unknown option" if who else "no option"
-            raise OptionError(f"{lack} {name!r}{did_you_mean(name, known)}; there are {[*known]}")
+            raise OptionError(f"{lack} {name!r}{did_you_mean(name, known, f'there are {[*known]}')}")
         taken[name] = plain(value)
         if not fits(taken[name], known[name]):
             says = f"{who} sets {name} to {value!r}; it" if who else f"{name}, set to {value!r},"

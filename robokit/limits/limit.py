@@ -56,7 +56,7 @@ def with_values(limits: Mapping[str, Limit], values: Mapping[str, float]) -> dic
     """The limits with some values replaced. Raises OptionError for an unknown name or an impossible value."""
     for name in values:
         if name not in limits:
-            known = f"{did_you_mean(name, limits)}; there are {[*limits]}" if limits else ": it has none"
+            known = did_you_mean(name, limits, f"there are {[*limits]}") if limits else ": it has none"
             raise OptionError(f"the task has no limit {name!r}{known}")
     changed = {}
     for name, limit in limits.items():

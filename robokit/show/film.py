@@ -15,14 +15,13 @@ from tempfile import TemporaryFile
 import numpy as np
 import numpy.typing as npt
 import torch
-from imageio_ffmpeg import get_ffmpeg_exe
 
 from robokit.console import say
 from robokit.controller import Controller, Loaded
 from robokit.disk.write import staging
 from robokit.env.env import Env
 from robokit.env.step import Step
-from robokit.errors import OptionError, RunError
+from robokit.errors import OptionError, RunError, require
 from robokit.export.card import check_ctrl, clip_note, variant
 from robokit.sim.render import Camera, Mark
 from robokit.task.goal import origin
@@ -91,7 +90,8 @@ def write_film(
 
 
 def check_film(path: Path, seconds: float | None, width: int, height: int) -> None:
-    """Raise OptionError for an impossible path, length or size of a film."""
+    """Raise OptionError for an impossible path, length or size of a film, and without imageio-ffmpeg."""
+    require("imageio_ffmpeg", "show")
     if path.suffix not in ENCODING:
         raise OptionError(f"a film is one of {sorted(ENCODING)}, got {path.name!r}")
     if seconds is not None and not seconds > 0:
@@ -161,7 +161,8 @@ Write = Callable[[npt.NDArray[np.uint8]], object]
 @contextlib.contextmanager
 def _encoder(path: Path, frame_seconds: float, width: int, height: int) -> Iterator[Write]:
     """A function that takes frames (H, W, 3) uint8; `path` is made whole at the end. Raises RunError."""
-    # not imageio_ffmpeg.write_frames, which ignores a full disk
+    from imageio_ffmpeg import get_ffmpeg_exe  # not its write_frames, which ignores a full disk
+
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1 / frame_seconds)]
     command = [get_ffmpeg_exe(), "-v", "error", *raw, "-i", "-", *ENCODING[path.suffix]]
     try:

@@ -20,7 +20,7 @@ import numpy as np
 from robokit.console import say
 from robokit.disk.lines import lines_of
 from robokit.disk.read import read_bytes
-from robokit.errors import DataError, OptionError, RunError, reason
+from robokit.errors import DataError, OptionError, RunError, reason, require
 from robokit.evaluation.reports.report import Report
 from robokit.evaluation.reports.verdict import Verdict
 from robokit.evaluation.statistics import Array
@@ -38,7 +38,8 @@ Curve = tuple[Array, Array]  # environment steps, values
 
 
 def writable(folder: Path) -> Path:
-    """The folder, created if missing. Raises OptionError if it is not writable."""
+    """The folder, created if missing. Raises OptionError if it is not writable, or without matplotlib."""
+    require("matplotlib", "show")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -192,13 +193,18 @@ def _rows(count: int, share: bool = True) -> "tuple[Figure, Sequence[Axes]]":
     figure = Figure(figsize=(WIDTH, ROW * count + 0.4), layout="constrained")
     axes = figure.subplots(count, 1, sharex=share, squeeze=False)[:, 0]
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="#dddddd", linewidth=0.6)
-        axis.set_axisbelow(True)
+        plain(axis)
         if share:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2M
     figure.align_ylabels()
     return figure, list(axes)
+
+
+def plain(axis: "Axes") -> None:
+    """A light grid behind the curves, and no frame."""
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
 
 
 def _curve(axis: "Axes", curve: Curve | None, label: str) -> None:

@@ -76,8 +76,9 @@ class Named:
             raise AttributeError(attribute)
         known = _OF_JOINT if self._kind == "joint" else _FIELDS[self._kind]
         if attribute not in known:
-            hint = ": a joint has it" if attribute in _OF_JOINT else did_you_mean(attribute, known)
-            raise ModelError(f"a {self._kind} has no {attribute!r}{hint}; it has {sorted(known)}")
+            near = did_you_mean(attribute, known, f"it has {sorted(known)}")
+            hint = ": a joint has it" if attribute in _OF_JOINT else near
+            raise ModelError(f"a {self._kind} has no {attribute!r}{hint}")
         value = self._joint(attribute) if self._kind == "joint" else self._row(attribute)
         if not torch.compiler.is_compiling():
             self.__dict__[attribute] = value  # next time without this method
@@ -211,7 +212,7 @@ class Sim(ABC):
             return self.memory[name]
         if name not in STATE:
             known = (*STATE, *self.memory)
-            hint = f"{did_you_mean(name, known)}; it has {known}"
+            hint = did_you_mean(name, known, f"it has {known}")
             raise ModelError(f"no state or memory {name!r} to write{hint}")
         return self.field(name)
 

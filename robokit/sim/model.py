@@ -217,7 +217,7 @@ def index(model: mujoco.MjModel, kind: str, name: str | int) -> int:
     if isinstance(name, int) and 0 <= name < len(known):
         return name
     if name not in known:
-        hint = did_you_mean(str(name), known)
         by_index = ", and those without a name by index" if "" in known else ""
-        raise ModelError(f"no {kind} {name!r} in the model{hint}; it has {known}{by_index}")
+        hint = did_you_mean(str(name), known, f"it has {known}{by_index}")
+        raise ModelError(f"no {kind} {name!r} in the model{hint}")
     return known.index(name)

@@ -91,8 +91,8 @@ class Terrain:
             raise ModelError(f"a terrain has a tuple of kinds and a whole number of levels, got {got}")
         for kind in (*self.kinds, *self.hardest):
             if kind not in KINDS:
-                hint = did_you_mean(kind, KINDS)
-                raise ModelError(f"no kind of terrain {kind!r}{hint}; there are {[*KINDS]}")
+                hint = did_you_mean(kind, KINDS, f"there are {[*KINDS]}")
+                raise ModelError(f"no kind of terrain {kind!r}{hint}")
         if self.levels < 1 or not self.kinds:
             got = f"{self.levels} levels of {[*self.kinds]}"
             raise ModelError(f"a terrain needs a level and a kind, got {got}")

@@ -226,7 +226,8 @@ def groups(action: Action, model: Any) -> list[tuple[Map, list[int]]]:
     called, maps = [control.name for control in controls(model)], by_pattern(action)
     found = {p: [i for i, name in enumerate(called) if name == p or fnmatchcase(name, p)] for p in maps}
     for pattern in (p for p, of in found.items() if not of and called):
-        raise TaskError(f"action: no control {pattern!r}{did_you_mean(pattern, called)}; there are {called}")
+        hint = did_you_mean(pattern, called, f"there are {called}")
+        raise TaskError(f"action: no control {pattern!r}{hint}")
     for i, name in enumerate(called):
         if len(by := [pattern for pattern, of in found.items() if i in of]) != 1:
             rule = f"must match one pattern of {[*maps]}, got {by or 'none'}"

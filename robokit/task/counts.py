@@ -56,16 +56,16 @@ def check_counts(task: Task, metrics: Mapping[str, Tensor]) -> None:
     kind, names = type(task).__name__, [*metrics]
     if task.headline not in (RETURN, *names):
         rule = f"must be a metric or {RETURN!r}, got {task.headline!r}"
-        hint = did_you_mean(str(task.headline), [*names, RETURN])
-        raise TaskError(f"{kind}.headline {rule}{hint}; there are {names}")
+        hint = did_you_mean(str(task.headline), [*names, RETURN], f"there are {names}")
+        raise TaskError(f"{kind}.headline {rule}{hint}")
     if not isinstance(task.failure, tuple | list):
         rule = f"must be a tuple of names, as ({TERMINATED!r},)"
         raise TaskError(f"{kind}.failure {rule}, got {task.failure!r}")
     for name in task.failure:
         rule = f"must name boolean metrics or {TERMINATED!r}, got {name!r}"
         if name not in (TERMINATED, *names):
-            hint = did_you_mean(str(name), [*names, TERMINATED])
-            raise TaskError(f"{kind}.failure {rule}{hint}; there are {names}")
+            hint = did_you_mean(str(name), [*names, TERMINATED], f"there are {names}")
+            raise TaskError(f"{kind}.failure {rule}{hint}")
         if name != TERMINATED and metrics[name].dtype != torch.bool:
             raise TaskError(f"{kind}.failure {rule}, a number: compare it with a bound")
 
@@ -76,7 +76,7 @@ def check_goal(task: Task) -> None:
     if not isinstance(goal, Goal | None):
         raise TaskError(f"{kind}.goal must be a Goal, got {goal!r}")
     if goal and goal.command not in task.commands:
-        hint = f"{did_you_mean(goal.command, task.commands)}; there are {[*task.commands]}"
+        hint = did_you_mean(goal.command, task.commands, f"there are {[*task.commands]}")
         raise TaskError(f"{kind}.goal.command must be one of commands, got {goal.command!r}{hint}")
     if goal and goal.hold > task.time_limit:
         rule = f"must be at most time_limit, {task.time_limit} s"
@@ -96,10 +96,10 @@ def goal_pair(task: Task, sim: Sim) -> tuple[Tensor, ...]:
         return ()
     terms, command = {**task.privileged(sim), **task.observe(sim)}, sim.memory[goal.command]
     if goal.achieved not in terms or terms[goal.achieved].shape != command.shape:
-        hint = "" if goal.achieved in terms else did_you_mean(goal.achieved, terms)
         widths = {name: term.shape[1] for name, term in terms.items()}
+        hint = did_you_mean(goal.achieved, {*terms} - {goal.achieved}, f"there are {widths}")
         rule = f"must be an observed or privileged term of {command.shape[1]} numbers, as its command"
-        got = f"{goal.achieved!r}{hint}; there are {widths}"
+        got = f"{goal.achieved!r}{hint}"
         raise TaskError(f"{type(task).__name__}.goal.achieved {rule}, got {got}")
     return terms[goal.achieved].float(), command.float()
 

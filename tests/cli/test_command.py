@@ -148,11 +148,16 @@ def test_every_option_is_explained_with_its_default(
         (["filter", "hopper"], "missing from robokit filter: numbers.json"),
         (["train", "arm.xml"], "arm.xml is a robot's model, and a task is a Python file over a model"),
         (["check", "models/arm.xml"], "docs/your-robot.md shows how to write one"),
+        (["plan", "policies/x.onnx"], "policies/x.onnx is an exported file, and this takes a task: a name"),
+        (["plan", "arm_stack:Clean", "--from", "arm_stack:Clean"], "Clean.onnx is an exported file, without"),
+        (["evaluate", "arm_stack"], "robokit train arm_stack; there are policies of arm_stack:Clean"),
+        (["dynamics", "m.zip"], "m.zip is a zip, as Stable-Baselines3 writes a model: a policy, without"),
+        (["export", "m.zip", "--part", "dynamics"], "m.zip --task TASK makes a file of the policy"),
         (["evaluate", "arm.urdf"], "arm.urdf is a robot's model"),
         (["train", "ARM.XML:Arm"], "ARM.XML is a robot's model"),
         (["train", "hopper", "--num-env", "3"], "options: --num-env, 3; did you mean '--num-envs'?"),
         (["train", "hopper", "--lr-shedule", "linear"], "did you mean '--lr-schedule'?"),
-        (["evaluate", "runs/x", "--epsodes", "3"], "did you mean '--episodes'?; run robokit evaluate --help"),
+        (["evaluate", "runs/x", "--epsodes", "3"], "did you mean '--episodes'? Run robokit evaluate --help"),
         (["train", "hopper", "--sim", "gpu"], "invalid choice 'gpu' for argument '--sim'"),
         (["train", "hopper", "--algo", "sac", "--batchh", "3"], "robokit train --algo sac --help"),
         (["train", "hopper", "--lr"], "missing value for argument"),
@@ -227,7 +232,7 @@ BOX = """\
 )
 def test_no_box_nor_colour_is_left_of_a_mistake(box: str):
     """tyro draws with boxes, or with rules and spaces alone where a terminal has no such characters."""
-    line = "unrecognized options: --epsodes, 3; did you mean '--episodes'?; run robokit evaluate --help"
+    line = "unrecognized options: --epsodes, 3; did you mean '--episodes'? Run robokit evaluate --help"
     assert plain(box) == line
 
 

@@ -23,7 +23,7 @@ from robokit.env.env import Env, make
 from robokit.errors import OptionError, RunError, TaskError
 from robokit.evaluation.episodes import onnx_actor
 from robokit.export.write import export
-from robokit.show.film import control_steps, goal_mark, periods_per_frame, write_film
+from robokit.show.film import check_film, control_steps, goal_mark, periods_per_frame, write_film
 from robokit.show.window import watch
 from robokit.sim import render
 from robokit.sim.engines import make_sim
@@ -44,6 +44,12 @@ def can_draw() -> bool:
 
 
 draws = pytest.mark.skipif(not can_draw(), reason="needs EGL or OSMesa")
+
+
+def test_without_ffmpeg_a_film_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(OptionError, match=r"imageio_ffmpeg is not installed: pip install 'robokit\[show\]'"):
+        check_film(Path("a.mp4"), None, 640, 480)
 
 
 @pytest.fixture(scope="module")

@@ -174,6 +174,13 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path):
             writable(folder)
 
 
+def test_without_matplotlib_plots_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(OptionError, match=r"matplotlib is not installed: pip install 'robokit\[show\]'"):
+        writable(tmp_path / "plots")
+    assert not (tmp_path / "plots").exists()
+
+
 @pytest.mark.medium
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, robokit.show.plots, robokit.cli.train; print('matplotlib' in sys.modules)"

@@ -114,7 +114,7 @@ ARM, REST = {"arm*": Delta(0.1, leash=0.1)}, {"wheel": Ctrl(), "finger": Ctrl()}
         ({"action": {0: Ctrl()}}, "or {pattern: one of these}, got {0:"),
         (
             {"action": {"*": Ctrl(), "whel": Ctrl()}},
-            "no control 'whel'; did you mean 'wheel'?; there are ['finger',",
+            "no control 'whel'; did you mean 'wheel'? There are ['finger',",
         ),
         (
             {"action": {"*": Ctrl(), "arm*": Ctrl()}},

@@ -24,8 +24,8 @@ def test_half_a_second_is_rounded_up_to_whole_control_steps(control_dt: float, s
     [
         (
             {"headline": "sucess"},
-            "But.headline must be a metric or 'return', got 'sucess'; did you mean 'success'?; "
-            "there are ['success', 'age']",
+            "But.headline must be a metric or 'return', got 'sucess'; did you mean 'success'? "
+            "There are ['success', 'age']",
         ),
         ({"headline": "retrun"}, "got 'retrun'; did you mean 'return'?"),
         ({"headline": None}, "But.headline must be a metric or 'return', got None"),

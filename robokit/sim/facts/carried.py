@@ -44,9 +44,7 @@ def is_held(sim: Sim, name: str, points: Array, within: float, seconds: float) -
     mujoco.mj_kinematics(model, data)
     body, radius = _sphere(model, name)
     hits = [mujoco.mj_ray(model, data, at, ray, None, True, body, None) for at in points for ray in rays]
-    falls = (
-        -model.opt.gravity[2] * seconds**2 > 16 * within
-    )  # g t^2 / 8, from the top of its way, by 2 within
+    falls = -model.opt.gravity[2] * seconds**2 > 16 * within  # g t^2 / 8, from its top, by 2 within
     in_air = falls and not any(0 <= hit <= radius + within for hit in hits)
     return in_air or bool(chain(model, name))
 

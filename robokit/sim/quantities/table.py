@@ -80,8 +80,8 @@ def _check(name: Any, draw: Any) -> None:
     if name in ELSEWHERE:
         raise ModelError(f"{name!r} is no physical quantity: {ELSEWHERE[name]}")
     if name not in QUANTITIES:
-        hint = did_you_mean(str(name), QUANTITIES)
-        raise ModelError(f"no physical quantity {name!r}{hint}; there are {[*QUANTITIES]}")
+        hint = did_you_mean(str(name), QUANTITIES, f"there are {[*QUANTITIES]}")
+        raise ModelError(f"no physical quantity {name!r}{hint}")
     quantity = QUANTITIES[name]
     if not isinstance(draw, Scale | Add):
         raise ModelError(f"{name} must be a Scale or an Add, got {draw!r}")

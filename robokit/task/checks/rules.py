@@ -103,9 +103,9 @@ def _check_spelling(kind: type[Task]) -> None:
     known = [name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")]
     own = [name for cls in kind.__mro__[: kind.__mro__.index(Task)] for name in vars(cls)]
     for name in own:
-        hint = did_you_mean(name, known, ALIKE)
+        hint = did_you_mean(name, known, alike=ALIKE)
         if hint and not name.startswith("_") and name not in known:
-            raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint}; else call it _{name}")
+            raise TaskError(f"{kind.__name__}.{name} is no part of a Task{hint} Else call it _{name}")
 
 
 def read_names(task: Task, sim: Sim, seed: int = 0, nominal: bool = False) -> Names:
@@ -245,7 +245,7 @@ def _check_all(rule: str, names: Iterable[str], known: Iterable[str], remedy: st
     """Raise TaskError, by the rule, for the first name that is not known."""
     for name in names:
         if name not in known:
-            raise TaskError(f"{rule.format(repr(name))}{did_you_mean(str(name), known)}{remedy}")
+            raise TaskError(f"{rule.format(repr(name))}{did_you_mean(str(name), known, remedy)}")
 
 
 def check_limits(task: Task) -> None:
@@ -265,7 +265,7 @@ def _check_costs(task: Task, costs: Terms) -> None:
     _check_all("limits name {}, which costs does not return", task.limits, costs)
     for name, limit in task.limits.items():
         limit.check(round(task.time_limit / task.control_dt), name=f"{kind}.limits[{name!r}]")
-    _check_all("costs returns {}, which has no limit", costs, task.limits, "; else make it a metric")
+    _check_all("costs returns {}, which has no limit", costs, task.limits, "else make it a metric")
 
 
 def _check_names(task: Task, widths: dict[str, int]) -> None:
@@ -289,7 +289,7 @@ def _check_sensing(task: Task, widths: dict[str, int]) -> None:
     check_delay(f"{kind}.action_delay", task.action_delay, task.control_dt)
     for name, sense in task.sensing.items():
         if name not in measured:
-            hint = f"{did_you_mean(str(name), measured)}; it measures {measured}"
+            hint = did_you_mean(str(name), measured, f"it measures {measured}")
             raise TaskError(f"{kind}.sensing[{name!r}] must name a measured observation{hint}")
         if not isinstance(sense, Sense):
             raise TaskError(f"{kind}.sensing[{name!r}] must be a Sense, got {sense!r}")
@@ -316,5 +316,5 @@ def check_history(history: int | Mapping[str, int], terms: Collection[str] | Non
             each = f" of {name!r}" if name else ""
             raise OptionError(f"history{each} must be a whole number of frames from 1 on, got {frames!r}")
         if name and terms is not None and name not in terms:
-            hint = f"{did_you_mean(name, terms)}; there are {[*terms]}"
+            hint = did_you_mean(name, terms, f"there are {[*terms]}")
             raise OptionError(f"history must name terms, got {name!r}{hint}")

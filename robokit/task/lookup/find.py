@@ -8,6 +8,7 @@ from traceback import extract_tb
 from types import ModuleType
 
 from robokit.console import say
+from robokit.disk.folder import CONFIG
 from robokit.errors import TaskError, did_you_mean
 from robokit.task.lookup import source
 from robokit.task.lookup.files import source_of
@@ -27,10 +28,14 @@ def find_task(name: str | Path, person: bool = True) -> tuple[Path, str | None]:
         return source.task_file(text, person), cls or None
     known = source.known_tasks()
     if text not in known:
+        run = "a run folder" if (Path(text) / CONFIG).is_file() else ""
+        if other := "an exported file" if text.endswith(".onnx") else run:
+            raise TaskError(f"{text} is {other}, and this takes a task: a name, or a path to a .py file")
         file = Path("tasks", f"{text}.py")
-        hint = f"; {file} has no Task that can be seen without importing it" if file.is_file() else ""
-        hint = hint or did_you_mean(text, known)
-        raise TaskError(f"no task {text!r}{hint}; there are {sorted(known)}, or give a path to a .py file")
+        there = f"there are {sorted(known)}, or give a path to a .py file"
+        unseen = f"; {file} has no Task that can be seen without importing it; {there}"
+        hint = unseen if file.is_file() else did_you_mean(text, known, there)
+        raise TaskError(f"no task {text!r}{hint}")
     say_shadowed(text, known[text])
     return known[text], cls or None
 
@@ -143,5 +148,6 @@ def _choose(classes: dict[str, type[Task]], path: Path, name: str | None) -> typ
     """The class called `name`; for None the only one, or the one named like the file. Else TaskError."""
     name = source.meant(classes, path) if name is None else name
     if name not in classes:
-        raise TaskError(f"{path} has no task {name!r}{did_you_mean(name, classes)}; it has {sorted(classes)}")
+        hint = did_you_mean(name, classes, f"it has {sorted(classes)}")
+        raise TaskError(f"{path} has no task {name!r}{hint}")
     return classes[name]

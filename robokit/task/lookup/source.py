@@ -162,10 +162,13 @@ def titled(file: Path, cls: str) -> str:
 
 
 def refuse_model(path: Path) -> None:
-    """Raise TaskError for a robot's model where a task, a run or a policy is meant."""
+    """Raise TaskError for a model, a robot's or Stable-Baselines3's, where a task, run or policy is meant."""
     if path.suffix.lower() in MODELS:
         rule = "is a robot's model, and a task is a Python file over a model"
         raise TaskError(f"{path} {rule}: docs/your-robot.md shows how to write one")
+    if path.suffix == ".zip":
+        rule = "is a zip, as Stable-Baselines3 writes a model: a policy, without a run or learned dynamics"
+        raise TaskError(f"{path} {rule}; robokit export {path} --task TASK makes a file of the policy")
 
 
 def title_of(name: str) -> str:

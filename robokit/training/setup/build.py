@@ -72,7 +72,7 @@ def algorithms() -> list[str]:
 def algorithm(name: str) -> ModuleType:
     """The module of an algorithm, with its Config and Learner. Raises OptionError for an unknown name."""
     if name not in (known := algorithms()):
-        raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known)}; there are {known}")
+        raise OptionError(f"no algorithm {name!r}{did_you_mean(name, known, f'there are {known}')}")
     return importlib.import_module(f"robokit.algos.{name}")
 
 

@@ -171,7 +171,7 @@ def test_a_class_without_a_file_is_told_from_one_that_can_be_loaded_again(
         ),
         ("from robokit.task.task import Task", "", "has no class derived from Task"),
         (several("Run", "Walk"), "", "has several tasks, ['Run', 'Walk']: name one, as stand.py:Class"),
-        (several("Run", "Walk"), ":Walc", "has no task 'Walc'; did you mean 'Walk'?; it has ['Run', 'Walk']"),
+        (several("Run", "Walk"), ":Walc", "has no task 'Walc'; did you mean 'Walk'? It has ['Run', 'Walk']"),
     ],
 )
 def test_a_file_without_a_clear_task_is_refused(tmp_path: Path, text: str, which: str, words: str):

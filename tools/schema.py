@@ -1,6 +1,6 @@
 """The contract's format for people and other programs, from its table: a table of Markdown, a JSON schema.
 
-python -m robokit.export.schema docs   # writes docs/contract.schema.json, prints the table of contract.md
+python tools/schema.py docs   # writes docs/contract.schema.json, prints the table of contract.md
 """
 
 import json
