@@ -24,7 +24,7 @@ FLOORS = (
     "export",
     "evaluation evaluation.reports",
     "training training.setup",
-    "show interop interop.foreign",
+    "show interop interop.foreign interop.peers",
     "calls cli __main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -43,6 +43,7 @@ NEIGHBOURS = {  # rooms of its own floor that a room may import
     "planning": {"learning"},
     "dynamics": {"learning", "learning.offpolicy"},
     "interop": {"show", "interop.foreign"},
+    "interop.peers": {"interop"},
     "cli": {"calls"},
     "__main__": {"cli"},
 }

@@ -125,7 +125,7 @@ def _second_opinion(
     subject: Subject, episodes: int, id: str, seed: int, command: Command, gamma: float | None
 ) -> Report:
     """Raises OptionError for what there is in our episodes only: a filter, commands, gamma, no file."""
-    from robokit.interop.second_opinion import evaluate_in_gymnasium  # gymnasium loads for this alone
+    from robokit.interop.peers.second_opinion import evaluate_in_gymnasium  # gymnasium loads for this alone
 
     of_ours = {"filter": subject.filter is not None, "command": bool(command), "gamma": gamma is not None}
     given = [name for name, is_given in {"torch": subject.file is None, **of_ours}.items() if is_given]

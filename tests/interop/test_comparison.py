@@ -16,7 +16,7 @@ from robokit.errors import OptionError
 from robokit.evaluation.reports.report import Report
 from robokit.export.file import Exported
 from robokit.interop import parity
-from robokit.interop.second_opinion import evaluate_in_gymnasium
+from robokit.interop.peers.second_opinion import evaluate_in_gymnasium
 from robokit.seeds import seed
 from robokit.task.lookup.find import load_task
 from robokit.task.sense import Sense

@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from robokit.env.env import Env
-from robokit.interop.comparison import Parity, parity
+from robokit.interop.peers.comparison import Parity, parity
 from robokit.sim.base import Sim
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task, Terms, normal, uniform

@@ -15,7 +15,7 @@ from robokit.evaluation.reports.report import Failure, Headline, Report
 from robokit.evaluation.statistics import share, summarize
 from robokit.export.card import variant
 from robokit.export.file import Exported
-from robokit.interop.peer import Peer, layout, name_of, peer_of, reward_keys
+from robokit.interop.peers.peer import Peer, layout, name_of, peer_of, reward_keys
 from robokit.task.task import RETURN, TERMINATED, Task
 
 

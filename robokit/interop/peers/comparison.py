@@ -17,7 +17,7 @@ from torch import Tensor
 from robokit.env.env import Env
 from robokit.errors import OptionError, did_you_mean
 from robokit.interop.observed import array
-from robokit.interop.peer import Peer, layout, name_of, peer_of, reward_keys
+from robokit.interop.peers.peer import Peer, layout, name_of, peer_of, reward_keys
 from robokit.task.lookup.find import load_task, title
 from robokit.task.task import Task
 
