@@ -83,7 +83,7 @@ def rows() -> list[Row]:
     pendulum: dict[str, Any] = {"task": "inverted_pendulum", "form": "bins"}
     relabelled = {"n_sampled_goal": 4, "copy_info_dict": True}
     reach = {"replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": relabelled}
-    reach |= {"learning_starts": 1000, "gamma": 0.95, "learning_rate": 1e-3, "gradient_steps": 2}
+    reach |= {"learning_starts": 1000, "gamma": 0.95, "learning_rate": 1e-3}
     reach |= {"policy_kwargs": {"net_arch": [128, 128]}}  # the task's own width
     ours = {"horizon": 256, "minibatch": 64, "epochs": 10}
     goal: dict[str, Any] = {"task": "arm_reach:Clean", "form": "goal", "policy": "MultiInputPolicy"}
