@@ -215,10 +215,12 @@ def score(done: dict[str, Any] | None) -> str:
     """A row's score as the table in the documentation has it."""
     if done is None:
         return "not run"
-    kind, (mean, low, high) = next(iter(done.get("headline", {"return": done["return"]}).items()))
-    if kind == "success":
-        return f"success {mean:.1%} [{low:.1%}, {high:.1%}]"
-    return f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"
+    mean, low, high = done["return"]
+    text = f"{mean:,.0f} [{low:,.0f}, {high:,.0f}]"
+    if "headline" in done:
+        share, low, high = done["headline"]["success"]
+        text += f"; success {share:.1%} [{low:.1%}, {high:.1%}]"
+    return text
 
 
 def main() -> int:

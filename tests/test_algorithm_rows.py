@@ -28,9 +28,9 @@ def test_the_page_of_algorithms_has_every_row_and_the_scores_of_the_record():
     assert dict(shown) == expected and len(shown) == len(bench.rows())
 
 
-def test_a_score_is_the_headline_s_share_or_the_return():
+def test_a_score_is_the_return_and_the_share_of_successes():
     reached = {"return": [12.0, 11.0, 13.0], "headline": {"success": [0.5, 0.4, 0.6]}}
-    assert bench.score(reached) == "success 50.0% [40.0%, 60.0%]"
+    assert bench.score(reached) == "12 [11, 13]; success 50.0% [40.0%, 60.0%]"
     assert bench.score({"return": [1234.5, 1200.0, 1300.4]}) == "1,234 [1,200, 1,300]"
     assert bench.score(None) == "not run"
 

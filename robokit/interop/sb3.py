@@ -152,7 +152,7 @@ class Keyed(nn.Module):
 def split(obs: Any, takes: dict[str, int]) -> dict[str, Any]:
     """{key: (n, width)} of rows (n, D), numpy or torch."""
     ends = np.cumsum([0, *takes.values()]).tolist()
-    return {key: obs[:, a:b] for key, a, b in zip(takes, ends, ends[1:], strict=True)}
+    return {key: obs[:, a:b] for key, a, b in zip(takes, ends[:-1], ends[1:], strict=True)}
 
 
 def _takes(policy: Any) -> dict[str, int]:

@@ -25,7 +25,7 @@ from robokit.evaluation.measure import evaluate as measure
 from robokit.export.file import Exported
 from robokit.export.weights import weights_path
 from robokit.interop.adapted import Adapted, Model, gate_env, write
-from robokit.interop.sb3 import TaskVecEnv, export_model
+from robokit.interop.sb3 import TaskVecEnv, adapted, export_model
 from robokit.interop.sb3_zip import export_zip, read_zip
 from robokit.task.lookup.find import load_task
 
@@ -95,6 +95,17 @@ def of_goal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = PPO("MultiInputPolicy", env, n_steps=64, seed=0, **small())
     model.learn(512)
     return saved(model, tmp_path_factory.mktemp("goal"))[0]
+
+
+def test_a_goal_s_model_in_memory_is_that_of_its_zip(of_goal: Path):
+    model, read = PPO.load(of_goal), read_zip(of_goal)
+    live, obs = adapted(model.policy), torch.randn(8, 15, generator=torch.Generator().manual_seed(0))
+    none, first = torch.zeros(8, 0), torch.ones(8, dtype=torch.bool)
+    assert read.takes == {"achieved_goal": 3, "desired_goal": 3, "observation": 9}
+    parts = {"achieved_goal": obs[:, :3], "desired_goal": obs[:, 3:6], "observation": obs[:, 6:]}
+    expected, _ = model.predict({key: x.numpy() for key, x in parts.items()}, deterministic=True)
+    for policy in (live, read.policy):
+        assert np.abs(policy(obs, none, first)[0].detach().numpy() - expected).max() < 1e-6
 
 
 def test_a_goal_that_no_robot_measures_is_not_exported(of_goal: Path, tmp_path: Path):
