@@ -38,6 +38,7 @@ ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Mish
 BY_NAME = {kind.__name__: kind for kind in ACTIVATIONS}
 
 
+ARS = "sb3_contrib.ars.policies"
 POLICY, MEAN = ("mlp_extractor.policy_net", "action_net"), ("actor.latent_pi", "actor.mu")
 KINDS = {  # module of a policy class -> prefix of its hidden layers, its last layer, activation, squashed
     "stable_baselines3.common.policies": (*POLICY, "Tanh", False),
@@ -46,7 +47,7 @@ KINDS = {  # module of a policy class -> prefix of its hidden layers, its last l
     "sb3_contrib.tqc.policies": (*MEAN, "ReLU", True),
     "sb3_contrib.crossq.policies": (*MEAN, "ReLU", True),
     "stable_baselines3.td3.policies": ("actor.mu", "", "ReLU", True),
-    "sb3_contrib.ars.policies": ("action_net", "", "ReLU", True),
+    ARS: ("action_net", "", "ReLU", True),
 }
 LINEAR = "ARSLinearPolicy"  # of ars.policies: its default is not squashed
 HARMLESS = re.compile(  # options that do not change what the actor computes from its weights
@@ -70,7 +71,9 @@ def read_zip(path: str | Path, normalize: Normalize | None = None) -> Model:
         takes, box = _spaces(told, str(path))
         _check_known(told, str(path))
         policy = _policy(weights, told, box, None if normalize is None else normalize.row(takes)).eval()
-        policy(torch.zeros(1, sum(takes.values())), torch.zeros(1, policy.belief_size), torch.ones(1) > 0)
+        obs, none = torch.zeros(1, sum(takes.values())), torch.zeros(1, policy.belief_size)
+        if policy(obs, none, torch.ones(1) > 0)[0].shape[-1] != policy.act_dim:
+            raise ValueError(f"its layers do not end in its box of {policy.act_dim} actions")
         last = _last(told, takes, str(path))
     except DataError:
         raise
@@ -88,8 +91,9 @@ def export_zip(
     """Export a model for a task; read closed.
 
     normalize: the file of its VecNormalize; "none": it had none; None: refused where its last observations
-    say that it had one. trust: what cannot be read closed is loaded with SB3, and runs what it holds. Raises
-    DataError for what cannot be read or is of another task, ExportError if the gate refuses it.
+    say that it had one, and for ARS, whose zip does not tell. trust: what cannot be read closed is loaded
+    with SB3, and runs what it holds. Raises DataError for what cannot be read or is of another task,
+    ExportError if the gate refuses it.
     """
     known = None if normalize in (None, "none") else read_normalize(normalize)
     try:
@@ -104,6 +108,9 @@ def export_zip(
         model = read_trusted(path, known)
     env = gate_env(task)
     policy = fitted(model, env)
+    if normalize is None and model.origin["policy"] == ARS:  # whose last observation is its training's first
+        rule = f"{path}: a model of ARS does not tell whether it had a VecNormalize"
+        raise DataError(f"{rule}: give its file with --normalize, or --normalize none if it had none")
     if normalize is None and model.last is not None:
         _check_plain(model.last, policy, env, str(path))
     say(f"exporting the policy of {path} to {output}")

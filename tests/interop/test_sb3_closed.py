@@ -6,6 +6,7 @@ import os
 import pickle  # noqa: TID251
 import zipfile
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,17 @@ def test_a_zip_damaged_anywhere_is_read_or_refused_and_never_breaks_the_reader(p
             refused == number + 1 or number >= 20
         )  # whatever is cut; a flipped bit may be in what is not read
     assert refused >= 40
+
+
+def test_a_model_of_ars_must_be_told_whether_it_was_normalized(plain: Path, tmp_path: Path):
+    def ars(data: Any, name: str = "ARSLinearPolicy") -> None:
+        data["policy_class"] |= {"__module__": "sb3_contrib.ars.policies", "__init__": f"<{name}>"}
+
+    torch.save({"action_net.0.weight": torch.zeros(2, 10)}, stored := BytesIO())  # noqa: TID251
+    path = changed(plain, tmp_path, told=ars, policy=stored.getvalue())
+    assert read_zip(path).takes == {"": 10}
+    with pytest.raises(DataError, match="ARS does not tell whether it had a VecNormalize: give its file"):
+        export_zip(path, Cart(), tmp_path / "x.onnx")
+    torch.save({"other": torch.zeros(2)}, none := BytesIO())  # noqa: TID251
+    with pytest.raises(DataError, match="its layers do not end in its box of 2 actions"):
+        read_zip(changed(plain, tmp_path, told=lambda data: ars(data, "ARSPolicy"), policy=none.getvalue()))

@@ -47,7 +47,7 @@ def test_a_model_s_file_acts_as_the_model_does(name: str, normalized: bool, tmp_
     kind, soon = KINDS[name], name in ("ppo", "her-sac") and normalized
     model = trained(kind, normalized, steps=300 if soon else 1000)
     path, statistics = saved(model, tmp_path)
-    written = export_zip(path, load_task(kind.task), tmp_path / "closed.onnx", statistics)
+    written = export_zip(path, load_task(kind.task), tmp_path / "closed.onnx", statistics or "none")
     worst, restarts = difference(written.path, model, kind)
     assert worst < 1e-6 and restarts >= 2
     assert max(p.ctrl_error for p in written.parity) < 1e-6
