@@ -28,7 +28,10 @@ class OptionError(Error):
 
 
 class DataError(Error):
-    """A file is no regular file, too large, no JSON that is read here, or has a value of another type."""
+    """A file is no regular file, too large, no JSON that is read here, or has a value of another type.
+
+    Or a model of another package cannot be read here, or is not of the task that it is to be exported for.
+    """
 
 
 class RunError(Error):

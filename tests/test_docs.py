@@ -214,7 +214,8 @@ def test_the_blocks_of_the_pages_on_others_loops_run(
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     for block in blocks:
-        short = block.replace("300_000", "500").replace("n_steps=128", "n_steps=8")
+        short = re.sub(r"\d+0_000\b", "500", block).replace("n_steps=128", "n_steps=8")
+        short = short.replace("learning_starts=1_000", "learning_starts=480")
         exec(compile(short, f"docs/{page}.md", "exec"), names)
     made = {"from-gymnasium": "found", "from-sb3": "written", "from-mjlab": "step"}
     assert made[page] in names

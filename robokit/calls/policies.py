@@ -193,8 +193,8 @@ def export_policy(
 
     It is the best that held its limits in validation, else the last. episodes: to measure the card's return
     and costs; 0: none. last: the last in any case. task: where the run's own task is now. trust: see
-    `evaluate`. Raises ExportError if the gate refuses it, RunError for no run, OptionError for a folder
-    called .onnx or a single episode.
+    `evaluate`. Raises ExportError if the gate refuses it, RunError for no run, DataError for a model.zip
+    that cannot be read or is of another task, OptionError for a folder called .onnx or a single episode.
     """
     folder = Path(folder)
     if folder.suffix == ".onnx":
@@ -229,7 +229,6 @@ def _export_zip(
         raise OptionError(f"{model} does not name its task: give it, --task TASK")
     chosen = load_task(task)
     path = folder / f"{file_name(title(chosen))}.onnx"
-    say(f"exporting the policy of {model} to {path}")
     written = export_zip(model, chosen, path, normalize, trust)
     _write_card(path, chosen, episodes, {"model": model.name}, {})
     return written

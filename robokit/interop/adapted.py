@@ -1,5 +1,6 @@
 """A policy of Stable-Baselines3 as an actor of robokit, and its export through the same gate."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robokit.env.env import Env
-from robokit.errors import ExportError
+from robokit.errors import DataError
 from robokit.export.write import Written, export
-from robokit.interop.closed import Normalize
+from robokit.interop.closed import words
+from robokit.interop.observed import ACHIEVED, DESIRED, OBSERVED
 from robokit.learning.protocols import Foreign
 from robokit.task.lookup.find import title
 from robokit.task.task import Task
@@ -21,34 +23,37 @@ PACKAGE, ENVS = "stable-baselines3", 64
 class Adapted(Foreign):
     """The deterministic policy of an SB3 model.
 
-        action = head(memory(features(clip((obs - mean) / std))))
+        action = head(memory(features(clip((obs[columns] - mean) / std))))
 
-    box: lowest and highest action, (A,) each; what lies beyond is clipped and [low, high] becomes [-1, 1].
-    squashed: the head ends in [-1, 1] already. lstm: a memory, whose (h, c) are the belief.
+    normal: mean, std and clip, (3, D). columns (D,): where what it takes stands in the task's observation, as
+    `fitted` finds it; None: it takes all of it. box: lowest and highest action, (A,) each; what lies beyond
+    is clipped and [low, high] becomes [-1, 1]. squashed: the head ends in [-1, 1] already. lstm: a memory,
+    whose (h, c) are the belief.
     """
 
     low: Tensor
     high: Tensor
-    mean: Tensor
-    std: Tensor
+    normal: Tensor | None
+    columns: Tensor | None
 
     def __init__(
         self, features: nn.Module, head: nn.Module, box: tuple[np.ndarray, np.ndarray], squashed: bool,
-        lstm: nn.LSTM | None = None, normalize: Normalize | None = None
+        lstm: nn.LSTM | None = None, normal: np.ndarray | None = None
     ) -> None:  # fmt: skip
         super().__init__()
         self.features, self.head, self.lstm, self.squashed = features, head, lstm, squashed
         self.act_dim = len(box[0])
         self.belief_size = 0 if lstm is None else 2 * lstm.num_layers * lstm.hidden_size
-        self.clip = None if normalize is None else normalize.clip
-        numbers = {"low": box[0], "high": box[1]}
-        numbers |= {} if normalize is None else {"mean": normalize.mean, "std": normalize.std}
-        for name, value in numbers.items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        self.register_buffer("columns", None)
+        for name, value in (("low", box[0]), ("high", box[1]), ("normal", normal)):
+            self.register_buffer(name, None if value is None else torch.tensor(value, dtype=torch.float32))
 
     def forward(self, obs: Tensor, belief: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        if self.clip is not None:
-            obs = ((obs - self.mean) / self.std).clamp(-self.clip, self.clip)
+        if self.columns is not None:
+            obs = obs.index_select(-1, self.columns)
+        if self.normal is not None:
+            mean, std, clip = self.normal.unbind()
+            obs = ((obs - mean) / std).clamp(-clip, clip)
         seen = self.features(obs)
         if self.lstm is not None:
             rows, layers = obs.shape[0], self.lstm.num_layers  # len() would fix the batch
@@ -67,9 +72,9 @@ class Model(NamedTuple):
     """A policy and what else a zip tells."""
 
     policy: Adapted
-    obs_dim: int  # O
+    takes: dict[str, int]  # widths of its observations by key, in its order; "": of plain rows
     origin: dict[str, Any]
-    last: Tensor | None = None  # (n, O) the last observations of its training, as the policy saw them
+    last: Tensor | None = None  # (n, D) the last observations of its training, as the policy saw them
 
 
 def gate_env(task: Task) -> Env:
@@ -80,29 +85,50 @@ def gate_env(task: Task) -> Env:
 def write(model: Model, env: Env, path: str | Path) -> Written:
     """Export a model; `env`, of its task, is reset and stepped.
 
-    Raises ExportError for spaces that do not match the task's, and as `export`.
+    Raises DataError for spaces that do not match the task's, ExportError as `export`.
     """
-    policy, obs_dim = model.policy, model.obs_dim
-    terms, name = dict(env.names.obs), title(env.task)
-    if obs_dim != env.obs_dim or policy.act_dim != env.act_dim:
-        sizes = (obs_dim, policy.act_dim), (env.obs_dim, env.act_dim)
-        theirs, ours = (f"{o} numbers and gives {a}" for o, a in sizes)
-        raise ExportError(f"the model takes {theirs}; the task {name} takes {ours}: {terms}")
-    if policy.clip is not None and len(policy.mean) != obs_dim:
-        rule = f"VecNormalize has {len(policy.mean)} numbers"
-        raise ExportError(f"{rule}, the model takes {obs_dim}: it is of another run")
+    return export(fitted(model, env), env, path, origin={"package": PACKAGE, **model.origin})
+
+
+def fitted(model: Model, env: Env) -> Adapted:
+    """A model's policy, which now takes the observations of a task: in one row, by term, or as of a goal.
+
+    Raises DataError for spaces that do not match the task's.
+    """
+    policy, takes, name = model.policy, model.takes, title(env.task)
+    at = _places(takes, env)
+    found = {key: len(at.get(key, ())) for key in takes}
+    if found != takes or policy.act_dim != env.act_dim:
+        sizes = (words(takes), policy.act_dim), (f"{env.obs_dim} numbers", env.act_dim)
+        theirs, ours = (f"{o} and gives {a}" for o, a in sizes)
+        raise DataError(f"the model takes {theirs}; the task {name} takes {ours}: {dict(env.names.obs)}")
+    policy.columns = None if [*takes] == [""] else torch.cat([at[key] for key in takes])
     _check_box(policy, env, name)
-    return export(policy, env, path, origin={"package": PACKAGE, **model.origin})
+    return policy
+
+
+def _places(takes: Mapping[str, int], env: Env) -> dict[str, Tensor]:
+    """Columns of the task's observation by what a model may call them."""
+    terms, every, goal = env.names.obs, torch.arange(env.obs_dim), env.task.goal
+    at = {"": every, **dict(zip(terms, every.split([*terms.values()]), strict=True))}
+    if goal is None or not {ACHIEVED, DESIRED} <= takes.keys():
+        return at
+    for key, term in ((ACHIEVED, goal.achieved), (DESIRED, goal.command)):
+        if term not in terms:
+            rule = f"the model takes {key!r}, the term {term!r} of {title(env.task)}, which no robot supplies"
+            raise DataError(f"{rule}: it is not in `observe`, as in a variant that measures it; {[*terms]}")
+        at[key] = at[term]
+    return {**at, OBSERVED: every}
 
 
 def _check_box(policy: Adapted, env: Env, name: str) -> None:
-    """Raise ExportError unless the box of actions is [-1, 1], or the ctrlrange that the task maps to it."""
+    """Raise DataError unless the box of actions is [-1, 1], or the ctrlrange that the task maps to it."""
     box = torch.stack((policy.low, policy.high))
     if not box.isfinite().all():
-        raise ExportError(f"the model's box of actions must be finite, and is {box.tolist()}")
+        raise DataError(f"the model's box of actions must be finite, and is {box.tolist()}")
     unit = torch.tensor([[-1.0], [1.0]]).expand_as(box)
     ranges = torch.stack((env.map.low, env.map.high)).float().cpu()
     as_ctrl = set(env.map.kinds) == {"ctrl"} and ranges.shape == box.shape and torch.allclose(ranges, box)
     if not torch.allclose(box, unit) and not as_ctrl:
         rule = f"the model's actions lie in {box.tolist()}, those of {name} in [-1, 1]"
-        raise ExportError(f"{rule}, or as ctrl in {ranges.tolist()}")
+        raise DataError(f"{rule}, or as ctrl in {ranges.tolist()}")

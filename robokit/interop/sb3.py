@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Dict
 from stable_baselines3 import __version__
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv
-from torch import nn
+from torch import Tensor, nn
 
-from robokit.errors import ExportError, OptionError
+from robokit.errors import DataError, OptionError
 from robokit.export.write import Written
 from robokit.interop.adapted import Adapted, Model, gate_env, write
-from robokit.interop.closed import Normalize, read_normalize
+from robokit.interop.closed import WRONG, Normalize, read_normalize
 from robokit.interop.observed import Form, Obs, Observed, array, env_of, infos_of, row
 from robokit.task.lookup.find import load_task
 from robokit.task.task import Task
@@ -105,12 +106,9 @@ class TaskVecEnv(VecEnv):
 def adapted(policy: Any, normalize: Normalize | None = None) -> Adapted:
     """The actor of an SB3 policy, of its own modules.
 
-    Raises ExportError for spaces or a class without one, and for a policy that acts otherwise than they do.
+    Raises DataError for spaces or a class without one, and for a policy that acts otherwise than they do.
     """
-    spaces = policy.observation_space, policy.action_space
-    if any(len(space.shape or ()) != 1 or not hasattr(space, "low") for space in spaces):
-        rule = "an exported policy takes a row of numbers and gives one"
-        raise ExportError(f"{rule}; this takes {spaces[0]} and gives {spaces[1]}")
+    space, takes = policy.action_space, _takes(policy)
     squashed, actor = bool(policy.squash_output), policy._modules.get("actor")
     ends = [nn.Tanh()] * squashed
     if hasattr(actor, "latent_pi"):  # SAC, TQC, CrossQ
@@ -123,25 +121,54 @@ def adapted(policy: Any, normalize: Normalize | None = None) -> Adapted:
     elif hasattr(policy, "action_net"):  # ARS: the network ends in tanh
         features, head = policy.features_extractor, policy.action_net
     else:
-        raise ExportError(f"{type(policy).__name__} has no actor that is known here")
-    parts = features, head, (spaces[1].low, spaces[1].high), squashed, getattr(policy, "lstm_actor", None)
-    obs = np.random.default_rng(0).standard_normal((16, *spaces[0].shape), np.float32)
-    expected, plain = policy.predict(obs, deterministic=True)[0], Adapted(*parts).eval()
+        raise DataError(f"{type(policy).__name__} has no actor that is known here")
+    if "" not in takes:
+        features = Keyed(features, takes)
+    parts = features, head, (space.low, space.high), squashed, getattr(policy, "lstm_actor", None)
+    obs = np.random.default_rng(0).standard_normal((16, sum(takes.values())), np.float32)
+    theirs: Any = obs if "" in takes else split(obs, takes)
+    expected, plain = policy.predict(theirs, deterministic=True)[0], Adapted(*parts).eval()
     with torch.no_grad():
         action = plain(torch.from_numpy(obs), torch.zeros(16, plain.belief_size), torch.ones(16) > 0)[0]
     if not torch.allclose(
         torch.lerp(plain.low, plain.high, (action + 1) / 2), torch.tensor(expected), atol=1e-5
     ):
-        raise ExportError(
-            f"{type(policy).__name__} does not act as its own networks do: it cannot be exported"
-        )
-    return Adapted(*parts, normalize).eval()
+        raise DataError(f"{type(policy).__name__} does not act as its own networks do: it cannot be exported")
+    return Adapted(*parts, None if normalize is None else normalize.row(takes)).eval()
+
+
+class Keyed(nn.Module):
+    """The features of a dictionary of observations, of its rows side by side."""
+
+    def __init__(self, inner: nn.Module, takes: dict[str, int]) -> None:
+        super().__init__()
+        self.inner, self.takes = inner, takes
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.inner(split(obs, self.takes))
+
+
+def split(obs: Any, takes: dict[str, int]) -> dict[str, Any]:
+    """{key: (n, width)} of rows (n, D), numpy or torch."""
+    ends = np.cumsum([0, *takes.values()]).tolist()
+    return {key: obs[:, a:b] for key, a, b in zip(takes, ends[:-1], ends[1:], strict=True)}
+
+
+def _takes(policy: Any) -> dict[str, int]:
+    """Widths of a policy's observations by key. Raises DataError for spaces that are no rows of numbers."""
+    seen, acted = policy.observation_space, policy.action_space
+    parts: dict[str, Any] = dict(seen.spaces) if isinstance(seen, Dict) else {"": seen}
+    if any(len(part.shape or ()) != 1 or not hasattr(part, "low") for part in (*parts.values(), acted)):
+        rule = "an exported policy takes rows of numbers and gives one"
+        raise DataError(f"{rule}; this takes {seen} and gives {acted}")
+    return {key: int(part.shape[0]) for key, part in parts.items()}
 
 
 def export_model(model: Any, task: str | Path | Task, path: str | Path, normalize: Any = None) -> Written:
     """Export a model of SB3 or sb3-contrib for a task, through the same gate as every policy.
 
-    normalize: its VecNormalize or the file of one; None: the model's own, if any. Raises ExportError.
+    normalize: its VecNormalize or the file of one; None: the model's own, if any. Raises DataError for what
+    cannot be exported for this task, ExportError if the gate refuses it.
     """
     saved = model.get_vec_normalize_env() if normalize is None else normalize
     if isinstance(saved, str | Path):
@@ -153,17 +180,21 @@ def export_model(model: Any, task: str | Path | Task, path: str | Path, normaliz
 
 def _model(policy: Any, normalize: Normalize | None) -> Model:
     origin = {"version": __version__, "policy": type(policy).__module__, "normalized": normalize is not None}
-    return Model(adapted(policy, normalize), policy.observation_space.shape[0], origin)
+    return Model(adapted(policy, normalize), _takes(policy), origin)
 
 
 def read_trusted(path: str | Path, normalize: Normalize | None = None) -> Model:
-    """A model.zip loaded by SB3: its pickles run. Raises ExportError for a policy that is not known here."""
-    data, parts, _ = load_from_zip_file(path, device="cpu")
-    assert data is not None
-    kind, takes = data["policy_class"], inspect.signature(data["policy_class"]).parameters
-    given = {"use_sde": data.get("use_sde", False), "lr_schedule": lambda _: 0.0, **data["policy_kwargs"]}
-    every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    options = {name: value for name, value in given.items() if every or name in takes}
-    policy = kind(data["observation_space"], data["action_space"], **options)
-    policy.load_state_dict(parts["policy"])
+    """A model.zip loaded by SB3: its pickles run. Raises DataError for what is not known or lacks here."""
+    try:
+        loaded: Any = load_from_zip_file(path, device="cpu")
+        data, parts, _ = loaded  # of a file without one, data is None: a TypeError below
+        kind, takes = data["policy_class"], inspect.signature(data["policy_class"]).parameters
+        given = {"use_sde": data.get("use_sde", False), "lr_schedule": lambda _: 0.0, **data["policy_kwargs"]}
+        every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+        options = {name: value for name, value in given.items() if every or name in takes}
+        policy = kind(data["observation_space"], data["action_space"], **options)
+        policy.load_state_dict(parts["policy"])
+    except (*WRONG, RuntimeError) as error:
+        short = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DataError(f"{path} cannot be loaded with Stable-Baselines3: {short}") from error
     return _model(policy, normalize)

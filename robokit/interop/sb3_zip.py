@@ -2,7 +2,7 @@
 
 The weights are read by torch's restricted loader, which knows tensors alone; kind, activation and options of
 the policy are text in the zip's JSON; only the box of actions and the last observations are pickles, read by
-`closed.unpickle`. What is not a standard policy of one row of numbers cannot be read so.
+`closed.unpickle`. What is not a standard policy of rows of numbers cannot be read so.
 """
 
 import base64
@@ -10,31 +10,35 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robokit.console import say
 from robokit.disk.read import parse_json, read_bytes
 from robokit.env.env import Env
-from robokit.errors import DataError, ExportError, reason
+from robokit.errors import DataError, reason
 from robokit.export.gate import record
 from robokit.export.write import Written
-from robokit.interop.adapted import Adapted, Model, gate_env, write
+from robokit.interop.adapted import Adapted, Model, fitted, gate_env, write
 from robokit.interop.closed import WRONG, Normalize, read_normalize, unpickle
 from robokit.learning.protocols import Exploring
 from robokit.task.task import Task
 
 MOST = 256 << 20  # bytes of a part of the zip
+DAMAGED = (*WRONG, RuntimeError, zipfile.BadZipFile, zlib.error)
 PERIODS = 200
 TORCH = "torch.nn.modules.activation."
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Mish, nn.Softplus, nn.Sigmoid)
 BY_NAME = {kind.__name__: kind for kind in ACTIVATIONS}
 
 
+ARS = "sb3_contrib.ars.policies"
 POLICY, MEAN = ("mlp_extractor.policy_net", "action_net"), ("actor.latent_pi", "actor.mu")
 KINDS = {  # module of a policy class -> prefix of its hidden layers, its last layer, activation, squashed
     "stable_baselines3.common.policies": (*POLICY, "Tanh", False),
@@ -43,7 +47,7 @@ KINDS = {  # module of a policy class -> prefix of its hidden layers, its last l
     "sb3_contrib.tqc.policies": (*MEAN, "ReLU", True),
     "sb3_contrib.crossq.policies": (*MEAN, "ReLU", True),
     "stable_baselines3.td3.policies": ("actor.mu", "", "ReLU", True),
-    "sb3_contrib.ars.policies": ("action_net", "", "ReLU", True),
+    ARS: ("action_net", "", "ReLU", True),
 }
 LINEAR = "ARSLinearPolicy"  # of ars.policies: its default is not squashed
 HARMLESS = re.compile(  # options that do not change what the actor computes from its weights
@@ -54,34 +58,31 @@ HARMLESS = re.compile(  # options that do not change what the actor computes fro
 )
 
 
-class NotClosed(ExportError):
+class NotClosed(DataError):
     """A whole model that only its own code can read."""
 
 
 def read_zip(path: str | Path, normalize: Normalize | None = None) -> Model:
-    """Read a model closed. Raises ExportError for no or a damaged model, NotClosed for one of own code."""
+    """Read a model closed. Raises DataError for no or a damaged model, NotClosed for one of own code."""
     try:
-        content = read_bytes(path)
-        with zipfile.ZipFile(io.BytesIO(content)) as parts:
-            told = parse_json(_part(parts, "data"), "its data")
-            stored = io.BytesIO(_part(parts, "policy.pth"))
-            version = _part(parts, "_stable_baselines3_version").decode(errors="replace")[:40].strip()
+        content, told, stored, version = _opened(path)
         loaded = torch.load(stored, weights_only=True, map_location="cpu")  # noqa: TID251
         weights = {str(name): tensor.detach().float() for name, tensor in loaded.items()}
-        obs_dim, box = _spaces(told, str(path))
+        takes, box = _spaces(told, str(path))
         _check_known(told, str(path))
-        policy = _policy(weights, told, box, normalize).eval()
-        last = _last(told, obs_dim, str(path))
-    except ExportError:
+        policy = _policy(weights, told, box, None if normalize is None else normalize.row(takes)).eval()
+        obs, none = torch.zeros(1, sum(takes.values())), torch.zeros(1, policy.belief_size)
+        if policy(obs, none, torch.ones(1) > 0)[0].shape[-1] != policy.act_dim:
+            raise ValueError(f"its layers do not end in its box of {policy.act_dim} actions")
+        last = _last(told, takes, str(path))
+    except DataError:
         raise
-    except (OSError, DataError) as error:
-        raise ExportError(f"cannot read {path}: {reason(error, path)}") from error
-    except (*WRONG, RuntimeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         short = str(error).strip().partition("\n")[0]
-        raise ExportError(f"{path} is no whole model of Stable-Baselines3: {short or repr(error)}") from error
+        raise DataError(f"{path} is no whole model of Stable-Baselines3: {short or repr(error)}") from error
     origin = {"version": version, "policy": told["policy_class"]["__module__"]}
     origin |= {"normalized": normalize is not None, "sha256": hashlib.sha256(content).hexdigest()}
-    return Model(policy, obs_dim, origin, last)
+    return Model(policy, takes, origin, last)
 
 
 def export_zip(
@@ -90,24 +91,43 @@ def export_zip(
     """Export a model for a task; read closed.
 
     normalize: the file of its VecNormalize; "none": it had none; None: refused where its last observations
-    say that it had one. trust: what cannot be read closed is loaded with SB3, and runs what it holds. Raises
-    ExportError.
+    say that it had one, and for ARS, whose zip does not tell. trust: what cannot be read closed is loaded
+    with SB3, and runs what it holds. Raises DataError for what cannot be read or is of another task,
+    ExportError if the gate refuses it.
     """
-    env = gate_env(task)
     known = None if normalize in (None, "none") else read_normalize(normalize)
     try:
         model = read_zip(path, known)
     except NotClosed as refused:
         if not trust:
             way = "--trust loads it with Stable-Baselines3, with all your rights"
-            raise ExportError(f"{refused}: {way}") from None
+            raise NotClosed(f"{refused}: {way}") from None
         from robokit.interop.sb3 import read_trusted
 
         say(f"trusted: {path} is loaded with the code that it names")
         model = read_trusted(path, known)
-    if normalize is None:
-        _check_plain(model, env, str(path))
+    env = gate_env(task)
+    policy = fitted(model, env)
+    if normalize is None and model.origin["policy"] == ARS:  # whose last observation is its training's first
+        rule = f"{path}: a model of ARS does not tell whether it had a VecNormalize"
+        raise DataError(f"{rule}: give its file with --normalize, or --normalize none if it had none")
+    if normalize is None and model.last is not None:
+        _check_plain(model.last, policy, env, str(path))
+    say(f"exporting the policy of {path} to {output}")
     return write(model, env, output)
+
+
+def _opened(path: str | Path) -> tuple[bytes, Any, io.BytesIO, str]:
+    """The zip; its JSON, its weights and its version."""
+    try:
+        content = read_bytes(path)
+        with zipfile.ZipFile(io.BytesIO(content)) as parts:
+            told = parse_json(_part(parts, "data"), "its data")
+            stored = io.BytesIO(_part(parts, "policy.pth"))
+            version = _part(parts, "_stable_baselines3_version").decode(errors="replace")[:40].strip()
+    except (OSError, DataError) as error:
+        raise DataError(f"cannot read {path}: {reason(error, path)}") from error
+    return content, told, stored, version
 
 
 def _part(parts: zipfile.ZipFile, name: str) -> bytes:
@@ -121,18 +141,22 @@ def _held(told: Mapping[str, Any], name: str) -> Any:
     return unpickle(base64.b64decode(told[":serialized:"]), name)
 
 
-def _spaces(told: Mapping[str, Any], name: str) -> tuple[int, tuple[Any, Any]]:
-    """(O, the box of actions). Raises ExportError for spaces that are no row of numbers."""
-    shapes = []
-    for key in ("observation_space", "action_space"):
-        kind = str(told[key][":type:"]).removesuffix("'>").rpartition(".")[2]
-        shapes.append((kind, *(getattr(_held(told[key], name), "_shape", None) or ())))
-    if any(kind != "Box" or len(shape) != 1 for kind, *shape in shapes):
-        given = " and gives ".join(f"{kind}{tuple(shape)}" for kind, *shape in shapes)
-        rule = "an exported policy takes a row of numbers and gives one"
-        raise ExportError(f"{name}: {rule}; this takes {given}")
-    acted = _held(told["action_space"], name)
-    return int(shapes[0][1]), (acted.low, acted.high)
+def _spaces(told: Mapping[str, Any], name: str) -> tuple[dict[str, int], tuple[Any, Any]]:
+    """(Widths of observations by key, the box of actions). Raises DataError for spaces that are no rows."""
+    keys = "observation_space", "action_space"
+    kinds = [str(told[key][":type:"]).removesuffix("'>").rpartition(".")[2] for key in keys]
+    seen, acted = (_held(told[key], name) for key in keys)
+    parts = dict(seen.spaces) if kinds[0] == "Dict" else {"": seen}
+    shapes: dict[str, Any] = {
+        str(key): tuple(getattr(space, "_shape", None) or ()) for key, space in parts.items()
+    }
+    rows = all(hasattr(part, "low") for part in parts.values()) and {len(x) for x in shapes.values()} == {1}
+    if not rows or kinds[0] not in ("Box", "Dict") or kinds[1] != "Box" or len(acted.low.shape) != 1:
+        given = (
+            f"{kinds[0]}{shapes.get('', shapes)} and gives {kinds[1]}{getattr(acted, '_shape', None) or ()}"
+        )
+        raise DataError(f"{name}: an exported policy takes rows of numbers and gives one; this takes {given}")
+    return {key: int(shape[0]) for key, shape in shapes.items()}, (acted.low, acted.high)
 
 
 def _check_known(told: Mapping[str, Any], name: str) -> None:
@@ -153,7 +177,7 @@ def _activation(told: Mapping[str, Any]) -> str:
 
 
 def _policy(
-    weights: Mapping[str, Tensor], told: Mapping[str, Any], box: tuple[Any, Any], normalize: Normalize | None
+    weights: Mapping[str, Tensor], told: Mapping[str, Any], box: tuple[Any, Any], normal: np.ndarray | None
 ) -> Adapted:
     """The actor, built from the shapes of its weights. Raises KeyError or RuntimeError for missing ones."""
     (hidden, last, _, squashed), options = KINDS[told["policy_class"]["__module__"]], told["policy_kwargs"]
@@ -167,7 +191,7 @@ def _policy(
         layer = _layer(weights, name, options)
         head += [layer, between()] if isinstance(layer, nn.Linear) and name != names[-1] else [layer]
     head += [nn.Hardtanh(-most, most)] * bounded + [nn.Tanh()] * squashed
-    return Adapted(nn.Identity(), nn.Sequential(*head), box, squashed, _lstm(weights), normalize)
+    return Adapted(nn.Identity(), nn.Sequential(*head), box, squashed, _lstm(weights), normal)
 
 
 def _within(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
@@ -198,33 +222,34 @@ def _lstm(weights: Mapping[str, Tensor]) -> nn.LSTM | None:
     return lstm
 
 
-def _last(told: Mapping[str, Any], obs_dim: int, name: str) -> Tensor | None:
+def _last(told: Mapping[str, Any], takes: Mapping[str, int], name: str) -> Tensor | None:
     about = told.get("_last_obs")
     if not isinstance(about, dict) or ":serialized:" not in about:
         return None
     value = _held(about, name)
-    numbers = getattr(value, "dtype", None) is not None and value.shape[1:] == (obs_dim,)
-    return torch.tensor(value, dtype=torch.float32) if numbers else None
+    rows: list[Any] = [value.get(key) for key in takes] if isinstance(value, dict) else [value]
+    shapes: list[Any] = [getattr(row, "shape", ()) for row in rows]
+    if shapes != [(*shapes[0][:1], width) for width in takes.values()]:
+        return None
+    return torch.tensor(np.concatenate(rows, -1), dtype=torch.float32)
 
 
-def _check_plain(model: Model, env: Env, name: str) -> None:
-    """Raise ExportError if a training's last observations are not the task's, but normalized.
+def _check_plain(last: Tensor, policy: Adapted, env: Env, name: str) -> None:
+    """Raise DataError if a training's last observations are not the task's, but normalized.
 
     That is: likelier as draws around 0 of deviation 1 than as those that the task shows in PERIODS control
     periods of this policy, without and with noise; both taken for Cauchy distributions.
     """
-    policy = model.policy
-    if model.last is None or model.last.shape[1] != env.obs_dim or policy.act_dim != env.act_dim:
-        return
-    if (gain := _likelier(model.last, policy, env)) > 0:
+    if (gain := _likelier(last, policy, env)) > 0:
         rule = f"{name}: the last observations of its training are those of a VecNormalize ({gain:.2f} nats)"
-        raise ExportError(f"{rule}: give its file with --normalize, or --normalize none if it had none")
+        raise DataError(f"{rule}: give its file with --normalize, or --normalize none if it had none")
 
 
 def _likelier(last: Tensor, policy: Adapted, env: Env) -> float:
     """By how much `last` (n, O) is likelier as normalized, in nats a number."""
     shown = [record(actor, env, PERIODS).obs.flatten(0, 1) for actor in (policy, Exploring(policy))]
-    std, mean = torch.std_mean(torch.cat(shown), 0)
+    seen = torch.cat(shown)
+    std, mean = torch.std_mean(seen if policy.columns is None else seen[:, policy.columns], 0)
     moving = std > 0
     z = (last - mean)[:, moving] / std[moving]
     return float((std[moving].log() + z.square().log1p() - last[:, moving].square().log1p()).mean())
