@@ -47,7 +47,7 @@ demo: $(VENV)/test.stamp
 test: $(VENV)/test.stamp
 	$(PYTEST) -n 2 --dist loadscope --durations=10
 
-test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/sb3.stamp
+test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/sb3.stamp $(VENV)/sweep.stamp
 	$(PYTEST) -m slow
 
 check: $(VENV)/test.stamp $(VENV)/dev.stamp

@@ -148,6 +148,10 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
     if name == "train":
         return _parse_train(arguments)
+    if name == "sweep":
+        from robokit.cli.sweep import parse_sweep
+
+        return parse_sweep(arguments, _parse_train)
     if name == "plan":
         from robokit.cli.plan import parse_plan
 

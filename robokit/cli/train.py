@@ -38,8 +38,8 @@ class Train(Generic[Config, Limits]):
     runs: Path = Path("runs")  # folder of all runs
     # a run folder, or a name for its newest run: its task, options and limits are the defaults
     like: str | None = None
-    # resume the run in this folder (no name); allowed beside it: --steps, --save-every, --track, --json,
-    # --trust, and as --task where the run's own task is now
+    # resume the run in this folder (no name), if need be with --steps, --save-every, --track, --json, --trust
+    # and as --task where the run's own task is now
     resume: Path | None = None
     # start from the policy of this run folder, exported file or name, by names of observations and actuators
     init_from: str | None = None

@@ -21,6 +21,15 @@ PROJECT = "robokit"  # unless one is named
 FILES = {"film": "play.mp4", "report": "report.html"}  # of the run folder, sent at the end where they are
 
 
+def optional(module: str, who: str, extra: str) -> Any:
+    """An optional package. Raises OptionError, with the extra to install, if it cannot be imported."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        lack = f"{who} needs {module}, which cannot be imported ({error})"
+        raise OptionError(f"{lack}: pip install 'robokit[{extra}]'") from error
+
+
 class Wandb:
     """Weights & Biases; also trackio, which has the same functions."""
 
@@ -80,11 +89,7 @@ def tracker(where: str) -> Hook:
     if kind not in KINDS:
         rule = f"there are {', '.join(KINDS)}, or with a project wandb:PROJECT"
         raise OptionError(f"no tracker {kind!r}{did_you_mean(kind, KINDS)}; {rule}")
-    try:
-        own = KINDS[kind](import_module(kind), project or PROJECT)
-    except ImportError as error:
-        lack = f"the tracker {kind} cannot be imported ({error})"
-        raise OptionError(f"{lack}: pip install 'robokit[{kind}]'") from error
+    own = KINDS[kind](optional(kind, "--track", kind), project or PROJECT)
 
     def track(event: Event) -> None:
         folder = event.run.path
