@@ -34,6 +34,7 @@ class Sweep:
     space: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="OPTION=VALUES")] = ()
     episodes: int = 300  # of the evaluation whose lower bound judges a trial
     folder: Path | None = None  # of this sweep; default: RUNS/sweeps/TASK-ALGO
+    ray: bool = False  # by Ray Tune: as many trials at once as there are --threads cores for each
 
     def run(self, train: Train[Any, Any]) -> int:
         assert train.task is not None
@@ -42,7 +43,13 @@ class Sweep:
         setup = replace(setup, validations=VALIDATIONS) if setup.validations is None else setup
         base = task, setup, train.algorithm, self.space, self.episodes, train.init_from, train.save_every
         search, own = Search(*base, hooks), f"{file_name(title(task))}-{setup.algo}"
-        counts, best = search.sweep(self.folder or train.runs / "sweeps" / own, self.trials).result()
+        where = self.folder or train.runs / "sweeps" / own, self.trials
+        if self.ray:
+            from robokit.calls.sweeps_ray import sweep_by_ray
+
+            counts, best = sweep_by_ray(search, *where)
+        else:
+            counts, best = search.sweep(*where).result()
         say(f"{counts['COMPLETE']} trials measured, {counts['PRUNED']} ended early, {counts['FAIL']} failed")
         if best is None:
             say("none of them was within all limits")

@@ -128,7 +128,7 @@ class Study:
     def __init__(
         self, folder: Path, facts: dict[str, Any], space: dict[str, Any], seed: int, validations: int
     ) -> None:
-        self.folder, self._space, self._seed = folder, space, seed
+        self.folder, self.space, self._seed = folder, space, seed
         with self.stored() as optuna:
             pruner = optuna.pruners.MedianPruner(n_warmup_steps=validations // 4)
             how = {"study_name": "sweep", "direction": "maximize", "pruner": pruner, "load_if_exists": True}
@@ -151,7 +151,7 @@ class Study:
                 place = left[0].number if left else len(trials)
                 self.own.sampler = optuna.samplers.TPESampler(seed=self._seed + place)
                 own = optuna.trial.Trial(self.own, left[0]._trial_id) if left else self.own.ask()
-                options = {name: option(own._suggest(name, one)) for name, one in self._space.items()}
+                options = {name: option(own._suggest(name, one)) for name, one in self.space.items()}
                 before = left[0].intermediate_values if left else {}
             yield Trial(self, own, options, before)
 
@@ -164,7 +164,7 @@ class Study:
                 best = self.own.best_trial
             except ValueError:
                 return counts, None
-        options = {name: option(best.params[name]) for name in self._space}
+        options = {name: option(best.params[name]) for name in self.space}
         return counts, (best.value, options, self.folder / best.user_attrs[RUN])
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """A sweep's space and its trials. Optuna is an extra: what needs it is skipped where it is missing."""
 
+import importlib.util
 import json
 import os
 import re
@@ -188,12 +189,17 @@ def test_the_study_of_another_sweep_and_one_that_is_locked_or_damaged_are_errors
         study(tmp_path / "two")
 
 
+def called(folder: Path) -> dict[str, Any]:
+    """How `robokit` is called as a process in a folder."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return {"cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
+
+
 @pytest.mark.slow
 def test_twelve_trials_that_are_killed_twice_are_all_there_and_the_best_is_printed(tmp_path: Path):
     pytest.importorskip("optuna")
     command = [sys.executable, "-m", "robokit", "sweep", *WORDS, "--trials", "12"]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    how: Any = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
+    how = called(tmp_path)
     folder = tmp_path / "runs" / "sweeps" / "inverted_pendulum-ppo"
 
     def begun() -> list[Path]:
@@ -228,3 +234,33 @@ def test_twelve_trials_that_are_killed_twice_are_all_there_and_the_best_is_print
         own[name] == (list(v) if isinstance(v, tuple) else v) for name, v in chosen.items() if name != "steps"
     )
     assert chosen["steps"] == STEPS
+
+
+@pytest.mark.slow
+def test_by_ray_a_sweep_that_was_killed_goes_on_and_its_first_trial_is_that_of_optuna(tmp_path: Path):
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("optuna") is None:
+        pytest.skip("needs ray and optuna")
+    command = [sys.executable, "-m", "robokit", "sweep", *WORDS]
+    how, trials = called(tmp_path), tmp_path / "some" / "trials"
+    by_ray = [*command, "--ray", "--trials", "2", "--folder", "some"]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(by_ray, stdout=log, stderr=log, **how) as process,
+    ):
+        while not any(file.read_text() for file in trials.glob("*/*/2*/metrics.jsonl")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        process.kill()
+    ended = subprocess.run(by_ray, capture_output=True, **how)
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"\b2 trials measured, 0 ended early, 0 failed", ended.stderr)
+    assert ended.stdout.startswith("recipes = {'ppo': {") and ended.stdout.count("\n") == 1
+    runs = {file.parent.parent.parent.name: file for file in trials.glob("*/*/2*/policy.onnx")}
+    assert len(runs) == 2  # of each trial one run folder
+    alone = subprocess.run([*command, "--trials", "1", "--folder", "other"], capture_output=True, **how)
+    assert alone.returncode == 0, alone.stderr
+    [run] = (tmp_path / "other").glob("*/2*/config.json")
+    options = [Run.open(file.parent).config["options"] for file in (run, *runs.values())]
+    assert options[0] in options[1:]
+    refused = subprocess.run([*by_ray, "--space", "lr=0.1"], capture_output=True, **how)
+    assert refused.returncode == 2 and "is of another sweep: its space" in refused.stderr
