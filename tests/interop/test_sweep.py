@@ -1,5 +1,6 @@
 """A sweep's space and its trials. Optuna is an extra: what needs it is skipped where it is missing."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -18,13 +19,16 @@ import pytest
 from toy import Toy
 
 from robokit.algos import ppo
+from robokit.calls.sweeps import Search
 from robokit.cli.command import main
-from robokit.errors import OptionError, RunError
+from robokit.disk.place import Held
+from robokit.errors import CheckpointError, Error, ExportError, OptionError, RunError, TaskError
 from robokit.interop.sweep import SPACES, Study, Trial, space_of, validated
+from robokit.task.lookup.find import load_task
 from robokit.training.hooks import Event
 from robokit.training.loop import BY_HOOK, train
 from robokit.training.run import Done, Run
-from robokit.training.setup.build import algorithm, algorithms
+from robokit.training.setup.build import Setup, algorithm, algorithms
 
 STEPS, EPISODES = 2048, 20
 WORDS = ["inverted_pendulum", "--steps", f"{STEPS}", "--num-envs", "16", "--horizon", "32", "--hidden", "8"]
@@ -131,6 +135,52 @@ def test_a_trial_reports_feasible_validations_once_and_ends_where_it_is_pruned(t
     assert trial.watch(whole)  # a trial that has all its steps is measured, not pruned
     assert not trial.watch(Event("begin", run, Done(40, 5, 1.0), Toy()))
     assert validated(whole) is None
+
+
+class Raises(Search):
+    """A search whose trainings end with an error."""
+
+    error: Error
+
+    def value(self, trial: Trial, folder: Path) -> tuple[float | None, dict[str, float]]:
+        raise self.error
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_trial_fails_for_what_is_its_own_and_waits_for_what_is_of_the_disk_or_the_task(begun: bool):
+    told: list[float | None] = []
+    run = Path("run") if begun else None
+    trial: Any = SimpleNamespace(run=run, tell=lambda value, **_: told.append(value))
+    search = Raises(load_task("inverted_pendulum"), Setup(), ppo.Config())
+
+    def ends(error: Error, cause: Exception | None = None) -> bool:
+        error.__cause__ = cause
+        vars(search)["error"] = error
+        told.clear()
+        with contextlib.suppress(type(error)):
+            assert search._try(trial, Path()) == f"failed: {error}"
+        return told == []
+
+    assert not ends(OptionError("minibatch must divide"))
+    assert ends(RunError("loss/value not finite")) == (not begun)
+    assert ends(ExportError("refused by the gate")) == (not begun)
+    assert ends(TaskError("the task breaks its contract")) == (not begun)
+    assert ends(RunError("cannot write metrics"), OSError(28, "No space left on device"))
+    assert ends(CheckpointError("cannot be written"))
+
+
+@pytest.mark.usefixtures("kinds")
+def test_one_process_sweeps_in_a_folder_and_a_file_is_none(tmp_path: Path):
+    search = Search(load_task("inverted_pendulum"), Setup(), ppo.Config())
+    with contextlib.closing(Held(tmp_path)) as held:
+        assert held.take()
+        with pytest.raises(RunError, match="another process sweeps in"):
+            search.sweep(tmp_path, 3)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file is no folder"):
+        search.sweep(tmp_path / "file", 3)
+    with pytest.raises(OptionError, match="a sweep needs a trial and 2 episodes, got 0 and 300"):
+        search.sweep(tmp_path, 0)
 
 
 # -- with Optuna -------------------------------------------------------------------------------------
