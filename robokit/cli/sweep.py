@@ -1,5 +1,6 @@
 """The command `robokit sweep`."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -56,7 +57,8 @@ class Sweep:
             return 1
         value, options, run = best
         say(f"the best: {run}, {task.headline} at least {value:.4g}; to paste into the task's class:")
-        print(f"recipes = {{{setup.algo!r}: {search.recipe(options)}}}")
+        recipes = {setup.algo: search.recipe(options)}
+        print(json.dumps(recipes) if train.json else f"recipes = {recipes}")
         return 0
 
 
