@@ -49,7 +49,7 @@ demo: $(VENV)/test.stamp
 test: $(VENV)/test.stamp
 	$(PYTEST) -n 2 --dist loadscope --durations=10
 
-test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp
+test-slow: $(VENV)/test.stamp $(VENV)/gpu.stamp $(VENV)/sb3.stamp $(VENV)/sweep.stamp
 	$(PYTEST) -m slow
 
 # PYTHONSAFEPATH: robokit is what the wheel installed, not the folder of this name here.

@@ -150,6 +150,10 @@ def parse(name: str, arguments: Sequence[str]) -> Callable[[], int]:
 
     if name == "train":
         return _parse_train(arguments)
+    if name == "sweep":
+        from robokit.cli.sweep import parse_sweep
+
+        return parse_sweep(arguments, _parse_train)
     if name == "plan":
         from robokit.cli.plan import parse_plan
 
@@ -188,8 +192,8 @@ def _parse_train(arguments: Sequence[str]) -> Callable[[], int]:
     if kind.resume and not show_help:
         resume, extra = parsed(Resume, args=arguments, prog="robokit train", return_unknown_args=True)
         if extra:
-            new = "only --steps, --save-every, --json and where the task is (--task, --trust) may be new"
-            rule = f"a resumed run keeps its task and options; {new}, got {' '.join(extra)}"
+            new = "only --steps, --save-every, --track, --json and where the task is (--task, --trust)"
+            rule = f"a resumed run keeps its task and options; {new} may be new, got {' '.join(extra)}"
             raise OptionError(f"{rule}; {BEGIN_FROM.format(kind.resume)}")
         return resume
     like = named_run(kind.like) if kind.like else None

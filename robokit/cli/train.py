@@ -10,11 +10,12 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from robokit.calls.training import Trained, begin, resume_run
-from robokit.cli.words import Trust
+from robokit.cli.words import Track, Trust
 from robokit.compute import processes
 from robokit.limits.limit import Limit, with_values
 from robokit.limits.measures import MEASURES
 from robokit.task.lookup.find import load_task
+from robokit.training.hooks import Hook
 from robokit.training.loop import SAVE_SECONDS
 from robokit.training.setup.build import Setup
 
@@ -37,21 +38,32 @@ class Train(Generic[Config, Limits]):
     runs: Path = Path("runs")  # folder of all runs
     # a run folder, or a name for its newest run: its task, options and limits are the defaults
     like: str | None = None
-    # resume the run in this folder (no name); allowed beside it: --steps, --save-every, --json, --trust, and
-    # as --task where the run's own task is now
+    # resume the run in this folder (no name), if need be with --steps, --save-every, --track, --json, --trust
+    # and as --task where the run's own task is now
     resume: Path | None = None
     # start from the policy of this run folder, exported file or name, by names of observations and actuators
     init_from: str | None = None
     save_every: float = SAVE_SECONDS  # s between two checkpoints
+    track: Track = None
     json: bool = False  # print the outcome as one last line of JSON
     trust: Trust = False
 
     def __call__(self) -> int:
         assert self.task is not None
+        hooks = hooks_of(self.track)
         task = load_task(self.task)
         task.limits = with_values(task.limits, asdict(cast("Any", self.limits)))
         options = self.setup, self.algorithm, self.runs, self.save_every
-        return _print_outcome(begin(task, *options, init_from=self.init_from), self.json)
+        return _print_outcome(begin(task, *options, hooks, self.init_from), self.json)
+
+
+def hooks_of(track: str | None) -> list[Hook]:
+    """The hook of `--track`, if given. Raises OptionError as `tracker`."""
+    if track is None:
+        return []
+    from robokit.interop.trackers import tracker  # gymnasium is not loaded by other trainings
+
+    return [tracker(track)]
 
 
 def limit_options(limits: Mapping[str, Limit]) -> Any:
@@ -70,13 +82,15 @@ class Resume:
     resume: Path  # the run folder, or the link `latest` to it
     steps: int | None = None  # environment steps in total; None: as the run was started with
     save_every: float = SAVE_SECONDS  # s between two checkpoints
+    track: Track = None
     json: bool = False  # print the outcome as one last line of JSON
     task: str | None = None  # where the run's own task is now: a name, or file.py:Class
     trust: Trust = False
 
     def __call__(self) -> int:
         where = {"task": self.task, "trust": self.trust}
-        return _print_outcome(resume_run(self.resume, self.steps, self.save_every, **where), self.json)
+        hooks = hooks_of(self.track)
+        return _print_outcome(resume_run(self.resume, self.steps, self.save_every, hooks, **where), self.json)
 
 
 def _print_outcome(trained: Trained, as_json: bool) -> int:

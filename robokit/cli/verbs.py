@@ -57,6 +57,10 @@ VERBS = {
         "Judge a run's learned model by control steps that it never trained on: text, JSON and a picture.",
         "dynamics:Dynamics",
     ),
+    "sweep": Verb(
+        "Search an algorithm's options on a task, by trainings that are judged by their exported files.",
+        "sweep:Sweep",
+    ),
     "filter": Verb(
         "Resolve a person's filter numbers for an exported file into the table for its robot.",
         "files:MakeFilter",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robokit.interop.gymnasium import TaskEnv as TaskEnv, TaskVectorEnv as TaskVectorEnv
     from robokit.interop.peers.comparison import Difference as Difference, Parity as Parity, parity as parity
     from robokit.interop.sb3 import TaskVecEnv as TaskVecEnv, export_model as export_model
+    from robokit.interop.trackers import tracker as tracker
 
 __getattr__, __dir__ = face(__name__, __file__)
 register()
