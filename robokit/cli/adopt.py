@@ -10,7 +10,7 @@ from robokit.cli.words import OUTPUT
 from robokit.console import say
 from robokit.errors import OptionError
 from robokit.interop.adapted import gate_env
-from robokit.interop.adopt import adopt_policy
+from robokit.interop.foreign.adopt import adopt_policy
 from robokit.interop.foreign.graph import read_foreign
 from robokit.interop.foreign.template import draft, write_draft
 from robokit.task.lookup.find import load_task

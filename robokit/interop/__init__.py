@@ -9,7 +9,7 @@ from robokit.faces import face
 from robokit.interop.ids import register
 
 if TYPE_CHECKING:
-    from robokit.interop.adopt import adopt_policy as adopt_policy
+    from robokit.interop.foreign.adopt import adopt_policy as adopt_policy
     from robokit.interop.gymnasium import TaskEnv as TaskEnv, TaskVectorEnv as TaskVectorEnv
     from robokit.interop.peers.comparison import Difference as Difference, Parity as Parity, parity as parity
     from robokit.interop.sb3 import TaskVecEnv as TaskVecEnv, export_model as export_model

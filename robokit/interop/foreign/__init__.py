@@ -1,4 +1,4 @@
-"""A foreign policy's file and what a person tells of it: the ONNX graph, the template of an adoption.
+"""A policy of other tools adopted: its ONNX graph, what a person tells of it, the new file.
 
-May import: robokit.export and below.
+May import: robokit.interop, robokit.export and below.
 """
