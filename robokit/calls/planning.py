@@ -115,7 +115,8 @@ def plan(
     env.hold(held(chosen, command))
     env.reset()
     where = {"seed": seed_of("planning", seed), "threads": threads or cores()}
-    model, teacher = TrueModel(env, config.samples, **where, look=run is not None), None
+    look = run is not None or config.feedback > 0
+    model, teacher = TrueModel(env, config.samples, **where, look=look), None
     if run and restored:
         value = critic_of(run, chosen, restored.policy)
         config = config if value is None else replace(config, gamma=gamma_of(run))

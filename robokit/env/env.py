@@ -183,7 +183,7 @@ class Env(Saved):
         return step
 
     def advance(self, action: Tensor, look: bool = False) -> Outcome:
-        """The first half of `step`: physics, rewards, costs, metrics and memory; tensors of the simulation.
+        """The first half of `step`: physics, rewards, costs and memory, no metrics; tensors of the simulation.
 
         Nothing is sensed, redrawn or restarted: simulations go on after their end, and `obs` stays. look: it
         moves on, through the sensors, as `step`'s final_obs; so it does in any case where a Delta reads it.
@@ -195,6 +195,7 @@ class Env(Saved):
         fields = self.period.judge(action, target, look)
         if look:
             self.obs, self.state = (fields.pop(f"final_{name}").to(self.device) for name in ("obs", "state"))
+            del fields["metrics"]
         return Outcome(**fields)
 
     def _act(self, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ class TrueModel:
         self.env = Env(played.task, number, seed=seed, device=played.device, blocks=samples, **own)
         self.played, self.look = played, look
         self._charges = Charges(played.task.limits, self.env.sim.device)
+        self._absorbs = any(limit.absorb for limit in played.task.limits.values())
 
     @property
     def obs(self) -> Tensor:
@@ -53,6 +54,8 @@ class TrueModel:
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         now = self.env.advance(action, self.look)
+        if not self._absorbs:
+            return now.reward, now.cost, ~now.terminated
         cost = self._charges.of(now.cost, now.terminated, now.steps_left, 1.0).total
         return now.reward, cost, ~now.terminated
 
@@ -94,7 +97,7 @@ class Guide:
 
 
 def rollout(
-    model: Any, actions: Tensor, mean: Tensor, rows: Tensor, gamma: float, guide: Guide | None = None
+    model: Any, actions: Tensor, mean: Tensor, rows: Tensor, gamma: float, guide: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Returns (n,) and costs (H, n, K) of plans (H, n, A) from played simulations `rows` (n,).
 
@@ -103,18 +106,20 @@ def rollout(
     Writes a guide's actions into `actions`; their noise is what `actions` lie beside `mean` (H, n, A).
     """
     model.start(rows)
-    total, going = torch.zeros(len(rows)), torch.ones(len(rows), dtype=torch.bool)
-    costs = list[Tensor]()
+    rewards, costs, going = list[Tensor](), list[Tensor](), [torch.ones(len(rows), dtype=torch.bool)]
     if guide is not None:
         guide.begin(rows)
     for t, action in enumerate(actions):
         if guide is not None:
-            count = guide.samples * len(guide.belief)
-            action[:count] = guide.act(model.obs, action - mean[t])
+            own = guide.act(model.obs, action - mean[t])
+            action[: len(own)] = own
         reward, cost, goes_on = model.step(action)
-        total += gamma**t * torch.where(going, reward, 0.0)
-        costs.append(torch.where(going[:, None], cost, 0.0))
-        going = going & goes_on
+        rewards.append(reward)
+        costs.append(cost)
+        going.append(going[-1] & goes_on)
+    until = torch.stack(going[:-1])
+    discount = gamma ** torch.arange(len(actions))[:, None]
+    total = (discount * torch.where(until, torch.stack(rewards), 0.0)).sum(0)
     if guide is not None and guide.value is not None:
-        total += gamma ** len(actions) * torch.where(going, guide.value(model.obs, model.state), 0.0)
-    return total, torch.stack(costs)
+        total += gamma ** len(actions) * torch.where(going[-1], guide.value(model.obs, model.state), 0.0)
+    return total, torch.where(until[..., None], torch.stack(costs), 0.0)
