@@ -6,9 +6,9 @@
     python benchmarks/plan.py --table                # what is recorded
 
 A row NAME-SEED is five episodes side by side (of `limit` and `pendulum` one), nominal, planned over the true
-simulator; `integrator-SEED` is the excess over Riccati's cost from eight starts of a double integrator, `speed-SEED`
-plans a second and what a plan costs beside `Batch.step` alone. Finished rows are appended to
-`benchmarks/curves/plan.jsonl` at once.
+simulator; `integrator-SEED` is the excess over Riccati's cost from eight starts of a double integrator,
+`speed-SEED` plans a second and what a plan costs beside `Batch.step` alone, eager and compiled. Finished rows
+are appended to `benchmarks/curves/plan.jsonl` at once.
 """
 
 import argparse
@@ -107,13 +107,16 @@ def integrator(seed: int) -> dict[str, Any]:
 
 def speed(seed: int) -> dict[str, Any]:
     """Processor time of a plan beside the same physics alone, in turns; plans a second of wall time."""
-    return {"threads": THREADS} | {task: speed_of(task, seed) for task in ("half_cheetah", "go2_walk")}
+    each = [(task, compiled) for compiled in (False, True) for task in ("half_cheetah", "go2_walk")]
+    return {"threads": THREADS} | {
+        task + " compiled" * compiled: speed_of(task, seed, compiled) for task, compiled in each
+    }
 
 
-def speed_of(task: str, seed: int) -> dict[str, Any]:
+def speed_of(task: str, seed: int, compiled: bool) -> dict[str, Any]:
     env = robokit.make(task, 1, seed=seed, threads=1, nominal=True)
     config = planner_of(env.task, samples=64, iterations=1)
-    model = TrueModel(env, 64, threads=THREADS)
+    model = TrueModel(env, 64, threads=THREADS, compile=compiled)
     planner, sim, nstep = Planner(model, config, env, seed), model.env.sim, model.env.nstep
     stepped = robokit.make(task, 64, seed=seed, threads=THREADS, nominal=True)
     action, step, sent = torch.zeros(64, env.act_dim), sim.step, list[torch.Tensor]()

@@ -13,18 +13,20 @@ import torch
 from torch import Generator, Tensor
 
 LEAST = 0.025  # smallest deviation of the gains, as a share of the largest
+WIDER = 1.3  # times as wide as those of the samples by weight: these alone shrink before good gains are found
+FIRST = 48  # iterations, at least, of the plan that begins without gains
 
 
 class Feedback:
     """Gains (M, A, O) of M played simulations, zero at the start of an episode; a guide of all samples.
 
-    most: standard deviation of the gains at first. carried: see `Config`; 0: they begin at `most` again.
+    most: largest standard deviation of the gains, and the first one.
     """
 
     value: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __init__(self, shape: tuple[int, int, int], most: float, carried: float, rng: Generator) -> None:
-        self.most, self.least, self.carried, self.rng = most, LEAST * most, carried, rng
+    def __init__(self, shape: tuple[int, int, int], most: float, rng: Generator) -> None:
+        self.most, self.rng = most, rng
         self.mean, self.std = torch.zeros(shape), torch.full(shape, most)
 
     def begin(self, rows: Tensor) -> None:
@@ -38,13 +40,11 @@ class Feedback:
         return ((self._gains.flatten(0, 1) @ obs[..., None])[..., 0] + noise).clamp(-1.0, 1.0)
 
     def improve(self, weight: Tensor) -> None:
-        """Take mean and deviations of the samples by weight (K, M), of sum 1."""
+        """Take mean and deviations, these WIDER times, of the samples by weight (K, M), of sum 1."""
         self.mean = torch.einsum("km,kmao->mao", weight, self._gains)
         std = torch.einsum("km,kmao->mao", weight, (self._gains - self.mean).square()).sqrt()
-        self.std = std.clamp(self.least, self.most)
+        self.std = (WIDER * std).clamp(LEAST * self.most, self.most)
 
     def follow(self, obs: Tensor, done: Tensor) -> None:
-        """After a played control step: wider deviations for the next plan; where done (M,), anew."""
-        wider = self.std * self.carried if self.carried else torch.full_like(self.std, self.most)
-        self.mean[done], self.std = 0.0, wider.clamp(self.least, self.most)
-        self.std[done] = self.most
+        """After a played control step: begin anew where done (M,)."""
+        self.mean[done], self.std[done] = 0.0, self.most

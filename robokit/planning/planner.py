@@ -24,9 +24,10 @@ from robokit.env.step import Step
 from robokit.errors import OptionError
 from robokit.learning.options import check_choices, check_not_negative, check_positive, check_unit
 from robokit.planning.budget import Budget
-from robokit.planning.feedback import Feedback
+from robokit.planning.feedback import FIRST, Feedback
 from robokit.planning.noise import between, coloured
 from robokit.planning.rollout import Guide, Model, rollout
+
 
 @dataclass(frozen=True)
 class Config:
@@ -101,7 +102,7 @@ class Planner:
         self.feedback = None
         if config.feedback and guide is None:
             gains = env.num_envs, env.act_dim, env.obs_dim
-            self.guide = self.feedback = Feedback(gains, config.feedback, config.carried, self.rng)
+            self.guide = self.feedback = Feedback(gains, config.feedback, self.rng)
         if self.guide is not None and not getattr(model, "look", True):
             raise OptionError("plans that react to observations need a TrueModel(..., look=True)")
         self.rows = torch.arange(env.num_envs).repeat(config.samples)
@@ -113,7 +114,8 @@ class Planner:
     def plan(self) -> Tensor:
         """The next actions (M, A), in [-1, 1]."""
         config, mean, std, best = self.config, self.mean, self.std, self.best
-        for _ in range(config.iterations):
+        unknown = self.feedback is not None and not self.feedback.mean.flatten(1).any(-1).all()
+        for _ in range(max(config.iterations, FIRST) if unknown else config.iterations):
             x = self._samples(mean, std, best)
             along = mean[:, None].expand_as(x).flatten(1, 2)
             returns, costs = rollout(self.model, x.flatten(1, 2), along, self.rows, config.gamma, self.guide)

@@ -27,12 +27,21 @@ class TrueModel:
 
     The costs have `absorb` for the control steps that a termination cuts off. look: `obs` and `state` are
     those that the present state would show. seed: of what is drawn in the copies; not the played one's.
+    compile: as of Env; pays from some 50,000 imagined control steps on.
     """
 
     def __init__(
-        self, played: Env, samples: int, *, seed: int = 0, threads: int = 0, look: bool = False
+        self,
+        played: Env,
+        samples: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        look: bool = False,
+        compile: bool = False,
     ) -> None:
-        own: dict[str, Any] = {"sim": played.sim.engine, "threads": threads, "nominal": played.nominal}
+        own: dict[str, Any] = {"sim": played.sim.engine, "nominal": played.nominal}
+        own |= {"threads": threads, "compile": compile}
         number = samples * played.num_envs
         self.env = Env(played.task, number, seed=seed, device=played.device, blocks=samples, **own)
         self.played, self.look = played, look

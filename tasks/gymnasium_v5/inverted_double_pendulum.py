@@ -19,13 +19,11 @@ class InvertedDoublePendulum(Task):
     planner = {
         "rule": "elites",
         "horizon": 2.0,
-        "iterations": 3,
         "sigma": 0.01,
         "colour": 0.0,
         "elites": 10,
         "kept": 0,
         "temperature": 2.0,
-        "carried": 1.5,
         "least": 0.01,
         "feedback": 2.0,
     }
