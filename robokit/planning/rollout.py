@@ -27,7 +27,7 @@ class TrueModel:
 
     The costs have `absorb` for the control steps that a termination cuts off. look: `obs` and `state` are
     those that the present state would show. seed: of what is drawn in the copies; not the played one's.
-    compile: as of Env; pays from some 50,000 imagined control steps on.
+    compile: as of Env; the first plan waits for it, so it is for very many.
     """
 
     def __init__(
