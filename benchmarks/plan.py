@@ -65,7 +65,7 @@ def play(case: Case, seed: int) -> dict[str, Any]:
     env.hold(case.command)
     env.reset()
     config, task = planner_of(env.task), env.task
-    where = {"seed": seed_of("planning", seed), "threads": THREADS}
+    where: dict[str, Any] = {"seed": seed_of("planning", seed), "threads": THREADS}
     model = TrueModel(env, config.samples, **where, look=config.feedback > 0)
     planner = Planner(model, config, env, seed)
     tally = Tally(env.names.metrics, steps_held(task, env.names.booleans), count)

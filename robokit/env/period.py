@@ -54,7 +54,9 @@ class Period:
         terminated = task.terminated(sim)
         self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
-        fields = dict(zip(("final_obs", "final_state"), self.look(), strict=True)) if look else {}
+        fields = dict[str, Tensor]()
+        if look:
+            fields["final_obs"], fields["final_state"] = self.look()
         if task.goal is not None:
             reached, success = self._goal(task.goal, fields.get("final_state"), bad)
             terms = torch.cat((terms, reached), -1)
