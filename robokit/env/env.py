@@ -126,8 +126,8 @@ class Env(Saved):
         if compile:
             self._after = Unguarded(period.after, on_cpu, self._not_compiled)
             self._look = Unguarded(period.look, False, self._not_compiled)
-            # one for each `look`: a graph is not told of another
-            self._judges = [Unguarded(period.judge, on_cpu, self._not_compiled) for _ in range(2)]
+            # a graph is not told of another `look`
+            self._judges = [Unguarded(x, on_cpu, self._not_compiled) for x in self._judges]
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._starts = {t.name: self.sim.constant(*t.constant) for t in self.carried if any(t.constant)}
         self._all = torch.arange(num_envs, device=self.sim.device)
@@ -187,9 +187,8 @@ class Env(Saved):
     def advance(self, action: Tensor, look: bool = False) -> Outcome:
         """The first half of `step`: physics, rewards, costs, memory, no metrics; tensors of the simulation.
 
-        Nothing is sensed, redrawn or restarted: simulations go on after their end, and `obs` stays. look: it
-        moves on, through the sensors, as `step`'s final_obs; so it does in any case where a Delta reads it.
-        Raises OptionError as `step`.
+        Nothing is sensed, redrawn or restarted: simulations go on after their end, `obs` stays. look: it moves
+        on, through the sensors, as `step`'s final_obs; for a Delta always. Raises OptionError as `step`.
         """
         action, target = self._act(action)
         if look := look or self._moves:
