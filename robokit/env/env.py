@@ -187,8 +187,8 @@ class Env(Saved):
     def advance(self, action: Tensor, look: bool = False) -> Outcome:
         """The first half of `step`: physics, rewards, costs, memory, no metrics; tensors of the simulation.
 
-        Nothing is sensed, redrawn or restarted: simulations go on after their end, `obs` stays. look: it moves
-        on, through the sensors, as `step`'s final_obs; for a Delta always. Raises OptionError as `step`.
+        Nothing is sensed, redrawn or restarted: simulations go on after their end, `obs` stays. look: it
+        moves on, through the sensors, as `step`'s final_obs; for a Delta always. Raises as `step`.
         """
         action, target = self._act(action)
         if look := look or self._moves:
