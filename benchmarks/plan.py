@@ -5,10 +5,10 @@
     python benchmarks/plan.py --missing              # what is not run, with its command
     python benchmarks/plan.py --table                # what is recorded
 
-A row NAME-SEED is five episodes side by side (of `limit` one), nominal, planned over the true simulator;
-`integrator-SEED` is the excess over Riccati's cost from eight starts of a double integrator, `speed-SEED`
-plans a second and what a plan costs beside `Batch.step` alone. Finished rows are appended to
-`benchmarks/curves/plan.jsonl` at once.
+A row NAME-SEED is five episodes side by side (of `limit` and `pendulum` one), nominal, planned over the true
+simulator; `integrator-SEED` is the excess over Riccati's cost from eight starts of a double integrator,
+`speed-SEED` plans a second and what a plan costs beside `Batch.step` alone, eager and compiled. Finished rows
+are appended to `benchmarks/curves/plan.jsonl` at once.
 """
 
 import argparse
@@ -52,7 +52,7 @@ CASES = {
     "reach": Case("arm_reach", 60),
     "push": Case("arm_push", 80),
     "cheetah": Case("half_cheetah", 200),
-    "pendulum": Case("inverted_double_pendulum", 200),
+    "pendulum": Case("inverted_double_pendulum", 200, seeds=10, episodes=1),
     "limit": Case("half_cheetah:SpeedLimit", 1000, seeds=10, episodes=1),
     "reach_so101": Case("arm_reach:So101", 60, seeds=1),
 }
@@ -65,7 +65,8 @@ def play(case: Case, seed: int) -> dict[str, Any]:
     env.hold(case.command)
     env.reset()
     config, task = planner_of(env.task), env.task
-    model = TrueModel(env, config.samples, seed=seed_of("planning", seed), threads=THREADS)
+    where: dict[str, Any] = {"seed": seed_of("planning", seed), "threads": THREADS}
+    model = TrueModel(env, config.samples, **where, look=config.feedback > 0)
     planner = Planner(model, config, env, seed)
     tally = Tally(env.names.metrics, steps_held(task, env.names.booleans), count)
     running, terminated = torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
@@ -106,31 +107,44 @@ def integrator(seed: int) -> dict[str, Any]:
 
 def speed(seed: int) -> dict[str, Any]:
     """Processor time of a plan beside the same physics alone, in turns; plans a second of wall time."""
-    return {"threads": THREADS} | {task: speed_of(task, seed) for task in ("half_cheetah", "go2_walk")}
+    each = [(task, compiled) for compiled in (False, True) for task in ("half_cheetah", "go2_walk")]
+    return {"threads": THREADS} | {
+        task + " compiled" * compiled: speed_of(task, seed, compiled) for task, compiled in each
+    }
 
 
-def speed_of(task: str, seed: int) -> dict[str, Any]:
+def speed_of(task: str, seed: int, compiled: bool) -> dict[str, Any]:
     env = robokit.make(task, 1, seed=seed, threads=1, nominal=True)
     config = planner_of(env.task, samples=64, iterations=1)
-    model = TrueModel(env, 64, threads=THREADS)
+    model = TrueModel(env, 64, threads=THREADS, compile=compiled)
     planner, sim, nstep = Planner(model, config, env, seed), model.env.sim, model.env.nstep
     stepped = robokit.make(task, 64, seed=seed, threads=THREADS, nominal=True)
-    action = torch.zeros(64, env.act_dim)
-    ctrl = model.env.targets(action)
+    action, step, sent = torch.zeros(64, env.act_dim), sim.step, list[torch.Tensor]()
 
-    def times(work: Callable[[], Any], count: int = 1) -> tuple[float, float]:
+    def sends(ctrl: torch.Tensor, nstep: int) -> None:
+        sent.append(ctrl)
+        step(ctrl, nstep)
+
+    sim.step = sends  # the physics alone is that of the plan: with other targets it would take another time
+
+    def steps() -> None:
+        for ctrl in sent:
+            stepped.send(ctrl)
+            stepped.step(action)
+
+    def times(work: Callable[[], Any]) -> tuple[float, float]:
         cpu, wall = time.process_time(), time.perf_counter()
-        for _ in range(count):
-            work()
+        work()
         return time.process_time() - cpu, time.perf_counter() - wall
 
     def round_of() -> list[tuple[float, float]]:
-        """Of a plan, of its physics alone and of `Env.step`, from the same state."""
+        """Of a plan, of its physics alone and of `Env.step`, from the same state with the same targets."""
+        sent.clear()
         plan = times(planner.plan)
         model.start(planner.rows)
-        physics = times(lambda: sim.step(ctrl, nstep), planner.steps)
+        physics = times(lambda: [step(ctrl, nstep) for ctrl in sent])
         stepped.copy(env, planner.rows)
-        return [plan, physics, times(lambda: stepped.step(action), planner.steps)]
+        return [plan, physics, times(steps)]
 
     cpu, wall = torch.tensor([round_of() for _ in range(ROUNDS)]).median(0).values.unbind(-1)
     names = ("plan", "physics", "env_step")

@@ -114,8 +114,9 @@ def plan(
     env = Env(chosen, seed=seed_of("evaluation", seed), threads=1, nominal=nominal)
     env.hold(held(chosen, command))
     env.reset()
-    where = {"seed": seed_of("planning", seed), "threads": threads or cores()}
-    model, teacher = TrueModel(env, config.samples, **where, look=run is not None), None
+    where: dict[str, Any] = {"seed": seed_of("planning", seed), "threads": threads or cores()}
+    look = run is not None or config.feedback > 0
+    model, teacher = TrueModel(env, config.samples, **where, look=look), None
     if run and restored:
         value = critic_of(run, chosen, restored.policy)
         config = config if value is None else replace(config, gamma=gamma_of(run))

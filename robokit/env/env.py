@@ -122,10 +122,12 @@ class Env(Saved):
         on_cpu = self.sim.device.type == "cpu"
         self.period = period = Period(task, self.sim, self.names, parts)
         self.max_age, self.labels = period.max_age, period.labels
-        self._after, self._look = period.after, period.look
+        self._after, self._look, self._judges = period.after, period.look, [period.judge] * 2
         if compile:
             self._after = Unguarded(period.after, on_cpu, self._not_compiled)
             self._look = Unguarded(period.look, False, self._not_compiled)
+            # a graph is not told of another `look`
+            self._judges = [Unguarded(x, on_cpu, self._not_compiled) for x in self._judges]
         self._pushes = type(task).disturb is not Task.disturb and not nominal
         self._starts = {t.name: self.sim.constant(*t.constant) for t in self.carried if any(t.constant)}
         self._all = torch.arange(num_envs, device=self.sim.device)
@@ -183,18 +185,18 @@ class Env(Saved):
         return step
 
     def advance(self, action: Tensor, look: bool = False) -> Outcome:
-        """The first half of `step`: physics, rewards, costs, metrics and memory; tensors of the simulation.
+        """The first half of `step`: physics, rewards, costs, memory, no metrics; tensors of the simulation.
 
-        Nothing is sensed, redrawn or restarted: simulations go on after their end, and `obs` stays. look: it
-        moves on, through the sensors, as `step`'s final_obs; so it does in any case where a Delta reads it.
-        Never compiled. Raises OptionError as `step`.
+        Nothing is sensed, redrawn or restarted: simulations go on after their end, `obs` stays. look: it
+        moves on, through the sensors, as `step`'s final_obs; for a Delta always. Raises as `step`.
         """
         action, target = self._act(action)
         if look := look or self._moves:
             self.sensors.advance(self.rng)
-        fields = self.period.judge(action, target, look)
+        fields = self._judges[look](action, target, look)
         if look:
             self.obs, self.state = (fields.pop(f"final_{name}").to(self.device) for name in ("obs", "state"))
+            del fields["metrics"]
         return Outcome(**fields)
 
     def _act(self, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,32 +43,37 @@ class Period:
     def judge(self, action: Tensor, ctrl: Tensor, look: bool = True) -> dict[str, Tensor]:
         """After `action` (N, A), clipped here: what follows from the physics, as in Step. Writes memory.
 
-        ctrl: targets (N, nu) that were sent. look: also `final_obs` and `final_state`, those before any
-        restart; `final_obs` of a broken simulation is what it broke with.
+        ctrl: targets (N, nu) that were sent. look: also `metrics`, and `final_obs` and `final_state`, those
+        before any restart; `final_obs` of a broken simulation is what it broke with.
         """
         task, sim, names = self.task, self.sim, self.names
         action, bad = action.clamp(-1.0, 1.0), sim.bad()
         terms = _columns(task.rewards(sim, action), self.own[0], sim, "rewards")
         cost = _columns(task.costs(sim, action), names.costs, sim, "costs")
-        metrics = _columns(task.metrics(sim), self.own[1], sim, "metrics")
+        metrics = _columns(task.metrics(sim), self.own[1], sim, "metrics") if look else None
         terminated = task.terminated(sim)
         self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
-        fields = dict(zip(("final_obs", "final_state"), self.look(), strict=True)) if look else {}
+        fields = dict[str, Tensor]()
+        if look:
+            fields["final_obs"], fields["final_state"] = self.look()
         if task.goal is not None:
             reached, success = self._goal(task.goal, fields.get("final_state"), bad)
-            terms, metrics = torch.cat((terms, reached), -1), torch.cat((metrics, success), -1)
-        terms, cost = (torch.where(bad[:, None], 0.0, x) for x in (terms * self.weights, cost))
+            terms = torch.cat((terms, reached), -1)
+            metrics = None if metrics is None else torch.cat((metrics, success), -1)
+        terms = (terms * self.weights).masked_fill(bad[:, None], 0.0)
+        cost = cost.masked_fill(bad[:, None], 0.0) if names.costs else cost
+        if metrics is not None:
+            fields["metrics"] = torch.where(bad[:, None], self.uncounted, metrics)
         return {
             **fields,
             "reward": terms.sum(-1),
             "terminated": terminated | bad,
             # no cost is charged for steps that a broken simulation lost
-            "steps_left": torch.where(bad, 0.0, steps_left),
+            "steps_left": steps_left.masked_fill(bad, 0.0),
             "bad": bad,
             "terms": terms,
             "cost": cost,
-            "metrics": torch.where(bad[:, None], self.uncounted, metrics),
         }
 
     def after(self, action: Tensor, ctrl: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:

@@ -36,4 +36,3 @@ class Outcome:
     steps_left: Tensor  # (N,)
     bad: Tensor  # (N,) bool
     terms: Tensor  # (N, R)
-    metrics: Tensor  # (N, M)

@@ -24,6 +24,7 @@ from robokit.env.step import Step
 from robokit.errors import OptionError
 from robokit.learning.options import check_choices, check_not_negative, check_positive, check_unit
 from robokit.planning.budget import Budget
+from robokit.planning.feedback import FIRST, Feedback
 from robokit.planning.noise import between, coloured
 from robokit.planning.rollout import Guide, Model, rollout
 
@@ -45,6 +46,8 @@ class Config:
     # deviations begin at so many times those of the last plan (rule `elites`); 0: at sigma
     carried: float = 0.0
     least: float = 0.02  # smallest standard deviation
+    # largest standard deviation of the gains of linear policies, one a sample, that act with the noise;
+    feedback: float = 0.0  # 0, and beside a trained policy: none. See feedback.py
     gamma: float = 1.0  # discount per control step
     margin: float = 0.1  # plans aim at (1 - margin) of each limit
 
@@ -53,7 +56,7 @@ def check(config: Config) -> None:
     """Raise OptionError for an impossible option."""
     check_choices(config)
     check_positive(config, "samples", "horizon", "iterations", "sigma", "elites", "temperature", "least")
-    check_not_negative(config, "knots", "colour", "kept", "carried")
+    check_not_negative(config, "knots", "colour", "kept", "carried", "feedback")
     check_unit(config, "gamma", "margin")
     weighed = (("elites", "samples"), ("kept", "elites")) if config.rule == "elites" else ()
     for low, high in (*weighed, ("least", "sigma")):
@@ -85,7 +88,7 @@ class Planner:
         config: Config,
         env: Env | Any,
         seed: int = 0,
-        guide: Guide | None = None,
+        guide: Guide | Feedback | None = None,
         limit_gamma: float = 0.99,
     ) -> None:
         check(config)
@@ -96,6 +99,12 @@ class Planner:
         self._colours, self._between = coloured(knots, config.colour), between(self.steps, knots)
         self._at = torch.linspace(0, self.steps - 1, knots).round().long()  # control step of each knot
         self.rng = torch.Generator().manual_seed(seed)
+        self.feedback = None
+        if config.feedback and guide is None:
+            gains = env.num_envs, env.act_dim, env.obs_dim
+            self.guide = self.feedback = Feedback(gains, config.feedback, self.rng)
+        if self.guide is not None and not getattr(model, "look", True):
+            raise OptionError("plans that react to observations need a TrueModel(..., look=True)")
         self.rows = torch.arange(env.num_envs).repeat(config.samples)
         shape = self.steps, env.num_envs, env.act_dim
         self.mean, self.std = torch.zeros(shape), torch.full(shape, config.sigma)
@@ -105,13 +114,16 @@ class Planner:
     def plan(self) -> Tensor:
         """The next actions (M, A), in [-1, 1]."""
         config, mean, std, best = self.config, self.mean, self.std, self.best
-        for _ in range(config.iterations):
+        unknown = self.feedback is not None and not self.feedback.mean.flatten(1).any(-1).all()
+        for _ in range(max(config.iterations, FIRST) if unknown else config.iterations):
             x = self._samples(mean, std, best)
             along = mean[:, None].expand_as(x).flatten(1, 2)
             returns, costs = rollout(self.model, x.flatten(1, 2), along, self.rows, config.gamma, self.guide)
             returns = returns.view(x.shape[1:3])
             weight = self._weights(returns, self.budget.excess(costs.view(*x.shape[:3], -1)))
             mean = torch.einsum("km,hkma->hma", weight, x)
+            if self.feedback is not None:
+                self.feedback.improve(weight)
             if config.rule == "elites":
                 std = torch.einsum("km,hkma->hma", weight, (x - mean[:, None]).square()).sqrt()
                 std = std.clamp(config.least, config.sigma)

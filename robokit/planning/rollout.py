@@ -27,16 +27,26 @@ class TrueModel:
 
     The costs have `absorb` for the control steps that a termination cuts off. look: `obs` and `state` are
     those that the present state would show. seed: of what is drawn in the copies; not the played one's.
+    compile: as of Env; the first plan waits for it, so it is for very many.
     """
 
     def __init__(
-        self, played: Env, samples: int, *, seed: int = 0, threads: int = 0, look: bool = False
+        self,
+        played: Env,
+        samples: int,
+        *,
+        seed: int = 0,
+        threads: int = 0,
+        look: bool = False,
+        compile: bool = False,
     ) -> None:
-        own: dict[str, Any] = {"sim": played.sim.engine, "threads": threads, "nominal": played.nominal}
+        own: dict[str, Any] = {"sim": played.sim.engine, "nominal": played.nominal}
+        own |= {"threads": threads, "compile": compile}
         number = samples * played.num_envs
         self.env = Env(played.task, number, seed=seed, device=played.device, blocks=samples, **own)
         self.played, self.look = played, look
         self._charges = Charges(played.task.limits, self.env.sim.device)
+        self._absorbs = any(limit.absorb for limit in played.task.limits.values())
 
     @property
     def obs(self) -> Tensor:
@@ -53,6 +63,8 @@ class TrueModel:
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         now = self.env.advance(action, self.look)
+        if not self._absorbs:
+            return now.reward, now.cost, ~now.terminated
         cost = self._charges.of(now.cost, now.terminated, now.steps_left, 1.0).total
         return now.reward, cost, ~now.terminated
 
@@ -94,7 +106,7 @@ class Guide:
 
 
 def rollout(
-    model: Any, actions: Tensor, mean: Tensor, rows: Tensor, gamma: float, guide: Guide | None = None
+    model: Any, actions: Tensor, mean: Tensor, rows: Tensor, gamma: float, guide: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Returns (n,) and costs (H, n, K) of plans (H, n, A) from played simulations `rows` (n,).
 
@@ -103,18 +115,20 @@ def rollout(
     Writes a guide's actions into `actions`; their noise is what `actions` lie beside `mean` (H, n, A).
     """
     model.start(rows)
-    total, going = torch.zeros(len(rows)), torch.ones(len(rows), dtype=torch.bool)
-    costs = list[Tensor]()
+    rewards, costs, going = list[Tensor](), list[Tensor](), [torch.ones(len(rows), dtype=torch.bool)]
     if guide is not None:
         guide.begin(rows)
     for t, action in enumerate(actions):
         if guide is not None:
-            count = guide.samples * len(guide.belief)
-            action[:count] = guide.act(model.obs, action - mean[t])
+            own = guide.act(model.obs, action - mean[t])
+            action[: len(own)] = own
         reward, cost, goes_on = model.step(action)
-        total += gamma**t * torch.where(going, reward, 0.0)
-        costs.append(torch.where(going[:, None], cost, 0.0))
-        going = going & goes_on
+        rewards.append(reward)
+        costs.append(cost)
+        going.append(going[-1] & goes_on)
+    until = torch.stack(going[:-1])
+    discount = gamma ** torch.arange(len(actions))[:, None]
+    total = (discount * torch.where(until, torch.stack(rewards), 0.0)).sum(0)
     if guide is not None and guide.value is not None:
-        total += gamma ** len(actions) * torch.where(going, guide.value(model.obs, model.state), 0.0)
-    return total, torch.stack(costs)
+        total += gamma ** len(actions) * torch.where(going[-1], guide.value(model.obs, model.state), 0.0)
+    return total, torch.where(until[..., None], torch.stack(costs), 0.0)

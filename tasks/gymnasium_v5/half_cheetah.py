@@ -15,7 +15,7 @@ class HalfCheetah(Task):
     lag = True  # the task reads only the state: derived fields may lag
     memory = {"x": 1}  # m, the torso's position one control step ago
     weights = {"forward": 1.0, "ctrl": -0.1}
-    planner = {"samples": 32, "horizon": 1.0, "iterations": 2, "sigma": 0.7, "colour": 1.0}
+    planner = {"horizon": 1.0, "sigma": 0.7, "colour": 1.0, "temperature": 0.1}
     recipes = {"svg": {"steps": 100_000}}
 
     def reset(self, sim, rng):

@@ -18,13 +18,14 @@ class InvertedDoublePendulum(Task):
     weights = {"upright": 10.0, "distance": -1.0, "velocity": -1.0}
     planner = {
         "rule": "elites",
-        "horizon": 0.4,
-        "iterations": 3,
-        "sigma": 0.2,
+        "horizon": 2.0,
+        "sigma": 0.01,
         "colour": 0.0,
         "elites": 10,
-        "carried": 1.5,
-        "least": 0.005,
+        "kept": 0,
+        "temperature": 2.0,
+        "least": 0.01,
+        "feedback": 2.0,
     }
 
     def reset(self, sim, rng):

@@ -293,6 +293,12 @@ def test_compiled_functions_say_what_eager_ones_say(task: str):
             torch.testing.assert_close(
                 getattr(one, f), getattr(other, f), rtol=1e-6, atol=1e-6, equal_nan=True
             )
+    action = torch.zeros(3, eager.act_dim)
+    for look in (False, True, False):
+        one, other = eager.advance(action, look), compiled.advance(action, look)
+        for name, value in vars(one).items():
+            torch.testing.assert_close(value, getattr(other, name), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(eager.obs, compiled.obs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def test_the_guided_planner_follows_the_policy_where_nothing_is_better():
     assert torch.isfinite(planner.plan()).all()
     done = SimpleNamespace(cost=torch.zeros(1, 0), done=torch.tensor([False]))
     planner.follow(torch.zeros(1, 1), done)  # type: ignore[arg-type]
-    assert planner.guide is not None
+    assert isinstance(planner.guide, Guide)
     assert planner.guide.belief.item() == 1.0
 
 
