@@ -199,8 +199,8 @@ def accuracy(model: Model, data: dict[str, Tensor]) -> dict[str, Any]:
     mean, log_std = net(model.inputs(obs, obs[:, :0], action))
     mean, noise = net.out.back(mean), (log_std.exp() * net.out.std).square().mean(0)
     doubt, joint = mean.var(0, correction=0), mean.mean(0)
-    ours = [data[name][:, TRAINED].flatten(0, 1) for name in ("obs", "next", "reward")]
-    error, unit = y - joint, model.outputs(*ours, ours[0][:, :0]).std(0)
+    trained, after, gain = (data[name][:, TRAINED].flatten(0, 1) for name in ("obs", "next", "reward"))
+    error, unit = y - joint, model.outputs(trained, after, gain, trained[:, :0]).std(0)
     z = error.abs() / (noise + doubt).sqrt()
     p = frames.predicted
     far, apart = (error.abs() / unit)[:, :p].mean(-1), (doubt.sqrt() / unit)[:, :p].mean(-1)
@@ -213,7 +213,7 @@ def accuracy(model: Model, data: dict[str, Tensor]) -> dict[str, Any]:
         "coverage 50": float((z < 0.6745).float().mean()), "coverage 90": float((z < 1.6449).float().mean()),
         "rank correlation": float(torch.corrcoef(torch.stack([ranks(apart), ranks(far)]))[0, 1]),
         "ends": int(ended.sum()), "precision": hit / max(1.0, float(says.sum())),
-        "recall": hit / max(1.0, float(ended.sum())), "open loop": open_loop(model, held, ours[0].std(0)),
+        "recall": hit / max(1.0, float(ended.sum())), "open loop": open_loop(model, held, trained.std(0)),
     }  # fmt: skip
 
 
