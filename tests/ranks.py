@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robokit import seeds
-from robokit.algos import ppo, sac, td3
+from robokit.algos import ppo, sac, svg, td3
 from robokit.calls import training
 from robokit.compute import processes
 from robokit.env.env import Env
@@ -23,6 +23,8 @@ SHARED = (
     "policy.",
     "critic.",
     "adam.",
+    "model.",
+    "model_adam.",
     "actor_adam.",
     "critic_adam.",
     "target",
@@ -42,6 +44,7 @@ OFF: dict[str, Any] = {
 }
 SLIDE = ppo.Config(**SMALL, horizon=8, minibatch=16, steps=32)
 KINDS = {"sac": (sac.Learner, sac.Config), "td3": (td3.Learner, td3.Config)}
+MEMBERS, FIRST = 3, 20  # of svg's model; its gradient steps before the policy's
 
 
 def env(seed: int = 0) -> Env:
@@ -59,6 +62,12 @@ def ppo_learner(**options: Any) -> ppo.Learner:
 def off_learner(algo: str, **options: Any) -> Any:
     learner, config = KINDS[algo]
     return learner(env(), config(**{**OFF, **options}), seed=3)
+
+
+def svg_learner(**options: Any) -> svg.Learner:
+    small = {"members": MEMBERS, "model_hidden": (16,), "model_every": 20.0, "imagined": 2, "n_step": 1}
+    setattr(svg, "START", FIRST)  # noqa: B010
+    return svg.Learner(env(), svg.Config(**{**OFF, **small, **options}), seed=3)
 
 
 def shared(learner: Any) -> State:
@@ -93,6 +102,19 @@ def off_step(algo: str, batch: State) -> State:
     return {**shared(learner), "slopes": slopes}
 
 
+def model_step(batch: State) -> State:
+    """Units and one gradient step of svg's model from rows (E, M, C) that were drawn before."""
+    learner = svg_learner()
+    rows, belief = mine(batch["rows"], 1).flatten(0, 1)[None], mine(batch["belief"], 1).flatten(0, 1)
+    x, y, seen, _, sound = learner.agent.data(rows, belief)
+    learner.agent.model.net.fit_scales(x[sound], y[sound], seen[sound])
+    said = learner.agent.update_model(rows, belief, mine(batch["allowed"], 1) > 0)
+    return {
+        **shared(learner),
+        **{f"said.{k}": processes.mean(v) for k, v in said.items() if k != "model_error"},
+    }
+
+
 def hundred(learner: Any, steps: int) -> State:
     """The learner after 100 gradient steps and more, and how far its own simulations came."""
     before = shared(learner)
@@ -125,7 +147,9 @@ def main(folder: Path, compile: bool) -> None:
     with processes.joined():
         done = {"ppo100": hundred(ppo_learner(**many), 5)}
         done |= {f"{algo}100": hundred(off_learner(algo, compile=compile), 2) for algo in KINDS}
+        done["svg100"] = hundred(svg_learner(compile=compile), 5)
         if not compile:
+            done["model"] = model_step(load_file(folder / "model"))
             done["ppo"] = ppo_step(load_file(folder / "rollout"))
             done |= {algo: off_step(algo, load_file(folder / algo)) for algo in KINDS}
         for name, state in done.items():

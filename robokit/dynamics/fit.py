@@ -14,13 +14,16 @@ BATCH = 256  # transitions of each member in a gradient step
 RESCALE, SCALED = 1000, 16_384  # gradient steps between two fits of the units; transitions of one
 LOGGED = 100  # the last gradient steps whose means are logged
 DECAY = 1e-3  # of the members' weights, times the learning rate in each step
+END_RATE = (
+    3.0  # learning rate of the ends' classifier, times the model's: ends are rare, its weights get large
+)
 
 
 class Fit:
     """Gradient steps of a `Dynamics`; graph: traceable by torch.compile. See Dynamics.loss for a batch."""
 
     def __init__(self, net: Dynamics, lr: float, graph: bool = False) -> None:
-        self.adam = Adam(net, EPS, CLIP)
+        self.adam = Adam(net, EPS, CLIP, lambda name: END_RATE if name.startswith("end.") else 1.0)
         self.step = make_step(lambda net, *batch: net.loss(*batch), self.adam, graph)
         self.lr = torch.tensor(lr, device=self.adam.flat.device)
         shapes = self.adam.shapes.items()

@@ -3,8 +3,8 @@
 model = Model(env, belief_size=0, costs=0, members=5, hidden=(256, 256, 256))
 after = model.step(model.net, frame, belief, action, noise, deal)
 
-imagined = Imagined(model, rng)            # as a planner's simulator, without a policy's belief
-imagined.start(frames)                     # (M, F)
+imagined = Imagined(model, env)            # what a planner rolls forward, without a policy's belief
+imagined.start(rows)                       # (M,) simulations of env
 reward, cost, alive = imagined.step(action)
 """
 
@@ -114,20 +114,27 @@ class Model:
 
 
 class Imagined:
-    """M imagined episodes, each by one member, stepped as a planner steps a simulator.
+    """M imagined episodes from the present observations of `played`, each by one member: a planning.Model.
 
-    The members take turns from step to step. rng None: without noise.
+    The members take turns from step to step. rng None: without noise. Raises OptionError for a model whose
+    inputs have a policy's belief.
     """
 
-    def __init__(self, model: Model, rng: torch.Generator | None = None) -> None:
-        if model.net.inp.mean.numel() != model.frames.size + model.frames.act_dim:
-            raise OptionError("a model of a policy's beliefs needs that policy: plan with a memoryless one")
-        self.model, self.rng = model, rng
+    def __init__(self, model: Model, played: Env, rng: torch.Generator | None = None) -> None:
+        if extra := model.net.inp.mean.numel() - model.frames.size - model.frames.act_dim:
+            rule = "plans can only be imagined by the model of a policy without memory"
+            raise OptionError(f"{rule}; this one's inputs have {extra} columns of a belief")
+        self.model, self.played, self.rng = model, played, rng
+
+    @property
+    def obs(self) -> Tensor:
+        """(M, O)."""
+        return self.frame[:, : self.model.frames.obs_dim]
 
     def start(self, rows: Tensor) -> None:
-        """Begin at frames (M, F)."""
-        self.frame, self.age = rows, 0
-        self.alive = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        """Begin in the present frames of the played simulations `rows` (M,)."""
+        self.frame = torch.cat((self.played.obs, self.model.frames.targets(self.played)), -1)[rows]
+        self.age, self.alive = 0, torch.ones_like(rows, dtype=torch.bool)
 
     @torch.no_grad()
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:

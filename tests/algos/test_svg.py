@@ -24,6 +24,7 @@ from robokit.errors import OptionError, RunError, TaskError
 from robokit.learning.constrained import Constrained
 from robokit.learning.offpolicy.agent import upper
 from robokit.limits.limit import Limit
+from robokit.planning import planner
 from robokit.task.task import Task
 from robokit.training.setup.restore import rebuild, restore_model
 
@@ -307,12 +308,14 @@ def test_the_task_tells_the_end_unless_it_is_to_be_learned():
 
 
 def test_a_model_is_stepped_as_a_planners_simulator():
-    model, rows = Model(Env(Plain(), 2), 0, 0, 3, (4,)), 7
+    env, rows = Env(Plain(), 2), 7
+    model = Model(env, 0, 0, 3, (4,))
     model.known = lambda seen: seen[:, 0] > 0.5
-    imagined = Simulator(model)
+    imagined = Simulator(model, env)
     frame = torch.zeros(rows, model.frames.size)
     frame[2, 0] = 2.0
-    imagined.start(frame)
+    env.obs = frame[1:3]
+    imagined.start((torch.arange(rows) == 2).long())
     torch.nn.init.zeros_(model.net.net.weights[-1])
     model.net.net.biases[-1].data[..., model.frames.predicted] = 1.5
     for t in range(2):
@@ -323,8 +326,21 @@ def test_a_model_is_stepped_as_a_planners_simulator():
     said = model.predict(frame, frame[:, :0], torch.zeros(rows, 2))
     assert said.end.tolist() == [float(i == 2) for i in range(rows)]
     assert said.noise.shape == said.disagreement.shape == (rows, model.frames.predicted)
-    with pytest.raises(OptionError, match="needs that policy"):
-        Simulator(Model(Env(Plain(), 2), 5, 0, 3, (4,)))
+    with pytest.raises(OptionError, match="without memory; this one's inputs have 5 columns"):
+        Simulator(Model(env, 5, 0, 3, (4,)), env)
+
+
+def test_a_planner_plans_through_a_model():
+    env = Env(Plain(), 2)
+    model = Model(env, 0, 0, 3, ())
+    model.known = lambda seen: seen[:, 0] > 1e6
+    with torch.no_grad():
+        model.net.net.weights[0].zero_()[:, -2, model.frames.predicted] = (
+            1.0  # the reward is the first action
+        )
+    given = planner.Config(samples=16, horizon=3 * env.task.control_dt, iterations=4)
+    action = planner.Planner(Simulator(model, env), given, env).plan()
+    assert action.shape == (2, 2) and bool((action[:, 0] > 0.4).all())
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows[:, -3:, column] = 1.0  # of one process alone
         noise = torch.randn(2, 1, ranks.WINDOWS, learner.env.act_dim, generator=learner.rng)
         save_file({"rows": rows, "belief": belief, "noise": noise}, folder / algo)
+    learner = ranks.svg_learner()
+    learner.iterate()
+    rows, belief = learner.replay.sample(ranks.MEMBERS * ranks.WINDOWS, 1, learner.rng)
+    rows, belief = (x.view(ranks.MEMBERS, ranks.WINDOWS, x.shape[-1]) for x in (rows, belief))
+    allowed = (torch.rand(ranks.MEMBERS, ranks.WINDOWS, generator=learner.rng) < 0.7).float()
+    save_file({"rows": rows, "belief": belief, "allowed": allowed}, folder / "model")
     in_two(folder)
     return folder
 
@@ -62,17 +68,19 @@ def in_two(folder: Path, *more: str) -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", [*ALGOS, "model"])
 def test_a_gradient_step_of_two_processes_is_that_of_one_with_the_joint_batch(algo: str, folder: Path):
-    if algo == "ppo":
-        one = ranks.ppo_step(load_file(folder / "rollout"))
-    else:
+    if algo in ranks.KINDS:
         one = ranks.off_step(algo, load_file(folder / algo))
+    else:
+        step, drawn = {"ppo": (ranks.ppo_step, "rollout"), "model": (ranks.model_step, "model")}[algo]
+        one = step(load_file(folder / drawn))
     two = load_file(folder / f"{algo}.0")
     assert one.keys() == two.keys()
     moments = [name for name in one if "adam.first" in name]
+    moments = [name for name in moments if algo != "model" or "model" in name]
     assert moments and all(bool(one[name].any()) for name in moments)
-    assert algo == "ppo" or bool(one["slopes"].all())
+    assert algo not in ranks.KINDS or bool(one["slopes"].all())
     for name in one:
         scale = 10 if name in moments else 1  # the first moment is a tenth of the gradient
         a, b = (scale * x[name].double() for x in (one, two))
@@ -80,7 +88,7 @@ def test_a_gradient_step_of_two_processes_is_that_of_one_with_the_joint_batch(al
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", [*ALGOS, "svg"])
 def test_processes_hold_the_same_bits_after_100_gradient_steps_and_simulations_of_their_own(
     algo: str, folder: Path
 ):
