@@ -11,7 +11,7 @@ with at least the row's target: steps, and minutes of training, compiling counte
 
     TASK-clean-SEED, TASK-real-SEED   the tasks of SO-101 are called so101_reach and so101_lift
     TASK-free-SEED                    the real set-up without regard for its limits, which it then breaks
-    plain, plain-menagerie            the file of lift-real-0 in benchmarks/plain_lift.py
+    plain, plain-menagerie            the file of lift-again-0 in benchmarks/plain_lift.py
     lift-WITHOUT-SEED                 the real lift without one of its pieces, 3.3 M steps; "recipe": with all
     TASK-sac-SEED                     the clean task by SAC
     TASK-again-SEED                   the real set-up from another row's policy, which is trained first
@@ -235,11 +235,11 @@ def evaluated(file: Path, task: str, episodes: int, nominal: bool = False) -> di
 
 
 def plain(row: Row, options: argparse.Namespace) -> dict[str, Any]:
-    """The file of lift-real-0 in benchmarks/plain_lift.py, beside a nominal evaluation."""
+    """The file of lift-again-0 in benchmarks/plain_lift.py, beside a nominal evaluation."""
 
-    file = next(iter(sorted((options.runs / "lift-real-0").glob("*/latest/policy.onnx"))), None)
+    file = next(iter(sorted((options.runs / "lift-again-0").glob("*/latest/policy.onnx"))), None)
     if file is None:
-        raise RuntimeError(f"{row.name} needs the file of the row lift-real-0, which has none yet")
+        raise RuntimeError(f"{row.name} needs the file of the row lift-again-0, which has none yet")
     scene = options.runs / f"{row.name}.xml"
     spec: Any = load_task("arm_lift").model
     if row.name == "plain-menagerie":

@@ -24,7 +24,8 @@ from robokit.errors import DataError, ExportError, OptionError
 from robokit.export.file import Exported
 from robokit.export.gate import record
 from robokit.export.write import export
-from robokit.interop import adapted, adopt
+from robokit.interop import adapted
+from robokit.interop.foreign import adopt
 from robokit.interop.foreign.adopt import Fit, adopt_policy
 from robokit.interop.foreign.graph import read_foreign
 from robokit.interop.foreign.template import draft, read_template
