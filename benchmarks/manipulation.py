@@ -72,7 +72,7 @@ WITHOUT = {  # the class, the options
 AGAIN = {  # the row that it starts from, the options
     "lift": ("lift-real", ("--steps", "3000000", "--lr", "3e-4,0", "--entropy-coef", "0", "--margin", "0.4")),
     "push": ("push-real", ("--steps", "3000000", "--lr", "3e-4,0", "--entropy-coef", "0", "--margin", "0.3")),
-    "stack": ("stack-clean", ("--steps", "5000000")),
+    "stack": ("lift-again", ("--steps", "5000000")),
 }
 SAC = ("--algo", "sac", "--num-envs", "64", "--gamma", "0.98", "--hidden", "256", "256", "--steps", "1000000")
 
