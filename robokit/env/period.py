@@ -54,7 +54,7 @@ class Period:
         terminated = task.terminated(sim)
         self._remember(task.remember(sim, action), action, ctrl)
         steps_left = (self.max_age - sim.memory["age"][:, 0]).clamp(min=0).float()
-        fields = dict[str, Tensor]()
+        fields: dict[str, Tensor] = {}
         if look:
             fields["final_obs"], fields["final_state"] = self.look()
         if task.goal is not None:

@@ -282,7 +282,7 @@ def test_one_process_may_have_many_compiled_environments():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["cart", "hopper", "reacher", "ant", "go2_walk", "go2_walk:Go2WalkSensed"])
-def test_compiled_functions_say_what_eager_ones_say(task: str):
+def test_compiled_functions_say_what_eager_ones_say(task: str, capsys: pytest.CaptureFixture[str]):
     chosen: Task = Cart() if task == "cart" else load_task(task)
     eager, compiled = Env(chosen, 3, seed=1), Env(chosen, 3, seed=1, compile=True)
     rng = torch.Generator().manual_seed(0)
@@ -299,6 +299,7 @@ def test_compiled_functions_say_what_eager_ones_say(task: str):
         for name, value in vars(one).items():
             torch.testing.assert_close(value, getattr(other, name), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(eager.obs, compiled.obs, rtol=1e-6, atol=1e-6)
+    assert "runs eager" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
