@@ -124,7 +124,10 @@ def plan(
     planner = Planner(model, config, env, seed, teacher, gamma_of(run))
     count = min(env.max_age, max(1, round(seconds / chosen.control_dt)))
     with contextlib.nullcontext() if not film else filming(env, film, WIDTH, HEIGHT) as shoot:
-        return replace(_play(env, planner, count, shoot), film=film and str(film))
+        planned = replace(_play(env, planner, count, shoot), film=film and str(film))
+    if film:
+        say(f"film: {film}")
+    return planned
 
 
 @torch_threads(1)  # a control step has too little work to share, and the physics uses the cores

@@ -113,6 +113,7 @@ class Search:
         if stop == BY_HOOK:
             return None, {}
         if stop is not None:
+            say("the sweep is gone on with by its own command, with this trial first")
             raise KeyboardInterrupt(*[stop] * (stop == signal.SIGTERM))
         if trained.policy is None:
             raise RunError(trained.error or "not exported")

@@ -70,8 +70,11 @@ class Parity:
     def __str__(self) -> str:
         verdict = "equal" if self.equal else "different"
         size = f"{self.steps} steps of {self.simulations} simulations, {self.ended} ends"
-        rest = f"in the sum alone: {', '.join(self.unpaired) or 'none'}; broke here: {self.broken}"
-        lines = f"{self.task} and {self.env}: {verdict} in {size}", *map(str, self.differences), rest
+        lines = [f"{self.task} and {self.env}: {verdict} in {size}", *map(str, self.differences)]
+        if self.unpaired:
+            lines.append(f"compared in the reward's sum alone: {', '.join(self.unpaired)}")
+        if self.broken:
+            lines.append(f"not compared: {self.broken} steps in which a simulation broke in robokit")
         return "\n  ".join(lines)
 
 
