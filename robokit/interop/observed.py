@@ -30,7 +30,7 @@ def env_of(loop: type, task: Any, options: Mapping[str, Any], num_envs: int = 1,
     known |= signature(loop).parameters.keys() - {"options"}
     for name in options.keys() - known:
         rule = f"there are {sorted(known)}"
-        raise OptionError(f"{loop.__name__} takes no {name!r}{did_you_mean(name, known)}; {rule}")
+        raise OptionError(f"{loop.__name__} takes no {name!r}{did_you_mean(name, known, rule)}")
     if task is None:
         rule = "needs a task: task='hopper', task='my/hop.py:Hop' or a class"
         raise TaskError(f"{loop.__name__} (robokit/Task-v0) {rule}; known are {sorted(known_tasks())}")

@@ -88,7 +88,7 @@ def tracker(where: str) -> Hook:
     kind, _, project = where.partition(":")
     if kind not in KINDS:
         rule = f"there are {', '.join(KINDS)}, or with a project wandb:PROJECT"
-        raise OptionError(f"no tracker {kind!r}{did_you_mean(kind, KINDS)}; {rule}")
+        raise OptionError(f"no tracker {kind!r}{did_you_mean(kind, KINDS, rule)}")
     own = KINDS[kind](optional(kind, "--track", kind), project or PROJECT)
 
     def track(event: Event) -> None:

@@ -154,7 +154,7 @@ class Fit:
         home, apart = model.key_qpos[0] if model.nkey else model.qpos0, list[str]()
         for name, x in self.pose.items():
             if name not in self.known or len(self.pose) < len(default):
-                hint = f"each once{did_you_mean(name, self.known)}; `names` maps foreign names to them"
+                hint = f"each once{did_you_mean(name, self.known, '`names` maps foreign names to them')}"
                 raise ExportError(f"{self.joints} must be joints of the model, {[*self.known]}, {hint}")
             joint, (low, high) = self.known[name], self.known[name].range
             if joint.limited[0] and not low - ROUNDED <= x <= high + ROUNDED:
@@ -227,7 +227,7 @@ class Fit:
         """One term of the foreign observation, its joints in the foreign order."""
         about, widths = f"term {term.name!r}", self.env.names.obs
         if term.term != OWN and term.term not in widths:
-            hint = f"{did_you_mean(term.term, widths)}; it has {dict(widths)}, and {OWN!r}"
+            hint = did_you_mean(term.term, widths, f"it has {dict(widths)}, and {OWN!r}")
             raise ExportError(f"{about}: {title(self.env.task)} has no observation {term.term!r}{hint}")
         of = found.get(term.term, [])
         ends = [end for end in ("", SPEED) if of and {*of} <= {name + end for name in self.known}]

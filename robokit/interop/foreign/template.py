@@ -164,7 +164,9 @@ def _empty(told: Any, kind: type, name: str, place: str) -> list[str]:
     known = [f.name for f in fields(kind)]
     for key in told:
         if key not in known and (key, kind) != ("about", Template):
-            raise DataError(f"{name} has an unknown key {key!r}{did_you_mean(key, known)}; there are {known}")
+            raise DataError(
+                f"{name} has an unknown key {key!r}{did_you_mean(key, known, f'there are {known}')}"
+            )
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     return [place + key for key in needed if told.get(key) is None]
 

@@ -201,7 +201,7 @@ def _check_state(env: Env, peer: Peer) -> None:
 
 def _check_known(option: str, names: Collection[str], known: Collection[str]) -> None:
     for name in sorted({*names} - {*known}):
-        raise OptionError(f"{option}: no {name!r}{did_you_mean(name, known)}; there are {sorted(known)}")
+        raise OptionError(f"{option}: no {name!r}{did_you_mean(name, known, f'there are {sorted(known)}')}")
 
 
 def _pairs(env: Env, peer: Peer, names: dict[str, str]) -> dict[str, str]:
