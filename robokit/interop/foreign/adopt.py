@@ -227,7 +227,8 @@ class Fit:
         """One term of the foreign observation, its joints in the foreign order."""
         about, widths = f"term {term.name!r}", self.env.names.obs
         if term.term != OWN and term.term not in widths:
-            hint = did_you_mean(term.term, widths, f"it has {dict(widths)}, and {OWN!r}")
+            there = f"it has {dict(widths)}, and {OWN!r}"
+            hint = did_you_mean(term.term, widths, there)
             raise ExportError(f"{about}: {title(self.env.task)} has no observation {term.term!r}{hint}")
         of = found.get(term.term, [])
         ends = [end for end in ("", SPEED) if of and {*of} <= {name + end for name in self.known}]
