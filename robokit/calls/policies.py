@@ -131,7 +131,6 @@ def _second_opinion(
     given = [name for name, is_given in {"torch": subject.file is None, **of_ours}.items() if is_given]
     if subject.file is None or given:
         raise OptionError(f"gymnasium's {id} runs the exported file alone, without --{given[0]}")
-    say(f"measuring {episodes} episodes of {subject.place} in gymnasium's {id}")
     return evaluate_in_gymnasium(subject.file, subject.task, id, episodes, seed=seed, own=subject.own)
 
 

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from robokit import seeds
+from robokit.console import say
 from robokit.controller import Controller
 from robokit.env.env import Env
 from robokit.errors import OptionError
@@ -42,6 +43,7 @@ def evaluate_in_gymnasium(
         raise OptionError(f"{name_of(peer)} gives {[*widths]}, and the file {file.path} takes {missing} too")
     stops = np.cumsum([*widths.values()]).tolist()
     columns = {name: slice(stop - widths[name], stop) for name, stop in zip(widths, stops, strict=True)}
+    say(f"measuring {episodes} episodes of {file.path} in gymnasium's {name_of(peer)}")
     peer.reset(seed=drawing)
     ran = [_episode(driver, peer, columns, env.max_age) for _ in range(episodes)]
     peer.close()
