@@ -180,6 +180,9 @@ def test_multipliers_of_the_same_limits_go_on(algo: str):
     new = learner_of(algo, tighter, seed=1)
     assert init_learner(new, known).lines[-1] == "multipliers of the same limits go on: away"
     assert new.constrained.multipliers.strength.tolist() == [3.0, 0.0]
+    turned = learner_of(algo, but(limits=dict(reversed(Old.limits.items()))), seed=1)
+    init_learner(turned, known)
+    assert turned.constrained.multipliers.strength.tolist() == [4.0, 3.0]
     init_learner(other, replace(known, rule="dual"))
     assert other.constrained.multipliers.strength.tolist() == [0.0, 0.0]
 
